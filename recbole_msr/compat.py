@@ -1,0 +1,423 @@
+"""RecBole 1.2.1 on today's NumPy, pandas, SciPy and torch, with or without ray.
+
+RecBole's last release predates NumPy 2, pandas 3, SciPy 1.13 and torch 2.6. This module is the one place that
+changes its behaviour, in memory and never on disk: :func:`apply` puts a hook into the import system that
+repairs each ``recbole`` module right after its import (at once, if it is imported already).
+
+Most breaks are a few characters inside a long function. They stand in :data:`REWRITES`: the fragment as it is
+in RecBole, what replaces it, why, and until when. The module's source is compiled again with the fragments
+replaced, and its functions get their new code in place, so that names imported elsewhere see it too; file and
+line numbers stay RecBole's. Every rewrite gives the old stack the result it had, so none asks where it runs.
+What is no fragment is a small function further down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import inspect
+import linecache
+import operator
+import os
+import re
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["after_import", "apply", "require_recbole"]
+
+RECBOLE_VERSION = "1.2.1"
+
+
+class Rewrite(NamedTuple):
+    """One fragment of one function, and what stands there instead (``_msr`` is this module)."""
+
+    module: str
+    function: str
+    before: str
+    after: str
+    why: str
+
+    @property
+    def is_speedup(self) -> bool:
+        return self.why.startswith("Speed-up: ")
+
+
+# fmt: off
+_DATASET = "data.dataset.dataset"
+REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) for why, rows in {
+    "NumPy 2 has no np.float_, np.complex_, np.unicode_. Until RecBole stops reading them.": (
+        ("config.configurator", "Config.compatibility_settings", "float = np.float_", "float = np.float64"),
+        ("config.configurator", "Config.compatibility_settings", "= np.complex_", "= np.complex128"),
+        ("config.configurator", "Config.compatibility_settings", "= np.unicode_", "= np.str_"),
+    ),
+    "pandas 3 fills a copy, so missing values stayed, silently. Until RecBole assigns the result.": (
+        (_DATASET, "Dataset._load_feat",
+            'df[field].fillna(value="", inplace=True)', 'df[field] = df[field].fillna(value="")'),
+        (_DATASET, "Dataset._fill_nan",
+            "feat[field].fillna(value=0, inplace=True)", "feat[field] = feat[field].fillna(value=0)"),
+        (_DATASET, "Dataset._fill_nan",
+            "feat[field].fillna(value=feat[field].mean(), inplace=True)",
+            "feat[field] = feat[field].fillna(value=feat[field].mean())"),
+    ),
+    "In pandas 3 agg(len) is the length of the series, not of each element. Until RecBole maps.": (
+        (_DATASET, "Dataset._remap", ".agg(len)", ".map(len)"),
+        (_DATASET, "Dataset._normalize", ".agg(len)", ".map(len)"),
+        (_DATASET, "Dataset._discretization", ".agg(len)", ".map(len)"),
+        ("data.dataset.kg_dataset", "KnowledgeBasedDataset._reset_ent_remapID", ".agg(len)", ".map(len)"),
+        ("data.dataset.sequential_dataset", "SequentialDataset._benchmark_presets", ".agg(len)", ".map(len)"),
+    ),
+    "pandas 3 gives out read-only values, shared with the frame. Until RecBole copies them.": (
+        (_DATASET, "Dataset._dataframe_to_interaction", "data[k].values", "data[k].values.copy()"),
+        ("data.interaction", "Interaction.__init__",
+            "interaction[key].values", "interaction[key].values.copy()"),
+    ),
+    "A RecBole checkpoint holds a pickled Config, refused by torch >= 2.6. Until RecBole asks for it.": (
+        ("trainer.trainer", "Trainer.evaluate", "torch.load(checkpoint_file,",
+            "_msr.load_pickle(checkpoint_file, own=checkpoint_file == self.saved_model_file,"),
+        *((module, function, "torch.load(", "_msr.load_pickle(") for module, function in (
+            ("trainer.trainer", "Trainer.resume_checkpoint"),
+            ("quick_start.quick_start", "load_data_and_model"),
+            ("model.general_recommender.convncf", "ConvNCF.__init__"),
+            ("model.general_recommender.nais", "NAIS._load_pretrain"),
+            ("model.general_recommender.neumf", "NeuMF.load_pretrain"),
+            ("model.general_recommender.ract", "RaCT.__init__"),
+            ("model.context_aware_recommender.kd_dagfm", "KD_DAGFM.__init__"),
+            ("model.sequential_recommender.s3rec", "S3Rec.__init__"),
+        )),
+    ),
+    "Counts are ints and Counters and have no cpu(); four metrics raise on any stack. Until RecBole looks.": (
+        ("evaluator.collector", "Collector.get_data_struct",
+            "for key in self.data_struct._data_dict:",
+            "for key in [k for k, v in self.data_struct._data_dict.items() if torch.is_tensor(v)]:"),
+    ),
+    "NumPy 2 prints np.float64(0.66), in logs and results. Until RecBole's metrics return floats.": (
+        ("evaluator.evaluator", "Evaluator.evaluate", "update(metric_val)", "update(_msr.plain(metric_val))"),
+    ),
+    "hyperopt >= 0.2.6 draws from a Generator, not from a RandomState. Until RecBole follows.": (
+        ("trainer.hyper_tuning", "exhaustive_search",
+            "np.random.RandomState(seed)", "_msr.hyperopt_rng(seed)"),
+    ),
+    "A spawned process starts without the changes made here. Until RecBole needs none.": (
+        ("quick_start.quick_start", "run", "  run_recboles,\n", "  _msr.run_recboles,\n"),
+    ),
+    "Speed-up: the C parser reads the same table three times as fast as the Python one.": (
+        (_DATASET, "Dataset._load_feat", "pd.read_csv(", "_msr.read_csv("),
+    ),
+    "Speed-up: one index tensor for all columns, not a Python list converted again for each of them.": (
+        ("data.interaction", "Interaction.__getitem__",
+            "(np.ndarray, torch.Tensor)):\n            index = index.tolist()",
+            "(range, list, np.ndarray, torch.Tensor)):\n            index = _msr.one_index(index)"),
+    ),
+}.items() for m, f, old, new in rows)
+# fmt: on
+
+
+# --- What the rewritten fragments call
+
+
+def load_pickle(file: Any, map_location: Any = None, own: bool = False) -> Any:
+    """``torch.load`` of a checkpoint written by RecBole; ``own``: by this trainer, not from the user."""
+    import torch
+
+    if not own:
+        _warn_once(
+            f"{file} is a RecBole checkpoint, that is a pickle: reading it can run any code its author put "
+            "there. Load only files that you trust.",
+            key="pickle",
+        )
+    return torch.load(file, map_location=map_location, weights_only=False)
+
+
+def plain(result: dict[str, Any]) -> dict[str, Any]:
+    """A metric's result with NumPy scalars turned into Python numbers of the same value."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in result.items()}
+
+
+def hyperopt_rng(seed: int) -> np.random.Generator | np.random.RandomState:
+    """The kind of random generator that the installed hyperopt draws from."""
+    import hyperopt
+
+    return np.random.default_rng(seed) if _version(hyperopt) >= (0, 2, 6) else np.random.RandomState(seed)
+
+
+def run_recboles(rank: int, *args: Any) -> None:
+    """RecBole's ``run_recboles`` for a spawned process, which imports this module to find it."""
+    apply()
+    importlib.import_module("recbole.quick_start.quick_start").run_recboles(rank, *args)
+
+
+def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
+    """``pandas.read_csv`` by the C parser, to the same bits as by the Python parser that ``options`` ask for.
+
+    A longer delimiter is a regular expression, which only the Python parser knows; that one also accepts some
+    of what the C parser refuses (``1_000`` as a float). They differ on one kind of broken file: if each row
+    has a delimiter more than the header, the Python parser takes column one for an index and shifts the rest.
+    """
+    import pandas as pd
+
+    if len(delimiter) == 1:
+        fast = {**options, "engine": "c"}
+        # pandas 3.1 deprecates the argument, because its default is exact by then.
+        if _version(pd) < (3, 1):
+            fast["float_precision"] = "round_trip"
+        with contextlib.suppress(ValueError):
+            return pd.read_csv(path, delimiter=delimiter, **fast)
+    return pd.read_csv(path, delimiter=delimiter, **options)
+
+
+def one_index(index: Any) -> Any:
+    """A row index as one tensor that selects, and copies, what ``index`` as a list would.
+
+    A range becomes a tensor, not a slice: the parts of a split own their memory in RecBole. What is no flat
+    sequence of integers or booleans is left to the rules that torch has for lists.
+    """
+    import torch
+
+    if isinstance(index, range):
+        return torch.arange(index.start, index.stop, index.step) if index else []
+    if isinstance(index, list):
+        return torch.tensor(index) if set(map(type, index)) == {int} else index
+    if isinstance(index, np.ndarray):
+        if index.ndim != 1 or index.dtype.kind not in "iub":
+            return index.tolist()
+        dtype = bool if index.dtype.kind == "b" else np.int64
+        return torch.from_numpy(np.array(index, dtype=dtype, order="C"))
+    if index.dim() != 1 or index.is_floating_point() or index.is_complex():
+        return index.tolist()
+    # As a list of numbers, a byte tensor is a list of rows; as a tensor it would be a mask.
+    return index.cpu() if index.dtype == torch.bool else index.to("cpu", torch.int64)
+
+
+# --- Fixes that are no fragment
+
+
+def _define_numpy_aliases() -> None:
+    """RecBole reads np.float, np.str, np.long and others, gone since NumPy 1.24. Until RecBole does not."""
+    aliases = {
+        "bool": np.bool_,
+        "int": np.int_,
+        "float": np.float64,
+        "complex": np.complex128,
+        "object": np.object_,
+        "str": np.str_,
+        "long": np.int_,
+        "unicode": np.str_,
+    }
+    for name, scalar in aliases.items():
+        if name not in vars(np):  # hasattr would warn
+            setattr(np, name, scalar)
+
+
+def _restore_dok_update(_: types.ModuleType) -> None:
+    """SciPy 1.13 dropped ``dok_matrix._update``, called by LightGCN and six others. Until none calls it."""
+    from scipy.sparse import dok_matrix
+
+    if not hasattr(dok_matrix, "_update"):
+        dok_matrix._update = lambda self, data: self._dict.update(data)
+
+
+@contextlib.contextmanager
+def _ray_stand_in() -> Iterator[None]:
+    """quick_start imports ray.tune, for one report that does nothing outside a Ray trial. The ray it pins
+    has no wheel for Python >= 3.12 and fails on NumPy 2. Until RecBole imports it where it needs it."""
+    before = set(sys.modules)
+    try:
+        importlib.import_module("ray.tune")
+    except Exception:  # missing, or broken by the stack: ray 2.6.3 raises several kinds of errors
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] == "ray":
+                del sys.modules[name]
+    else:
+        yield
+        return
+    stand_in = types.ModuleType("ray")
+    vars(stand_in)["tune"] = types.SimpleNamespace(report=lambda *args, **kwargs: None)
+    previous = {name: sys.modules[name] for name in ("ray",) if name in sys.modules}
+    sys.modules["ray"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["ray"]
+        sys.modules.update(previous)
+
+
+def _check_version(recbole: types.ModuleType) -> None:
+    version = getattr(recbole, "__version__", "unknown")
+    if version != RECBOLE_VERSION:
+        _warn_once(
+            f"recbole_msr knows RecBole {RECBOLE_VERSION}, found {version}: "
+            "its changes for today's NumPy, pandas and torch are made where the code is still the same."
+        )
+
+
+_AROUND_IMPORT = {"recbole.quick_start.quick_start": _ray_stand_in}
+
+
+# --- How a fix gets into a module
+
+_REWRITTEN = {row.module for row in REWRITES}
+_after_import: dict[str, list[Callable[[types.ModuleType], None]]] = {}
+_speedups = True
+_warned: set[str] = set()
+
+
+def _warn_once(message: str, key: str | None = None) -> None:
+    if (key or message) not in _warned:
+        _warned.add(key or message)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _version(module: types.ModuleType) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", module.__version__)[:3])
+
+
+def _rewrite(module: types.ModuleType) -> None:
+    """Give the functions of the module's rows the code that they have with the fragments replaced."""
+    if vars(module).get("_msr_speedups") == _speedups:
+        return
+    # Kept, because others may wrap a function later, and it is the inner one that is rewritten.
+    functions: dict[str, types.FunctionType] = vars(module).setdefault("_msr_functions", {})
+    vars(module).update(_msr=sys.modules[__name__], _msr_speedups=_speedups)
+    lines = list(linecache.getlines(str(module.__file__), vars(module)))
+    for row in (row for row in REWRITES if row.module == module.__name__):
+        try:
+            function = functions.get(row.function) or inspect.unwrap(
+                operator.attrgetter(row.function)(module)
+            )
+            if function.__code__.co_filename != module.__file__:
+                raise TypeError("somebody else's function stands there")
+            count = len(inspect.getsourcelines(function)[0])
+        except (AttributeError, OSError, TypeError):
+            _warn_not_found(row)
+            continue
+        functions[row.function] = function
+        if row.is_speedup and not _speedups:
+            continue
+        first = function.__code__.co_firstlineno - 1
+        text = "".join(lines[first : first + count])
+        if row.before not in text:
+            _warn_not_found(row)
+            continue
+        lines[first : first + count] = text.replace(row.before, row.after).splitlines(keepends=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # RecBole's own, already shown when it was compiled
+            code = compile("".join(lines), str(module.__file__), "exec", dont_inherit=True)
+        at = {(inner.co_name, inner.co_firstlineno): inner for inner in _inner_codes(code)}
+        for function in functions.values():
+            function.__code__ = at[function.__code__.co_name, function.__code__.co_firstlineno]
+    except (SyntaxError, KeyError, ValueError) as error:  # the file is no longer what was imported
+        _warn_once(f"recbole_msr cannot repair {module.__name__}: {error!r}")
+
+
+def _inner_codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield constant
+            yield from _inner_codes(constant)
+
+
+def _warn_not_found(row: Rewrite) -> None:
+    _warn_once(
+        f"{row.module}.{row.function} is not as in RecBole {RECBOLE_VERSION}; recbole_msr does not find "
+        f"{row.before!r} there and leaves it alone. {row.why}"
+    )
+
+
+class _FixingLoader(importlib.abc.Loader):
+    """The module's own loader, with the fixes around ``exec_module``."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        # Whoever asks the module for its loader later (inspect, importlib.resources) gets the real one.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with _AROUND_IMPORT.get(module.__name__, contextlib.nullcontext)():
+            self._loader.exec_module(module)
+        if module.__name__ in _REWRITTEN:
+            # A reload keeps these, but brings the old code back.
+            vars(module).pop("_msr_functions", None)
+            vars(module).pop("_msr_speedups", None)
+            _rewrite(module)
+        for callback in _after_import.get(module.__name__, ()):
+            callback(module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds what the other finders find, and wraps the loader of the modules that have fixes."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _REWRITTEN and fullname not in _AROUND_IMPORT and fullname not in _after_import:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _FixingLoader(spec.loader)
+                return spec
+        return None
+
+
+_finder = _Finder()
+
+
+def apply(speedups: bool = True) -> None:
+    """Make RecBole work on the installed stack; imports nothing of RecBole, and may be called again.
+
+    Args:
+        speedups: Also make the changes that only save time; results are the same bits. The last call decides.
+            With ``RECBOLE_MSR_NO_SPEEDUPS=1`` in the environment they are never made.
+    """
+    global _speedups
+    _speedups = speedups and os.environ.get("RECBOLE_MSR_NO_SPEEDUPS") != "1"
+    _define_numpy_aliases()
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    for name in sorted(_REWRITTEN & set(sys.modules)):
+        _rewrite(sys.modules[name])
+    after_import("recbole", _check_version)
+    after_import("recbole.model.abstract_recommender", _restore_dok_update)
+
+
+def after_import(name: str, callback: Callable[[types.ModuleType], None]) -> None:
+    """Call ``callback(module)`` when the module ``name`` is imported and repaired; now, if it is already."""
+    callbacks = _after_import.setdefault(name, [])
+    if callback not in callbacks:
+        callbacks.append(callback)
+        if name in sys.modules:
+            callback(sys.modules[name])
+
+
+def require_recbole() -> None:
+    """Raise an ``ImportError`` that says how to install RecBole, if it is not."""
+    if "recbole" in sys.modules or importlib.util.find_spec("recbole") is not None:
+        return
+    # On newer Pythons pip finds no version, or an older RecBole, because the ray it pins has no wheel there.
+    options = "--no-deps " if sys.version_info >= (3, 12) else ""
+    raise ImportError(
+        f"recbole_msr needs RecBole, which is not installed: pip install {options}recbole=={RECBOLE_VERSION}"
+    )
