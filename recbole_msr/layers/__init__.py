@@ -1,0 +1,1 @@
+"""Building blocks of the models: small `nn.Module`s, one idea a file."""

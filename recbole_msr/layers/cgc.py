@@ -1,0 +1,103 @@
+"""Customized gate control (CGC), the task extraction layer of HiNet and the layer PLE is made of.
+
+Source: Tang et al., Progressive Layered Extraction (PLE), RecSys 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.layers.mlp import MLPBank
+
+
+class CGC(nn.Module):
+    """Own experts for every task, shared experts for all, and a gate a task over both.
+
+    z_t = sum_e w_te E_e,   w_t = softmax(W_t x_t) over task t's own and the shared experts.
+
+    In a stack, all layers but the last also pass on a shared representation, gated over all experts:
+    z_shared = sum_e w_e E_e,   w = softmax(W_shared x_shared) over every task's own and the shared experts.
+    Task t's own experts read x_t, the shared experts x_shared; in the first layer these are all the same x.
+
+    >>> first, last = CGC(2, 10, 3, 1, [8], passes_shared=True), CGC(2, 8, 3, 1, [8])
+    >>> last(first(torch.zeros(5, 10))).shape
+    torch.Size([2, 5, 8])
+
+    Args:
+        n_tasks: T.
+        input_size: width D of each input.
+        n_own: experts that belong to one task alone, for each task.
+        n_shared: experts for all tasks; n_own + n_shared >= 1.
+        hidden_sizes: layers of every expert.
+        activation, dropout, batch_norm: of the experts, see `MLP`.
+        passes_shared: whether z_shared is also returned, for a next layer.
+
+    Attributes:
+        output_size: width H of each z.
+    """
+
+    def __init__(
+        self,
+        n_tasks: int,
+        input_size: int,
+        n_own: int,
+        n_shared: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        passes_shared: bool = False,
+    ) -> None:
+        super().__init__()
+        if n_own + n_shared < 1:
+            raise ValueError("a task needs at least one expert, own or shared")
+        self.n_tasks, self.n_own, self.n_shared = n_tasks, n_own, n_shared
+        n_experts = n_tasks * n_own + n_shared
+        self.experts = MLPBank(n_experts, input_size, hidden_sizes, activation, dropout, batch_norm)
+        # A softmax over one expert is 1 whatever the gate says, so such a gate is not made.
+        per_task = n_own + n_shared
+        self.gates = MLPBank(n_tasks, input_size, [], output_size=per_task) if per_task > 1 else None
+        self.shared_gate = nn.Linear(input_size, n_experts) if passes_shared and n_experts > 1 else None
+        self.passes_shared = passes_shared
+        self.output_size = self.experts.output_size
+
+    def gate(self, x: Tensor) -> Tensor:
+        """w (T, own + shared, B): every task's weights, its own experts first; sums to 1 over the experts.
+
+        Args:
+            x: as for `forward`.
+        """
+        if self.gates is None:
+            return x.new_ones(self.n_tasks, 1, x.shape[-2])
+        return self.gates(x if x.dim() == 2 else x[: self.n_tasks]).softmax(dim=-1).transpose(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z (T, B, H), or (T + 1, B, H) with z_shared last where `passes_shared`.
+
+        Args:
+            x: one input for all (B, D), or what a layer before passed on: (T + 1, B, D), the shared one last.
+        """
+        experts = self.experts(self._expert_inputs(x))
+        n_all_own = self.n_tasks * self.n_own
+        own = experts[:n_all_own].unflatten(0, (self.n_tasks, self.n_own))
+        shared = experts[n_all_own:]
+        w = self.gate(x).unsqueeze(-1)
+        z = (w[:, : self.n_own] * own).sum(dim=1) + (w[:, self.n_own :] * shared).sum(dim=1)
+        if not self.passes_shared:
+            return z
+        return torch.cat([z, self._pass_shared(x, experts).unsqueeze(0)])
+
+    def _expert_inputs(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return x
+        tasks, shared = x[: self.n_tasks], x[self.n_tasks :]
+        return torch.cat([tasks.repeat_interleave(self.n_own, dim=0), shared.expand(self.n_shared, -1, -1)])
+
+    def _pass_shared(self, x: Tensor, experts: Tensor) -> Tensor:
+        if self.shared_gate is None:
+            return experts[0]
+        w = self.shared_gate(x if x.dim() == 2 else x[-1]).softmax(dim=-1).t()
+        return (w.unsqueeze(-1) * experts).sum(dim=0)

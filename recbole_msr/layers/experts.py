@@ -1,0 +1,171 @@
+"""HiNet's scenario extraction layer: sub-expert integration and the scenario-aware attentive network.
+
+Source: Zhou et al., "HiNet: Novel Multi-Scenario & Multi-Task Learning with Hierarchical Information
+Extraction", ICDE 2023, arXiv 2303.06095.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.layers.mlp import MLP, MLPBank
+
+
+class SubExpertIntegration(nn.Module):
+    """A bank of sub-expert integrations (SEI), each an expert made of K sub-experts and a gate over them.
+
+    SEI_e(x) = sum_k g_ek(x) Q_ek(x),   g_e(x) = softmax(W_e x + b_e) over K,   Q_ek an MLP.
+
+    Args:
+        n_experts: how many experts; HiNet has one a scenario and a shared one.
+        n_sub_experts: K.
+        input_size: width D of x.
+        hidden_sizes: layers of every Q_ek.
+        activation, dropout, batch_norm: of Q_ek, see `MLP`.
+
+    Attributes:
+        output_size: width H of each expert's output.
+    """
+
+    def __init__(
+        self,
+        n_experts: int,
+        n_sub_experts: int,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shape = (n_experts, n_sub_experts)
+        self.sub_experts = MLPBank(
+            n_experts * n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm
+        )
+        self.gates = nn.Linear(input_size, n_experts * n_sub_experts)
+        self.output_size = self.sub_experts.output_size
+
+    def gate(self, x: Tensor) -> Tensor:
+        """g (experts, K, B) of rows x (B, D); sums to 1 over K."""
+        return self.gates(x).unflatten(1, self.shape).softmax(dim=-1).permute(1, 2, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every expert's output (experts, B, H) for rows x (B, D)."""
+        q = self.sub_experts(x).unflatten(0, self.shape)
+        return (self.gate(x).unsqueeze(-1) * q).sum(dim=1)
+
+
+class ScenarioAwareAttention(nn.Module):
+    """The scenario-aware attentive network (SAN): how much scenario i takes from each other scenario.
+
+    a_i = softmax(h(e_i)) over the M - 1 other scenarios,   A_i = sum_{m != i} a_im S_m.
+
+    The weights follow from the scenario alone, so they are computed once a batch for all M scenarios. With
+    two scenarios the only weight is 1, and with one there is none: h would learn nothing and is left out.
+
+    Args:
+        n_scenarios: M.
+        embedding_size: width E of the scenario embedding.
+        hidden_sizes: hidden layers of h; empty for a linear h.
+        activation: of h's hidden layers, see `MLP`.
+    """
+
+    itself: Tensor
+    """(M, M), true on the diagonal."""
+
+    def __init__(
+        self, n_scenarios: int, embedding_size: int, hidden_sizes: Sequence[int], activation: str = "relu"
+    ) -> None:
+        super().__init__()
+        self.h = None
+        if self.learns(n_scenarios):
+            self.h = MLP(embedding_size, hidden_sizes, activation, output_size=n_scenarios)
+        self.register_buffer("itself", torch.eye(n_scenarios, dtype=torch.bool), persistent=False)
+
+    @staticmethod
+    def learns(n_scenarios: int) -> bool:
+        """Whether there is a choice between other scenarios to be learnt."""
+        return n_scenarios > 2
+
+    def weights(self, e: Tensor | None) -> Tensor:
+        """a (M, M): row i holds scenario i's weights, 0 on the diagonal; each sums to 1 (to 0 if M = 1).
+
+        Args:
+            e: embeddings of all scenarios (M, E); not read if M <= 2.
+        """
+        if self.h is None:
+            return (~self.itself).float()
+        return self.h(e).masked_fill(self.itself, -torch.inf).softmax(dim=-1)
+
+    def forward(self, s: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
+        """A_i (B, H).
+
+        Args:
+            s: outputs of all scenarios' experts (M, B, H).
+            scenario: each row's own scenario i (B,), 0-based.
+            e: see `weights`.
+        """
+        a = self.weights(e)[scenario]
+        return (a.t().unsqueeze(-1) * s).sum(dim=0)
+
+
+class ScenarioExtraction(nn.Module):
+    """One scenario extraction layer: C_i = concat[G, S_i, A_i].
+
+    G = SEI_shared(x), S_m = SEI_m(x) for every scenario m, S_i the row's own, A_i from the same S_m through
+    the SAN. Nothing is detached: a row of scenario i also trains the other scenarios' experts. Layers can be
+    stacked; the next one's x is C_i.
+
+    With one scenario A_i is 0, and C_i = concat[G, S_i] says the same without constant inputs.
+
+    Args:
+        n_scenarios: M.
+        input_size: width D of x.
+        n_sub_experts: K, sub-experts in each SEI.
+        hidden_sizes: layers of every sub-expert.
+        scenario_embedding_size: width E of the scenario embedding.
+        san_hidden_sizes: hidden layers of the SAN's h.
+        activation, dropout, batch_norm: of the sub-experts, see `MLP`.
+
+    Attributes:
+        output_size: width of C_i.
+    """
+
+    def __init__(
+        self,
+        n_scenarios: int,
+        input_size: int,
+        n_sub_experts: int,
+        hidden_sizes: Sequence[int],
+        scenario_embedding_size: int,
+        san_hidden_sizes: Sequence[int] = (),
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.experts = SubExpertIntegration(
+            n_scenarios + 1, n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm
+        )
+        self.san = ScenarioAwareAttention(n_scenarios, scenario_embedding_size, san_hidden_sizes, activation)
+        self.n_scenarios = n_scenarios
+        self.output_size = (3 if n_scenarios > 1 else 2) * self.experts.output_size
+
+    def forward(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
+        """C_i (B, output_size).
+
+        Args:
+            x: rows (B, D).
+            scenario: each row's scenario (B,), 0-based.
+            e: embeddings of all scenarios (M, E); not read if M <= 2.
+        """
+        experts = self.experts(x)
+        s, g = experts[:-1], experts[-1]  # the scenarios' experts, then the shared one
+        s_i = s[scenario, torch.arange(len(x), device=x.device)]
+        if self.n_scenarios == 1:
+            return torch.cat([g, s_i], dim=-1)
+        a_i = self.san(s, scenario, e)
+        return torch.cat([g, s_i, a_i], dim=-1)

@@ -1,0 +1,193 @@
+"""The contract of a multi-scenario, multi-task model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import ContextRecommender
+from torch import Tensor
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.layers.embedding import FeatureEmbedding
+from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
+
+
+class MultiScenarioRecommender(ContextRecommender):
+    """A RecBole model for M scenarios and T tasks: a subclass defines `logits`, and has the rest.
+
+    x = embed(interaction),   y = sigmoid(logits(x, scenario)),   L as in `calculate_loss`.
+
+    It trains under RecBole's own trainer and any loop that calls `calculate_loss`. `predict` is the main
+    task, for RecBole's metrics; `predict_tasks` is all of them.
+
+    Args:
+        config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, and what
+            `FeatureEmbedding` reads.
+        dataset: a `recbole_msr.data.dataset.ScenarioDataset`.
+
+    Attributes:
+        task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
+        features: the `FeatureEmbedding`; `features.output_size` is D.
+
+    Raises:
+        InputError: the dataset knows no tasks, or a setting is impossible.
+    """
+
+    loss_weights: Tensor
+    """lambda (M, T)."""
+    scenario_shares: Tensor
+    """Each scenario's share of the training rows (M,); sums to 1."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        # ContextRecommender's own __init__ would make tables that nothing here reads.
+        super(ContextRecommender, self).__init__()
+        schema: Schema | None = getattr(dataset, "schema", None)
+        if schema is None:
+            raise InputError(
+                f"{type(self).__name__} needs tasks, and scenarios if there are several: declare them, e.g. "
+                "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
+            )
+        self.LABEL = config["LABEL_FIELD"]
+        self.device = config["device"]
+        self.double_tower = False
+        self.numerical_features = config["numerical_features"]
+
+        self.task_names = schema.task_names
+        self.label_fields = schema.label_fields
+        self.main_index = schema.main_index
+        self.scenario_names = list(dataset.scenario_names)
+        self.features = FeatureEmbedding(
+            config, dataset, exclude={SCENARIO_FIELD, self.LABEL, *self.label_fields}
+        )
+        self.embedding_size = config["embedding_size"]
+        weights = loss_weights(config["loss_weights"], self.task_names, self.scenario_names)
+        self.register_buffer("loss_weights", weights, persistent=False)
+        shares = torch.tensor(getattr(dataset, "scenario_shares", None) or [1.0] * self.n_scenarios)
+        self.register_buffer("scenario_shares", shares / shares.sum())
+
+    @property
+    def n_scenarios(self) -> int:
+        """M."""
+        return len(self.scenario_names)
+
+    @property
+    def n_tasks(self) -> int:
+        """T."""
+        return len(self.task_names)
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Every task's logit (B, T).
+
+        Args:
+            x: input vectors (B, D).
+            scenario: each row's scenario (B,), 0..M-1.
+        """
+        raise NotImplementedError
+
+    def embed(self, interaction: Any) -> Tensor:
+        """x (B, D): all feature fields; neither the scenario nor a label is among them."""
+        return self.features(interaction)
+
+    def scenario_of(self, interaction: Any) -> Tensor:
+        """Each row's scenario (B,), 0..M-1, or -1 for a scenario that training has not known."""
+        return interaction[SCENARIO_FIELD] - 1
+
+    def labels_of(self, interaction: Any) -> Tensor:
+        """Each row's labels (B, T): 0, 1, or `MISSING_LABEL`."""
+        return torch.stack([interaction[field] for field in self.label_fields], dim=1)
+
+    def predict_tasks(self, interaction: Any) -> Tensor:
+        """Probability of every task (B, T).
+
+        A row of an unknown scenario gets the mean of what the M scenarios would predict for it, weighted by
+        their shares of the training rows.
+        """
+        x, scenario = self.embed(interaction), self.scenario_of(interaction)
+        y = self._probabilities(x, scenario.clamp(min=0))
+        unknown = scenario < 0
+        if not unknown.any():
+            return y
+        each = [
+            self._probabilities(x[unknown], torch.full_like(scenario[unknown], m))
+            for m in range(self.n_scenarios)
+        ]
+        mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
+        return y.index_put((unknown,), mean)
+
+    def _probabilities(self, x: Tensor, scenario: Tensor) -> Tensor:
+        # In half precision a sigmoid would tie many rows that the logits tell apart.
+        return self.logits(x, scenario).float().sigmoid()
+
+    def predict(self, interaction: Any) -> Tensor:
+        """Probability of the main task (B,)."""
+        return self.predict_tasks(interaction)[:, self.main_index]
+
+    def calculate_loss(self, interaction: Any) -> Tensor:
+        """L = sum_t 1/N_t sum_b lambda_{i(b),t} BCE(y_bt, label_bt), a scalar: the sum of `task_losses`."""
+        return self.task_losses(interaction).sum()
+
+    def task_losses(self, interaction: Any) -> Tensor:
+        """L_t (T,): the mean of `row_losses` over the N_t rows that carry task t's label; 0 if none does."""
+        losses, counts = self.row_losses(interaction)
+        return losses.sum(dim=0) / counts.sum(dim=0).clamp(min=1)
+
+    def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
+
+        A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
+        is 0 and no gradient flows from it.
+        """
+        scenario, labels = self.scenario_of(interaction), self.labels_of(interaction)
+        counts = (labels != MISSING_LABEL) & (scenario >= 0).unsqueeze(1)
+        scenario = scenario.clamp(min=0)
+        logits = self.logits(self.embed(interaction), scenario).float()
+        bce = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+        return torch.where(counts, self.loss_weights[scenario] * bce, 0.0), counts
+
+
+def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) -> Tensor:
+    """lambda (M, T) from a configuration's `loss_weights`; what is not named weighs 1.
+
+    Args:
+        declared: None, {task: number} or {task: {scenario: number}}.
+        tasks: names of the T tasks.
+        scenarios: names of the M scenarios.
+
+    Raises:
+        InputError: an unknown name, something else than a number >= 0, or nothing left to learn.
+    """
+    weights = torch.ones(len(scenarios), len(tasks))
+    if declared is None:
+        return weights
+    if not isinstance(declared, Mapping):
+        example = f"{{{tasks[0]}: 0.5}} or {{{tasks[0]}: {{{scenarios[0]}: 0.5}}}}"
+        raise InputError(f"'loss_weights' must map tasks to numbers, e.g. {example}, got {declared!r}")
+    for task, value in declared.items():
+        t = _index("loss_weights", "task", task, tasks)
+        if isinstance(value, Mapping):
+            for scenario, number in value.items():
+                m = _index(f"loss_weights: {task}", "scenario", scenario, scenarios)
+                weights[m, t] = _weight(f"{task}: {scenario}", number)
+        else:
+            weights[:, t] = _weight(str(task), value)
+    if not weights.any():
+        raise InputError("'loss_weights' are all 0: nothing would be learnt")
+    return weights
+
+
+def _index(key: str, what: str, name: Any, known: Sequence[str]) -> int:
+    if str(name) not in known:
+        hint = nearest(str(name), known) or "."
+        raise InputError(f"'{key}': there is no {what} '{name}'{hint} The {what}s are: {', '.join(known)}.")
+    return known.index(str(name))
+
+
+def _weight(where: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        raise InputError(f"'loss_weights: {where}' must be a number >= 0, got {value!r}")
+    return float(value)

@@ -1,0 +1,108 @@
+"""HiNet: Hierarchical Information Extraction Network.
+
+Zhou et al., "HiNet: Novel Multi-Scenario & Multi-Task Learning with Hierarchical Information Extraction",
+ICDE 2023, arXiv 2303.06095.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.layers.cgc import CGC
+from recbole_msr.layers.experts import ScenarioAwareAttention, ScenarioExtraction
+from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.options import Options
+
+
+class HiNet(MultiScenarioRecommender):
+    """Scenario extraction layers, task extraction layers, towers.
+
+    G    = SEI_shared(x)                                     scenario-shared expert
+    S_i  = SEI_i(x)                                          scenario-specific expert of the row's scenario i
+    A_i  = sum_{m != i} a_im S_m,  a_i = softmax(h(e_i))     scenario-aware attentive network (SAN)
+    C_i  = concat[G, S_i, A_i]                               scenario extraction layer
+    z_t  = sum_e w_te E_e(C_i),  w_t = softmax(W_t C_i)      task extraction layer (CGC)
+    y_t  = sigmoid(tower_t(z_t))
+
+    x holds every feature but the scenario; the scenario embedding e_i feeds the SAN and nothing else. Where a
+    second scenario or task layer is asked for, it reads what the first one passes on. The keys and their
+    defaults are in properties/model/HiNet.yaml.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        option = Options(config)
+        activation = option.choice("activation", ACTIVATIONS)
+        dropout = option.number("dropout", at_least=0, below=1)
+        batch_norm = option.flag("batch_norm")
+
+        # e: one embedding a scenario, where there are weights to be made of it.
+        e_size = option.integer("scenario_embedding_size")
+        self.scenario_embedding = None
+        if ScenarioAwareAttention.learns(self.n_scenarios):
+            self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size))
+
+        width = self.features.output_size
+        self.scenario_layers = nn.ModuleList()
+        for _ in range(option.integer("scenario_layers")):
+            layer = ScenarioExtraction(
+                self.n_scenarios,
+                width,
+                n_sub_experts=option.integer("sub_experts"),
+                hidden_sizes=option.sizes("expert_hidden_sizes"),
+                scenario_embedding_size=e_size,
+                san_hidden_sizes=option.sizes("san_hidden_sizes", may_be_empty=True),
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+            )
+            self.scenario_layers.append(layer)
+            width = layer.output_size
+
+        self.task_layers = nn.Sequential()
+        depth = option.integer("task_layers")
+        for level in range(depth):
+            cgc = CGC(
+                self.n_tasks,
+                width,
+                n_own=option.integer("task_own_experts"),
+                n_shared=option.integer("task_shared_experts", at_least=0),
+                hidden_sizes=option.sizes("task_expert_hidden_sizes"),
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+                passes_shared=level < depth - 1,
+            )
+            self.task_layers.append(cgc)
+            width = cgc.output_size
+
+        # One tower a task, or one for each task in each scenario.
+        self.tower_per_scenario = option.flag("tower_per_scenario")
+        self.towers = MLPBank(
+            self.n_tasks * (self.n_scenarios if self.tower_per_scenario else 1),
+            width,
+            option.sizes("tower_hidden_sizes", may_be_empty=True),
+            activation,
+            dropout,
+            batch_norm,
+            output_size=1,
+        )
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        c = x
+        for layer in self.scenario_layers:
+            c = layer(c, scenario, self.scenario_embedding)
+        z = self.task_layers(c)
+        return self._tower(z, scenario)
+
+    def _tower(self, z: Tensor, scenario: Tensor) -> Tensor:
+        """tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""
+        if not self.tower_per_scenario:
+            return self.towers(z).squeeze(-1).t()
+        all_scenarios = self.towers(z.repeat_interleave(self.n_scenarios, dim=0))
+        by_task = all_scenarios.unflatten(0, (self.n_tasks, self.n_scenarios)).squeeze(-1)  # (T, M, B)
+        return by_task[:, scenario, torch.arange(len(scenario), device=z.device)].t()

@@ -1,0 +1,103 @@
+"""Small real data, as atomic files, and models on them."""
+
+import random
+
+import pytest
+import torch
+
+import recbole_msr  # noqa: F401  (before RecBole: makes it importable)
+
+SETTINGS = {
+    "load_col": {
+        "inter": ["user_id", "item_id", "rating", "timestamp"],
+        "user": ["user_id", "age", "gender"],
+        "item": ["item_id", "class", "price"],
+    },
+    "tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}},
+    "packed_cache": False,
+    "use_gpu": False,
+    "show_progress": False,
+    "state": "ERROR",
+}
+SCENARIOS = {
+    1: None,
+    2: {"field": "age", "bins": [30]},
+    3: {"field": "age", "bins": [25, 35], "names": ["young", "mid", "old"]},
+}
+
+
+def _atomic(path, header, rows):
+    path.write_text("\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Prepared datasets of the tests are kept apart from the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECBOLE_MSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def tiny_data(tmp_path):
+    """A data_path with the dataset "tiny": 40 users, 30 items, 600 ratings (1 to 5) of different pairs.
+
+    tiny.user has age and gender, tiny.item the token_seq class (empty for the last item) and the float price.
+    """
+    draw = random.Random(20)
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    users = [(f"u{u}", draw.randint(16, 60), draw.choice("FM")) for u in range(40)]
+    items = [
+        (
+            f"i{i}",
+            " ".join(draw.sample(["drama", "comedy", "war", "noir"], draw.randint(1, 3))),
+            draw.randint(1, 9) / 2,
+        )
+        for i in range(29)
+    ]
+    items.append(("i29", "", 2.5))
+    pairs = draw.sample([(u, i) for u in range(40) for i in range(30)], 600)
+    taste = [draw.gauss(0, 1) for _ in range(70)]
+    ratings = [min(5, max(1, round(3.4 + taste[u] + taste[40 + i] + draw.gauss(0, 1)))) for u, i in pairs]
+    inter = [
+        (f"u{u}", f"i{i}", r, 1000 + n) for n, ((u, i), r) in enumerate(zip(pairs, ratings, strict=True))
+    ]
+    _atomic(folder / "tiny.user", ["user_id:token", "age:token", "gender:token"], users)
+    _atomic(folder / "tiny.item", ["item_id:token", "class:token_seq", "price:float"], items)
+    _atomic(
+        folder / "tiny.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], inter
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def make_dataset(tiny_data):
+    """make_dataset(scenarios=3, model="HiNet", **settings) -> a Config and the train split of "tiny"."""
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    def make(scenarios=3, model="HiNet", **settings):
+        given = SETTINGS | {"data_path": str(tiny_data), "scenario": SCENARIOS[scenarios]} | settings
+        config = Config(model=model, dataset="tiny", config_dict=given)
+        return config, create_dataset(config).build()[0]
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_dataset):
+    """make_model(scenarios=3, model="HiNet", **settings) -> a model in training mode, all training rows.
+
+    `model` is a name or a class.
+    """
+
+    def make(scenarios=3, model="HiNet", **settings):
+        from recbole.utils import get_model
+
+        config, train = make_dataset(scenarios, model if isinstance(model, str) else "HiNet", **settings)
+        torch.manual_seed(1)
+        made = (get_model(model) if isinstance(model, str) else model)(config, train)
+        return made, train[torch.arange(len(train))]
+
+    return make

@@ -1,0 +1,109 @@
+import pytest
+import torch
+
+from recbole_msr.errors import InputError
+from recbole_msr.layers.embedding import FeatureEmbedding
+
+NOT_FEATURES = {"scenario", "label_click", "label_like"}
+
+
+@pytest.fixture
+def embedding(make_dataset):
+    """embedding(**settings) -> the layer and all training rows; four numbers an embedding."""
+
+    def make(**settings):
+        config, train = make_dataset(**{"embedding_size": 4, "numerical_features": ["price"], **settings})
+        return FeatureEmbedding(config, train, NOT_FEATURES), train[torch.arange(len(train))]
+
+    return make
+
+
+def test_x_is_the_concatenation_of_every_fields_embedding(embedding):
+    layer, rows = embedding()
+    assert layer.token_fields == ["age", "gender", "item_id", "user_id"]
+    assert (layer.token_seq_fields, layer.float_fields) == (["class"], ["price"])
+    x, table, bag = layer(rows), layer.table.weight, layer.seq_tables[0].weight
+    assert x.shape == (len(rows), layer.output_size) == (480, 4 * 4 + 4 + 1)
+    for row in range(len(rows)):
+        parts = [table[layer.offsets[f] + rows[field][row]] for f, field in enumerate(layer.token_fields)]
+        classes = [bag[token] for token in rows["class"][row].tolist() if token != 0]
+        parts.append(sum(classes) / len(classes) if classes else torch.zeros(4))
+        parts.append(rows["price"][row, :1])
+        torch.testing.assert_close(x[row], torch.cat(parts))
+    assert any(not tokens.any() for tokens in rows["class"])  # an empty sequence was among them
+
+
+def test_fields_do_not_share_rows_of_the_table(make_dataset):
+    config, train = make_dataset(embedding_size=4)
+    layer = FeatureEmbedding(config, train, NOT_FEATURES)
+    ends = [*layer.offsets.tolist()[1:], len(layer.table.weight)]
+    sizes = [end - start for start, end in zip(layer.offsets.tolist(), ends, strict=True)]
+    assert sizes == [train.num(field) for field in layer.token_fields]
+
+
+def test_an_unknown_value_is_zero_until_rows_with_it_train_it(embedding):
+    layer, rows = embedding()
+    assert not layer.table.weight[layer.offsets].any()
+    assert not layer.seq_tables[0].weight[0].any()
+    layer(rows).sum().backward()
+    assert not layer.table.weight.grad[layer.offsets].any()
+    layer.zero_grad()
+    rows["gender"][:3] = 0
+    layer(rows).sum().backward()
+    gender = layer.offsets[layer.token_fields.index("gender")]
+    torch.testing.assert_close(layer.table.weight.grad[gender], torch.full((4,), 3.0))
+
+
+def test_a_numerical_feature_can_be_its_value_times_a_learned_vector(embedding):
+    layer, rows = embedding(numerical_as="embedding")
+    assert layer.output_size == 6 * 4
+    vector = layer.float_tables[0].weight[1]
+    torch.testing.assert_close(layer(rows)[:, -4:], rows["price"][:, :1] * vector)
+
+
+def test_buckets_of_a_numerical_feature_have_a_vector_each(embedding):
+    buckets = {"price": {"method": "ED", "bucket": 3}}
+    layer, rows = embedding(numerical_as="embedding", discretization=buckets)
+    vectors = layer.float_tables[0].weight
+    assert len(vectors) >= 4
+    torch.testing.assert_close(layer(rows)[:, -4:], vectors[rows["price"][:, 1].long()])
+    with pytest.raises(InputError, match="numerical feature 'price' is cut into buckets"):
+        embedding(numerical_as="raw", discretization=buckets)
+
+
+def test_a_float_field_is_a_feature_only_if_listed(embedding):
+    layer, _ = embedding(numerical_features=[])
+    assert layer.float_fields == []
+    assert layer.output_size == 5 * 4
+
+
+def test_the_order_of_columns_in_the_files_changes_nothing(make_dataset, tiny_data):
+    config, train = make_dataset(embedding_size=4)
+    torch.manual_seed(0)
+    expected = FeatureEmbedding(config, train, NOT_FEATURES)(train[torch.arange(9)])
+    path = tiny_data / "tiny" / "tiny.user"
+    columns = [line.split("\t") for line in path.read_text().splitlines()]
+    path.write_text("\n".join("\t".join([gender, user, age]) for user, age, gender in columns) + "\n")
+    config, train = make_dataset(embedding_size=4)
+    torch.manual_seed(0)
+    torch.testing.assert_close(
+        FeatureEmbedding(config, train, NOT_FEATURES)(train[torch.arange(9)]), expected
+    )
+
+
+def test_a_sequence_of_numbers_is_refused(make_dataset, tiny_data):
+    path = tiny_data / "tiny" / "tiny.item"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header + "\tvector:float_seq", *(f"{row}\t0.5 1.5" for row in rows)]) + "\n")
+    settings = {"load_col": None, "numerical_features": ["vector"]}
+    config, train = make_dataset(**settings)
+    with pytest.raises(InputError, match="'vector', a float_seq"):
+        FeatureEmbedding(config, train, NOT_FEATURES)
+
+
+def test_a_dataset_without_features_is_refused(make_dataset):
+    config, train = make_dataset()
+    with pytest.raises(InputError, match="no feature field"):
+        FeatureEmbedding(config, train, train.field2type)
+    with pytest.raises(InputError, match="'numerical_as' must be one of raw, embedding, got 'both'"):
+        FeatureEmbedding({**config.final_config_dict, "numerical_as": "both"}, train)

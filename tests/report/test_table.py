@@ -1,0 +1,98 @@
+import io
+
+import numpy as np
+import pytest
+
+from recbole_msr.report import markdown, print_result
+from recbole_msr.training.evaluation import Cell, Evaluation, evaluate_cells
+
+
+def _cell(auc, rows=1000, gauc=None, logloss=0.5, undefined=None):
+    return Cell(rows, rows // 4, auc, gauc, logloss, undefined)
+
+
+def _result(**changes):
+    cells = {
+        "age<25": {"click": _cell(0.71, gauc=0.61), "like": _cell(0.72, gauc=0.62)},
+        "[25,35)": {
+            "click": _cell(0.73, gauc=0.63),
+            "like": Cell(9, 0, None, None, 0.01, "one class: all 0"),
+        },
+        "a|b": {"click": _cell(0.75), "like": Cell(0, 0, None, None, None, "no rows")},
+    }
+    pooled = {"click": _cell(0.7411, 3012, 0.64), "like": _cell(0.77, 1009, 0.65)}
+    return Evaluation("click", pooled, cells | changes)
+
+
+def _single():
+    predictions = np.array([[0.2], [0.4], [0.3], [0.9]])
+    labels = np.array([[0], [0], [1], [1]])
+    return evaluate_cells(predictions, labels, np.ones(4, int), None, ["all"], ["label"], "label")
+
+
+def _printed(result, width=80, title="HiNet, test"):
+    out = io.StringIO()
+    print_result(result, title, file=out, width=width)
+    return out.getvalue()
+
+
+def _fields(text, *start):
+    """What follows the words `start` in their line."""
+    (found,) = [line for line in text.splitlines() if line.split()[: len(start)] == list(start)]
+    return found.split()[len(start) :]
+
+
+def test_a_line_for_every_cell_then_all_rows_macro_and_worst():
+    text = _printed(_result())
+    assert "HiNet, test" in text
+    assert _fields(text, "age<25", "click") == ["1000", "25.0%", "0.7100", "0.6100", "0.5000"]
+    assert _fields(text, "all", "rows", "like") == ["1009", "25.0%", "0.7700", "0.6500", "0.5000"]
+    assert _fields(text, "macro", "mean", "click") == ["0.7300", "0.6200", "0.5000"]
+    assert _fields(text, "macro", "mean", "all")[0] == "0.7275"
+    assert _fields(text, "worst:", "age<25", "click")[2] == "0.7100"
+
+
+def test_undefined_cells_are_named_with_their_reason():
+    text = _printed(_result())
+    assert _fields(text, "[25,35)", "like") == ["9", "0.0%", "undefined", "undefined", "0.0100"]
+    joined = " ".join(text.split())
+    assert "[25,35)/like (one class: all 0)" in joined
+    assert "a|b/like (no rows)" in joined
+    assert "a|b/click (GAUC: no user has both classes)" in joined
+    assert "no declared scenario, counted in 'all rows' only: 12 (click)" in joined
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_fits_the_terminal_and_keeps_the_numbers(width):
+    name = "a scenario with a name that is far too long for any terminal " * 2
+    text = _printed(_result(**{name: {"click": _cell(0.6543, 1), "like": _cell(0.6, 10**7)}}), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "0.6543" in text
+    assert "10000000" in text
+
+
+def test_a_file_gets_no_colours(monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert "\x1b" not in _printed(_result())
+
+
+def test_one_scenario_and_one_task_are_one_line():
+    text = _printed(_single(), title=None)
+    assert _fields(text, "all", "label")[:3] == ["4", "50.0%", "0.7500"]
+    assert not any(word in text for word in ("all rows", "macro", "worst", "GAUC", "undefined"))
+
+
+def test_nothing_defined_still_prints():
+    empty = {"click": Cell(0, 0, None, None, None, "no rows")}
+    text = _printed(Evaluation("click", empty, {"a": empty, "b": empty}))
+    assert "undefined, in no mean: a/click, b/click (no rows)" in " ".join(text.split())
+
+
+def test_markdown_is_a_table_with_its_notes():
+    lines = markdown(_result()).splitlines()
+    assert lines[0] == "| Scenario | Task | Rows | Positive | AUC | GAUC | LogLoss |"
+    assert lines[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    assert "| age<25 | click | 1000 | 25.0% | 0.7100 | 0.6100 | 0.5000 |" in lines
+    assert any(line.startswith(r"| a\|b | click |") for line in lines)
+    assert "- undefined, in no mean: [25,35)/like (one class: all 0)" in lines
+    assert "\n- " not in markdown(_single())
