@@ -1,0 +1,170 @@
+"""Console scripts: `run_recbole` and `recbole-msr`. They read arguments and print; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from recbole_msr import plugin
+from recbole_msr.errors import InputError
+
+_RUN_HELP = """
+any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
+for instance --epochs=5 --learning_rate=1e-3 --output_dir=DIR --seed=1; --resume goes on with the run in --output_dir.
+"""
+
+
+def run_recbole(arguments: Sequence[str] | None = None) -> int:
+    """`run_recbole`: train, validate and test one model. RecBole's own arguments, and any model of RecBole's."""
+    parser = argparse.ArgumentParser(
+        prog="run_recbole",
+        description="Train a model, keep its best epoch by validation, and test it.",
+        epilog=_RUN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", "-m", help="a model's name; `recbole-msr models` lists them (default: BPR)")
+    parser.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path (default: ml-100k)")
+    parser.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    parser.add_argument("--resume", nargs="?", const="True", default="False", help=argparse.SUPPRESS)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    given, rest = parser.parse_known_args(arguments)
+    return _guarded(given.debug, lambda: _run(given, rest))
+
+
+def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
+    settings = parse_settings(rest)
+    settings["resume"] = _value(given.resume) is True
+    files = [name for entry in given.config_files for name in entry.split()]
+    from recbole_msr.report.table import print_metrics, print_result
+    from recbole_msr.training.run import run
+
+    model, dataset = given.model, given.dataset
+    if not files and not settings["resume"]:  # RecBole's own defaults
+        model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
+    result = run(model, dataset, files, settings)
+    if _is_first():
+        title = f"{result.summary['model']} on {result.summary['dataset']}: test, best epoch {result.summary['best_epoch']}"
+        if result.test is not None:
+            print_result(result.test, title)
+        print_metrics(result.summary)
+        print(f"Files: {result.folder}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`recbole-msr`: one command a job."""
+    parser = argparse.ArgumentParser(prog="recbole-msr", description="Multi-scenario, multi-task recommendation.")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", parents=[common], help="turn a public dataset's raw files into atomic files")
+    data.add_argument("dataset", help="which dataset the raw files are: ml-1m")
+    data.add_argument("raw_dir", help="the folder with ratings.dat, users.dat, movies.dat, plain or .gz")
+    data.add_argument("out_dir", help="the folder to write into; it becomes --data_path")
+    data.add_argument("--sample", type=int, metavar="N", help="keep N random ratings only")
+    data.add_argument("--seed", type=int, default=2020, help="seed of the sample (default: 2020)")
+
+    predict = commands.add_parser("predict", parents=[common], help="score new rows with a finished run")
+    predict.add_argument("--run", required=True, metavar="DIR", help="the run's folder")
+    predict.add_argument("--data", required=True, metavar="FILE", help="rows to score: .parquet or .csv")
+    predict.add_argument("--out", required=True, metavar="FILE", help="where they go with one column a task: .parquet or .csv")
+    predict.add_argument("--batch-size", type=int, default=65536, help="rows scored at once (default: 65536)")
+
+    models = commands.add_parser("models", parents=[common], help="list the models, or one model's settings")
+    models.add_argument("model", nargs="?", help="show this model's settings and their defaults")
+
+    given = parser.parse_args(arguments)
+    return _guarded(given.debug, lambda: _COMMANDS[given.command](given))
+
+
+def _data(given: argparse.Namespace) -> int:
+    from recbole_msr.data.converters import convert
+
+    folder = convert(given.dataset, given.raw_dir, given.out_dir, given.sample, given.seed)
+    print(f"Written to {folder}. Train on it with:")
+    print(f"  run_recbole --model=HiNet --dataset={given.dataset} --data_path={folder.parent}")
+    return 0
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from recbole_msr.training.predict import predict_file
+
+    report = predict_file(given.run, given.data, given.out, given.batch_size)
+    for line in report:
+        print(line)
+    return 0
+
+
+def _models(given: argparse.Namespace) -> int:
+    if given.model is None:
+        print("Multi-scenario, multi-task models:")
+        print("  " + ", ".join(plugin.registered_models()))
+        print("RecBole's models:")
+        print("  " + ", ".join(plugin.recbole_models()))
+    else:
+        print(plugin.describe(given.model), end="")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"data": _data, "predict": _predict, "models": _models}
+
+
+def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
+    """`--key=value` and `--key value` arguments as settings."""
+    settings: dict[str, Any] = {}
+    arguments = list(rest)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--"):
+            raise InputError(f"unexpected argument '{argument}': settings are given as --key=value")
+        key, equals, value = argument[2:].partition("=")
+        if not equals:
+            if not arguments or arguments[0].startswith("--"):
+                raise InputError(f"--{key} needs a value: --{key}=VALUE")
+            value = arguments.pop(0)
+        if key in settings and settings[key] != _value(value):
+            raise InputError(f"--{key} is given twice, with different values")
+        settings[key] = _value(value)
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+        if isinstance(value, (dict, list)):
+            value = yaml.load(text, Loader=plugin.yaml_loader())  # 1e-3 in it is a number, as in RecBole's files
+    except yaml.YAMLError:
+        return text
+    return value if not isinstance(value, str) else text
+
+
+def _guarded(debug: bool, work: Callable[[], int]) -> int:
+    """Exit code 0: done; 2: bad input; 1: anything else. Errors are one line, unless --debug asks for more."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return work()
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, InputError):
+            code, message = 2, str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            code, message = 1, "interrupted; a run under Lightning goes on with --resume and the same --output_dir"
+        else:
+            code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _is_first() -> bool:
+    return plugin.process_rank() == 0
+
+

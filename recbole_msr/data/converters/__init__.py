@@ -1,0 +1,49 @@
+"""Converters from public raw formats to RecBole's atomic files, one module a source."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from recbole_msr.data.converters import movielens
+from recbole_msr.errors import InputError, nearest
+
+CONVERTERS = {"ml-1m": movielens.convert_ml_1m}
+
+
+def convert(dataset: str, raw_dir: str | Path, out_dir: str | Path, sample: int | None = None, seed: int = 2020) -> Path:
+    """Write `out_dir/DATASET/DATASET.inter, .user, .item` from raw files.
+
+    Args:
+        dataset: whose raw files they are.
+        raw_dir: the folder with the raw files.
+        out_dir: the folder to write below (what is `data_path` later). If it already is called as the dataset, the
+            files go right into it.
+        sample: keep this many random interactions only.
+        seed: seed of the sample.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        InputError: an unknown dataset, missing or unreadable raw files, an impossible sample.
+    """
+    if dataset not in CONVERTERS:
+        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS)} There is: {', '.join(CONVERTERS)}.")
+    if sample is not None and sample < 1:
+        raise InputError(f"--sample must be at least 1, got {sample}")
+    raw, out = Path(raw_dir), Path(out_dir)
+    if not raw.is_dir():
+        raise InputError(f"there is no folder {raw} with raw files")
+    tables = CONVERTERS[dataset](raw, sample, seed)
+    folder = out if out.resolve().name == dataset else out / dataset
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{dataset}-", dir=folder) as temporary:
+            for suffix, frame in tables.items():
+                frame.to_csv(Path(temporary, suffix), sep="\t", index=False)
+            for suffix in tables:  # all of them, or none
+                Path(temporary, suffix).replace(folder / f"{dataset}.{suffix}")
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+    return folder

@@ -1,0 +1,370 @@
+"""A RecBole dataset that knows scenarios and tasks."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_msr.data import cache
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Schema, as_token
+
+SPLITS = ("train", "valid", "test")
+
+
+class ScenarioDataset(Dataset):
+    """RecBole's `Dataset` with a scenario column, a label column a task, and splits that depend on `data_seed` alone.
+
+    It reads the same atomic files with the same filters and id maps as RecBole. From the raw values of the declared
+    fields it derives the token field "scenario" (ids 1..M in the declared order; beside the field it comes from, so
+    in the user table for a user field) and one float column "label_<task>" a task (0, 1, or -1 for a missing label).
+    The label's source fields are dropped: a model never sees them.
+
+    The split data are kept in a cache (see `recbole_msr.data.cache`), so that the next start skips all of this.
+
+    Attributes:
+        schema: the declared scenario and tasks.
+        scenario_names: names of the M scenarios; name m has id m + 1.
+        scenario_shares: each scenario's share of the training rows (set by `build`), M floats.
+        split_sizes: rows of train, valid and test (set by `build`).
+        number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
+            that normalisation did.
+    """
+
+    schema: Schema
+    scenario_names: list[str]
+    scenario_shares: list[float]
+    split_sizes: list[int]
+    number_scale: dict[str, dict[str, float]]
+
+    def __init__(self, config: Any) -> None:
+        schema = Schema.from_config(config)
+        if schema is None:
+            raise InputError("a multi-scenario dataset needs 'tasks', e.g. tasks: {click: {field: rating, at_least: 4}}")
+        self.schema = schema
+        self._restored = False
+        self.number_scale = {}
+        super().__init__(config)
+
+    def _from_scratch(self) -> None:
+        self._get_preset()
+        self._get_field_from_config()
+        if not os.path.isdir(self.dataset_path):
+            raise InputError(
+                f"no dataset folder {self.dataset_path}: dataset '{self.dataset_name}' is looked for below data_path "
+                f"(--data_path=DIR, where DIR/{self.dataset_name}/{self.dataset_name}.inter exists)"
+            )
+        self._cache_entry = cache.entry(self.config, self.dataset_path, self.dataset_name)
+        if self._cache_entry is not None and cache.restore(self, self._cache_entry):
+            self._restored = True
+            return
+        super()._from_scratch()
+
+    @classmethod
+    def from_vocabulary(cls, config: Any, folder: Path) -> ScenarioDataset:
+        """A dataset with the vocabularies and the user and item tables that a run kept, and no interactions."""
+        dataset = cls.__new__(cls)
+        schema = Schema.from_config(config)
+        assert schema is not None
+        dataset.schema, dataset.config, dataset.dataset_name = schema, config, config["dataset"]
+        dataset.logger = logging.getLogger()
+        dataset._get_preset()
+        dataset._get_field_from_config()
+        cache.read_state(dataset, folder)
+        return dataset
+
+    # Deriving scenario and labels, between filtering (which sees raw values) and the remapping of ids.
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        super()._load_data(token, dataset_path)
+        wanted = {f"task '{task.name}'": task.field for task in self.schema.tasks}
+        if self.schema.scenario.field is not None:
+            wanted["scenario"] = self.schema.scenario.field
+        for what, field in wanted.items():
+            if field not in self.field2type:
+                raise InputError(f"{what}: {self._explain_missing(field)}")
+        for task in self.schema.tasks:
+            source = self.field2source[task.field]
+            if source != FeatureSource.INTERACTION:
+                where = getattr(source, "value", source)
+                raise InputError(
+                    f"task '{task.name}': field '{task.field}' is in the {where} file, but a label belongs to "
+                    f"an interaction and must be in {token}.inter"
+                )
+            if task.field in (self.config["numerical_features"] or []):
+                raise InputError(
+                    f"task '{task.name}' is read from '{task.field}', which numerical_features also gives to the model "
+                    "as an input: the label would leak. Remove it from numerical_features."
+                )
+        for field in self.config["numerical_features"] or []:
+            if field not in self.field2type:
+                raise InputError(f"numerical_features: {self._explain_missing(field)}")
+            if self.field2type[field] not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
+                raise InputError(
+                    f"numerical_features: '{field}' is a {self.field2type[field].value} in the files, not a float; "
+                    f"write {field}:float in the file's first line, or leave it out to have its values as categories"
+                )
+        for field in (SCENARIO_FIELD, *self.schema.label_fields):
+            sources = (self.schema.scenario.field, *(task.field for task in self.schema.tasks))
+            if field in self.field2type and field not in sources:
+                raise InputError(f"the data have a field '{field}', a name this package needs: rename it in the files")
+
+    def _explain_missing(self, field: str) -> str:
+        available = {}
+        for suffix in ("inter", "user", "item"):
+            path = os.path.join(self.dataset_path, f"{self.dataset_name}.{suffix}")
+            if os.path.isfile(path):
+                with open(path, encoding=self.config["encoding"]) as file:
+                    head = file.readline().rstrip("\n").split(self.config["field_separator"])
+                available[suffix] = [column.split(":")[0] for column in head]
+        for suffix, fields in available.items():
+            if field in fields:
+                return f"field '{field}' is in {self.dataset_name}.{suffix} but not loaded: add it to load_col: {suffix}"
+        everything = [name for fields in available.values() for name in fields]
+        listing = "; ".join(f".{suffix}: {', '.join(fields)}" for suffix, fields in available.items())
+        return f"no field '{field}' in dataset '{self.dataset_name}'{nearest(field, everything)} It has {listing}."
+
+    def _get_load_and_unload_col(self, source: Any) -> tuple[set[str] | None, set[str] | None]:
+        load, unload = super()._get_load_and_unload_col(source)
+        if load:  # a list of columns: what is declared elsewhere need not be listed again
+            if source == FeatureSource.INTERACTION:
+                load = load | {task.field for task in self.schema.tasks}
+            listed = {field for fields in self.config["load_col"].values() if fields != "*" for field in fields}
+            load = load | {self.schema.scenario.field} - listed - {None}
+        return load, unload
+
+    def _remap_ID_all(self) -> None:
+        labels = {task.label_field: task.labels(self.inter_feat[task.field].values) for task in self.schema.tasks}
+        scenario_source, scenario = self._scenario_column()
+        for field in dict.fromkeys(task.field for task in self.schema.tasks):
+            self._drop_field(field)
+        if self.schema.scenario.field in self.field2type and not self.schema.scenario.keep_field:
+            self._drop_field(self.schema.scenario.field)
+        super()._remap_ID_all()
+
+        for field, values in labels.items():
+            self.inter_feat[field] = values
+            self.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+        getattr(self, f"{scenario_source.value}_feat")[SCENARIO_FIELD] = scenario
+        self.set_field_property(SCENARIO_FIELD, FeatureType.TOKEN, scenario_source, 1)
+        self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
+        self.field2token_id[SCENARIO_FIELD] = {name: i for i, name in enumerate(["[PAD]", *self.scenario_names])}
+
+    def _scenario_column(self) -> tuple[FeatureSource, np.ndarray]:
+        """The feature table the scenario belongs to, and its ids for every row of that table."""
+        declared = self.schema.scenario
+        if declared.field is None:
+            self.scenario_names = ["all"]
+            return FeatureSource.INTERACTION, np.ones(len(self.inter_feat), dtype=np.int64)
+        source = self.field2source[declared.field]
+        if source not in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM) and (
+            source not in (FeatureSource.USER_ID, FeatureSource.ITEM_ID)
+        ):
+            raise InputError(f"scenario: '{declared.field}' must be a field of interactions, users or items")
+        if source in (FeatureSource.USER_ID, FeatureSource.ITEM_ID):
+            raise InputError(f"scenario: '{declared.field}' identifies a {source.value[:4]} and cannot be the scenario")
+        if self.field2type[declared.field].value.endswith("seq"):
+            raise InputError(f"scenario: field '{declared.field}' holds a sequence; a row belongs to one scenario")
+        values = getattr(self, f"{source.value}_feat")[declared.field].values
+        self.scenario_names = declared.fixed_names() or _natural_order(values)
+        if len(self.scenario_names) != len(set(self.scenario_names)):
+            raise InputError(f"scenario: two scenarios have the same name in {self.scenario_names}")
+        ids = declared.assign(values, self.scenario_names)
+        outside = ids == UNKNOWN_SCENARIO
+        if source != FeatureSource.INTERACTION:  # a user or item without interactions is in nobody's way
+            key = self.uid_field if source == FeatureSource.USER else self.iid_field
+            outside &= getattr(self, f"{source.value}_feat")[key].isin(self.inter_feat[key]).to_numpy()
+        if outside.any():
+            example = values[outside][0]
+            what = "no value" if pd.isna(example) else f"the value '{example}'"
+            hint = "; list it in a group, or give the rest a name with other: NAME" if declared.groups else ""
+            raise InputError(
+                f"scenario: {int(outside.sum())} of {len(ids)} rows of the {source.value} file belong to no scenario: "
+                f"field '{declared.field}' has {what} there{hint}"
+            )
+        return source, ids
+
+    def _drop_field(self, field: str) -> None:
+        (feat,) = self.field2feats(field)
+        self._del_col(feat, field)
+        self._rest_fields = np.array([name for name in self._rest_fields if name != field])
+
+    def _fill_nan(self) -> None:
+        for field in self.config["numerical_features"] or []:
+            if self.field2type.get(field) == FeatureType.FLOAT:
+                (feat,) = self.field2feats(field)
+                self.number_scale[field] = {"mean": float(feat[field].mean()), "low": 0.0, "width": 1.0}
+        super()._fill_nan()
+
+    def _normalize(self) -> None:
+        before = {}
+        for field in self.number_scale:
+            (feat,) = self.field2feats(field)
+            before[field] = feat[field].to_numpy(copy=True)
+        super()._normalize()
+        for field, values in before.items():
+            (feat,) = self.field2feats(field)
+            low, high = float(values.min()), float(values.max())
+            if not np.array_equal(feat[field].to_numpy(), values):  # RecBole makes 1 of a constant
+                self.number_scale[field] |= {"low": low, "width": high - low} if high > low else {"low": low - 1}
+
+    def _set_label_by_threshold(self) -> None:
+        """RecBole's one thresholded label: the tasks say it here."""
+
+    @property
+    def float_like_fields(self) -> list[str]:
+        """Float fields that may be normalised: labels may not."""
+        return [field for field in super().float_like_fields if field not in self.schema.label_fields]
+
+    # Splitting.
+
+    def build(self) -> list[ScenarioDataset]:
+        """Split into train, valid and test.
+
+        Order and split are RecBole's `eval_args`, and besides `group_by: scenario` (every scenario is split by the
+        ratios on its own). Random numbers come from `data_seed`; the global generator is left as it was.
+
+        Raises:
+            InputError: a split is empty, a scenario has no training row, or the time order is asked for without times.
+        """
+        if not self._restored:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.config["data_seed"])  # not torch's: that seeds GPUs too
+                splits = self._split()
+            if len(splits) != len(SPLITS):
+                raise InputError(f"the data were split into {len(splits)} parts; it takes three: {', '.join(SPLITS)}")
+            self.split_sizes = [len(split) for split in splits]
+            for name, size in zip(SPLITS, self.split_sizes, strict=True):
+                if size == 0:
+                    raise InputError(
+                        f"the {name} split is empty: {sum(self.split_sizes)} interactions were split by "
+                        f"eval_args: {self.config['eval_args']['split']}; give every split a share"
+                    )
+            self.inter_feat = Interaction(
+                {
+                    field: torch.cat([split.inter_feat[field] for split in splits])
+                    for field in splits[0].inter_feat.columns
+                }
+            )
+            self._check_scenarios()
+            if self._cache_entry is not None:
+                cache.store(self, self._cache_entry)
+            self._restored = True  # a second call finds what the first one made
+        else:
+            self._check_scenarios()  # to warn again
+        ends = np.cumsum(self.split_sizes)
+        views = [self._view(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
+        for name, view in zip(SPLITS, views, strict=True):
+            if len(view) == 0:
+                raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
+        return views
+
+    def _split(self) -> list[Dataset]:
+        order, split = self.config["eval_args"]["order"], self.config["eval_args"]["split"] or {}
+        if order == "TO" or "TS" in split:
+            if self.time_field not in self.inter_feat:
+                raise InputError(
+                    f"a time-ordered split needs the time field '{self.time_field}' (TIME_FIELD) in the interactions"
+                )
+            times = self.inter_feat[self.time_field]
+            if np.min(times) == np.max(times):
+                raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:g}")
+        for mode, ratios in split.items():
+            if mode in ("RS", "TS") and len(ratios) != len(SPLITS):
+                raise InputError(f"eval_args: split needs three shares (train, valid, test), got {mode}: {ratios}")
+        if self.config["eval_args"]["group_by"] != "scenario" or self.benchmark_filename_list is not None:
+            return super().build()
+        if "RS" not in split:
+            raise InputError(f"eval_args: group_by: scenario splits by ratio (RS), not {split}")
+        self._change_feat_format()
+        if order == "TO":
+            self.sort(by=self.time_field)
+        else:
+            self.shuffle()
+        # RecBole groups by a column of the interactions; a user's or item's scenario is lent to them for that.
+        lent = SCENARIO_FIELD not in self.inter_feat
+        if lent:
+            self.inter_feat[SCENARIO_FIELD] = self.row_scenario(self.inter_feat)
+        splits = self.split_by_ratio(split["RS"], group_by=SCENARIO_FIELD)
+        if lent:
+            for part in (self, *splits):
+                part.inter_feat.drop(SCENARIO_FIELD)
+        return splits
+
+    def row_scenario(self, inter: Interaction) -> torch.Tensor:
+        """Scenario ids of interactions (N,), wherever the scenario is kept."""
+        source = self.field2source[SCENARIO_FIELD]
+        if source == FeatureSource.INTERACTION:
+            return inter[SCENARIO_FIELD]
+        table, key = (
+            (self.user_feat, self.uid_field) if source == FeatureSource.USER else (self.item_feat, self.iid_field)
+        )
+        return table[SCENARIO_FIELD][inter[key]]
+
+    def _check_scenarios(self) -> None:
+        """Refuse scenarios that cannot be learnt, warn of those that cannot be measured."""
+        scenario = self.row_scenario(self.inter_feat).numpy()
+        if (scenario == UNKNOWN_SCENARIO).any():
+            raise InputError(
+                f"scenario: {int((scenario == UNKNOWN_SCENARIO).sum())} interactions have a user or item without a "
+                f"value of '{self.schema.scenario.field}'"
+            )
+        rows = np.split(scenario, np.cumsum(self.split_sizes)[:-1])
+        counts = np.stack([np.bincount(part, minlength=len(self.scenario_names) + 1)[1:] for part in rows])
+        for name, (train, valid, test) in zip(self.scenario_names, counts.T, strict=True):
+            if train == 0 and valid + test > 0:
+                where = " and ".join(n for n, c in (("validation", valid), ("test", test)) if c)
+                raise InputError(
+                    f"scenario '{name}' has no training row, only {valid + test} in {where}: nothing can be learnt of "
+                    "it. Merge it with another (bins or groups), or split with eval_args: {group_by: scenario}."
+                )
+        # A scenario that was declared (a bin, a group) but holds no row at all stays, and is reported as undefined.
+        self.scenario_shares = (counts[0] / counts[0].sum()).tolist()
+        self._warn_of_undefined(scenario)
+
+    def _warn_of_undefined(self, scenario: np.ndarray) -> None:
+        """Tell which scenarios have too few rows, or one class, in a split; `scenario` are the ids of all rows."""
+        logger = logging.getLogger(__name__)
+        least = self.config["min_scenario_rows"] or 1
+        for split, part in zip(SPLITS, np.split(np.arange(len(scenario)), np.cumsum(self.split_sizes)[:-1]), strict=True):
+            for index, name in enumerate(self.scenario_names, start=1):
+                inside = part[scenario[part] == index]
+                if len(inside) < least:
+                    logger.warning("scenario '%s' has %d rows in the %s split", name, len(inside), split)
+                    continue
+                for task in self.schema.tasks:
+                    labels = self.inter_feat[task.label_field].numpy()[inside]
+                    classes = np.unique(labels[labels != MISSING_LABEL])
+                    if len(classes) < 2:
+                        found = f"only the label {classes[0]:g}" if len(classes) else "no label"
+                        logger.warning(
+                            "scenario '%s' has %s of task '%s' in the %s split: its AUC is undefined there",
+                            name, found, task.name, split,
+                        )  # fmt: skip
+
+    def _view(self, start: int, end: int) -> ScenarioDataset:
+        inter = Interaction({field: self.inter_feat[field][start:end] for field in self.inter_feat.columns})
+        if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
+            # A single-task model can use only the rows that carry the main task's label.
+            labelled = inter[self.schema.tasks[self.schema.main_index].label_field] != MISSING_LABEL
+            if not bool(labelled.all()):
+                inter = Interaction({field: inter[field][labelled] for field in inter.columns})
+        return self.copy(inter)
+
+
+def _natural_order(values: Any) -> list[str]:
+    """The distinct values as text; in the order of numbers where all are numbers, else of text."""
+    tokens = [token for token in dict.fromkeys(map(as_token, values)) if token is not None]
+    numbers = pd.to_numeric(pd.Series(tokens, dtype=object), errors="coerce")
+    if numbers.notna().all():
+        return [tokens[i] for i in np.argsort(numbers.to_numpy(), kind="stable")]
+    return sorted(tokens)

@@ -1,0 +1,125 @@
+"""Checkpoints: weights and plain values, written whole or not at all, and loaded without unpickling."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_msr.errors import InputError
+
+FORMAT = "recbole-msr/1"
+
+
+def write_atomically(path: str | Path, write: Any) -> None:
+    """Call `write(temporary_path)` and rename the file into place, so that `path` is never half a file."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    try:
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; results are for others to read too
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[str, Any], epoch: int) -> None:
+    """Save a model with what rebuilds it.
+
+    Args:
+        path: the file, replaced as a whole.
+        model: a RecBole model.
+        settings: the run's settings (plain values), among them "model" and "dataset".
+        epoch: the epoch the weights are from, counted from 0.
+    """
+    other = getattr(model, "other_parameter", dict)()
+    content = {
+        "format": FORMAT,
+        "config": dict(settings),
+        "epoch": epoch,
+        "state_dict": model.state_dict(),
+        "other_parameter": {key: value for key, value in other.items() if value is not None},
+    }
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Load a checkpoint of this package, with `weights_only=True`.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it is something else.
+    """
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no checkpoint {path}") from error
+    except Exception as error:  # torch raises many kinds for a damaged file
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"the checkpoint {path} cannot be read: it is damaged, cut short, or not a recbole-msr checkpoint ({first})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "another kind of file") if isinstance(content, dict) else "another kind of file"
+        raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {found}")
+    return content
+
+
+def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Load a checkpoint's weights into a model built for them; returns the checkpoint.
+
+    Raises:
+        InputError: as `load_checkpoint`, or the weights are of a model of other sizes.
+    """
+    content = load_checkpoint(path, map_location)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {path} do not fit this {type(model).__name__}: it was trained with other settings or "
+            f"data ({str(error).splitlines()[-1].strip()})"
+        ) from error
+    if hasattr(model, "load_other_parameter"):
+        model.load_other_parameter(content["other_parameter"])
+    return content
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint of this package (rather than RecBole's, which is a pickle)."""
+    try:
+        return zipfile.is_zipfile(path) and load_checkpoint(path)["format"] == FORMAT
+    except InputError:
+        return False
+
+
+def load_data_and_model(path: str | Path) -> tuple[Any, ...]:
+    """What RecBole's `load_data_and_model` returns, from a checkpoint of this package.
+
+    Returns:
+        config, model, dataset, train_data, valid_data, test_data
+    """
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    content = load_checkpoint(path)
+    config = Config(config_dict=content["config"])
+    init_seed(config["seed"], config["reproducibility"])
+    dataset = create_dataset(config)
+    train_data, valid_data, test_data = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(config["model"])(config, train_data._dataset).to(config["device"])
+    load_weights(model, path, config["device"])
+    return config, model, dataset, train_data, valid_data, test_data

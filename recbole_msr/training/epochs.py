@@ -1,0 +1,195 @@
+"""What happens at the end of an epoch: best epoch, early stopping, checkpoints, metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from recbole.utils import early_stopping
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
+from recbole_msr.training.module import RecModule
+
+logger = logging.getLogger(__name__)
+
+
+class EpochKeeper(Checkpoint):
+    """Keeps the best epoch by the validation metric, with RecBole's rule: ties count as better, and training stops
+    after more than `stopping_step` evaluations without gain.
+
+    Its state is part of Lightning's checkpoint, so that a resumed run remembers all epochs.
+
+    Args:
+        config: RecBole's configuration (`valid_metric`, `valid_metric_bigger`, `stopping_step`, `eval_step`).
+        settings: the run's settings, kept in the best checkpoint.
+        best_path: where the weights of the best epoch go; None to keep none.
+        last_path: where the state to resume from goes after every epoch; None for none.
+        metrics_path: where a table with one row an epoch goes; None for none.
+        callback_fn: called with (epoch counted from 0, validation score), as RecBole does.
+
+    Attributes:
+        best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
+        history: a mapping a finished epoch.
+        train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        settings: Mapping[str, Any],
+        best_path: Path | None = None,
+        last_path: Path | None = None,
+        metrics_path: Path | None = None,
+        callback_fn: Callable[[int, float], Any] | None = None,
+    ) -> None:
+        self._config, self._settings, self._callback_fn = config, settings, callback_fn
+        self._best_path, self._last_path, self._metrics_path = best_path, last_path, metrics_path
+        self.metric = str(config["valid_metric"]).lower()
+        self.bigger = bool(config["valid_metric_bigger"])
+        self.best_score: float | None = None
+        self.best_epoch = 0
+        self.best_metrics: dict[str, float] = {}
+        self.best_evaluation: dict[str, Any] | None = None
+        self.history: list[dict[str, Any]] = []
+        self.train_seconds = 0.0
+        self.train_rows = 0
+        self._without_gain = 0
+
+    _STATE = (
+        *("best_score", "best_epoch", "best_metrics", "best_evaluation", "history", "train_seconds", "train_rows"),
+        "_without_gain",
+    )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in self._STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key in self._STATE:
+            setattr(self, key, state_dict[key])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._validation_seconds = 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validation_seconds = time.perf_counter() - self._validation_started
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        module = pl_module
+        assert isinstance(module, RecModule)
+        seconds = time.perf_counter() - self._started - self._validation_seconds
+        rows = len(trainer.train_dataloader.table)  # type: ignore[union-attr]
+        self.train_seconds += seconds
+        self.train_rows += rows
+        epoch = trainer.current_epoch + 1
+        validated = trainer.val_dataloaders is not None and epoch % trainer.check_val_every_n_epoch == 0  # type: ignore[operator]
+        metrics = module.metrics if validated else {}
+        row = {
+            "epoch": epoch,
+            "train_loss": module.train_loss,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(rows / seconds),
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **{f"valid/{key}": value for key, value in metrics.items()},
+        }
+        self.history.append(row)
+        score = self._judge(epoch, module) if validated else None
+        module.step_scheduler(score)
+        improved = self.best_epoch == epoch or trainer.val_dataloaders is None
+        if trainer.is_global_zero:
+            if improved and self._best_path is not None:
+                save_checkpoint(self._best_path, module.model, self._settings, epoch)
+            if self._metrics_path is not None:
+                self._write_metrics(self._metrics_path)
+        self._tell(trainer, row, score, improved)
+        if self._last_path is not None:
+            self._save_last(trainer, self._last_path)
+        if score is not None and self._callback_fn is not None:
+            self._callback_fn(epoch - 1, score)
+
+    def _judge(self, epoch: int, module: RecModule) -> float:
+        if self.metric not in module.metrics:
+            known = list(module.metrics)
+            undefined = module.evaluation.undefined if module.evaluation is not None else []
+            reasons = "; ".join(f"{scenario}, {task}: {reason}" for scenario, task, reason in undefined)
+            raise InputError(
+                f"valid_metric '{self._config['valid_metric']}' has no value on the validation split{nearest(self.metric, known)} "
+                f"It has: {', '.join(known)}.{' Undefined cells: ' + reasons if reasons else ''}"
+            )
+        score = float(module.metrics[self.metric])
+        if score != score:
+            raise InputError(f"valid_metric '{self.metric}' is undefined on the validation split: it holds one class only")
+        start = float("-inf") if self.bigger else float("inf")
+        self.best_score, self._without_gain, stop, improved = early_stopping(
+            score,
+            start if self.best_score is None else self.best_score,
+            self._without_gain,
+            max_step=self._config["stopping_step"],
+            bigger=self.bigger,
+        )
+        if improved:
+            self.best_epoch = epoch
+            self.best_metrics = dict(module.metrics)
+            self.best_evaluation = module.evaluation.to_dict() if module.evaluation is not None else None
+        if stop:
+            module.trainer.should_stop = True
+        return score
+
+    def _tell(self, trainer: pl.Trainer, row: Mapping[str, Any], score: float | None, improved: bool) -> None:
+        if not trainer.is_global_zero:
+            return
+        line = f"epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  {row['rows_per_second']:,} rows/s"
+        if score is not None:
+            line += f"  valid {self.metric} {score:.4f}{'  best' if improved else ''}"
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, pl.callbacks.TQDMProgressBar) and bar.is_enabled:
+            bar.print(line)
+        else:
+            logger.info(line)
+
+    def _write_metrics(self, path: Path) -> None:
+        columns = list(dict.fromkeys(key for row in self.history for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_atomically(path, lambda temporary: Path(temporary).write_text(text.getvalue(), encoding="utf-8"))
+
+    @staticmethod
+    def _save_last(trainer: pl.Trainer, path: Path) -> None:
+        temporary = path.with_name(f".{path.name}-saving")
+        try:
+            trainer.save_checkpoint(temporary)
+            if trainer.is_global_zero:
+                os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def progress_bar() -> pl.callbacks.TQDMProgressBar:
+    """Lightning's bar, one line for all epochs, drawn seldom enough not to slow small batches down."""
+    return pl.callbacks.TQDMProgressBar(refresh_rate=10)
+
+
+def check_device_count(options: Mapping[str, Any]) -> None:
+    """Refuse more GPUs than the machine shows to this process."""
+    devices = options.get("devices")
+    if options.get("accelerator") in ("gpu", "cuda") and isinstance(devices, int) and devices > torch.cuda.device_count():
+        raise InputError(
+            f"lightning: devices: {devices}, but {torch.cuda.device_count()} GPUs are visible; RecBole's gpu_id "
+            "(now the only one used) names them: --gpu_id=0,1"
+        )

@@ -1,0 +1,108 @@
+"""The folder a run leaves: config.yaml, metrics.csv, best.ckpt, result.json, and what scores new rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_msr.errors import InputError
+from recbole_msr.plugin import read_yaml
+from recbole_msr.training.checkpoint import write_atomically
+
+# Settings that a resumed run may change: none of them touches what has been computed.
+_FREE = {"epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict", "gpu_id", "use_gpu"}
+_RUN_DIR = "RECBOLE_MSR_RUN_DIR"
+
+
+class RunFolder:
+    """One run's folder.
+
+    A folder that holds a run already is never written over: a new run goes below it, into run-2, run-3, and so on.
+    A folder that was made for a run which could not start is removed again.
+
+    Args:
+        path: the folder; None for a new one below runs/ named after model, dataset and time.
+        name: "MODEL-DATASET" for that.
+        resume: go on with the run in `path`.
+
+    Raises:
+        InputError: the folder cannot be made or written, or there is nothing to resume in it.
+    """
+
+    def __init__(self, path: str | Path | None, name: str, resume: bool = False) -> None:
+        self._made: list[Path] = []
+        lent = os.environ.get(_RUN_DIR)
+        if lent and os.environ.get("LOCAL_RANK", "0") != "0":  # another process of a run that has its folder
+            self.path = Path(lent)
+            return
+        if resume:
+            if path is None:
+                raise InputError("--resume goes on with the run in --output_dir=DIR: give that folder")
+            self.path = Path(path)
+            if not os.path.isfile(self.file("config.yaml")):
+                raise InputError(f"there is no run to resume in {self.path}: it has no config.yaml")
+        else:
+            wanted = Path(path) if path is not None else Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+            self.path = _free(wanted)
+        self._make()
+        os.environ[_RUN_DIR] = str(self.path.resolve())
+
+    def _make(self) -> None:
+        missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except OSError as error:
+            self._made = [folder for folder in missing if os.path.isdir(folder)]
+            self.discard()
+            raise InputError(f"the output folder {self.path} cannot be written: {error.strerror or error}") from error
+        self._made = missing
+
+    def discard(self) -> None:
+        """Remove the folders made for this run, as far as they are empty."""
+        for folder in self._made:
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def close(self) -> None:
+        os.environ.pop(_RUN_DIR, None)
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def finished(self) -> bool:
+        return self.file("result.json").is_file()
+
+    def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        write_atomically(self.file(name), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, content: Any) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.file(name), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+    def check_same(self, settings: Mapping[str, Any]) -> None:
+        """Refuse to resume with other settings than the run was started with."""
+        before = read_yaml(self.file("config.yaml"))
+        changed = [key for key in sorted({*before, *settings} - _FREE) if before.get(key) != settings.get(key)]
+        if changed:
+            told = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
+            raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")
+
+
+def _free(path: Path) -> Path:
+    candidate, number = path, 2
+    while any(os.path.exists(candidate / name) for name in ("config.yaml", "result.json", "best.ckpt")):
+        candidate, number = path / f"run-{number}", number + 1
+    return candidate

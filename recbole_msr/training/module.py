@@ -1,0 +1,281 @@
+"""A LightningModule around any RecBole pointwise model, and the data it trains on."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Evaluator
+from recbole.evaluator.collector import DataStruct
+
+from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
+from recbole_msr.errors import InputError
+from recbole_msr.schema import SCENARIO_FIELD, Schema
+from recbole_msr.training.evaluation import Evaluation, evaluate_cells
+
+_OPTIMIZERS: dict[str, Any] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "sparse_adam": torch.optim.SparseAdam,
+}
+
+
+class DivergedError(ArithmeticError):
+    """The training loss is no longer a number."""
+
+
+class RecModule(pl.LightningModule):
+    """Trains and evaluates a RecBole model, ours or theirs, that learns row by row (`InputType.POINTWISE`).
+
+    Loss, optimiser and metrics are RecBole's. Predictions are gathered over all processes before a metric is computed.
+
+    Args:
+        model: the RecBole model; its `predict_tasks(interaction) -> (B, T)` is used where it has one, else
+            `predict(interaction) -> (B,)`.
+        config: its RecBole configuration.
+
+    Attributes:
+        train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
+        evaluation: the scenario x task cells of the last validation or test.
+        metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
+            configuration names with RecBole's own values (rounded to `metric_decimal_place`).
+    """
+
+    def __init__(self, model: Any, config: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._config = config
+        self._schema = Schema.from_config(config)
+        self._evaluator = Evaluator(config)
+        self._loss_sum: torch.Tensor | None = None
+        self.train_loss = float("nan")
+        self.evaluation: Evaluation | None = None
+        self.metrics: dict[str, float] = {}
+        self._scheduler: Any = None
+        self._scheduler_state: Any = None
+        self._random: Any = None
+
+    def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
+        losses = self.model.calculate_loss(batch)
+        loss: torch.Tensor = sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[assignment]
+        if loss.device.type == "cpu":  # on a GPU the check would wait for every step; there it comes with the epoch
+            self._check(loss)
+        detached = loss.detach()
+        self._loss_sum = detached if self._loss_sum is None else self._loss_sum + detached
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._loss_sum = None
+
+    def on_train_epoch_end(self) -> None:
+        if self._loss_sum is None:
+            raise InputError("there is no batch to train on: train_batch_size is larger than the processes can share")
+        self._check(self._loss_sum)
+        self.train_loss = float(self._loss_sum)
+
+    def _check(self, values: torch.Tensor, what: str = "the training loss") -> None:
+        if not torch.isfinite(values).all():
+            raise DivergedError(
+                f"{what} became infinite or not a number in epoch {self.current_epoch + 1}: lower learning_rate "
+                f"(now {self._config['learning_rate']}), or set clip_grad_norm: {{max_norm: 5}}"
+            )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = build_optimizer(self.model.parameters(), self._config)
+        self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
+        return optimizer
+
+    def step_scheduler(self, valid_score: float | None) -> None:
+        """One epoch is over. (Stepped here and not by Lightning, whose checkpoints lag behind its schedulers.)"""
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if valid_score is not None:
+                self._scheduler.step(valid_score)
+        elif self._scheduler is not None:
+            self._scheduler.step()
+
+    # An interrupted run goes on with the same random numbers as if it had never stopped.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random"] = _random_state()
+        checkpoint["scheduler"] = None if self._scheduler is None else self._scheduler.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint["random"]
+        self._scheduler_state = checkpoint["scheduler"]
+
+    def on_train_start(self) -> None:
+        if self._random is not None:
+            if self._scheduler is not None:
+                self._scheduler.load_state_dict(self._scheduler_state)
+            _set_random_state(self._random)
+            self._random = None
+
+    # Evaluation: rows of this process are kept, then put in their place in the table.
+
+    def on_validation_epoch_start(self) -> None:
+        self._predictions: list[torch.Tensor] = []
+
+    def validation_step(self, batch: Interaction, batch_idx: int) -> None:
+        several = hasattr(self.model, "predict_tasks")
+        scores = self.model.predict_tasks(batch) if several else self.model.predict(batch).reshape(-1, 1)
+        self._predictions.append(scores.detach().float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        loader = self._eval_loader()
+        scores = gather_rows(torch.cat(self._predictions), row_numbers(loader), len(loader.table))
+        del self._predictions
+        self._check(scores, "predictions")
+        everything = loader.table.batch(slice(None))
+        self.evaluation = self._evaluate(scores, everything)
+        self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, everything)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _eval_loader(self) -> PackedLoader:
+        loader = self.trainer.test_dataloaders if self.trainer.testing else self.trainer.val_dataloaders
+        assert isinstance(loader, PackedLoader)
+        return loader
+
+    def _evaluate(self, scores: torch.Tensor, rows: Interaction) -> Evaluation:
+        users = rows[self._config["USER_ID_FIELD"]].cpu().numpy() if self._config["USER_ID_FIELD"] in rows else None
+        if self._schema is None:
+            names, tasks, main = ["all"], [self._config["LABEL_FIELD"]], self._config["LABEL_FIELD"]
+            label_fields, scenario = tasks, np.ones(len(rows), dtype=np.int64)
+        else:
+            names = self.trainer.datamodule.scenario_names  # type: ignore[attr-defined]
+            main = self._schema.main_task
+            several = scores.shape[1] > 1 or len(self._schema.tasks) == 1
+            tasks = self._schema.task_names if several else [main]
+            label_fields = self._schema.label_fields if several else [self._config["LABEL_FIELD"]]
+            scenario = rows[SCENARIO_FIELD].cpu().numpy()
+        labels = torch.stack([rows[field] for field in label_fields], dim=1).cpu().numpy()
+        least = self._config["min_scenario_rows"] or 1
+        return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least)
+
+    def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:
+        """The configured metrics of the main task, computed by RecBole."""
+        main = self._schema.main_index if self._schema is not None and scores.shape[1] > 1 else 0
+        label = rows[self._config["LABEL_FIELD"]].cpu()
+        present = label >= 0
+        struct = DataStruct()
+        struct.set("rec.score", scores[present, main])
+        struct.set("data.label", label[present])
+        return self._evaluator.evaluate(struct)
+
+
+class PackedData(pl.LightningDataModule):
+    """Packed tables of the splits, and their loaders for the process that asks.
+
+    Args:
+        config: RecBole's configuration (`train_batch_size`, `eval_batch_size`, `shuffle`, `seed`, `data_device`).
+        splits: built RecBole datasets by "train", "valid", "test"; those that are needed.
+    """
+
+    def __init__(self, config: Any, splits: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._config = config
+        self._tables = {
+            name: PackedTable(split, config["data_device"] or "cpu") for name, split in splits.items() if split is not None
+        }
+        self.scenario_names = next((getattr(split, "scenario_names", None) for split in splits.values()), None)
+
+    def _loader(self, split: str) -> PackedLoader:
+        table = self._tables[split]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if split != "train":
+            return PackedLoader(table, self._config["eval_batch_size"], None, rank, world_size)
+        order = EpochOrder(len(table), self._config["seed"], self._config["shuffle"])
+        return PackedLoader(table, self._config["train_batch_size"], order, rank, world_size)
+
+    def train_dataloader(self) -> PackedLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> PackedLoader:
+        return self._loader("valid")
+
+    def test_dataloader(self) -> PackedLoader:
+        return self._loader("test")
+
+
+def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:
+    """Put the values (n, T) of every process at their row numbers (n,) of one table (length, T), on every process."""
+    parts = [(values, rows)]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, (values.numpy(), rows.numpy()))
+        parts = [(torch.from_numpy(v), torch.from_numpy(r)) for v, r in gathered]
+    table = torch.full((length, values.shape[1]), float("nan"))
+    for part, places in parts:
+        table[places] = part
+    return table
+
+
+def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
+    """The optimiser that RecBole's `learner`, `learning_rate` and `weight_decay` name, with fused kernels if asked.
+
+    Raises:
+        InputError: there is no such learner.
+    """
+    learner = str(config["learner"]).lower()
+    if learner not in _OPTIMIZERS:
+        raise InputError(f"learner must be one of {', '.join(_OPTIMIZERS)}, got '{config['learner']}'")
+    options: dict[str, Any] = {"lr": config["learning_rate"]}
+    if learner != "sparse_adam":
+        options["weight_decay"] = config["weight_decay"] or 0.0
+    if config["fused_optimizer"] and learner in ("adam", "adamw", "sgd", "adagrad"):
+        options["fused"] = True
+    return _OPTIMIZERS[learner](parameters, **options)
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
+    """A scheduler of `torch.optim.lr_scheduler` from {name: CLASS, argument: value, ...}; None for none.
+
+    Raises:
+        InputError: no such class, or its arguments do not fit.
+    """
+    if not schedule:
+        return None
+    if not isinstance(schedule, Mapping) or "name" not in schedule:
+        raise InputError(f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}")
+    arguments = {key: value for key, value in schedule.items() if key != "name"}
+    scheduler: Any = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
+    if not inspect.isclass(scheduler):
+        raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
+    try:
+        return scheduler(optimizer, **arguments)
+    except TypeError as error:
+        raise InputError(f"lr_scheduler {schedule['name']}: {error}") from error
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of every global generator, in types that load with `weights_only=True`."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": (version, list(numbers), gauss),
+        "numpy": (str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)),
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))

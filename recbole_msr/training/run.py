@@ -1,0 +1,396 @@
+"""One run from settings to results: what the command `run_recbole` does."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_msr import plugin
+from recbole_msr.data.cache import write_state
+from recbole_msr.data.dataset import SPLITS, ScenarioDataset
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.keys import check_keys
+from recbole_msr.training.checkpoint import save_checkpoint
+from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.folder import RunFolder
+from recbole_msr.training.trainer import LightningTrainer, plain_settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        summary: the content of result.json.
+        folder: where the run's files are.
+        valid, test: the scenario x task cells of the best epoch; None for models evaluated by RecBole's trainer.
+        model: the trained model with the best epoch's weights.
+    """
+
+    summary: dict[str, Any]
+    folder: Path
+    valid: Evaluation | None = None
+    test: Evaluation | None = None
+    model: torch.nn.Module | None = field(default=None, repr=False)
+
+    @property
+    def test_metrics(self) -> dict[str, float]:
+        """RecBole's metrics on the test split."""
+        return dict(self.summary["test"]["metrics"])
+
+
+def run(
+    model: str | None = None,
+    dataset: str | None = None,
+    config_files: Sequence[str | Path] = (),
+    config: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> RunResult:
+    """Train a model, keep its best epoch by validation, and test that.
+
+    Args:
+        model: a registered model or one of RecBole's; may also stand in the settings.
+        dataset: a dataset's name; likewise.
+        config_files: YAML files; later ones win.
+        config: further settings, which win over the files. `output_dir` and `resume` are among them.
+        callbacks: Lightning callbacks, for runs under Lightning.
+
+    Returns:
+        The results; the same are in the files of the run's folder.
+
+    Raises:
+        InputError: something given cannot be used; nothing half-written is left behind.
+    """
+    started = time.perf_counter()
+    settings: dict[str, Any] = {}
+    for path in config_files:
+        settings |= plugin.read_yaml(Path(path))
+    settings |= config or {}
+    output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
+    if resume and output_dir is not None and model is None and "model" not in settings:
+        settings = plugin.read_yaml(Path(output_dir, "config.yaml")) | settings
+    name = model or settings.pop("model", None)
+    data_name = dataset or settings.pop("dataset", None)
+    settings.pop("model", None)
+    settings.pop("dataset", None)
+    for what, value in (("model", name), ("dataset", data_name)):
+        if not value:
+            raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
+    recbole_config = build_config(name, data_name, settings)
+    if recbole_config["threads"]:
+        torch.set_num_threads(int(recbole_config["threads"]))
+
+    folder = RunFolder(output_dir, f"{name}-{data_name}", resume)
+    try:
+        if resume and folder.finished:
+            raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
+        with _log_file(folder.file("run.log"), str(recbole_config["state"] or "INFO")):
+            return _Run(recbole_config, folder, resume, callbacks, started).go()
+    except InputError:
+        if not resume and not folder.file("metrics.csv").exists():  # it never began
+            for name in ("config.yaml", "run.log"):
+                folder.file(name).unlink(missing_ok=True)
+            folder.discard()
+        raise
+    finally:
+        folder.close()
+
+
+def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
+    """RecBole's Config for a model and a dataset, checked; the command line of the process is not read.
+
+    Raises:
+        InputError: an unknown model or key, or a value that RecBole refuses.
+    """
+    model_class = plugin.model_class(model)
+    from recbole.config import Config
+
+    arguments = sys.argv
+    try:
+        sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
+        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"RecBole refuses the configuration: {_told(error)}") from error
+    finally:
+        sys.argv = arguments
+    if config["strict"]:
+        check_keys(settings, model_class, config.internal_config_dict)
+    _check_types(settings, config.internal_config_dict)
+    if config["trainer"] not in ("auto", "lightning", "recbole"):
+        raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
+    if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
+        raise InputError(
+            f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "
+            "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
+        )
+    return config
+
+
+def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse a value of another kind than the default where that can only be a slip."""
+    for key, value in settings.items():
+        default = defaults.get(key)
+        if isinstance(default, bool):
+            good = isinstance(value, bool)
+        elif isinstance(default, (int, float)):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            good = good and (isinstance(default, float) or float(value).is_integer())
+        else:
+            continue
+        if not good and not isinstance(_as_recbole_reads(value), type(default)):
+            kind = {bool: "True or False", int: "a whole number", float: "a number"}[type(default)]
+            raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
+
+
+def _as_recbole_reads(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class _Run:
+    """The steps of one run; kept together because they share its configuration and its folder."""
+
+    def __init__(self, config: Any, folder: RunFolder, resume: bool, callbacks: Sequence[Any], started: float) -> None:
+        self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
+        self.started = started
+        self.settings = plain_settings(config)
+        self.settings["data_path"] = str(Path(self.settings["data_path"]).resolve())
+        if resume:
+            folder.check_same(self.settings)
+
+    def go(self) -> RunResult:
+        from recbole.utils import init_seed
+
+        config = self.config
+        init_seed(config["seed"], config["reproducibility"])
+        dataset, loaders = self._load_data()
+        data_seconds = time.perf_counter() - self.started
+        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+        model = self._build_model(loaders[0]._dataset)
+        under_lightning = self._under_lightning(model)
+        if not self.resume and _first_process():
+            self.folder.write_yaml("config.yaml", self.settings)
+        train = self._train_lightning if under_lightning else self._train_recbole
+        outcome = train(model, loaders)
+        if isinstance(dataset, ScenarioDataset) and _first_process():
+            self._keep_vocabulary(loaders[0]._dataset)
+        summary = {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "seed": config["seed"],
+            "data_seed": config["data_seed"] if isinstance(dataset, ScenarioDataset) else config["seed"],
+            "trainer": "lightning" if under_lightning else "recbole",
+            "scenarios": getattr(dataset, "scenario_names", None),
+            "tasks": dataset.schema.task_names if isinstance(dataset, ScenarioDataset) else None,
+            "main_task": config["main_task"],
+            "valid_metric": str(config["valid_metric"]).lower(),
+            **outcome.summary,
+            "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, loaders, strict=True)},
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "device": str(config["device"]),
+            "versions": _versions(),
+        }
+        summary["seconds"] = {"data": round(data_seconds, 3), **summary["seconds"]}
+        summary["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
+        if _first_process():
+            self.folder.write_json("result.json", summary)
+            self.folder.file("last.ckpt").unlink(missing_ok=True)
+        return RunResult(summary, self.folder.path, outcome.valid, outcome.test, model)
+
+    def _load_data(self) -> tuple[Any, tuple[Any, Any, Any]]:
+        from recbole.data import create_dataset, data_preparation
+
+        root = logging.getLogger()
+        level = root.level
+        root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
+        try:
+            dataset = create_dataset(self.config)
+            if self.config["tasks"] is not None and not isinstance(dataset, ScenarioDataset):
+                raise InputError(
+                    f"{self.config['model']} is a {self.config['MODEL_TYPE'].name.lower()} model with a dataset of its "
+                    "own kind: scenarios and tasks are for models that predict from one row's fields"
+                )
+            return dataset, data_preparation(self.config, dataset)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
+            raise InputError(f"dataset '{self.config['dataset']}' cannot be used: {_told(error)}") from error
+        finally:
+            root.setLevel(level)
+
+    def _build_model(self, dataset: Any) -> torch.nn.Module:
+        from recbole.utils import get_model
+
+        return get_model(self.config["model"])(self.config, dataset).to(self.config["device"])
+
+    def _under_lightning(self, model: torch.nn.Module) -> bool:
+        if self.config["trainer"] == "auto":
+            return self.config["tasks"] is not None
+        return self.config["trainer"] == "lightning"
+
+    def _train_lightning(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
+        last = self.folder.file("last.ckpt")
+        trainer = LightningTrainer(
+            self.config, model, self.callbacks, self.folder.path, self.settings, last if self.resume and last.exists() else None
+        )
+        _check_valid_metric(self.config, loaders[0]._dataset)
+        show = bool(self.config["show_progress"])
+        trainer.fit(loaders[0], loaders[1], show_progress=show)
+        epochs = trainer.epochs
+        assert epochs is not None
+        metrics = trainer.evaluate(loaders[2], show_progress=False)
+        assert trainer.evaluation is not None
+        valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
+        names = [name.lower() for name in self.config["metrics"]]
+        summary = {
+            "best_epoch": epochs.best_epoch,
+            "epochs": len(epochs.history),
+            "best_valid_score": epochs.best_score,
+            "valid": {
+                "metrics": {name: epochs.best_metrics[name] for name in names if name in epochs.best_metrics},
+                **(valid.to_dict() if valid else {}),
+            },
+            "test": {"metrics": _finite(metrics), **trainer.evaluation.to_dict()},
+            "seconds": {"train": round(epochs.train_seconds, 3)},
+            "rows_per_second": round(epochs.train_rows / epochs.train_seconds) if epochs.train_seconds else None,
+        }
+        return _Outcome(summary, valid, trainer.evaluation)
+
+    def _train_recbole(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
+        """RecBole's own trainer, unchanged, with its files in the run's folder."""
+        from recbole.trainer import Trainer
+        from recbole.utils import get_trainer
+
+        if self.resume:
+            raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
+        config = self.config
+        config["checkpoint_dir"] = str(self.folder.path)
+        history: list[dict[str, Any]] = []
+        with plugin.tensorboard_below(self.folder.path):
+            trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
+            if trainer_class is LightningTrainer:
+                trainer_class = Trainer
+            trainer = trainer_class(config, model)
+            started = time.perf_counter()
+            score, valid = trainer.fit(
+                loaders[0],
+                loaders[1],
+                saved=True,
+                show_progress=config["show_progress"],
+                callback_fn=lambda epoch, value: history.append({"epoch": epoch + 1, "valid_score": float(value)}),
+            )
+            seconds = time.perf_counter() - started
+            test = trainer.evaluate(loaders[2], load_best_model=True, show_progress=config["show_progress"])
+        Path(trainer.saved_model_file).unlink(missing_ok=True)  # a pickle; the weights go into best.ckpt
+        best = 1 + max(
+            (row["epoch"] - 1 for row in history if row["valid_score"] == score), default=len(trainer.train_loss_dict) - 1
+        )
+        save_checkpoint(self.folder.file("best.ckpt"), model, self.settings, best)
+        _write_history(self.folder, trainer.train_loss_dict, history)
+        summary = {
+            "best_epoch": best,
+            "epochs": len(trainer.train_loss_dict),
+            "best_valid_score": float(score),
+            "valid": {"metrics": _finite(valid or {})},
+            "test": {"metrics": _finite(test or {})},
+            "seconds": {"train": round(seconds, 3)},
+            "rows_per_second": None,
+        }
+        return _Outcome(summary)
+
+    def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
+        """What turns a new row's values into ids: written beside the weights, for `recbole-msr predict`."""
+        target = self.folder.file("vocabulary")
+        target.mkdir(exist_ok=True)
+        write_state(dataset, target, tables=("user", "item"))
+
+
+@dataclass
+class _Outcome:
+    summary: dict[str, Any]
+    valid: Evaluation | None = None
+    test: Evaluation | None = None
+
+
+def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Sequence[Mapping[str, Any]]) -> None:
+    by_epoch = {row["epoch"]: row["valid_score"] for row in scores}
+    lines = ["epoch,train_loss,valid_score"]
+    lines += [f"{epoch + 1},{float(loss)},{by_epoch.get(epoch + 1, '')}" for epoch, loss in losses.items()]
+    folder.file("metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _check_valid_metric(config: Any, dataset: Any) -> None:
+    """Refuse a validation metric that no epoch will have, before the first one is spent."""
+    metric = str(config["valid_metric"]).lower()
+    known = [name.lower() for name in config["metrics"]]
+    schema = getattr(dataset, "schema", None)
+    tasks = schema.task_names if schema is not None else [config["LABEL_FIELD"]]
+    scenarios = getattr(dataset, "scenario_names", ["all"])
+    for name in ("auc", "gauc", "logloss"):
+        cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
+        known += [name, *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells))]
+    if metric not in [name.lower() for name in known]:
+        raise InputError(f"there is no valid_metric '{config['valid_metric']}'{nearest(metric, known)} Known: {', '.join(dict.fromkeys(known))}")
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: (float(value) if value == value else None) for name, value in metrics.items()}
+
+
+def _first_process() -> bool:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank() == 0
+    return plugin.process_rank() == 0
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _versions() -> dict[str, str]:
+    names = ("recbole-msr", "recbole", "torch", "pytorch-lightning", "numpy", "pandas", "scipy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+@contextmanager
+def _log_file(path: Path, state: str) -> Iterator[None]:
+    """What is logged also goes to the run's folder."""
+    level = getattr(logging, state.upper(), logging.INFO)
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    except OSError as error:
+        raise InputError(f"the log file {path} cannot be written: {error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level, before) if before else level)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+

@@ -1,0 +1,240 @@
+"""A trainer with RecBole's face over `pytorch_lightning.Trainer`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from recbole.utils import EvaluatorType, InputType
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.training.checkpoint import load_weights
+from recbole_msr.training.epochs import EpochKeeper, check_device_count, progress_bar
+from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.module import PackedData, RecModule
+
+logger = logging.getLogger(__name__)
+
+
+class LightningTrainer:
+    """Trains a RecBole pointwise model on labelled interactions; `fit` and `evaluate` are called as RecBole's own.
+
+    Where a dataset has been split by RecBole, its rows are trained on in the order RecBole's loader would give them,
+    so that (with `fused_optimizer: False`) the numbers are those of RecBole's own trainer.
+
+    Args:
+        config: RecBole's configuration; `config["lightning"]` holds options for `pytorch_lightning.Trainer`.
+        model: the model, built for that configuration.
+        callbacks: further Lightning callbacks.
+        folder: where best.ckpt, last.ckpt and metrics.csv go; without it only the best weights are kept, in
+            `checkpoint_dir`.
+        settings: the run's settings, kept in the checkpoint (by default those of the configuration).
+        resume_from: a last.ckpt to go on from.
+
+    Attributes:
+        saved_model_file: where the best epoch's weights are.
+        evaluation: the scenario x task cells of the last `evaluate`.
+        epochs: what is known of the epochs (`EpochKeeper`), after `fit`.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        model: torch.nn.Module,
+        callbacks: Sequence[pl.Callback] = (),
+        folder: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        resume_from: str | Path | None = None,
+    ) -> None:
+        if getattr(model, "input_type", config["MODEL_INPUT_TYPE"]) != InputType.POINTWISE:
+            raise InputError(f"{config['model']} does not learn row by row; it needs RecBole's trainer (trainer: recbole)")
+        if config["train_neg_sample_args"]["distribution"] != "none":
+            raise InputError(
+                "labels are read from the data here, so no negatives may be sampled: set train_neg_sample_args: ~ "
+                "(with several tasks, a sampled row would carry the labels of another)"
+            )
+        if config["eval_type"] != EvaluatorType.VALUE:
+            raise InputError(f"metrics must be of labels, such as [AUC, LogLoss], got {config['metrics']}")
+        modes = config["eval_args"]["mode"]
+        if set(modes.values()) != {"labeled"}:
+            raise InputError(f"eval_args: mode must be 'labeled' here, got {modes}")
+        self.config, self.model = config, model
+        self._callbacks, self._settings, self._resume_from = list(callbacks), settings, resume_from
+        self._folder = Path(folder) if folder is not None else None
+        if self._folder is not None:
+            self.saved_model_file = str(self._folder / "best.ckpt")
+        else:
+            name = f"{config['model']}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.ckpt"
+            self.saved_model_file = str(Path(config["checkpoint_dir"], name))
+        self.evaluation: Evaluation | None = None
+        self.epochs: EpochKeeper | None = None
+        self._module = RecModule(model, config)
+        self._lightning: pl.Trainer | None = None
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], Any] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train until `epochs` or early stopping.
+
+        Args:
+            train_data, valid_data: RecBole data loaders, or built datasets.
+            verbose: tell every epoch's result.
+            saved: keep the best epoch's weights (in `saved_model_file`).
+            show_progress: draw a progress bar.
+            callback_fn: called after every validation with (epoch from 0, score).
+
+        Returns:
+            The best validation score and the RecBole metrics of that epoch; (-1, None) without validation data.
+        """
+        best_path = Path(self.saved_model_file) if saved else None
+        if best_path is not None:
+            best_path.parent.mkdir(parents=True, exist_ok=True)
+        settings = self._settings if self._settings is not None else plain_settings(self.config)
+        keep = self._folder if saved else None
+        self.epochs = EpochKeeper(
+            self.config,
+            settings,
+            best_path,
+            keep / "last.ckpt" if keep is not None else None,
+            keep / "metrics.csv" if keep is not None else None,
+            callback_fn,
+        )
+        logger.setLevel(logging.INFO if verbose else logging.WARNING)
+        validate = valid_data is not None and self.config["eval_step"] > 0
+        data = PackedData(self.config, {"train": _split(train_data), "valid": _split(valid_data) if validate else None})
+        self._lightning = self._build_lightning(show_progress, validate)
+        with _quiet():
+            self._lightning.fit(self._module, datamodule=data, ckpt_path=self._resume_from, weights_only=True)
+        if self._lightning.interrupted:
+            raise KeyboardInterrupt
+        self.model.to(self.config["device"])
+        if not validate or self.epochs.best_score is None:
+            return -1, None
+        return self.epochs.best_score, self._recbole_only(self.epochs.best_metrics)
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | Path | None = None,
+        show_progress: bool = False,
+    ) -> OrderedDict[str, float]:
+        """Evaluate on a split.
+
+        Args:
+            eval_data: a RecBole data loader, or a built dataset.
+            load_best_model: load the best epoch's weights first (or those of `model_file`).
+            model_file: a checkpoint of this package.
+            show_progress: draw a progress bar.
+
+        Returns:
+            RecBole's metrics of the main task; the scenario x task cells are in `evaluation`.
+        """
+        if load_best_model:
+            load_weights(self.model, model_file or self.saved_model_file, self.config["device"])
+        if self._lightning is None:
+            self._lightning = self._build_lightning(show_progress, False)
+        with _quiet():
+            data = PackedData(self.config, {"test": _split(eval_data)})
+            self._lightning.test(self._module, datamodule=data, verbose=False)
+        self.model.to(self.config["device"])
+        self.evaluation = self._module.evaluation
+        return self._recbole_only(self._module.metrics)
+
+    def _recbole_only(self, metrics: Mapping[str, float]) -> OrderedDict[str, float]:
+        return OrderedDict((name.lower(), metrics[name.lower()]) for name in self.config["metrics"])
+
+    def _build_lightning(self, show_progress: bool, validate: bool) -> pl.Trainer:
+        config = self.config
+        clip = config["clip_grad_norm"] or {}
+        options: dict[str, Any] = {
+            "accelerator": "gpu" if config["device"].type == "cuda" else "cpu",
+            "devices": 1,
+            "max_epochs": config["epochs"],
+            "check_val_every_n_epoch": max(min(config["eval_step"], config["epochs"]), 1),
+            "gradient_clip_val": clip.get("max_norm"),
+            "precision": {False: "32-true", True: "16-mixed"}[bool(config["enable_amp"])],
+            "num_sanity_val_steps": 0,
+            "logger": False,
+            "enable_model_summary": False,
+            "enable_progress_bar": bool(show_progress),
+            "default_root_dir": str(Path(self.saved_model_file).parent),
+            "use_distributed_sampler": False,  # the loaders know their process
+        }
+        if config["enable_amp"] and config["device"].type == "cpu":
+            options["precision"] = "bf16-mixed"
+        given = dict(config["lightning"] or {})
+        known = inspect.signature(pl.Trainer).parameters
+        for key in given:
+            if key not in known:
+                raise InputError(f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(key, known)}")
+        callbacks = [*(given.pop("callbacks", None) or []), *self._callbacks]
+        if self.epochs is not None:
+            callbacks.append(self.epochs)
+        options |= given
+        check_device_count(options)
+        if options["enable_progress_bar"] and not any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks):
+            callbacks.append(progress_bar())
+        options.setdefault("enable_checkpointing", self.epochs is not None)
+        if not validate:
+            options["limit_val_batches"] = 0
+        try:
+            with _quiet():
+                return pl.Trainer(**options, callbacks=callbacks)
+        except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+            raise InputError(f"lightning: {error}") from error
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """A configuration's settings as a user would write them (plain values, before RecBole fills them in)."""
+    merged = {**config.internal_config_dict, **config.external_config_dict}
+    left_out = ("MODEL_TYPE", "config_files", "config_file", "output_dir", "resume")
+    settings = {key: _plain(value) for key, value in merged.items() if key not in left_out}
+    return {"model": config["model"], "dataset": config["dataset"], **settings}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(one) for one in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _split(data: Any) -> Any:
+    return getattr(data, "_dataset", data)
+
+
+class _quiet:
+    """Lightning's advice about data loaders and its start-up lines are not for the reader of a result."""
+
+    _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+
+    def __enter__(self) -> None:
+        self._levels = {name: logging.getLogger(name).level for name in self._LOGGERS}
+        for name in self._LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+    def __exit__(self, *_: Any) -> None:
+        self._warnings.__exit__(*_)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,260 @@
+"""The Lightning path gives RecBole's own numbers, keeps the best epoch, resumes exactly, and is exact over processes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import recbole_msr
+from recbole_msr.errors import InputError
+
+SMALL = {
+    "sub_experts": 2,
+    "expert_hidden_sizes": [8],
+    "task_expert_hidden_sizes": [8],
+    "tower_hidden_sizes": [4],
+    "scenario_embedding_size": 4,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "state": "WARNING",
+}
+
+
+def _command(*settings, **environment):
+    script = "import sys; from recbole_msr.cli import run_recbole; sys.exit(run_recbole())"
+    command = [sys.executable, "-c", script, *settings]
+    return command, {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+
+
+def _train(trainer, model_name, tmp_path, **settings):
+    """Train two epochs on ml-100k through a trainer class, as RecBole's quick start does."""
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, init_seed
+
+    from recbole_msr.training.run import build_config
+
+    given = {"epochs": 2, "metric_decimal_place": 12, "fused_optimizer": False, "preset": "ml-100k", "use_gpu": False}
+    given |= {"show_progress": False, "checkpoint_dir": str(tmp_path), "state": "ERROR"}
+    config = build_config(model_name, "ml-100k", given | settings)
+    init_seed(config["seed"], config["reproducibility"])
+    train, valid, test = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    model = get_model(model_name)(config, train._dataset)
+    fitted = trainer(config, model)
+    score, metrics = fitted.fit(train, valid)
+    return score, dict(metrics), dict(fitted.evaluate(test))
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("DeepFM", {}),
+        ("HiNet", {"sub_experts": 2, "expert_hidden_sizes": [16], "task_expert_hidden_sizes": [16]}),
+        ("DCNV2", {"clip_grad_norm": {"max_norm": 0.5}, "learner": "adagrad", "weight_decay": 0.001}),
+    ],
+)
+def test_same_numbers_as_under_recboles_own_trainer(model, settings, tmp_path, monkeypatch):
+    from recbole.trainer import Trainer
+
+    from recbole_msr.training.trainer import LightningTrainer
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    theirs = _train(Trainer, model, tmp_path, **settings)
+    ours = _train(LightningTrainer, model, tmp_path, **settings)
+    assert theirs == ours
+
+
+def test_the_best_epoch_is_tested_and_saved_though_training_never_stopped_early(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 8, "learning_rate": 0.05, "stopping_step": 100, "train_batch_size": 64}
+    given |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    result = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out", "metric_decimal_place": 12})
+    with open(result.folder / "metrics.csv") as file:
+        scores = [float(row["valid/auc"]) for row in csv.DictReader(file)]
+    assert len(scores) == 8
+    best = max(range(8), key=lambda epoch: (scores[epoch], epoch))
+    assert best < 7, "the data must overfit for this test to say something"
+    assert result.summary["best_epoch"] == best + 1
+    assert result.summary["best_valid_score"] == scores[best]
+
+    content = torch.load(result.folder / "best.ckpt", weights_only=True)
+    assert content["epoch"] == best + 1
+    again = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "again", "metric_decimal_place": 12, "epochs": best + 1})
+    assert again.summary["test"] == result.summary["test"]
+
+
+def test_selection_does_not_see_the_test_split(tiny_data, tmp_path, monkeypatch):
+    """Poisoned test labels change the test result and nothing else."""
+    from recbole_msr.data.dataset import ScenarioDataset
+
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 4, "learning_rate": 0.02, "packed_cache": False}
+    given |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    clean = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "clean"})
+    build = ScenarioDataset.build
+
+    def poisoned(self):
+        train, valid, test = build(self)
+        test.inter_feat["label_click"] = 1 - test.inter_feat["label_click"]
+        return [train, valid, test]
+
+    monkeypatch.setattr(ScenarioDataset, "build", poisoned)
+    bad = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "bad"})
+    same = ("best_epoch", "epochs", "best_valid_score", "valid", "rows", "parameters")
+    assert {key: clean.summary[key] for key in same} == {key: bad.summary[key] for key in same}
+    assert clean.test.pooled["click"].auc == pytest.approx(1 - bad.test.pooled["click"].auc)
+    clean_weights, bad_weights = (torch.load(r.folder / "best.ckpt", weights_only=True) for r in (clean, bad))
+    for name, weight in clean_weights["state_dict"].items():
+        assert torch.equal(weight, bad_weights["state_dict"][name])
+
+
+@pytest.mark.parametrize("schedule", [None, {"name": "CosineAnnealingLR", "T_max": 6}])
+def test_a_killed_run_resumes_to_the_identical_result(schedule, tiny_data, tmp_path):
+    settings = SMALL | {"data_path": str(tiny_data), "epochs": 40, "stopping_step": 100, "train_batch_size": 32, "dropout": 0.3}
+    settings |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    settings |= {"lr_scheduler": schedule, "metric_decimal_place": 12}
+    whole = recbole_msr.run("HiNet", "tiny", config=settings | {"output_dir": str(tmp_path / "whole")})
+
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings))
+    folder = tmp_path / "killed"
+    arguments = ["--model=HiNet", "--dataset=tiny", "--config_files", str(file), f"--output_dir={folder}"]
+    command, environment = _command(*arguments)
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while _epochs(folder) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = _epochs(folder)
+    assert 3 <= done < 40, process.stdout.read().decode()
+    assert not (folder / "result.json").exists()
+
+    resumed = subprocess.run([*command, "--resume"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    summary = json.loads((folder / "result.json").read_text())
+    same = ("best_epoch", "epochs", "best_valid_score", "valid", "test")
+    assert {key: summary[key] for key in same} == {key: whole.summary[key] for key in same}
+    ours, theirs = (_losses(path) for path in (folder, whole.folder))
+    assert ours == theirs
+    first, second = (torch.load(path / "best.ckpt", weights_only=True)["state_dict"] for path in (folder, whole.folder))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    assert not (folder / "last.ckpt").exists()
+
+
+def _epochs(folder):
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() and (folder / "last.ckpt").exists() else 0
+
+
+def _losses(folder):
+    with open(Path(folder) / "metrics.csv") as file:
+        return [(row["epoch"], row["train_loss"], row["valid/auc"], row["learning_rate"]) for row in csv.DictReader(file)]
+
+
+def test_a_resumed_run_must_have_the_settings_it_began_with(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 1, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out"})
+    Path("out/result.json").unlink()  # as if it had been killed before the end
+    with pytest.raises(InputError, match=r"learning_rate: .* -> 0\.5"):
+        recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out", "resume": True, "learning_rate": 0.5})
+    with pytest.raises(InputError, match="no run to resume in"):
+        recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "elsewhere", "resume": True})
+
+
+def test_two_processes_evaluate_as_exactly_as_one(tiny_data, tmp_path):
+    """A real two-process gloo run: what rank 0 reports equals one process evaluating the same weights."""
+    settings = SMALL | {"data_path": str(tiny_data), "epochs": 2, "train_batch_size": 64, "eval_batch_size": 7}
+    settings |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    settings |= {"lightning": {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}, "metric_decimal_place": 12}
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings))
+    script = tmp_path / "train.py"  # Lightning starts the second process by running the same script again
+    script.write_text("import sys\nfrom recbole_msr.cli import run_recbole\nsys.exit(run_recbole())\n")
+    folder = tmp_path / "two"
+    arguments = ["--model=HiNet", "--dataset=tiny", "--config_files", str(file), f"--output_dir={folder}"]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.glob("two*")] == ["two"]
+    assert not list(folder.glob("run-*"))
+    summary = json.loads((folder / "result.json").read_text())
+    assert summary["test"]["pooled"]["click"]["rows"] == summary["rows"]["test"]
+
+    from recbole.quick_start import load_data_and_model
+
+    from recbole_msr.training.trainer import LightningTrainer
+
+    config, model, _, _, _, test = load_data_and_model(str(folder / "best.ckpt"))
+    config["lightning"] = {}
+    one = LightningTrainer(config, model)
+    metrics = one.evaluate(test, load_best_model=False)
+    assert summary["test"]["metrics"] == dict(metrics)
+    assert summary["test"]["cells"] == one.evaluation.to_dict()["cells"]
+
+
+def test_options_reach_lightning_and_unknown_ones_are_refused(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 3, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    result = recbole_msr.run("HiNet", "tiny", config=given | {"lightning": {"max_epochs": 1, "precision": "bf16-mixed"}})
+    assert result.summary["epochs"] == 1
+    with pytest.raises(InputError, match=r"no option 'acelerator'; did you mean 'accelerator'\?"):
+        recbole_msr.run("HiNet", "tiny", config=given | {"lightning": {"acelerator": "cpu"}})
+    assert len(list(Path("runs").iterdir())) == 1, "a run that could not start leaves no folder"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"valid_metric": "auk"}, "no valid_metric 'auk'; did you mean 'auc'"),
+        ({"valid_metric": "auc/clik"}, "did you mean 'auc/click'"),
+        ({"learner": "adamm"}, "learner must be one of"),
+        ({"lr_scheduler": {"name": "Cosine"}}, "has no class 'Cosine'"),
+        ({"epochs": "many"}, "epochs must be a whole number"),
+        ({"learning_rat": 0.1}, "'learning_rat'; did you mean 'learning_rate'"),
+        ({"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, "no negatives may be sampled"),
+        ({"metrics": ["Recall"], "valid_metric": "Recall@10"}, "Full sort evaluation|metrics must be of labels"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_before_training(settings, message, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 1, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    with pytest.raises(InputError, match=message):
+        recbole_msr.run("HiNet", "tiny", config=given | settings)
+    assert not Path("runs").exists()
+
+
+def test_a_cell_metric_can_be_selected_on(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 3, "scenario": {"field": "age", "bins": [30]}}
+    given |= {"tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}}
+    result = recbole_msr.run("HiNet", "tiny", config=given | {"valid_metric": "logloss/macro", "valid_metric_bigger": False})
+    with open(result.folder / "metrics.csv") as file:
+        scores = [float(row["valid/logloss/macro"]) for row in csv.DictReader(file)]
+    assert result.summary["best_valid_score"] == min(scores)
+    cells = result.valid.to_dict()["cells"]
+    values = [cell["logloss"] for tasks in cells.values() for cell in tasks.values()]
+    assert result.summary["best_valid_score"] == pytest.approx(sum(values) / len(values), abs=1e-12)
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tiny_data, tmp_path, monkeypatch):
+    from recbole_msr.training.module import DivergedError
+
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 3, "learning_rate": 1e30, "learner": "sgd"}
+    given |= {"tasks": {"click": {"field": "rating", "at_least": 4}}}
+    with pytest.raises(DivergedError, match="lower learning_rate"):
+        recbole_msr.run("HiNet", "tiny", config=given)
