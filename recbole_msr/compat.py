@@ -292,9 +292,7 @@ def _rewrite(module: types.ModuleType) -> None:
     lines = list(linecache.getlines(str(module.__file__), vars(module)))
     for row in (row for row in REWRITES if row.module == module.__name__):
         try:
-            function = functions.get(row.function) or inspect.unwrap(
-                operator.attrgetter(row.function)(module)
-            )
+            function = functions.get(row.function) or inspect.unwrap(operator.attrgetter(row.function)(module))
             if function.__code__.co_filename != module.__file__:
                 raise TypeError("somebody else's function stands there")
             count = len(inspect.getsourcelines(function)[0])

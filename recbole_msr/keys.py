@@ -15,12 +15,26 @@ from types import CodeType
 from typing import Any
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.plugin import model_class as get_class
 from recbole_msr.plugin import properties, read_yaml
 
 _READ = re.compile(r"""(?:config\w*(?:\[|\.get\()|option\w*\.\w+\()\s*f?["'](\w+)["']""")
 # Read by RecBole's own scripts or by name only, so that no `config["key"]` shows them.
-_OTHER = {"model", "dataset", "config_files", "config_file", "nproc", "world_size", "ip", "port", "group_offset", "alias_of_user_id",
-          "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id", "verbose"}  # fmt: skip
+_OTHER = {
+    *(
+        "model",
+        "dataset",
+        "config_files",
+        "config_file",
+        "nproc",
+        "world_size",
+        "ip",
+        "port",
+        "group_offset",
+        "verbose",
+    ),
+    *("alias_of_user_id", "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id"),
+}
 
 
 def check_keys(keys: Iterable[str], model_class: type, defaults: Mapping[str, Any]) -> None:
@@ -35,6 +49,8 @@ def check_keys(keys: Iterable[str], model_class: type, defaults: Mapping[str, An
         InputError: names every unknown key, with the nearest known ones.
     """
     known = known_keys(model_class) | set(defaults)
+    if defaults.get("backbone"):  # a model around another reads that one's keys too
+        known |= known_keys(get_class(str(defaults["backbone"])))
     unknown = [key for key in keys if key not in known]
     if unknown:
         told = "; ".join(f"'{key}'{nearest(key, known)}" for key in unknown)
@@ -52,7 +68,7 @@ def known_keys(model_class: type) -> set[str]:
 
         parents.append(FeatureEmbedding)
     read_by_model = {key for parent in parents for key in _READ.findall(_source(parent))}
-    return _recbole_keys() | set(read_yaml(properties("overall.yaml"))) | read_by_model | _OTHER
+    return set(_recbole_keys()) | set(read_yaml(properties("overall.yaml"))) | read_by_model | _OTHER
 
 
 def _source(parent: type) -> str:

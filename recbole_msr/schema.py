@@ -121,19 +121,20 @@ class Task:
         numbers = np.asarray(values)
         if numbers.dtype.kind not in "fiub":
             numbers = np.array([_number(value) for value in values], dtype=np.float64)
-            words = [i for i in np.flatnonzero(np.isnan(numbers)) if not _is_missing(values[i])]
+            words = [i for i in np.flatnonzero(np.isnan(numbers)).tolist() if not _is_missing(values[i])]
             if words:
                 raise InputError(
                     f"task '{self.name}': field '{self.field}' must hold numbers, but holds '{values[words[0]]}' in "
-                    f"interaction {int(words[0]) + 1} ({len(words)} such values)"
+                    f"interaction {words[0] + 1} ({len(words)} such values)"
                 )
         numbers = numbers.astype(np.float64)
         missing = np.isnan(numbers)
         if missing.any() and self.missing == "error":
             raise InputError(
-                f"task '{self.name}': field '{self.field}' has no number in {int(missing.sum())} of {len(numbers)} rows "
-                f"(the first is interaction {int(np.flatnonzero(missing)[0]) + 1}). If rows may lack this label, declare "
-                f"it: tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
+                f"task '{self.name}': field '{self.field}' has no number in {int(missing.sum())} of {len(numbers)} "
+                f"rows (the first is interaction {int(np.flatnonzero(missing)[0]) + 1}). If rows may lack this label, "
+                "declare it: "
+                f"tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
             )
         if self.at_least is not None:
             labels = numbers >= self.at_least
@@ -190,7 +191,7 @@ class Schema:
                 raise InputError("'scenario' is declared but 'tasks' is not; add e.g. tasks: {click: {field: label}}")
             return None
         if not isinstance(tasks, Mapping) or not tasks:
-            raise InputError(f"'tasks' must map names to declarations, e.g. {{click: {{field: rating}}}}, got {tasks!r}")
+            raise InputError(f"'tasks' must map names to fields, e.g. {{click: {{field: label}}}}, got {tasks!r}")
         declared = tuple(_task(str(name), spec) for name, spec in tasks.items())
         names = [task.name for task in declared]
         if len(set(names)) < len(names):
@@ -222,7 +223,7 @@ def as_token(value: Any) -> str | None:
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return None
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-        return str(int(value))
+        return str(int(value))  # type: ignore[call-overload]
     return str(value)
 
 
@@ -283,7 +284,7 @@ def _scenario(spec: Any) -> Scenario:
         names = (names,) if isinstance(names, str) or not isinstance(names, Sequence) else names
         names = tuple(str(name) for name in names)
         if bins is None or len(names) != len(bins) + 1 or len(set(names)) != len(names):
-            raise InputError(f"scenario: names are for bins, one more than the edges and all different, got {list(names)}")
+            raise InputError(f"scenario: names are for bins, one more than edges and all different, got {list(names)}")
     if other is not None and (groups is None or str(other) in groups):
         raise InputError("scenario: 'other' goes with groups, and must not be the name of one")
     keep = spec.get("keep_field", field != SCENARIO_FIELD and (bins is not None or groups is not None))

@@ -60,14 +60,10 @@ def tiny_data(tmp_path):
     pairs = draw.sample([(u, i) for u in range(40) for i in range(30)], 600)
     taste = [draw.gauss(0, 1) for _ in range(70)]
     ratings = [min(5, max(1, round(3.4 + taste[u] + taste[40 + i] + draw.gauss(0, 1)))) for u, i in pairs]
-    inter = [
-        (f"u{u}", f"i{i}", r, 1000 + n) for n, ((u, i), r) in enumerate(zip(pairs, ratings, strict=True))
-    ]
+    inter = [(f"u{u}", f"i{i}", r, 1000 + n) for n, ((u, i), r) in enumerate(zip(pairs, ratings, strict=True))]
     _atomic(folder / "tiny.user", ["user_id:token", "age:token", "gender:token"], users)
     _atomic(folder / "tiny.item", ["item_id:token", "class:token_seq", "price:float"], items)
-    _atomic(
-        folder / "tiny.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], inter
-    )
+    _atomic(folder / "tiny.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], inter)
     return tmp_path
 
 

@@ -88,9 +88,7 @@ def toy(model: str = "DeepFM", **settings: Any) -> Any:
 
 def python(code: str, **environment: str) -> str:
     """What a fresh interpreter prints for ``code``."""
-    path = os.pathsep.join([*environment.pop("PYTHONPATH", "").split(os.pathsep), *sys.path]).strip(
-        os.pathsep
-    )
+    path = os.pathsep.join([*environment.pop("PYTHONPATH", "").split(os.pathsep), *sys.path]).strip(os.pathsep)
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment, "PYTHONPATH": path},
@@ -219,9 +217,7 @@ def test_numpy_names_that_recbole_reads_are_there() -> None:
 
 
 def test_ray_stays_out_when_it_does_not_work() -> None:
-    absent = (
-        "import sys; sys.modules['ray'] = None; "  # what an import of a package that is not there looks like
-    )
+    absent = "import sys; sys.modules['ray'] = None; "  # what an import of a package that is not there looks like
     out = python(
         absent
         + "import recbole_msr.compat as compat; compat.apply(); import recbole.quick_start\n"
@@ -232,16 +228,12 @@ def test_ray_stays_out_when_it_does_not_work() -> None:
 
 
 @pytest.mark.parametrize("works", [True, False])
-def test_ray_is_left_alone_when_it_works_and_leaves_no_trace_when_it_does_not(
-    tmp_path: Path, works: bool
-) -> None:
+def test_ray_is_left_alone_when_it_works_and_leaves_no_trace_when_it_does_not(tmp_path: Path, works: bool) -> None:
     package = tmp_path / "path" / "ray"
     package.mkdir(parents=True)
     package.joinpath("__init__.py").write_text("import ray.worker\n")
     package.joinpath("worker.py").write_text("")
-    package.joinpath("tune.py").write_text(
-        "where = 'here'\n" if works else "import numpy; numpy.bool8_gone\n"
-    )
+    package.joinpath("tune.py").write_text("where = 'here'\n" if works else "import numpy; numpy.bool8_gone\n")
     out = python(
         """
         import sys
@@ -541,9 +533,7 @@ HARD += [
 
 
 def test_floats_are_read_to_the_last_bit() -> None:
-    Path("a.inter").write_text(
-        "x:float\ty:token\tz:token\n" + "".join(f"{text}\t{text}\tz\n" for text in HARD)
-    )
+    Path("a.inter").write_text("x:float\ty:token\tz:token\n" + "".join(f"{text}\t{text}\tz\n" for text in HARD))
     columns = {"x:float": np.float64, "y:token": str}
     options: dict[str, Any] = {"usecols": list(columns), "dtype": columns, "encoding": "utf-8"}
     with warnings.catch_warnings():
@@ -566,9 +556,7 @@ def test_speedups_can_be_turned_off_and_on(monkeypatch: pytest.MonkeyPatch) -> N
     write("inter", "user_id:token|item_id:token|rating:float", "u1|i1|1", "u2|i1|2")
     used = []
     original = compat.read_csv
-    monkeypatch.setattr(
-        compat, "read_csv", lambda *args, **kwargs: used.append(1) or original(*args, **kwargs)
-    )
+    monkeypatch.setattr(compat, "read_csv", lambda *args, **kwargs: used.append(1) or original(*args, **kwargs))
 
     def reads(**settings: bool) -> int:
         compat.apply(**settings)
@@ -682,9 +670,7 @@ def test_an_unknown_recbole_gives_warnings_and_works(tmp_path: Path) -> None:
     data.mkdir(parents=True)
     data.parent.joinpath("__init__.py").write_text("__version__ = '9.9.9'\n")
     data.joinpath("__init__.py").write_text("")
-    data.joinpath("interaction.py").write_text(
-        "class Interaction:\n    def __init__(self):\n        self.a = 1\n"
-    )
+    data.joinpath("interaction.py").write_text("class Interaction:\n    def __init__(self):\n        self.a = 1\n")
     out = python(
         """
         import json, warnings

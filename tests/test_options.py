@@ -6,9 +6,7 @@ from recbole_msr.options import Options
 
 
 def test_values_of_the_right_kind_are_returned_as_plain_python():
-    option = Options(
-        {"k": np.int64(5), "p": 1, "on": False, "act": "relu", "sizes": (np.int64(8), 4), "none": []}
-    )
+    option = Options({"k": np.int64(5), "p": 1, "on": False, "act": "relu", "sizes": (np.int64(8), 4), "none": []})
     assert option.integer("k") == 5
     assert type(option.integer("k")) is int
     assert option.number("p", at_least=0) == 1.0

@@ -124,6 +124,8 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
     save_file(tensors, folder / _TENSOR_FILE)
     state["digest"] = _digest(folder / _TENSOR_FILE)
     (folder / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    # safetensors makes a file that only its owner may read.
+    (folder / _TENSOR_FILE).chmod((folder / _STATE_FILE).stat().st_mode & 0o777)
 
 
 def read_state(dataset: Any, folder: Path) -> None:

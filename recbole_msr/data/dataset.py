@@ -49,7 +49,7 @@ class ScenarioDataset(Dataset):
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
         if schema is None:
-            raise InputError("a multi-scenario dataset needs 'tasks', e.g. tasks: {click: {field: rating, at_least: 4}}")
+            raise InputError("a multi-scenario dataset needs tasks, e.g. tasks: {click: {field: rating, at_least: 4}}")
         self.schema = schema
         self._restored = False
         self.number_scale = {}
@@ -128,7 +128,8 @@ class ScenarioDataset(Dataset):
                 available[suffix] = [column.split(":")[0] for column in head]
         for suffix, fields in available.items():
             if field in fields:
-                return f"field '{field}' is in {self.dataset_name}.{suffix} but not loaded: add it to load_col: {suffix}"
+                where = f"{self.dataset_name}.{suffix}"
+                return f"field '{field}' is in {where} but not loaded: add it to load_col: {suffix}"
         everything = [name for fields in available.values() for name in fields]
         listing = "; ".join(f".{suffix}: {', '.join(fields)}" for suffix, fields in available.items())
         return f"no field '{field}' in dataset '{self.dataset_name}'{nearest(field, everything)} It has {listing}."
@@ -147,8 +148,9 @@ class ScenarioDataset(Dataset):
         scenario_source, scenario = self._scenario_column()
         for field in dict.fromkeys(task.field for task in self.schema.tasks):
             self._drop_field(field)
-        if self.schema.scenario.field in self.field2type and not self.schema.scenario.keep_field:
-            self._drop_field(self.schema.scenario.field)
+        declared = self.schema.scenario
+        if declared.field is not None and declared.field in self.field2type and not declared.keep_field:
+            self._drop_field(declared.field)
         super()._remap_ID_all()
 
         for field, values in labels.items():
@@ -196,7 +198,7 @@ class ScenarioDataset(Dataset):
     def _drop_field(self, field: str) -> None:
         (feat,) = self.field2feats(field)
         self._del_col(feat, field)
-        self._rest_fields = np.array([name for name in self._rest_fields if name != field])
+        self._rest_fields: np.ndarray = np.array([name for name in self._rest_fields if name != field])
 
     def _fill_nan(self) -> None:
         for field in self.config["numerical_features"] or []:
@@ -278,6 +280,9 @@ class ScenarioDataset(Dataset):
             times = self.inter_feat[self.time_field]
             if np.min(times) == np.max(times):
                 raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:g}")
+        if "TS" in split and order != "TO":
+            # RecBole cuts each user's rows where they stand, so unsorted ones would mix past and future.
+            raise InputError("eval_args: a split by time (TS) needs order: TO")
         for mode, ratios in split.items():
             if mode in ("RS", "TS") and len(ratios) != len(SPLITS):
                 raise InputError(f"eval_args: split needs three shares (train, valid, test), got {mode}: {ratios}")
@@ -335,7 +340,8 @@ class ScenarioDataset(Dataset):
         """Tell which scenarios have too few rows, or one class, in a split; `scenario` are the ids of all rows."""
         logger = logging.getLogger(__name__)
         least = self.config["min_scenario_rows"] or 1
-        for split, part in zip(SPLITS, np.split(np.arange(len(scenario)), np.cumsum(self.split_sizes)[:-1]), strict=True):
+        parts = np.split(np.arange(len(scenario)), np.cumsum(self.split_sizes)[:-1])
+        for split, part in zip(SPLITS, parts, strict=True):
             for index, name in enumerate(self.scenario_names, start=1):
                 inside = part[scenario[part] == index]
                 if len(inside) < least:

@@ -53,9 +53,7 @@ def markdown(evaluation: Evaluation) -> str:
     header = _header(evaluation)
     rows = [row for section in _sections(evaluation) for row in section]
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
-    table = "\n".join(
-        f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines
-    )
+    table = "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
     notes = "\n".join(f"- {note}" for note in _notes(evaluation))
     return f"{table}\n\n{notes}\n" if notes else f"{table}\n"
 
@@ -80,11 +78,7 @@ def _sections(evaluation: Evaluation) -> list[list[list[str]]]:
         return ["macro mean", name, "", "", *(_number(evaluation.macro(metric, task)) for metric in metrics)]
 
     sections = [
-        [
-            line(scenario, task, cell)
-            for scenario, row in evaluation.cells.items()
-            for task, cell in row.items()
-        ]
+        [line(scenario, task, cell) for scenario, row in evaluation.cells.items() for task, cell in row.items()]
     ]
     if not _pooled_repeats_cells(evaluation):
         sections.append([line("all rows", task, cell) for task, cell in evaluation.pooled.items()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[
         settings: the run's settings (plain values), among them "model" and "dataset".
         epoch: the epoch the weights are from, counted from 0.
     """
-    other = getattr(model, "other_parameter", dict)()
+    other: dict[str, Any] = model.other_parameter() if hasattr(model, "other_parameter") else {}  # type: ignore[operator]
     content = {
         "format": FORMAT,
         "config": dict(settings),
@@ -62,8 +63,29 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises:
         InputError: there is no such file, it is damaged, or it is something else.
     """
+    content = _load(path, map_location)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "another kind of file") if isinstance(content, dict) else "another kind of file"
+        raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {found}")
+    return content
+
+
+def check_resumable(path: str | Path) -> None:
+    """Make sure that training can go on from a last.ckpt.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or it is something else.
+    """
+    content = _load(path, "cpu")
+    if not isinstance(content, dict) or not {"loops", "state_dict", "optimizer_states"} <= set(content):
+        raise InputError(f"the checkpoint {path} cannot be read as the state of an interrupted run")
+
+
+def _load(path: str | Path, map_location: Any) -> Any:
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol, before the error that tells what the file is
+            return torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}") from error
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -71,10 +93,6 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
         raise InputError(
             f"the checkpoint {path} cannot be read: it is damaged, cut short, or not a recbole-msr checkpoint ({first})"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format", "another kind of file") if isinstance(content, dict) else "another kind of file"
-        raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {found}")
-    return content
 
 
 def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -92,7 +110,7 @@ def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "
             f"data ({str(error).splitlines()[-1].strip()})"
         ) from error
     if hasattr(model, "load_other_parameter"):
-        model.load_other_parameter(content["other_parameter"])
+        model.load_other_parameter(content["other_parameter"])  # type: ignore[operator]
     return content
 
 

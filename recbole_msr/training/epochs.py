@@ -41,6 +41,7 @@ class EpochKeeper(Checkpoint):
         best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
         history: a mapping a finished epoch.
         train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
+        seconds_before: the part of train_seconds from before the run was resumed.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EpochKeeper(Checkpoint):
         self.history: list[dict[str, Any]] = []
         self.train_seconds = 0.0
         self.train_rows = 0
+        self.seconds_before = 0.0
         self._without_gain = 0
 
     _STATE = (
@@ -76,6 +78,7 @@ class EpochKeeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key in self._STATE:
             setattr(self, key, state_dict[key])
+        self.seconds_before = self.train_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -126,12 +129,15 @@ class EpochKeeper(Checkpoint):
             undefined = module.evaluation.undefined if module.evaluation is not None else []
             reasons = "; ".join(f"{scenario}, {task}: {reason}" for scenario, task, reason in undefined)
             raise InputError(
-                f"valid_metric '{self._config['valid_metric']}' has no value on the validation split{nearest(self.metric, known)} "
-                f"It has: {', '.join(known)}.{' Undefined cells: ' + reasons if reasons else ''}"
+                f"valid_metric '{self._config['valid_metric']}' has no value on the validation split"
+                f"{nearest(self.metric, known)} It has: {', '.join(known)}."
+                f"{' Undefined cells: ' + reasons if reasons else ''}"
             )
         score = float(module.metrics[self.metric])
         if score != score:
-            raise InputError(f"valid_metric '{self.metric}' is undefined on the validation split: it holds one class only")
+            raise InputError(
+                f"valid_metric '{self.metric}' is undefined on the validation split: it holds one class only"
+            )
         start = float("-inf") if self.bigger else float("inf")
         self.best_score, self._without_gain, stop, improved = early_stopping(
             score,
@@ -155,10 +161,10 @@ class EpochKeeper(Checkpoint):
         if score is not None:
             line += f"  valid {self.metric} {score:.4f}{'  best' if improved else ''}"
         bar = trainer.progress_bar_callback
-        if isinstance(bar, pl.callbacks.TQDMProgressBar) and bar.is_enabled:
-            bar.print(line)
-        else:
-            logger.info(line)
+        shown = isinstance(bar, pl.callbacks.TQDMProgressBar) and bar.is_enabled
+        if shown:
+            bar.print(line)  # type: ignore[union-attr]
+        logger.info(line, extra={"shown": shown})  # for the log file; a terminal has it already
 
     def _write_metrics(self, path: Path) -> None:
         columns = list(dict.fromkeys(key for row in self.history for key in row))
@@ -180,15 +186,25 @@ class EpochKeeper(Checkpoint):
             raise
 
 
-def progress_bar() -> pl.callbacks.TQDMProgressBar:
-    """Lightning's bar, one line for all epochs, drawn seldom enough not to slow small batches down."""
-    return pl.callbacks.TQDMProgressBar(refresh_rate=10)
+class ProgressBar(pl.callbacks.TQDMProgressBar):
+    """Lightning's bar, drawn seldom enough not to slow small batches down; epochs count from 1 as everywhere here."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")
 
 
 def check_device_count(options: Mapping[str, Any]) -> None:
     """Refuse more GPUs than the machine shows to this process."""
     devices = options.get("devices")
-    if options.get("accelerator") in ("gpu", "cuda") and isinstance(devices, int) and devices > torch.cuda.device_count():
+    if (
+        options.get("accelerator") in ("gpu", "cuda")
+        and isinstance(devices, int)
+        and devices > torch.cuda.device_count()
+    ):
         raise InputError(
             f"lightning: devices: {devices}, but {torch.cuda.device_count()} GPUs are visible; RecBole's gpu_id "
             "(now the only one used) names them: --gpu_id=0,1"

@@ -117,17 +117,13 @@ class Evaluation:
             "main_task": self.main_task,
             "pooled": {task: asdict(cell) for task, cell in self.pooled.items()},
             "cells": {
-                scenario: {task: asdict(cell) for task, cell in row.items()}
-                for scenario, row in self.cells.items()
+                scenario: {task: asdict(cell) for task, cell in row.items()} for scenario, row in self.cells.items()
             },
             "macro": {metric: self.macro(metric) for metric in METRICS},
-            "macro_by_task": {
-                task: {metric: self.macro(metric, task) for metric in METRICS} for task in self.tasks
-            },
+            "macro_by_task": {task: {metric: self.macro(metric, task) for metric in METRICS} for task in self.tasks},
             "worst": {metric: None if cell is None else cell._asdict() for metric, cell in worst.items()},
             "undefined": [
-                {"scenario": scenario, "task": task, "reason": reason}
-                for scenario, task, reason in self.undefined
+                {"scenario": scenario, "task": task, "reason": reason} for scenario, task, reason in self.undefined
             ],
         }
 
@@ -137,10 +133,7 @@ class Evaluation:
         return cls(
             data["main_task"],
             {task: Cell(**cell) for task, cell in data["pooled"].items()},
-            {
-                scenario: {task: Cell(**cell) for task, cell in row.items()}
-                for scenario, row in data["cells"].items()
-            },
+            {scenario: {task: Cell(**cell) for task, cell in row.items()} for scenario, row in data["cells"].items()},
         )
 
     def _named(self) -> Iterator[tuple[tuple[str, str], Cell]]:
@@ -193,14 +186,10 @@ def evaluate_cells(
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
     for column, task in enumerate(task_names):
         known = labels[:, column] != MISSING_LABEL
-        of = _Rows(
-            predictions[known, column], labels[known, column], None if user_code is None else user_code[known]
-        )
+        of = _Rows(predictions[known, column], labels[known, column], None if user_code is None else user_code[known])
         everywhere = np.full(len(of.label), UNKNOWN_SCENARIO + 1)
         pooled[task] = of.cells(everywhere, 1, min_rows=1)[0]
-        for name, cell in zip(
-            scenario_names, of.cells(scenario[known], len(scenario_names), min_rows), strict=True
-        ):
+        for name, cell in zip(scenario_names, of.cells(scenario[known], len(scenario_names), min_rows), strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
 
@@ -217,11 +206,7 @@ class _Rows:
         """The cells of scenarios 1..count, given each row's scenario."""
         by_scenario = grouped_auc(scenario, self.rank, self.label)
         # A lone group is summed as RecBole sums it (pairwise): the last digits agree.
-        loss = (
-            [0.0, self.loss.sum()]
-            if count == 1 and (scenario == 1).all()
-            else np.bincount(scenario, self.loss)
-        )
+        loss = [0.0, self.loss.sum()] if count == 1 and (scenario == 1).all() else np.bincount(scenario, self.loss)
         gauc = self._gauc(scenario, count)
         found = {}
         for number, auc, rows, positives in zip(*(part.tolist() for part in by_scenario), strict=True):
@@ -245,8 +230,7 @@ class _Rows:
         by_user = grouped_auc(scenario * width + self.user, self.rank, self.label)
         edges = np.searchsorted(by_user.group, np.arange(count + 2) * width)
         return [
-            weighted_mean_auc(GroupedAUC(*(part[start:stop] for part in by_user)))
-            for start, stop in pairwise(edges)
+            weighted_mean_auc(GroupedAUC(*(part[start:stop] for part in by_user))) for start, stop in pairwise(edges)
         ]
 
 

@@ -17,15 +17,18 @@ from recbole_msr.plugin import read_yaml
 from recbole_msr.training.checkpoint import write_atomically
 
 # Settings that a resumed run may change: none of them touches what has been computed.
-_FREE = {"epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict", "gpu_id", "use_gpu"}
+_FREE = {
+    *("epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict"),
+    *("gpu_id", "use_gpu"),
+}
 _RUN_DIR = "RECBOLE_MSR_RUN_DIR"
 
 
 class RunFolder:
     """One run's folder.
 
-    A folder that holds a run already is never written over: a new run goes below it, into run-2, run-3, and so on.
-    A folder that was made for a run which could not start is removed again.
+    A folder that holds a run already, or that one has just started in, is never written over: a new run goes below it,
+    into run-2, run-3, and so on. A folder that was made for a run which could not start is removed again.
 
     Args:
         path: the folder; None for a new one below runs/ named after model, dataset and time.
@@ -45,29 +48,51 @@ class RunFolder:
         if resume:
             if path is None:
                 raise InputError("--resume goes on with the run in --output_dir=DIR: give that folder")
-            self.path = Path(path)
-            if not os.path.isfile(self.file("config.yaml")):
-                raise InputError(f"there is no run to resume in {self.path}: it has no config.yaml")
+            self.path = self.to_resume(path).parent
+            self._make()
         else:
             wanted = Path(path) if path is not None else Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-            self.path = _free(wanted)
-        self._make()
+            self.path, number = wanted, 2
+            while _holds_a_run(self.path) or not self._make(claim=True):
+                self.path, number = wanted / f"run-{number}", number + 1
         os.environ[_RUN_DIR] = str(self.path.resolve())
 
-    def _make(self) -> None:
+    @staticmethod
+    def to_resume(path: str | Path) -> Path:
+        """The config.yaml of a run that can be resumed.
+
+        Raises:
+            InputError: there is none.
+        """
+        config = Path(path, "config.yaml")
+        if not os.path.isfile(config):
+            raise InputError(f"there is no run to resume in {path}: it has no config.yaml")
+        return config
+
+    def _make(self, claim: bool = False) -> bool:
+        """Make the folder and see that it can be written; False if another run claims it first, by its log file."""
         missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
+            if claim:
+                self.file("run.log").touch(exist_ok=False)
+        except FileExistsError as error:
+            if not os.path.isdir(self.path):
+                raise InputError(f"the output folder {self.path} cannot be written: {error.strerror}") from error
+            return False
         except OSError as error:
             self._made = [folder for folder in missing if os.path.isdir(folder)]
             self.discard()
             raise InputError(f"the output folder {self.path} cannot be written: {error.strerror or error}") from error
         self._made = missing
+        return True
 
     def discard(self) -> None:
-        """Remove the folders made for this run, as far as they are empty."""
+        """Remove the log file and the folders made for this run, as far as they are empty."""
+        if os.path.isdir(self.path):
+            self.file("run.log").unlink(missing_ok=True)
         for folder in self._made:
             try:
                 folder.rmdir()
@@ -101,8 +126,5 @@ class RunFolder:
             raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")
 
 
-def _free(path: Path) -> Path:
-    candidate, number = path, 2
-    while any(os.path.exists(candidate / name) for name in ("config.yaml", "result.json", "best.ckpt")):
-        candidate, number = path / f"run-{number}", number + 1
-    return candidate
+def _holds_a_run(path: Path) -> bool:
+    return any(os.path.exists(path / name) for name in ("config.yaml", "result.json", "best.ckpt"))

@@ -101,9 +101,7 @@ def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values)
     if len(values) and values.dtype.kind in "iu":
         low, high = int(values.min()), int(values.max())
-        if high - low < len(
-            values
-        ):  # small integers already are codes; np.unique would sort them for nothing
+        if high - low < len(values):  # small integers already are codes; np.unique would sort them for nothing
             return values.astype(np.int64) - low, np.arange(low, high + 1)
     distinct, codes = np.unique(values, return_inverse=True)
     return codes.reshape(-1), distinct

@@ -64,6 +64,8 @@ class RecModule(pl.LightningModule):
         self._scheduler: Any = None
         self._scheduler_state: Any = None
         self._random: Any = None
+        several = self._schema is not None and hasattr(model, "predict_tasks")
+        self._columns = len(self._schema.tasks) if several and self._schema is not None else 1
 
     def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
         losses = self.model.calculate_loss(batch)
@@ -132,7 +134,9 @@ class RecModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         loader = self._eval_loader()
-        scores = gather_rows(torch.cat(self._predictions), row_numbers(loader), len(loader.table))
+        # Of fewer rows than processes, some processes have none.
+        own = torch.cat(self._predictions) if self._predictions else torch.empty(0, self._columns)
+        scores = gather_rows(own, row_numbers(loader), len(loader.table))
         del self._predictions
         self._check(scores, "predictions")
         everything = loader.table.batch(slice(None))
@@ -187,7 +191,9 @@ class PackedData(pl.LightningDataModule):
         super().__init__()
         self._config = config
         self._tables = {
-            name: PackedTable(split, config["data_device"] or "cpu") for name, split in splits.items() if split is not None
+            name: PackedTable(split, config["data_device"] or "cpu")
+            for name, split in splits.items()
+            if split is not None
         }
         self.scenario_names = next((getattr(split, "scenario_names", None) for split in splits.values()), None)
 
@@ -248,11 +254,14 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
     if not schedule:
         return None
     if not isinstance(schedule, Mapping) or "name" not in schedule:
-        raise InputError(f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}")
+        raise InputError(
+            f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}"
+        )
     arguments = {key: value for key, value in schedule.items() if key != "name"}
-    scheduler: Any = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
-    if not inspect.isclass(scheduler):
+    found = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
+    if not inspect.isclass(found):
         raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
+    scheduler: Any = found
     try:
         return scheduler(optimizer, **arguments)
     except TypeError as error:
@@ -267,7 +276,13 @@ def _random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "python": (version, list(numbers), gauss),
-        "numpy": (str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), int(position), int(has_gauss), float(cached)),
+        "numpy": (
+            str(kind),
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
     }
 
 

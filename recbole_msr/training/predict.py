@@ -60,7 +60,7 @@ class Predictor:
 
         Args:
             rows: a column for the user, the item, and every field of the interactions that the model reads; fields of
-                known users and items may be left out, and are taken from the training data's tables.
+                users and items may be left out, or empty in some rows: those of known ones are in the run's tables.
             batch_size: rows scored at once.
 
         Returns:
@@ -99,6 +99,8 @@ class Predictor:
                 inputs[field] = self._scenario(rows, inputs, key, table)
             elif field in rows:
                 inputs[field] = self._values(field, rows[field])
+                if table is not None:
+                    self._fill(inputs[field], rows[field], table[field][inputs[key]])
             elif table is not None:
                 inputs[field] = table[field][inputs[key]]
             elif self._is_input(field):
@@ -109,11 +111,20 @@ class Predictor:
         kind = self._dataset.field2type[field]
         return kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ) or field in self._config["numerical_features"]
 
-    def _tokens(self, field: str, values: pd.Series) -> torch.Tensor:
+    @staticmethod
+    def _fill(column: torch.Tensor, values: pd.Series, instead: torch.Tensor) -> None:
+        """Put in what the tables know where a row has no value."""
+        missing = torch.tensor(values.isna().tolist(), dtype=torch.bool)
+        column[missing] = instead[missing]
+
+    def _tokens(self, field: str, values: Any) -> torch.Tensor:
         known = self._dataset.field2token_id[field]
         ids = np.array([self._id(value, known) for value in values], dtype=np.int64)
-        if (ids == 0).any():
-            self.unknown[field] = int((ids == 0).sum())
+        unseen = ids == 0
+        if field not in (self._dataset.uid_field, self._dataset.iid_field):
+            unseen &= values.notna().to_numpy(dtype=bool)
+        if unseen.any():
+            self.unknown[field] = int(unseen.sum())
         return torch.from_numpy(ids)
 
     @staticmethod
@@ -142,7 +153,9 @@ class Predictor:
             return torch.from_numpy(table)
         if kind == FeatureType.FLOAT_SEQ:
             if field in self._config["numerical_features"]:
-                raise InputError(f"'{field}' holds sequences of numbers: they can be taken from the tables only; leave it out")
+                raise InputError(
+                    f"'{field}' holds sequences of numbers: they come from the run's tables only; leave it out"
+                )
             return torch.zeros(len(values))
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64)
         if field not in self._config["numerical_features"]:
@@ -162,6 +175,8 @@ class Predictor:
             values = rows.iloc[:, 0] if declared.field is None else rows[declared.field]
             names = self._dataset.scenario_names
             ids = torch.from_numpy(declared.assign([None if pd.isna(v) else v for v in values], names))
+            if table is not None:
+                self._fill(ids, values, table[SCENARIO_FIELD][inputs[key]])
         elif table is not None:
             ids = table[SCENARIO_FIELD][inputs[key]]
         else:

@@ -6,6 +6,7 @@ import logging
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def run(
     settings |= config or {}
     output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
     if resume and output_dir is not None and model is None and "model" not in settings:
-        settings = plugin.read_yaml(Path(output_dir, "config.yaml")) | settings
+        settings = plugin.read_yaml(RunFolder.to_resume(output_dir)) | settings
     name = model or settings.pop("model", None)
     data_name = dataset or settings.pop("dataset", None)
     settings.pop("model", None)
@@ -98,10 +99,10 @@ def run(
             raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
         with _log_file(folder.file("run.log"), str(recbole_config["state"] or "INFO")):
             return _Run(recbole_config, folder, resume, callbacks, started).go()
-    except InputError:
-        if not resume and not folder.file("metrics.csv").exists():  # it never began
-            for name in ("config.yaml", "run.log"):
-                folder.file(name).unlink(missing_ok=True)
+    except BaseException as error:
+        began = folder.file("metrics.csv").exists()
+        if not resume and not began and (isinstance(error, InputError) or not folder.file("config.yaml").exists()):
+            folder.file("config.yaml").unlink(missing_ok=True)
             folder.discard()
         raise
     finally:
@@ -116,6 +117,14 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     """
     model_class = plugin.model_class(model)
     from recbole.config import Config
+    from recbole.utils import ModelType
+
+    kind = getattr(model_class, "type", None)
+    if settings.get("tasks") and kind in (ModelType.SEQUENTIAL, ModelType.KNOWLEDGE):
+        raise InputError(
+            f"{model} is a {kind.name.lower()} model, with data of its own kind: scenarios and tasks are for models "
+            "that predict from one row's fields"
+        )
 
     arguments = sys.argv
     try:
@@ -207,7 +216,7 @@ class _Run:
             "versions": _versions(),
         }
         summary["seconds"] = {"data": round(data_seconds, 3), **summary["seconds"]}
-        summary["seconds"]["total"] = round(time.perf_counter() - self.started, 3)
+        summary["seconds"]["total"] = round(time.perf_counter() - self.started + outcome.seconds_before, 3)
         if _first_process():
             self.folder.write_json("result.json", summary)
             self.folder.file("last.ckpt").unlink(missing_ok=True)
@@ -222,10 +231,7 @@ class _Run:
         try:
             dataset = create_dataset(self.config)
             if self.config["tasks"] is not None and not isinstance(dataset, ScenarioDataset):
-                raise InputError(
-                    f"{self.config['model']} is a {self.config['MODEL_TYPE'].name.lower()} model with a dataset of its "
-                    "own kind: scenarios and tasks are for models that predict from one row's fields"
-                )
+                raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
             return dataset, data_preparation(self.config, dataset)
         except InputError:
             raise
@@ -247,7 +253,12 @@ class _Run:
     def _train_lightning(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
         last = self.folder.file("last.ckpt")
         trainer = LightningTrainer(
-            self.config, model, self.callbacks, self.folder.path, self.settings, last if self.resume and last.exists() else None
+            self.config,
+            model,
+            self.callbacks,
+            self.folder.path,
+            self.settings,
+            last if self.resume and last.exists() else None,
         )
         _check_valid_metric(self.config, loaders[0]._dataset)
         show = bool(self.config["show_progress"])
@@ -270,7 +281,7 @@ class _Run:
             "seconds": {"train": round(epochs.train_seconds, 3)},
             "rows_per_second": round(epochs.train_rows / epochs.train_seconds) if epochs.train_seconds else None,
         }
-        return _Outcome(summary, valid, trainer.evaluation)
+        return _Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
 
     def _train_recbole(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
         """RecBole's own trainer, unchanged, with its files in the run's folder."""
@@ -282,7 +293,8 @@ class _Run:
         config = self.config
         config["checkpoint_dir"] = str(self.folder.path)
         history: list[dict[str, Any]] = []
-        with plugin.tensorboard_below(self.folder.path):
+        with plugin.tensorboard_below(self.folder.path), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its use of torch.cuda.amp
             trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
             if trainer_class is LightningTrainer:
                 trainer_class = Trainer
@@ -299,7 +311,8 @@ class _Run:
             test = trainer.evaluate(loaders[2], load_best_model=True, show_progress=config["show_progress"])
         Path(trainer.saved_model_file).unlink(missing_ok=True)  # a pickle; the weights go into best.ckpt
         best = 1 + max(
-            (row["epoch"] - 1 for row in history if row["valid_score"] == score), default=len(trainer.train_loss_dict) - 1
+            (row["epoch"] - 1 for row in history if row["valid_score"] == score),
+            default=len(trainer.train_loss_dict) - 1,
         )
         save_checkpoint(self.folder.file("best.ckpt"), model, self.settings, best)
         _write_history(self.folder, trainer.train_loss_dict, history)
@@ -326,6 +339,7 @@ class _Outcome:
     summary: dict[str, Any]
     valid: Evaluation | None = None
     test: Evaluation | None = None
+    seconds_before: float = 0.0  # of training, before the run was resumed
 
 
 def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Sequence[Mapping[str, Any]]) -> None:
@@ -344,9 +358,15 @@ def _check_valid_metric(config: Any, dataset: Any) -> None:
     scenarios = getattr(dataset, "scenario_names", ["all"])
     for name in ("auc", "gauc", "logloss"):
         cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
-        known += [name, *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells))]
+        known += [
+            name,
+            *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells)),
+        ]
     if metric not in [name.lower() for name in known]:
-        raise InputError(f"there is no valid_metric '{config['valid_metric']}'{nearest(metric, known)} Known: {', '.join(dict.fromkeys(known))}")
+        listing = ", ".join(dict.fromkeys(known))
+        raise InputError(
+            f"there is no valid_metric '{config['valid_metric']}'{nearest(metric, known)} Known: {listing}"
+        )
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -393,4 +413,3 @@ def _log_file(path: Path, state: str) -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(before)
         handler.close()
-

@@ -17,8 +17,8 @@ import torch
 from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.training.checkpoint import load_weights
-from recbole_msr.training.epochs import EpochKeeper, check_device_count, progress_bar
+from recbole_msr.training.checkpoint import check_resumable, load_weights
+from recbole_msr.training.epochs import EpochKeeper, ProgressBar, check_device_count
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.module import PackedData, RecModule
 
@@ -56,7 +56,9 @@ class LightningTrainer:
         resume_from: str | Path | None = None,
     ) -> None:
         if getattr(model, "input_type", config["MODEL_INPUT_TYPE"]) != InputType.POINTWISE:
-            raise InputError(f"{config['model']} does not learn row by row; it needs RecBole's trainer (trainer: recbole)")
+            raise InputError(
+                f"{config['model']} does not learn row by row; it needs RecBole's trainer (trainer: recbole)"
+            )
         if config["train_neg_sample_args"]["distribution"] != "none":
             raise InputError(
                 "labels are read from the data here, so no negatives may be sampled: set train_neg_sample_args: ~ "
@@ -101,6 +103,8 @@ class LightningTrainer:
         Returns:
             The best validation score and the RecBole metrics of that epoch; (-1, None) without validation data.
         """
+        if self._resume_from is not None:
+            check_resumable(self._resume_from)
         best_path = Path(self.saved_model_file) if saved else None
         if best_path is not None:
             best_path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +193,7 @@ class LightningTrainer:
         options |= given
         check_device_count(options)
         if options["enable_progress_bar"] and not any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks):
-            callbacks.append(progress_bar())
+            callbacks.append(ProgressBar())
         options.setdefault("enable_checkpointing", self.epochs is not None)
         if not validate:
             options["limit_val_batches"] = 0

@@ -98,9 +98,7 @@ def train(model: str, settings: dict[str, Any]) -> dict[str, Any]:
     test = trainer.evaluate(test_data, show_progress=False)
     losses = [trainer.train_loss_dict[epoch] for epoch in sorted(trainer.train_loss_dict)]
     return {
-        "train_loss": [
-            [float(x) for x in loss] if isinstance(loss, tuple) else float(loss) for loss in losses
-        ],
+        "train_loss": [[float(x) for x in loss] if isinstance(loss, tuple) else float(loss) for loss in losses],
         "valid": {name: float(value) for name, value in valid.items()},
         "test": {name: float(value) for name, value in test.items()},
     }

@@ -53,12 +53,8 @@ def test_ties_count_half_by_hand():
     assert (auc.rows.tolist(), auc.positives.tolist()) == ([4, 2], [2, 1])
 
 
-@pytest.mark.parametrize(
-    "groups", [np.array([3, 1, 3]), np.array([-10, 10**15, -10]), np.array(["b", "a", "b"])]
-)
-@pytest.mark.parametrize(
-    "scores", [np.array([0.1, 0.5, 0.9]), np.array([-(10**15), 0, 10**15]), np.array([0, -1, 1])]
-)
+@pytest.mark.parametrize("groups", [np.array([3, 1, 3]), np.array([-10, 10**15, -10]), np.array(["b", "a", "b"])])
+@pytest.mark.parametrize("scores", [np.array([0.1, 0.5, 0.9]), np.array([-(10**15), 0, 10**15]), np.array([0, -1, 1])])
 def test_groups_and_scores_may_be_anything_that_sorts(groups, scores):
     auc = grouped_auc(groups, scores, np.array([0, 1, 1]))
     order = np.argsort(groups[:2])
@@ -108,9 +104,7 @@ def test_main_task_equals_recbole(data):
     labels = np.where(labels == MISSING_LABEL, 0, labels).astype(np.float32)
     flat = _evaluate(predictions, labels, scenario, users).flat()
     config = {"metric_decimal_place": 4}
-    assert flat["auc"] == pytest.approx(
-        metrics.AUC(config).metric_info(predictions[:, 0], labels[:, 0]), abs=1e-12
-    )
+    assert flat["auc"] == pytest.approx(metrics.AUC(config).metric_info(predictions[:, 0], labels[:, 0]), abs=1e-12)
     assert flat["logloss"] == metrics.LogLoss(config).metric_info(predictions[:, 0], labels[:, 0])
 
 
@@ -259,9 +253,7 @@ def test_no_rows_at_all():
 def test_nan_predictions_stop_with_the_first_row(data):
     predictions = data[0].copy()
     predictions[[4, 9], 1] = np.nan
-    with pytest.raises(
-        FloatingPointError, match=r"NaN in 2 of 3000 rows \(the first is row 4, task 'like'\)"
-    ):
+    with pytest.raises(FloatingPointError, match=r"NaN in 2 of 3000 rows \(the first is row 4, task 'like'\)"):
         _evaluate(predictions, *data[1:])
 
 

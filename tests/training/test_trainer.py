@@ -1,4 +1,4 @@
-"""The Lightning path gives RecBole's own numbers, keeps the best epoch, resumes exactly, and is exact over processes."""
+"""The Lightning path: RecBole's own numbers, the best epoch, exact resuming, exact evaluation over processes."""
 
 import csv
 import json
@@ -75,7 +75,13 @@ def test_same_numbers_as_under_recboles_own_trainer(model, settings, tmp_path, m
 
 def test_the_best_epoch_is_tested_and_saved_though_training_never_stopped_early(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = SMALL | {"data_path": str(tiny_data), "epochs": 8, "learning_rate": 0.05, "stopping_step": 100, "train_batch_size": 64}
+    given = SMALL | {
+        "data_path": str(tiny_data),
+        "epochs": 8,
+        "learning_rate": 0.05,
+        "stopping_step": 100,
+        "train_batch_size": 64,
+    }
     given |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
     result = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out", "metric_decimal_place": 12})
     with open(result.folder / "metrics.csv") as file:
@@ -88,7 +94,9 @@ def test_the_best_epoch_is_tested_and_saved_though_training_never_stopped_early(
 
     content = torch.load(result.folder / "best.ckpt", weights_only=True)
     assert content["epoch"] == best + 1
-    again = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "again", "metric_decimal_place": 12, "epochs": best + 1})
+    again = recbole_msr.run(
+        "HiNet", "tiny", config=given | {"output_dir": "again", "metric_decimal_place": 12, "epochs": best + 1}
+    )
     assert again.summary["test"] == result.summary["test"]
 
 
@@ -119,7 +127,13 @@ def test_selection_does_not_see_the_test_split(tiny_data, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("schedule", [None, {"name": "CosineAnnealingLR", "T_max": 6}])
 def test_a_killed_run_resumes_to_the_identical_result(schedule, tiny_data, tmp_path):
-    settings = SMALL | {"data_path": str(tiny_data), "epochs": 40, "stopping_step": 100, "train_batch_size": 32, "dropout": 0.3}
+    settings = SMALL | {
+        "data_path": str(tiny_data),
+        "epochs": 40,
+        "stopping_step": 100,
+        "train_batch_size": 32,
+        "dropout": 0.3,
+    }
     settings |= {"scenario": {"field": "age", "bins": [30]}, "tasks": {"click": {"field": "rating", "at_least": 4}}}
     settings |= {"lr_scheduler": schedule, "metric_decimal_place": 12}
     whole = recbole_msr.run("HiNet", "tiny", config=settings | {"output_dir": str(tmp_path / "whole")})
@@ -158,7 +172,9 @@ def _epochs(folder):
 
 def _losses(folder):
     with open(Path(folder) / "metrics.csv") as file:
-        return [(row["epoch"], row["train_loss"], row["valid/auc"], row["learning_rate"]) for row in csv.DictReader(file)]
+        return [
+            (row["epoch"], row["train_loss"], row["valid/auc"], row["learning_rate"]) for row in csv.DictReader(file)
+        ]
 
 
 def test_a_resumed_run_must_have_the_settings_it_began_with(tiny_data, tmp_path, monkeypatch):
@@ -209,7 +225,9 @@ def test_two_processes_evaluate_as_exactly_as_one(tiny_data, tmp_path):
 def test_options_reach_lightning_and_unknown_ones_are_refused(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = SMALL | {"data_path": str(tiny_data), "epochs": 3, "tasks": {"click": {"field": "rating", "at_least": 4}}}
-    result = recbole_msr.run("HiNet", "tiny", config=given | {"lightning": {"max_epochs": 1, "precision": "bf16-mixed"}})
+    result = recbole_msr.run(
+        "HiNet", "tiny", config=given | {"lightning": {"max_epochs": 1, "precision": "bf16-mixed"}}
+    )
     assert result.summary["epochs"] == 1
     with pytest.raises(InputError, match=r"no option 'acelerator'; did you mean 'accelerator'\?"):
         recbole_msr.run("HiNet", "tiny", config=given | {"lightning": {"acelerator": "cpu"}})
@@ -241,7 +259,9 @@ def test_a_cell_metric_can_be_selected_on(tiny_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = SMALL | {"data_path": str(tiny_data), "epochs": 3, "scenario": {"field": "age", "bins": [30]}}
     given |= {"tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}}
-    result = recbole_msr.run("HiNet", "tiny", config=given | {"valid_metric": "logloss/macro", "valid_metric_bigger": False})
+    result = recbole_msr.run(
+        "HiNet", "tiny", config=given | {"valid_metric": "logloss/macro", "valid_metric_bigger": False}
+    )
     with open(result.folder / "metrics.csv") as file:
         scores = [float(row["valid/logloss/macro"]) for row in csv.DictReader(file)]
     assert result.summary["best_valid_score"] == min(scores)

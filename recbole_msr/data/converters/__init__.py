@@ -11,7 +11,9 @@ from recbole_msr.errors import InputError, nearest
 CONVERTERS = {"ml-1m": movielens.convert_ml_1m}
 
 
-def convert(dataset: str, raw_dir: str | Path, out_dir: str | Path, sample: int | None = None, seed: int = 2020) -> Path:
+def convert(
+    dataset: str, raw_dir: str | Path, out_dir: str | Path, sample: int | None = None, seed: int = 2020
+) -> Path:
     """Write `out_dir/DATASET/DATASET.inter, .user, .item` from raw files.
 
     Args:
@@ -29,7 +31,8 @@ def convert(dataset: str, raw_dir: str | Path, out_dir: str | Path, sample: int 
         InputError: an unknown dataset, missing or unreadable raw files, an impossible sample.
     """
     if dataset not in CONVERTERS:
-        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS)} There is: {', '.join(CONVERTERS)}.")
+        known = ", ".join(CONVERTERS)
+        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS)} There is: {known}.")
     if sample is not None and sample < 1:
         raise InputError(f"--sample must be at least 1, got {sample}")
     raw, out = Path(raw_dir), Path(out_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pandas as pd
@@ -68,8 +69,8 @@ def _read(raw: Path, name: str) -> pd.DataFrame:
         # "::" between values; a single-character separator keeps pandas on its fast parser, and the empty columns
         # that it then sees between the colons are left out. Titles hold single colons, so they are split by hand.
         if name == "movies":
-            with pd.io.common.get_handle(path, "r", encoding="latin-1", compression="infer") as handles:
-                rows = [line.rstrip("\r\n").split("::") for line in handles.handle if line.strip()]
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="latin-1") as file:
+                rows = [line.rstrip("\r\n").split("::") for line in file if line.strip()]
             if any(len(row) != len(columns) for row in rows):
                 raise ValueError(f"a line of {path.name} has not {len(columns)} values between '::'")
             return pd.DataFrame(rows, columns=columns)

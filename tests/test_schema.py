@@ -1,0 +1,177 @@
+"""What a configuration declares becomes scenario ids and labels; what is declared wrongly is named."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recbole_msr.errors import InputError
+from recbole_msr.schema import MISSING_LABEL, Schema, as_token, label_field
+
+CLICK = {"click": {"field": "rating", "at_least": 4}}
+
+
+def _schema(scenario=None, tasks=CLICK, **more):
+    return Schema.from_config({"scenario": scenario, "tasks": tasks, **more})
+
+
+def _task(**spec):
+    return _schema(tasks={"t": {"field": "f", **spec}}).tasks[0]
+
+
+def test_a_configuration_without_tasks_has_no_schema():
+    assert Schema.from_config({}) is None
+
+
+def test_tasks_keep_their_order_and_the_first_is_the_main_one():
+    tasks = {"like": {"field": "rating", "at_least": 5}, "click": "clicked"}
+    schema = _schema(tasks=tasks)
+    assert schema.task_names == ["like", "click"]
+    assert schema.label_fields == ["label_like", "label_click"] == [label_field(n) for n in tasks]
+    assert (schema.main_task, schema.main_index) == ("like", 0)
+    assert _schema(tasks=tasks, main_task="click").main_index == 1
+
+
+# Labels
+
+
+def test_labels_by_threshold():
+    values = np.array([1.0, 3.5, 4.0, 4.5, 5.0])
+    assert _task(at_least=4).labels(values).tolist() == [0, 0, 1, 1, 1]
+    assert _task(above=4).labels(values).tolist() == [0, 0, 0, 1, 1]
+    assert _task(at_least=4).labels(["1", "3.5", "4", "4.5", "5"]).tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("values", [[0, 1, 1], ["0", "1", "1.0"], np.array([False, True, True]), np.array([0.0, 1, 1])])
+def test_labels_of_a_0_1_field(values):
+    labels = _task().labels(values)
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("values", [[1.0, math.nan, 0.0], ["1", None, "0"], ["1", "", "0"], ["1", math.nan, "0"]])
+def test_a_missing_label_is_an_error_that_counts_or_is_left_out(values):
+    assert _task(missing="ignore").labels(values).tolist() == [1, MISSING_LABEL, 0]
+    assert _task(missing="ignore", at_least=1).labels(values).tolist() == [1, MISSING_LABEL, 0]
+    with pytest.raises(InputError, match=r"task 't'.*'f' has no number in 1 of 3 rows.*first is interaction 2.*ignore"):
+        _task().labels(values)
+
+
+@pytest.mark.parametrize("missing", ["error", "ignore"])
+def test_a_label_that_is_not_0_or_1_is_named(missing):
+    with pytest.raises(InputError, match=r"task 't'.*'f' must hold 0 and 1, but holds 3 in 2 rows.*at_least"):
+        _task(missing=missing).labels([0, 1, 3, 4])
+    with pytest.raises(InputError, match=r"task 't'.*'f' must hold numbers, but holds 'yes' in interaction 2"):
+        _task(missing=missing).labels(["1", "yes"])
+
+
+# Scenarios
+
+
+def test_bins_take_their_lower_edge():
+    scenario = _schema({"field": "age", "bins": [25, 35]}).scenario
+    ages = [1, 24, 24.99, 25, 34, 35, 80]
+    expected = pd.cut(ages, [-math.inf, 25, 35, math.inf], right=False, labels=False) + 1
+    names = scenario.fixed_names()
+    assert names == ["age<25", "25<=age<35", "age>=35"]
+    assert scenario.assign(ages, names).tolist() == expected.tolist()
+    assert scenario.assign([str(age) for age in ages], names).tolist() == expected.tolist()
+    assert scenario.assign([math.nan, None, "?"], names).tolist() == [0, 0, 0]
+
+
+def test_bins_may_be_named():
+    declared = {"field": "age", "bins": [30], "names": ["young", "old"]}
+    assert _schema(declared).scenario.fixed_names() == ["young", "old"]
+
+
+def test_groups_and_the_rest():
+    groups = {"north": ["se", "no"], "south": "it", "code": [7]}
+    scenario = _schema({"field": "country", "groups": groups}).scenario
+    assert scenario.fixed_names() == ["north", "south", "code"]
+    values = ["no", "it", "se", "fr", None, 7.0, "7"]
+    assert scenario.assign(values, scenario.fixed_names()).tolist() == [1, 2, 1, 0, 0, 3, 3]
+    rest = _schema({"field": "country", "groups": groups, "other": "rest"}).scenario
+    assert rest.fixed_names() == ["north", "south", "code", "rest"]
+    assert rest.assign(values, rest.fixed_names()).tolist() == [1, 2, 1, 4, 0, 3, 3]
+
+
+def test_a_fields_own_values_and_no_scenario_at_all():
+    scenario = _schema("tab").scenario
+    assert scenario.fixed_names() is None
+    assert scenario.assign(["b", "a", "z"], ["a", "b"]).tolist() == [2, 1, 0]
+    assert _schema().scenario.fixed_names() == ["all"]
+    assert _schema().scenario.assign([None, 1, "x"], ["all"]).tolist() == [1, 1, 1]
+
+
+def test_a_source_field_stays_a_feature_only_where_something_is_derived_from_it():
+    assert _schema({"field": "age", "bins": [30]}).scenario.keep_field
+    assert not _schema({"field": "tab"}).scenario.keep_field
+    assert _schema({"field": "tab", "keep_field": True}).scenario.keep_field
+    assert not _schema({"field": "scenario", "groups": {"a": [1]}}).scenario.keep_field
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [(3, "3"), (3.0, "3"), (np.int64(3), "3"), (np.float32(3), "3"), (3.5, "3.5"), ("007", "007"), (None, None)],
+)
+def test_raw_values_are_written_as_in_a_file(value, token):
+    assert as_token(value) == token
+    assert as_token(math.nan) is None
+
+
+# Wrong declarations
+
+AGE = {"field": "age", "bins": [30]}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"scenario": AGE}, r"'tasks' is not"),
+        ({"tasks": {}}, r"'tasks' must map"),
+        ({"tasks": ["click"]}, r"'tasks' must map"),
+        ({"tasks": {"click": 3}}, r"task 'click' must be a mapping"),
+        ({"tasks": {"click": {"at_least": 4}}}, r"task 'click' needs a field"),
+        ({"tasks": {"click": {"field": "r", "at_leats": 4}}}, r"task 'click'.*'at_leats'.*did you mean 'at_least'"),
+        ({"tasks": {"click": {"field": "r", "at_least": "4"}}}, r"task 'click': at_least must be a number, got '4'"),
+        ({"tasks": {"click": {"field": "r", "above": True}}}, r"task 'click': above must be a number"),
+        ({"tasks": {"click": {"field": "r", "above": math.nan}}}, r"task 'click': above must be a number"),
+        ({"tasks": {"click": {"field": "r", "above": 1, "at_least": 2}}}, r"task 'click'.*not both"),
+        (
+            {"tasks": {"click": {"field": "r", "missing": "ignor"}}},
+            r"task 'click': missing must be 'error' or 'ignore'",
+        ),
+        ({"tasks": {"a/b": "r"}}, r"task name 'a/b'"),
+        ({"tasks": {"worst": "r"}}, r"task name 'worst'"),
+        ({"tasks": {1: "r", "1": "q"}}, r"two tasks have the same name"),
+        ({"tasks": CLICK, "main_task": "clik"}, r"main_task 'clik'.*did you mean 'click'"),
+        ({"tasks": CLICK, "scenario": 3}, r"'scenario' must be a mapping"),
+        ({"tasks": CLICK, "scenario": {"bins": [30]}}, r"scenario needs a field"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bin": [30]}}, r"unknown key 'bin'.*did you mean 'bins'"),
+        ({"tasks": CLICK, "scenario": AGE | {"groups": {"a": [1]}}}, r"bins or groups, not both"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": [35, 25]}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": [25, 25]}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": []}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": 30}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": "30"}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": {"field": "age", "bins": ["a"]}}, r"bins must be ascending"),
+        ({"tasks": CLICK, "scenario": AGE | {"names": ["a"]}}, r"names are for bins, one more than edges"),
+        ({"tasks": CLICK, "scenario": AGE | {"names": ["a", "a"]}}, r"names are for bins"),
+        ({"tasks": CLICK, "scenario": AGE | {"names": "ab"}}, r"names are for bins"),
+        ({"tasks": CLICK, "scenario": AGE | {"names": 5}}, r"names are for bins"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "names": ["a"]}}, r"names are for bins"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "groups": []}}, r"groups must map"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "groups": {"a": []}}}, r"group 'a' must list values"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "groups": {"a": [None]}}}, r"group 'a' lists an empty value"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "groups": {"a": [1], "b": ["1"]}}}, r"value '1'.*'a' and 'b'"),
+        ({"tasks": CLICK, "scenario": {"field": "tab", "groups": {1: ["a"], "1": ["b"]}}}, r"two groups.*'1'"),
+        ({"tasks": CLICK, "scenario": AGE | {"other": "rest"}}, r"'other' goes with groups"),
+        ({"tasks": CLICK, "scenario": {"field": "t", "groups": {"a": [1]}, "other": "a"}}, r"'other' goes with groups"),
+        ({"tasks": CLICK, "scenario": AGE | {"keep_field": "no"}}, r"keep_field must be true or false"),
+        ({"tasks": CLICK, "scenario": {"field": "scenario", "keep_field": True}}, r"'scenario' is replaced"),
+    ],
+)
+def test_wrong_declarations_are_named(config, told):
+    with pytest.raises(InputError, match=told):
+        Schema.from_config(config)

@@ -1,0 +1,116 @@
+"""Checkpoints load without unpickling, whole or not at all."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_msr.errors import InputError
+from recbole_msr.training.checkpoint import (
+    is_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    write_atomically,
+)
+
+SETTINGS = {"model": "HiNet", "dataset": "tiny", "scenario": {"field": "age", "bins": [30]}, "dropout": 0.1}
+
+
+class Model(torch.nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.layer = torch.nn.Linear(width, 2)
+        self.register_buffer("mean", torch.arange(2.0))
+        self.seen = None
+
+    def other_parameter(self):
+        return {"seen": self.seen}
+
+    def load_other_parameter(self, other):
+        self.seen = (other or {}).get("seen")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = Model()
+    model.seen = torch.ones(3)
+    save_checkpoint(tmp_path / "best.ckpt", model, SETTINGS, 4)
+    return model, tmp_path / "best.ckpt"
+
+
+def test_what_is_saved_loads_with_weights_only(saved):
+    model, path = saved
+    content = torch.load(path, weights_only=True)
+    assert (content["config"], content["epoch"]) == (SETTINGS, 4)
+    assert {name: tensor.tolist() for name, tensor in content["state_dict"].items()} == {
+        name: tensor.tolist() for name, tensor in model.state_dict().items()
+    }
+    again = Model()
+    assert load_weights(again, path)["epoch"] == 4
+    assert torch.equal(again.layer.weight, model.layer.weight)
+    assert torch.equal(again.seen, model.seen)
+
+
+def test_a_model_of_another_size_is_an_error(saved):
+    with pytest.raises(InputError, match=r"do not fit this Model.*size mismatch for layer.weight"):
+        load_weights(Model(4), saved[1])
+
+
+@pytest.mark.parametrize("size", [0, 10, 0.3, 0.9, -1])
+def test_a_cut_checkpoint_is_an_error(size, saved):
+    _, path = saved
+    data = path.read_bytes()
+    path.write_bytes(data[: int(size * len(data)) if 0 < size < 1 else size])
+    with pytest.raises(InputError, match=r"best.ckpt cannot be read: it is damaged, cut short"):
+        load_checkpoint(path)
+    assert not is_checkpoint(path)
+
+
+def test_other_files_are_no_checkpoints(saved, tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other.pth is not of the format"):
+        load_checkpoint(tmp_path / "other.pth")
+    torch.save([1], tmp_path / "list.pth")
+    with pytest.raises(InputError, match=r"another kind of file"):
+        load_checkpoint(tmp_path / "list.pth")
+    with pytest.raises(InputError, match=r"there is no checkpoint .*none.ckpt"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+    assert is_checkpoint(saved[1])
+    assert not any(is_checkpoint(tmp_path / name) for name in ("other.pth", "list.pth", "none.ckpt"))
+
+
+class _Runs:
+    """A pickle that would write a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_code_in_a_checkpoint_is_run(tmp_path):
+    torch.save({"format": "recbole-msr/1", "state_dict": _Runs(tmp_path / "ran")}, tmp_path / "evil.ckpt")
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(_Runs(tmp_path / "ran")))
+    for name in ("evil.ckpt", "plain.ckpt"):
+        with pytest.raises(InputError):
+            load_checkpoint(tmp_path / name)
+        assert not is_checkpoint(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_interrupted_write_leaves_what_was_there(saved, tmp_path):
+    before = saved[1].read_bytes()
+
+    def fails(temporary):
+        Path(temporary).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(saved[1], fails)
+    assert saved[1].read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]

@@ -1,0 +1,330 @@
+"""New rows are scored as the model scores them from RecBole's own data path, and nothing unseen is an error."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recbole_msr
+from recbole_msr.cli import main
+from recbole_msr.errors import InputError
+from recbole_msr.schema import MISSING_LABEL
+from recbole_msr.training.predict import Predictor, predict_file
+
+SETTINGS = {
+    "sub_experts": 2,
+    "expert_hidden_sizes": [8],
+    "task_expert_hidden_sizes": [8],
+    "tower_hidden_sizes": [4],
+    "embedding_size": 4,
+    "load_col": None,
+    "scenario": {"field": "age", "bins": [25, 35]},
+    "tasks": {"click": {"field": "stars", "at_least": 4, "missing": "ignore"}, "buy": {"field": "bought"}},
+    "numerical_features": ["age", "price", "hour"],
+    "normalize_field": ["age", "price", "hour"],
+    "numerical_as": "raw",
+    "learning_rate": 0.05,
+    "train_batch_size": 64,
+    "epochs": 2,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "state": "ERROR",
+}
+
+
+@pytest.fixture(scope="module")
+def tables():
+    draw = np.random.default_rng(3)
+    user = pd.DataFrame({"user_id:token": [f"u{i}" for i in range(30)], "age:float": draw.integers(16, 60, 30)})
+    user["city:token"] = draw.choice(["007", "12", "x"], 30)
+    item = pd.DataFrame({"item_id:token": range(100, 120), "price:float": draw.integers(1, 9, 20) / 2})
+    item["class:token_seq"] = ["a b", "c", "", "b c a"] * 5
+    pairs = draw.permutation(600)[:400]
+    inter = pd.DataFrame({"user_id:token": [f"u{p // 20}" for p in pairs], "item_id:token": 100 + pairs % 20})
+    inter["stars:float"] = draw.choice([1, 3, 4, 5, np.nan], 400)
+    inter["bought:float"] = draw.integers(0, 2, 400)
+    inter["hour:float"] = draw.integers(0, 24, 400)
+    inter["place:token"] = draw.choice(["home", "work"], 400)
+    inter["words:token_seq"] = draw.choice(["red", "red blue", "", "green blue red"], 400)
+    inter["timestamp:float"] = np.arange(400)
+    user.loc[2, "age:float"] = 30
+    return {"user": user, "item": item, "inter": inter}
+
+
+@pytest.fixture(scope="module")
+def data_path(tables, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "shop"
+    folder.mkdir()
+    for suffix, table in tables.items():
+        table.to_csv(folder / f"shop.{suffix}", sep="\t", index=False)
+    return folder.parent
+
+
+def _train(data_path, folder, model="HiNet", **settings):
+    given = SETTINGS | settings | {"data_path": str(data_path), "output_dir": str(folder)}
+    if model != "HiNet":
+        given = {k: v for k, v in given.items() if "expert" not in k and "tower" not in k and k != "numerical_as"}
+    return recbole_msr.run(model, "shop", config=given)
+
+
+@pytest.fixture(scope="module")
+def run(data_path, tmp_path_factory):
+    return _train(data_path, tmp_path_factory.mktemp("run") / "run")
+
+
+def _test_split(run):
+    """The model's own scores of the test rows, by RecBole's data path; and the rows as in the raw files."""
+    from recbole.quick_start import load_data_and_model
+
+    _, model, dataset, _, _, test = load_data_and_model(str(run.folder / "best.ckpt"))
+    split = test._dataset
+    batch = split[torch.arange(len(split))]
+    model.eval()
+    with torch.no_grad():
+        scores = model.predict_tasks(batch) if hasattr(model, "predict_tasks") else model.predict(batch)[:, None]
+    keys = pd.DataFrame({f: dataset.id2token(f, batch[f].numpy()) for f in ("user_id", "item_id")})
+    return scores.numpy(), keys
+
+
+def _raw(keys, tables, joined=True):
+    """The raw rows of these pairs, in their order."""
+    plain = {k: t.rename(columns=lambda c: c.split(":")[0]) for k, t in tables.items()}
+    rows = keys.astype({"item_id": int}).merge(plain["inter"], on=["user_id", "item_id"], how="left")
+    if joined:
+        rows = rows.merge(plain["user"], on="user_id", how="left").merge(plain["item"], on="item_id", how="left")
+    return rows
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["fields from the tables", "fields in the rows"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_scores_are_the_models_own(kind, joined, run, tables, tmp_path):
+    expected, keys = _test_split(run)
+    rows = _raw(keys, tables, joined)
+    assert len(rows) == run.summary["rows"]["test"] == 40
+    path = tmp_path / f"rows.{kind}"
+    rows.to_csv(path, index=False) if kind == "csv" else rows.to_parquet(path)
+    told = predict_file(run.folder, path, tmp_path / f"out.{kind}", batch_size=7)
+    assert len(told) == 1, "nothing was unknown"
+    found = pd.read_csv(tmp_path / "out.csv") if kind == "csv" else pd.read_parquet(tmp_path / "out.parquet")
+    assert list(found) == [*rows, "click", "buy"]
+    np.testing.assert_allclose(found[["click", "buy"]].to_numpy(), expected, atol=1e-6)
+    for column in ("user_id", "item_id", "hour", "place"):
+        assert found[column].tolist() == rows[column].tolist()
+
+
+def test_a_single_task_model_scores_too(data_path, tables, tmp_path):
+    run = _train(data_path, tmp_path / "run", "DeepFM", main_task="buy", numerical_features=["age", "price"],
+                 mlp_hidden_size=[8], normalize_field=["price"])  # fmt: skip
+    expected, keys = _test_split(run)
+    scores = Predictor(run.folder).predict(_raw(keys, tables))
+    assert list(scores) == ["buy"]
+    np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
+
+
+def test_a_constant_feature_is_normalised_as_in_training(data_path, tables, tmp_path):
+    same = tmp_path / "data" / "shop"
+    same.mkdir(parents=True)
+    for suffix, table in tables.items():
+        table = table.assign(**{"hour:float": 12}) if suffix == "inter" else table
+        table.to_csv(same / f"shop.{suffix}", sep="\t", index=False)
+    run = _train(same.parent, tmp_path / "run", epochs=1)
+    expected, keys = _test_split(run)
+    scores = Predictor(run.folder).predict(_raw(keys, tables).assign(hour=12))
+    np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
+
+
+# What was never seen
+
+ROW = {"user_id": "u2", "item_id": "101", "hour": 5, "place": "home", "words": "red"}
+
+
+def _score(run, *rows):
+    predictor = Predictor(run.folder)
+    scores = predictor.predict(pd.DataFrame(list(rows)))
+    assert np.isfinite(scores.to_numpy()).all()
+    assert ((scores > 0) & (scores < 1)).all(axis=None)
+    return scores.to_numpy(), predictor.unknown
+
+
+def test_unseen_ids_get_the_unknown_embedding(run, tables):
+    scores, unknown = _score(run, ROW, ROW | {"user_id": "nobody", "age": 30.0, "city": "12"}, ROW | {"item_id": 999})
+    assert unknown == {"user_id": 1, "item_id": 1}
+    assert len({tuple(row) for row in scores.round(9)}) == 3
+
+    # Zero is the vector of an unknown value: a known user scores alike once theirs is zero.
+    predictor = Predictor(run.folder)
+    with torch.no_grad():
+        features = predictor._model.features
+        place = features.token_fields.index("user_id")
+        user = predictor._dataset.token2id("user_id", "u2")
+        table = features.table.weight
+        table[features.offsets[place] + user] = table[features.offsets[place]]
+    raw = tables["user"].set_index("user_id:token").loc["u2"]
+    known = ROW | {"age": raw["age:float"], "city": raw["city:token"]}
+    one, other = predictor.predict(pd.DataFrame([known, known | {"user_id": "nobody"}])).to_numpy()
+    np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+def test_a_known_users_empty_cells_are_filled_from_the_tables(run):
+    expected, _ = _score(run, ROW)
+    scores, unknown = _score(run, ROW | {"age": None, "city": None, "price": None, "class": None}, ROW | {"age": 50})
+    np.testing.assert_allclose(scores[:1], expected, atol=1e-7)
+    assert not np.allclose(scores[1], expected, atol=1e-4), "what a row says counts"
+    assert unknown == {}
+
+
+def test_an_unknown_scenario_is_the_mean_over_scenarios(run):
+    ages = (20.0, 30.0, 50.0)
+    predictor = Predictor(run.folder)
+    predictor._dataset.number_scale["age"]["width"] = math.inf  # so that the feature age says nothing
+    nobody = ROW | {"user_id": "nobody"}
+    rows = pd.DataFrame([nobody | {"age": age} for age in (*ages, "?")])
+    *each, mean = predictor.predict(rows).to_numpy()
+    shares = np.array(predictor._dataset.scenario_shares)
+    np.testing.assert_allclose(mean, (np.array(each) * shares[:, None]).sum(axis=0), atol=1e-6)
+    assert predictor.unknown == {"user_id": 4, "scenario": 1}
+
+
+def test_unseen_users_and_items_need_no_further_column(run):
+    _, unknown = _score(run, ROW | {"user_id": "nobody", "item_id": "none"})
+    assert unknown == {"user_id": 1, "item_id": 1, "scenario": 1}
+
+
+def test_empty_and_unseen_values_of_every_kind(run):
+    rows = [
+        ROW | {"words": float("nan")},
+        ROW | {"words": ""},
+        ROW | {"words": "mauve"},
+        ROW | {"words": "red blue green red blue"},
+        ROW | {"place": None},
+        ROW | {"place": "moon"},
+        ROW | {"hour": None},
+        ROW | {"hour": "noon"},
+        ROW | {"user_id": None},
+    ]
+    scores, unknown = _score(run, *rows)
+    assert unknown == {"place": 1, "user_id": 1, "scenario": 1}
+    assert np.allclose(scores[0], scores[1])
+    assert np.allclose(scores[0], scores[2]), "an unknown word is left out"
+    assert np.allclose(scores[4], scores[5])
+    assert np.allclose(scores[6], scores[7])
+
+
+def test_lists_are_sequences(run, tmp_path):
+    texts = ["red blue", "", "green"]
+    expected, _ = _score(run, *(ROW | {"words": text} for text in texts))
+    pd.DataFrame([ROW | {"words": text.split()} for text in texts]).to_parquet(tmp_path / "rows.parquet")
+    predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    found = pd.read_parquet(tmp_path / "out.parquet")[["click", "buy"]].to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-7)
+
+
+def test_numbers_name_the_same_ids_however_a_table_keeps_them(run, tmp_path):
+    expected, _ = _score(run, ROW)
+    for item in (101, 101.0, np.int32(101), "101", "101.0"):
+        scores, unknown = _score(run, ROW | {"item_id": item})
+        np.testing.assert_allclose(scores, expected, atol=1e-7)
+        assert unknown == {}
+    rows = pd.DataFrame([ROW | {"item_id": 101}, ROW | {"item_id": None}])  # pandas writes "101.0"
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert "101.0" in (tmp_path / "rows.csv").read_text()
+    predict_file(run.folder, tmp_path / "rows.csv", tmp_path / "out.csv")
+    found = pd.read_csv(tmp_path / "out.csv")[["click", "buy"]].to_numpy()
+    np.testing.assert_allclose(found[:1], expected, atol=1e-6)
+
+
+def test_a_number_outside_the_training_range_goes_beyond_0_and_1(run, tables):
+    hours = tables["inter"]["hour:float"]
+    predictor = Predictor(run.folder)
+    values = predictor._values("hour", pd.Series([hours.min(), hours.max(), 2 * hours.max(), None]))[:, 0]
+    mean = (hours.mean() - hours.min()) / (hours.max() - hours.min())
+    expected = [0, 1, (2 * hours.max() - hours.min()) / (hours.max() - hours.min()), mean]
+    assert values.tolist() == pytest.approx(expected)
+
+
+def test_no_rows_give_no_scores(run, tmp_path):
+    pd.DataFrame(columns=list(ROW)).to_csv(tmp_path / "rows.csv", index=False)
+    predict_file(run.folder, tmp_path / "rows.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().strip() == ",".join([*ROW, "click", "buy"])
+
+
+# Bad input
+
+
+def test_columns_that_cannot_be_done_without_are_named(run):
+    predictor = Predictor(run.folder)
+    for missing in ("user_id", "item_id", "hour", "place", "words"):
+        with pytest.raises(InputError, match=rf"no column '{missing}'"):
+            predictor.predict(pd.DataFrame([{k: v for k, v in ROW.items() if k != missing}]))
+
+
+def test_files_that_cannot_be_used_are_named(run, tmp_path, capsys):
+    good = tmp_path / "rows.csv"
+    pd.DataFrame([ROW]).to_csv(good, index=False)
+    pd.DataFrame([ROW]).to_parquet(tmp_path / "cut.parquet")
+    data = (tmp_path / "cut.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00user")
+    before = set(tmp_path.iterdir())
+    for data, out, told in (
+        ("none.csv", "out.csv", "cannot read"),
+        ("cut.parquet", "out.csv", "cannot read"),
+        ("empty.csv", "out.csv", "cannot read"),
+        ("binary.csv", "out.csv", "cannot read"),
+        ("rows.txt", "out.csv", "must be a .csv or .parquet"),
+        ("rows.csv", "out.txt", "must be a .csv or .parquet"),
+        ("rows.csv", "no/folder/out.csv", "cannot write"),
+        ("rows.csv", "rows.csv/out.csv", "cannot write"),
+    ):
+        arguments = ["predict", "--run", str(run.folder), "--data", str(tmp_path / data), "--out", str(tmp_path / out)]
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+    assert main([*arguments[:-1], str(tmp_path / "out.csv"), "--batch-size", "0"]) == 2
+
+
+def _copy(run, folder):
+    import shutil
+
+    shutil.copytree(run.folder, folder)
+    return folder
+
+
+def test_a_damaged_run_is_named(run, tmp_path):
+    def told(folder):
+        with pytest.raises(InputError) as error:
+            Predictor(folder)
+        return str(error.value)
+
+    assert "there is no run folder" in told(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    assert "there is no checkpoint" in told(tmp_path / "empty")
+    cut = _copy(run, tmp_path / "cut") / "best.ckpt"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    assert "best.ckpt cannot be read: it is damaged" in told(cut.parent)
+    for name in ("tables.safetensors", "dataset.json"):
+        broken = _copy(run, tmp_path / name) / "vocabulary" / name
+        broken.write_bytes(broken.read_bytes()[:100])
+        assert "the vocabulary in" in told(broken.parents[1])
+    unfinished = _copy(run, tmp_path / "unfinished")
+    for path in (unfinished / "vocabulary").iterdir():
+        path.unlink()
+    (unfinished / "vocabulary").rmdir()
+    assert "has not come to its end" in told(unfinished)
+
+
+def test_labels_in_the_rows_do_not_matter(run):
+    """Rows may hold the label's sources, and whatever else; the model reads none of it."""
+    expected, unknown = _score(run, ROW)
+    scores, _ = _score(
+        run, ROW | {"stars": 5, "bought": "?", "label_click": MISSING_LABEL, "timestamp": 3, "more": "x"}
+    )
+    np.testing.assert_allclose(scores, expected)
+    assert unknown == {}
