@@ -28,7 +28,17 @@ from recbole_msr.schema import MISSING_LABEL, Schema, label_field
 
 ENTRY_POINT_GROUP = "recbole_msr.models"
 _PACKAGE = "recbole.model.context_aware_recommender"
-_BUILT_IN = {"HiNet": "recbole_msr.models.hinet"}
+_BUILT_IN = {
+    "AITM": "recbole_msr.models.aitm",
+    "HMoE": "recbole_msr.models.hmoe",
+    "HiNet": "recbole_msr.models.hinet",
+    "LLM4MSR": "recbole_msr.models.llm4msr",
+    "MMoE": "recbole_msr.models.mmoe",
+    "OMoE": "recbole_msr.models.omoe",
+    "PLE": "recbole_msr.models.ple",
+    "STAR": "recbole_msr.models.star",
+    "SharedBottom": "recbole_msr.models.shared_bottom",
+}
 
 
 @dataclass(frozen=True)
@@ -65,10 +75,16 @@ def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None 
     """
     name = model_class.__name__
     known = _registrations().get(name)
-    if known is not None and known.load() is not model_class:
+    if known is not None and _place(known.load()) != _place(model_class):
         raise InputError(f"a model named '{name}' is registered already: {known.load()}")
+    sys.modules.pop(f"{_PACKAGE}.{name.lower()}", None)  # found there before, if the class was defined anew
     _registered[name] = Registration(name, lambda: model_class, defaults)
     return model_class
+
+
+def _place(model_class: type) -> tuple[str, str]:
+    """Where a class is defined: the same for one that a notebook cell defines again."""
+    return model_class.__module__, model_class.__qualname__
 
 
 def registered_models() -> list[str]:
@@ -91,9 +107,7 @@ def model_class(name: str) -> type:
     """
     known = [*registered_models(), *recbole_models()]
     if name not in known:
-        raise InputError(
-            f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them."
-        )
+        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
     from recbole.utils import get_model
 
     return get_model(name)
@@ -222,6 +236,8 @@ def _extend_config(configurator: ModuleType) -> None:
             internal.update(read_yaml(properties("overall.yaml")))
             registration = _registrations().get(model)
             ours = registration.default_settings() if registration is not None else {}
+            if "backbone" in ours:
+                ours = _with_backbone(ours, self.external_config_dict.get("backbone"))
             ours |= _preset(self.external_config_dict.get("preset"), dataset, registration)
             internal.update(ours)
             declared = self.external_config_dict.get("tasks") or internal["tasks"]
@@ -233,6 +249,8 @@ def _extend_config(configurator: ModuleType) -> None:
     def get_final(original: Any) -> Any:
         def _get_final_config_dict(self: Any) -> dict[str, Any]:
             final = original(self)
+            if final.get("knowledge_dir"):  # a run is scored with, and resumed, from other folders too
+                final["knowledge_dir"] = str(Path(final["knowledge_dir"]).expanduser().resolve())
             schema = Schema.from_config(final)
             if schema is not None:
                 final["main_task"] = schema.main_task
@@ -260,6 +278,20 @@ def _extend_config(configurator: ModuleType) -> None:
     _wrap(configurator.Config, "_load_internal_config_dict", load_internal)
     _wrap(configurator.Config, "_get_final_config_dict", get_final)
     _wrap(configurator.Config, "_set_default_parameters", set_default)
+
+
+def _with_backbone(defaults: dict[str, Any], chosen: Any) -> dict[str, Any]:
+    """Defaults of a model around another: what it does not set itself is as in the other's defaults."""
+    name = defaults["backbone"] if chosen is None else chosen
+    registration = _registrations().get(str(name))
+    if registration is None:
+        others = [
+            known for known in registered_models() if "backbone" not in _registrations()[known].default_settings()
+        ]
+        raise InputError(
+            f"'backbone': there is no model '{name}'{nearest(str(name), others)} There are {', '.join(others)}."
+        )
+    return registration.default_settings() | defaults | {"backbone": name}
 
 
 def _preset(name: str | None, dataset: str, registration: Registration | None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recbole_msr.layers.mlp import MLPBank
+from recbole_msr.layers.gates import GateBank
+from recbole_msr.layers.mlp import BatchNorm, MLPBank
 
 
 class CGC(nn.Module):
@@ -34,6 +35,7 @@ class CGC(nn.Module):
         hidden_sizes: layers of every expert.
         activation, dropout, batch_norm: of the experts, see `MLP`.
         passes_shared: whether z_shared is also returned, for a next layer.
+        gate_batch_norm: normalise the gates' scores over the batch, see `GateBank`.
 
     Attributes:
         output_size: width H of each z.
@@ -50,6 +52,7 @@ class CGC(nn.Module):
         dropout: float = 0.0,
         batch_norm: bool = False,
         passes_shared: bool = False,
+        gate_batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if n_own + n_shared < 1:
@@ -59,8 +62,12 @@ class CGC(nn.Module):
         self.experts = MLPBank(n_experts, input_size, hidden_sizes, activation, dropout, batch_norm)
         # A softmax over one expert is 1 whatever the gate says, so such a gate is not made.
         per_task = n_own + n_shared
-        self.gates = MLPBank(n_tasks, input_size, [], output_size=per_task) if per_task > 1 else None
-        self.shared_gate = nn.Linear(input_size, n_experts) if passes_shared and n_experts > 1 else None
+        self.gates = GateBank(n_tasks, input_size, per_task, gate_batch_norm) if per_task > 1 else None
+        self.shared_gate: nn.Module | None = None
+        if passes_shared and n_experts > 1:
+            self.shared_gate = nn.Linear(input_size, n_experts)
+            if gate_batch_norm:
+                self.shared_gate = nn.Sequential(self.shared_gate, BatchNorm(n_experts))
         self.passes_shared = passes_shared
         self.output_size = self.experts.output_size
 

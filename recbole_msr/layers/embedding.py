@@ -84,9 +84,7 @@ class FeatureEmbedding(nn.Module):
                 )
             fields_of[kind].append(field)
         if not (self.token_fields or self.token_seq_fields or self.float_fields):
-            raise InputError(
-                "the dataset has no feature field: load some with load_col (e.g. user: [user_id, gender])"
-            )
+            raise InputError("the dataset has no feature field: load some with load_col (e.g. user: [user_id, gender])")
 
         if self.token_fields:
             n_values = [dataset.num(field) for field in self.token_fields]
@@ -95,8 +93,7 @@ class FeatureEmbedding(nn.Module):
             self.table = nn.Embedding(sum(n_values), size)
             _initialise(self.table, unknown=offsets)
         self.seq_tables = nn.ModuleList(
-            nn.EmbeddingBag(dataset.num(field), size, mode="mean", padding_idx=0)
-            for field in self.token_seq_fields
+            nn.EmbeddingBag(dataset.num(field), size, mode="mean", padding_idx=0) for field in self.token_seq_fields
         )
         if self.numerical_as == "raw":
             for field in self.float_fields:

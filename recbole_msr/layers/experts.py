@@ -42,9 +42,7 @@ class SubExpertIntegration(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = (n_experts, n_sub_experts)
-        self.sub_experts = MLPBank(
-            n_experts * n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm
-        )
+        self.sub_experts = MLPBank(n_experts * n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm)
         self.gates = nn.Linear(input_size, n_experts * n_sub_experts)
         self.output_size = self.sub_experts.output_size
 

@@ -13,7 +13,7 @@ from recbole.model.abstract_recommender import ContextRecommender
 from torch import Tensor
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.layers.embedding import FeatureEmbedding
+from recbole_msr.models.knowledge import input_features
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
 
 
@@ -27,12 +27,12 @@ class MultiScenarioRecommender(ContextRecommender):
 
     Args:
         config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, and what
-            `FeatureEmbedding` reads.
+            `input_features` reads.
         dataset: a `recbole_msr.data.dataset.ScenarioDataset`.
 
     Attributes:
         task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
-        features: the `FeatureEmbedding`; `features.output_size` is D.
+        features: a `FeatureEmbedding`; `features.output_size` is D.
 
     Raises:
         InputError: the dataset knows no tasks, or a setting is impossible.
@@ -61,14 +61,16 @@ class MultiScenarioRecommender(ContextRecommender):
         self.label_fields = schema.label_fields
         self.main_index = schema.main_index
         self.scenario_names = list(dataset.scenario_names)
-        self.features = FeatureEmbedding(
-            config, dataset, exclude={SCENARIO_FIELD, self.LABEL, *self.label_fields}
-        )
+        self._add_features(config, dataset)
         self.embedding_size = config["embedding_size"]
         weights = loss_weights(config["loss_weights"], self.task_names, self.scenario_names)
         self.register_buffer("loss_weights", weights, persistent=False)
         shares = torch.tensor(getattr(dataset, "scenario_shares", None) or [1.0] * self.n_scenarios)
         self.register_buffer("scenario_shares", shares / shares.sum())
+
+    def _add_features(self, config: Any, dataset: Any) -> None:
+        """Set `features`; a model around another leaves that to it."""
+        self.features = input_features(config, dataset, exclude={SCENARIO_FIELD, self.LABEL, *self.label_fields})
 
     @property
     def n_scenarios(self) -> int:
@@ -112,10 +114,7 @@ class MultiScenarioRecommender(ContextRecommender):
         unknown = scenario < 0
         if not unknown.any():
             return y
-        each = [
-            self._probabilities(x[unknown], torch.full_like(scenario[unknown], m))
-            for m in range(self.n_scenarios)
-        ]
+        each = [self._probabilities(x[unknown], torch.full_like(scenario[unknown], m)) for m in range(self.n_scenarios)]
         mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
         return y.index_put((unknown,), mean)
 
@@ -147,7 +146,12 @@ class MultiScenarioRecommender(ContextRecommender):
         scenario = scenario.clamp(min=0)
         logits = self.logits(self.embed(interaction), scenario).float()
         bce = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
-        return torch.where(counts, self.loss_weights[scenario] * bce, 0.0), counts
+        losses = self.loss_weights[scenario] * bce + self.calibration(logits)
+        return torch.where(counts, losses, 0.0), counts
+
+    def calibration(self, logits: Tensor) -> Tensor | float:
+        """What a model adds to the loss of every row and task (B, T) because of its own logits (B, T); 0 here."""
+        return 0.0
 
 
 def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) -> Tensor:

@@ -32,9 +32,7 @@ def slow(cgc, x):
             w = softmax(gate_weight @ x[t, b] + gate_bias)
             result[t, b] = sum(w_e * e for w_e, e in zip(w, experts, strict=True))
         if cgc.passes_shared:
-            w = softmax(
-                cgc.shared_gate.weight.detach().numpy() @ x[-1, b] + cgc.shared_gate.bias.detach().numpy()
-            )
+            w = softmax(cgc.shared_gate.weight.detach().numpy() @ x[-1, b] + cgc.shared_gate.bias.detach().numpy())
             result[-1, b] = sum(w_e * e for w_e, e in zip(w, [*own.values(), *shared], strict=True))
     return result
 

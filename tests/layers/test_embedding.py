@@ -86,9 +86,7 @@ def test_the_order_of_columns_in_the_files_changes_nothing(make_dataset, tiny_da
     path.write_text("\n".join("\t".join([gender, user, age]) for user, age, gender in columns) + "\n")
     config, train = make_dataset(embedding_size=4)
     torch.manual_seed(0)
-    torch.testing.assert_close(
-        FeatureEmbedding(config, train, NOT_FEATURES)(train[torch.arange(9)]), expected
-    )
+    torch.testing.assert_close(FeatureEmbedding(config, train, NOT_FEATURES)(train[torch.arange(9)]), expected)
 
 
 def test_a_sequence_of_numbers_is_refused(make_dataset, tiny_data):

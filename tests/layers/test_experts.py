@@ -48,9 +48,7 @@ def test_attention_tells_negative_scores_apart():
     """Bug 1, in the attentive network."""
     san = ScenarioAwareAttention(4, 3, [])
     set_gate(san.h[0], [-1.0, -2.0, -3.0, -4.0])
-    np.testing.assert_allclose(
-        san.weights(torch.randn(4, 3))[0].detach()[1:], softmax([-2, -3, -4]), rtol=1e-6
-    )
+    np.testing.assert_allclose(san.weights(torch.randn(4, 3))[0].detach()[1:], softmax([-2, -3, -4]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_scenarios", [2, 3, 6])
@@ -98,9 +96,7 @@ def test_attention_depends_on_the_scenario_alone():
 def test_two_scenarios_attend_fully_to_each_other():
     layer, x, scenario, _ = extraction(2)
     experts, c = layer.experts(x), layer(x, scenario, None)
-    torch.testing.assert_close(
-        layer.san.weights(None), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), rtol=0, atol=0
-    )
+    torch.testing.assert_close(layer.san.weights(None), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), rtol=0, atol=0)
     for row, i in enumerate(scenario.tolist()):
         torch.testing.assert_close(c[row, -4:], experts[1 - i, row])
     assert not list(layer.san.parameters())

@@ -88,9 +88,7 @@ def test_batch_norm_learns_statistics_and_uses_them():
         bank(x)
     torch.testing.assert_close(bank.eval()(x), bank.train()(x), rtol=0.05, atol=0.05)
     first_layer = torch.einsum("ehd,bd->beh", bank.weights[0], x) + bank.biases[0]
-    torch.testing.assert_close(
-        bank.norms[0].running_mean, first_layer.mean(0).flatten(), rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(bank.norms[0].running_mean, first_layer.mean(0).flatten(), rtol=1e-3, atol=1e-3)
     assert not torch.allclose(bank.eval()(x), before, atol=0.1)
 
 

@@ -73,9 +73,7 @@ def test_a_single_row_is_predicted(linear):
 def test_the_loss_is_the_mean_over_labelled_rows_of_each_task_summed_over_tasks(linear):
     model, rows = linear()
     rows["label_like"][:100] = MISSING_LABEL
-    assert model.calculate_loss(rows).item() == pytest.approx(
-        slow_loss(model, rows, lambda *_: 1.0), rel=1e-5
-    )
+    assert model.calculate_loss(rows).item() == pytest.approx(slow_loss(model, rows, lambda *_: 1.0), rel=1e-5)
 
 
 def test_loss_weights_go_by_scenario_and_task(linear):
@@ -109,9 +107,7 @@ def test_a_task_that_no_row_carries_costs_nothing_and_keeps_the_graph(linear):
     losses = model.task_losses(rows)
     assert losses[1].item() == 0
     losses[1].backward()
-    assert all(
-        parameter.grad is not None and not parameter.grad.any() for parameter in model.heads.parameters()
-    )
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.heads.parameters())
     rows["label_click"][:] = MISSING_LABEL
     assert model.calculate_loss(rows).item() == 0
 

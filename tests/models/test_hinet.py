@@ -83,15 +83,11 @@ def slow_logits(model, x, i):
     inputs, depth = [c] * (n_tasks + 1), len(model.task_layers)
     for level in range(depth):
         name, outputs = f"task_layers.{level}", []
-        experts = [
-            bank(state, f"{name}.experts", 2 * t + k, inputs[t]) for t in range(n_tasks) for k in range(2)
-        ]
+        experts = [bank(state, f"{name}.experts", 2 * t + k, inputs[t]) for t in range(n_tasks) for k in range(2)]
         shared = [bank(state, f"{name}.experts", 2 * n_tasks + k, inputs[-1]) for k in range(2)]
         for t in range(n_tasks):
             w = softmax(bank(state, f"{name}.gates", t, inputs[t], n_linear=1))
-            outputs.append(
-                sum(w_e * e for w_e, e in zip(w, experts[2 * t : 2 * t + 2] + shared, strict=True))
-            )
+            outputs.append(sum(w_e * e for w_e, e in zip(w, experts[2 * t : 2 * t + 2] + shared, strict=True)))
         if level < depth - 1:
             w = softmax(state[f"{name}.shared_gate.weight"] @ inputs[-1] + state[f"{name}.shared_gate.bias"])
             outputs.append(sum(w_e * e for w_e, e in zip(w, experts + shared, strict=True)))
@@ -178,9 +174,7 @@ def test_the_scenario_enters_through_the_attention_and_the_choice_of_expert_only
     moved["scenario"][:] = 1 + rows["scenario"] % 3
     torch.testing.assert_close(model.embed(moved), model.embed(rows), rtol=0, atol=0)
     x, scenario = model.embed(rows), model.scenario_of(rows)
-    assert not torch.isclose(
-        model.logits(x, model.scenario_of(moved)), model.logits(x, scenario), rtol=1e-9
-    ).any()
+    assert not torch.isclose(model.logits(x, model.scenario_of(moved)), model.logits(x, scenario), rtol=1e-9).any()
 
 
 def test_the_whole_loss_is_the_cross_entropy_of_the_tasks(hinet):

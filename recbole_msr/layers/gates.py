@@ -1,0 +1,51 @@
+"""Gates over experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recbole_msr.layers.mlp import BatchNorm, MLPBank
+
+
+class GateBank(MLPBank):
+    """The scores of P linear gates over E experts each: W_p x + b_p; the softmax is the caller's.
+
+    >>> GateBank(2, 10, 4)(torch.zeros(3, 10)).shape
+    torch.Size([2, 3, 4])
+
+    Args:
+        n_gates: P.
+        input_size: width D of x.
+        n_experts: E.
+        batch_norm: normalise every score over the batch. No paper asks for it; Scenario-Wise-Rec does so.
+    """
+
+    def __init__(self, n_gates: int, input_size: int, n_experts: int, batch_norm: bool = False) -> None:
+        super().__init__(n_gates, input_size, [], output_size=n_experts)
+        self.norm = BatchNorm(n_gates * n_experts) if batch_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (P, B, E).
+
+        Args:
+            x: one input (B, D) for all gates, or one for each: (P, B, D).
+        """
+        scores = super().forward(x)
+        if self.norm is None:
+            return scores
+        channels = self.norm(scores.transpose(0, 1).flatten(1))
+        return channels.unflatten(1, (self.n_mlps, -1)).transpose(0, 1)
+
+
+def mix(weights: Tensor, experts: Tensor) -> Tensor:
+    """z_p = sum_e w_pe E_e for every gate p.
+
+    Args:
+        weights: w (P, B, E).
+        experts: (E, B, H).
+
+    Returns:
+        z (P, B, H).
+    """
+    return torch.einsum("pbe,ebh->pbh", weights, experts)

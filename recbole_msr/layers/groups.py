@@ -1,0 +1,58 @@
+"""What the parts of a model are kept apart for: scenarios, tasks, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PER = ("scenario", "task", "scenario_task")
+"""What experts, gates or towers may be kept apart for."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """P groups: one a scenario, one a task, or one for each task in each scenario.
+
+    Group t * M + m is task t in scenario m where there is one for both.
+
+    >>> Groups("scenario_task", 3, 2).count
+    6
+
+    Args:
+        per: a word of `PER`.
+        n_scenarios: M.
+        n_tasks: T.
+    """
+
+    per: str
+    n_scenarios: int
+    n_tasks: int
+
+    @property
+    def count(self) -> int:
+        """P."""
+        return {
+            "scenario": self.n_scenarios,
+            "task": self.n_tasks,
+            "scenario_task": self.n_tasks * self.n_scenarios,
+        }[self.per]
+
+    def pick(self, values: Tensor, scenario: Tensor) -> Tensor:
+        """Of every group's values those of each row's own groups.
+
+        Args:
+            values: (P, B, ...).
+            scenario: each row's scenario (B,), 0..M-1.
+
+        Returns:
+            (T, B, ...), one a task; (1, B, ...) where groups are not kept apart by task.
+        """
+        if self.per == "task" or self.n_scenarios == 1:
+            return values
+        n_sets, n_rows = self.count // self.n_scenarios, len(scenario)
+        first = torch.arange(n_sets, device=scenario.device).unsqueeze(1) * self.n_scenarios
+        rows = torch.arange(n_rows, device=scenario.device)
+        places = (first + scenario) * n_rows + rows  # of each row's own groups in the flattened values
+        return values.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, (n_sets, n_rows))

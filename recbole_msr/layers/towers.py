@@ -1,0 +1,68 @@
+"""Towers: from what a model has extracted to one logit a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.layers.groups import Groups
+from recbole_msr.layers.mlp import MLPBank
+
+
+class Towers(nn.Module):
+    """y_t = tower_p(z_p'): a small MLP for each group p of scenarios and tasks.
+
+    One tower a scenario has an output for every task; every other tower has one output. Where z was extracted
+    for the same groups, tower p reads z_p; else each row's own z.
+
+    Args:
+        groups: what the towers are kept apart for.
+        input_size: width H of z.
+        hidden_sizes: hidden layers of every tower, before its outputs; may be empty.
+        activation, dropout, batch_norm: of the hidden layers, see `MLP`.
+        inputs: what z is kept apart for; None for one z for all.
+    """
+
+    def __init__(
+        self,
+        groups: Groups,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        inputs: Groups | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups, self.inputs = groups, inputs
+        n_outputs = groups.n_tasks if groups.per == "scenario" else 1
+        self.bank = MLPBank(
+            groups.count, input_size, hidden_sizes, activation, dropout, batch_norm, output_size=n_outputs
+        )
+
+    def forward(self, z: Tensor, scenario: Tensor) -> Tensor:
+        """Logits (B, T).
+
+        Args:
+            z: (B, H), or (P', B, H) for every group of `inputs`.
+            scenario: each row's scenario (B,), 0..M-1.
+        """
+        groups = self.groups
+        if self.inputs is not None and self.inputs.per != groups.per:
+            z = self.inputs.pick(z, scenario)  # (T or 1, B, H)
+            if len(z) == 1:
+                z = z.squeeze(0)
+            elif groups.per == "scenario":
+                return self._own_output(z, scenario)
+            elif groups.per == "scenario_task":
+                z = z.repeat_interleave(groups.n_scenarios, dim=0)
+        own = groups.pick(self.bank(z), scenario)
+        return own.squeeze(0) if groups.per == "scenario" else own.squeeze(-1).t()
+
+    def _own_output(self, z: Tensor, scenario: Tensor) -> Tensor:
+        """Output t of each row's own tower at z_t; z (T, B, H)."""
+        outputs = self.bank(z.flatten(0, 1))  # (M, T * B, T)
+        own = self.groups.pick(outputs, scenario.repeat(len(z))).squeeze(0).unflatten(0, (len(z), -1))  # (T, B, T)
+        return torch.diagonal(own, dim1=0, dim2=2)

@@ -1,0 +1,84 @@
+"""AITM: adaptive information transfer multi-task.
+
+Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
+Targeted Display Advertising", KDD 2021, arXiv 2105.08489.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_msr.layers.groups import Groups
+from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.transfer import InformationTransfer
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.options import Options
+
+
+class AITM(MultiScenarioRecommender):
+    """Tasks in order, as declared: what task t - 1 has learnt is handed on to task t.
+
+    q_t     = f_t(x)                               the tower of task t, an MLP of width k
+    p_{t-1} = g_{t-1}(z_{t-1})                     what task t - 1 hands over, one layer
+    z_t     = AIT(p_{t-1}, q_t),   z_1 = q_1       adaptive information transfer, see `InformationTransfer`
+    y_t     = sigmoid(W_t z_t + b_t)
+    L       = sum_t BCE(y_t, label_t) + alpha * sum_{t > 1} mean_b max(y_t - y_{t-1}, 0)
+
+    The second term of L, the behavioural expectation calibrator, says that a later step (a purchase) cannot be likelier
+    than the one before it (a click); set `calibrator_weight: 0` for tasks of which this is not true. It counts over the
+    rows that carry task t's label. AIT is one and the same for all tasks, as in the authors' code.
+
+    The paper knows no scenarios: with `towers_per: scenario_task` f_t, g_t and W_t are each scenario's own. With one
+    task it is a tower. The keys and their defaults are in properties/model/AITM.yaml.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        option = Options(config)
+        activation = option.choice("activation", ACTIVATIONS)
+        dropout = option.number("dropout", at_least=0, below=1)
+        batch_norm = option.flag("batch_norm")
+        self.calibrator_weight = option.number("calibrator_weight", at_least=0)
+        per_scenario = option.choice("towers_per", ("task", "scenario_task")) == "scenario_task"
+        n_each = self.n_scenarios if per_scenario else 1  # of every part of a task
+        self.groups = Groups("scenario", n_each, 1)
+        self.tower = MLPBank(
+            self.n_tasks * n_each,
+            self.features.output_size,
+            option.sizes("tower_hidden_sizes"),
+            activation,
+            dropout,
+            batch_norm,
+        )
+        k = self.tower.output_size
+        self.hand_over = nn.ModuleList(
+            MLPBank(n_each, k, [k], activation, dropout, batch_norm) for _ in range(self.n_tasks - 1)
+        )
+        self.transfer = InformationTransfer(k) if self.n_tasks > 1 else None
+        self.outputs = nn.ModuleList(MLPBank(n_each, k, [], output_size=1) for _ in range(self.n_tasks))
+        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        towers = self.tower(x).unflatten(0, (self.n_tasks, -1))  # (T, M, B, k)
+        z = self._own(towers[0], scenario)
+        logits = [self._own(self.outputs[0](z), scenario)]
+        for t in range(1, self.n_tasks):
+            p = self._own(self.hand_over[t - 1](z), scenario)
+            assert self.transfer is not None
+            z = self.transfer(p, self._own(towers[t], scenario))
+            logits.append(self._own(self.outputs[t](z), scenario))
+        return torch.cat(logits, dim=1)
+
+    def _own(self, values: Tensor, scenario: Tensor) -> Tensor:
+        """Each row's own (B, ...) of what every scenario's part gives (M, B, ...)."""
+        return self.groups.pick(values, scenario).squeeze(0)
+
+    def calibration(self, logits: Tensor) -> Tensor:
+        """alpha * max(y_t - y_{t-1}, 0) (B, T) of logits (B, T); 0 for the first task."""
+        y = logits.sigmoid()
+        return self.calibrator_weight * F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))

@@ -1,0 +1,473 @@
+"""Frozen knowledge vectors inside a model: looked up by internal id, scaled, reduced, and kept out of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
+from recbole_msr.options import Options
+
+LEVELS = ("user", "scenario", "item")
+REDUCTIONS = ("none", "linear", "pca")
+
+_RESIDENT_BYTES = 1 << 30
+"""With knowledge_device: auto a table up to so large is kept on the model's accelerator."""
+_REDUCED_BYTES = 1 << 31
+"""PCA scores of all ids are computed beforehand for training up to so many bytes, and else batch by batch."""
+_FITTED_ROWS = 20_000
+"""Mean, deviation and PCA are those of so many rows of a larger store, evenly spaced."""
+_CHUNK = 1 << 24
+"""Numbers read from a store at once."""
+
+
+class FrozenVectors:
+    """Vectors of ids 0..N-1 that no training changes, in memory or in a memory-mapped file.
+
+    No module's state holds them, copies of a model share them, and DDP does not broadcast them.
+
+    Args:
+        matrix: (rows, H), float16 or float32.
+        rows: which row is each id's (N,), -1 for an id without one; None where id and row are the same.
+        device: `cpu`: rows are gathered there, batch by batch; `model`: the matrix is copied to the device of the ids
+            that are asked for; `auto`: copied if it is not large.
+    """
+
+    def __init__(self, matrix: np.ndarray, rows: np.ndarray | None = None, device: str = "auto") -> None:
+        self.matrix = matrix
+        self.rows = rows
+        self._device = device
+        self._resident: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def size(self) -> int:
+        """H."""
+        return int(self.matrix.shape[1])
+
+    def has(self) -> np.ndarray:
+        """Which ids have a vector (N,)."""
+        return np.ones(len(self.matrix), dtype=bool) if self.rows is None else self.rows >= 0
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Vectors (B, H), float32 on the ids' device; of an id without a vector those of another, not to be used."""
+        on_file = isinstance(self.matrix, np.memmap)
+        if ids.device.type == "cpu":
+            stays = not on_file
+        else:
+            stays = self._device == "model" or (self._device == "auto" and self.matrix.nbytes <= _RESIDENT_BYTES)
+        if stays:
+            table, rows = self._on(ids.device)
+            return table.index_select(0, ids if rows is None else rows[ids]).float()
+        places = ids.cpu().numpy()
+        if self.rows is not None:
+            places = self.rows[places].clip(0)
+        return torch.from_numpy(np.asarray(self.matrix)[places].astype(np.float32)).to(ids.device)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        if self._resident is None or self._resident[0].device != device:
+            # Made outside inference mode: a tensor made inside it could not be used in training later.
+            with torch.inference_mode(False):
+                matrix = np.array(self.matrix) if isinstance(self.matrix, np.memmap) else self.matrix
+                rows = None if self.rows is None else torch.from_numpy(self.rows.clip(0)).to(device)
+                self._resident = (torch.from_numpy(matrix).to(device), rows)
+        return self._resident
+
+    def chunks(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """The matrix, or `limit` evenly spaced rows of it, in parts of bounded size (n, H) as float64."""
+        n = len(self.matrix)
+        chosen = np.arange(n) if limit is None or n <= limit else np.linspace(0, n - 1, limit).astype(np.int64)
+        step = max(1, _CHUNK // self.size)
+        for start in range(0, len(chosen), step):
+            yield np.asarray(self.matrix)[chosen[start : start + step]].astype(np.float64)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenVectors:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_resident": None}
+
+
+def random_vectors(tokens: Sequence[str], size: int, seed: int, level: str) -> np.ndarray:
+    """The control: standard normal vectors (N, size), float16, each made of its token, the level and the seed alone.
+
+    Neither the order of the tokens nor which others there are changes a vector, nor does any generator's state.
+    """
+    keys = np.array(
+        [int.from_bytes(hashlib.blake2b(f"{seed}/{level}/{token}".encode(), digest_size=8).digest(), "little")
+         for token in tokens], dtype=np.uint64,
+    )  # fmt: skip
+    vectors = np.empty((len(tokens), size), dtype=np.float16)
+    columns = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    step = max(1, _CHUNK // 8 // size)
+    for start in range(0, len(tokens), step):
+        bits = keys[start : start + step, None] + columns  # the SplitMix64 generator, entered at any place
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+        radius = ((bits >> np.uint64(32)) + 1.0) / 2**32
+        angle = (bits & np.uint64(0xFFFFFFFF)) / 2**32
+        vectors[start : start + step] = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)  # Box-Muller
+    return vectors
+
+
+def standard_scale(vectors: FrozenVectors) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of every dimension, (H,) each; a dimension without any has the deviation 1.
+
+    Prompts of one template resemble each other, so most of a raw vector is what all have in common. A single vector has
+    nothing to differ from: its mean is 0, and its deviation the root of its mean square.
+    """
+    n, total = 0, np.zeros(vectors.size)
+    for chunk in vectors.chunks(_FITTED_ROWS):
+        n, total = n + len(chunk), total + chunk.sum(axis=0)
+    mean = total / n if n > 1 else np.zeros(vectors.size)
+    squares = sum(((chunk - mean) ** 2).sum(axis=0) for chunk in vectors.chunks(_FITTED_ROWS)) / n
+    if n == 1:
+        squares = np.full(vectors.size, squares.mean())
+    deviation = np.sqrt(squares)
+    return mean, np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), deviation, 1.0)
+
+
+def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """PCA: mean (H,) and components (size, H), so that (v - mean) @ components.T are the scores of v.
+
+    All components are divided by one number, so that the scores' mean square is 1 while the first still vary most. A
+    component's sign is that of its largest entry; components beyond the number of vectors are zero. A single vector is
+    its own component.
+    """
+    sample = np.concatenate(list(vectors.chunks(_FITTED_ROWS)))
+    mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
+    sample -= mean
+    few = len(sample) <= vectors.size  # then the small product has the same eigenvalues
+    values, found = np.linalg.eigh(sample @ sample.T if few else sample.T @ sample)
+    order = np.argsort(values)[::-1][:size]
+    values = values[order]
+    kept = values > max(float(values[0]), 0.0) * 1e-9
+    directions = (sample.T @ found[:, order[kept]] if few else found[:, order[kept]]).T
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    largest = np.abs(directions).argmax(axis=1)
+    directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    components = np.zeros((size, vectors.size))
+    if kept.any():
+        components[: len(directions)] = directions / np.sqrt(values[kept].mean() / len(sample))
+    return mean, components
+
+
+class KnowledgeSource:
+    """Where the vectors of a run come from: a store, or the random control; see the keys `knowledge...`.
+
+    Args:
+        config: a RecBole Config.
+        dataset: a `ScenarioDataset`. One without interactions is a finished run's, restored to score new rows: then the
+            store is not compared with the data, and nothing is fitted, as all that comes with the weights.
+
+    Attributes:
+        fits: whether there are training data that the store must fit.
+        bake: whether the reduced vectors are kept with the weights.
+
+    Raises:
+        InputError: no such store, it was built from other data, or a setting is impossible.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        option = Options(config)
+        self.name = knowledge_name(config)
+        self.fits = getattr(dataset, "inter_feat", None) is not None
+        self.bake = option.flag("knowledge_bake")
+        self.standardises = option.choice("knowledge_scale", ("standard", "none")) == "standard"
+        self.unknown_share = option.number("knowledge_unknown_share", at_least=0, below=1)
+        self._device = option.choice("knowledge_device", ("auto", "cpu", "model"))
+        self._dataset = dataset
+        self._random = (option.integer("knowledge_size"), option.integer("knowledge_seed", at_least=0))
+        self._store: Any = None
+        if self.name != "random" and not self.is_baked:
+            from recbole_msr.prompts.store import Knowledge
+
+            self._store = Knowledge.open(self.name, config["knowledge_dir"])
+            if self.fits:
+                self._store.check(dataset)
+
+    @property
+    def is_baked(self) -> bool:
+        """Whether all that is needed of the vectors comes with the weights."""
+        return self.bake and not self.fits
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that tell these vectors from others."""
+        made_by = f"random {self._random}" if self._store is None else str(self._store.meta["key"])
+        return hashlib.blake2b(made_by.encode(), digest_size=16).digest()
+
+    def tokens(self, level: str) -> list[str]:
+        """The external names of all ids of a level; of users and items the first is none."""
+        if level == "scenario":
+            return [str(name) for name in self._dataset.scenario_names]
+        return [str(token) for token in self._dataset.field2id_token[id_field(self._dataset, level)]]
+
+    def vectors(self, level: str) -> FrozenVectors:
+        """The frozen vectors of a level.
+
+        Raises:
+            InputError: the store has none of this level, or they are damaged.
+        """
+        tokens = self.tokens(level)
+        if self._store is None:
+            rows = np.arange(len(tokens))
+            matrix = random_vectors(tokens, self._random[0], self._random[1], level)
+        else:
+            if level not in self._store.levels:
+                raise InputError(
+                    f"knowledge '{self.name}' has no vectors of {level}s, only of {', '.join(self._store.levels)}s: "
+                    f"build them with recbole-msr embed --name={self.name} and this level, or choose another"
+                )
+            matrix, names = self._store.vectors(level), self._store.tokens(level)
+            if matrix.ndim != 2 or matrix.shape != (len(names), self._store.size):
+                raise InputError(
+                    f"knowledge '{self.name}' is damaged: its {level} vectors have the shape {tuple(matrix.shape)}, "
+                    f"but there are {len(names)} {level}s and vectors of {self._store.size} numbers"
+                )
+            rows = pd.Index(np.asarray(names, dtype=object)).get_indexer(pd.Index(np.asarray(tokens, dtype=object)))
+            rows = rows.astype(np.int64)
+        if level != "scenario":
+            rows[0] = -1
+        vectors = FrozenVectors(matrix, rows, self._device)
+        if self.fits:
+            self._require_numbers(vectors, level)
+        return vectors
+
+    def _require_numbers(self, vectors: FrozenVectors, level: str) -> None:
+        if not vectors.has().any():
+            raise InputError(f"knowledge '{self.name}' has no vector of any {level} of these data")
+        limit = None if vectors.matrix.size <= 1 << 28 else _FITTED_ROWS
+        for chunk in vectors.chunks(limit):
+            if not np.isfinite(chunk).all():
+                raise InputError(
+                    f"knowledge '{self.name}' has {level} vectors that are not numbers (NaN or infinite): build it again "
+                    "with recbole-msr embed, in single precision if the encoder ran in half"
+                )
+
+    def known(self, level: str, vectors: FrozenVectors) -> np.ndarray:
+        """Which ids are known (N,): those with a vector; of users, those that also have a training interaction."""
+        known = vectors.has()
+        if level == "user":
+            trained = np.zeros_like(known)
+            trained[np.unique(np.asarray(self._dataset.inter_feat[id_field(self._dataset, level)]))] = True
+            known &= trained
+        return known
+
+
+def id_field(dataset: Any, level: str) -> str:
+    """The field with the ids of a level's users or items."""
+    return dataset.uid_field if level == "user" else dataset.iid_field
+
+
+def knowledge_name(config: Any) -> str:
+    """The configured `knowledge`: a store's name, `random` or `none`.
+
+    Raises:
+        InputError: it is not set.
+    """
+    name = config["knowledge"]
+    if name is None or not str(name).strip():
+        raise InputError(
+            "'knowledge' is not set: give the name of a store (recbole-msr embed --dataset=... --encoder=... --name=NAME "
+            "builds one, then --knowledge=NAME), 'random' for the control, or 'none' for no vectors"
+        )
+    return str(name)
+
+
+class KnowledgeVectors(nn.Module):
+    """h (B, size): the frozen vectors of ids, scaled and reduced; of unknown ids a learned vector.
+
+    h = reduce((v - mean) / deviation)   for an id whose vector v (H,) is known
+    h = unknown                          for every other id; learned
+
+    reduce is the identity, a learned matrix (size, H) without a bias, or the PCA of the store, which brings a scale of
+    its own. Mean, deviation and PCA are computed once, from the store, and kept with the weights.
+
+    Users without a training interaction are unknown, and so no training row needs the unknown vector. For it to be
+    learned, a share of the rows, drawn anew in every training step, takes it instead of its own.
+
+    In training, mean and PCA are those of the store; in a restored run they come with the weights, as does which ids
+    are known. A store that has been built anew since then is refused.
+
+    Args:
+        source: where the vectors come from.
+        level: a word of `LEVELS`.
+        reduction: a word of `REDUCTIONS`.
+        size: the width of h; not read with the reduction `none`.
+        gain: standard deviation of h that a learned reduction begins with.
+
+    Attributes:
+        size: the width of h.
+    """
+
+    known: Tensor
+    """Which ids are known (N,)."""
+    key: Tensor
+    """What tells these vectors from others (16,)."""
+    mean: Tensor
+    """(H,)."""
+    inverse_deviation: Tensor
+    """(H,)."""
+    components: Tensor
+    """(size, H)."""
+
+    def __init__(self, source: KnowledgeSource, level: str, reduction: str, size: int, gain: float = 1.0) -> None:
+        super().__init__()
+        if source.bake and reduction == "none":
+            raise InputError(
+                "'knowledge_bake' keeps the reduced vectors with the weights: choose a knowledge_reduction (pca or "
+                "linear), or turn knowledge_bake off"
+            )
+        self.level, self.size, self._name = level, size, source.name
+        self._bake, self._is_baked = source.bake, source.is_baked
+        self._unknown_share = 0.0 if level == "scenario" else source.unknown_share
+        self._reduced: FrozenVectors | None = None  # all that `reduce` gives, where it is known beforehand
+        self.linear: nn.Linear | None = None
+        n_ids = len(source.tokens(level))
+        known = torch.zeros(n_ids, dtype=torch.bool)
+        if not source.is_baked:
+            self._frozen = source.vectors(level)
+            if reduction == "none":
+                self.size = self._frozen.size
+            if source.fits:
+                known = torch.from_numpy(source.known(level, self._frozen))
+            self._add_reduction(source, reduction, gain)
+        self.unknown = nn.Parameter(torch.randn(self.size) * INITIAL_STD)
+        self.register_buffer("known", known)
+        self.register_buffer("key", torch.frombuffer(bytearray(source.key), dtype=torch.uint8).clone())
+
+    def _add_reduction(self, source: KnowledgeSource, reduction: str, gain: float) -> None:
+        width = self._frozen.size
+        mean, deviation, components = np.zeros(width), np.ones(width), np.zeros((self.size, width))
+        self._is_pca = reduction == "pca"
+        self._is_scaled = source.standardises and not self._is_pca
+        if source.fits and self._is_scaled:
+            mean, deviation = standard_scale(self._frozen)
+        if source.fits and self._is_pca:
+            mean, components = principal_components(self._frozen, self.size)
+        if self._is_scaled or self._is_pca:
+            self.register_buffer("mean", torch.from_numpy(mean).float())
+        if self._is_scaled:
+            self.register_buffer("inverse_deviation", torch.from_numpy(1 / deviation).float())
+        if self._is_pca:
+            self.register_buffer("components", torch.from_numpy(components).float())
+        if reduction == "linear":
+            self.linear = nn.Linear(width, self.size, bias=False)
+            nn.init.normal_(self.linear.weight, std=gain / width**0.5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """h (B, size) of internal ids (B,)."""
+        known = self.known[ids]
+        if self.training and self._unknown_share:
+            known = known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
+        return torch.where(known.unsqueeze(1), self._known_vectors(ids), self.unknown)
+
+    def _known_vectors(self, ids: Tensor) -> Tensor:
+        if self._reduced is None and self._is_pca and self._reduces_at_once():
+            self._reduced = FrozenVectors(self._reduce_all())
+        if self._reduced is not None:
+            return self._reduced.gather(ids)
+        return self._reduce(self._frozen.gather(ids))
+
+    def _reduces_at_once(self) -> bool:
+        """Whether PCA goes over all vectors beforehand: quickly done, or done once for many epochs."""
+        if len(self.known) * self._frozen.size <= 1 << 26:
+            return True
+        return self.training and len(self.known) * self.size * 4 <= _REDUCED_BYTES
+
+    def _reduce(self, v: Tensor) -> Tensor:
+        if self._is_pca:
+            return (v - self.mean) @ self.components.t()
+        if self._is_scaled:
+            v = (v - self.mean) * self.inverse_deviation
+        return v if self.linear is None else self.linear(v)
+
+    @torch.no_grad()
+    def _reduce_all(self) -> np.ndarray:
+        """reduce of all ids (N, size), float32 in memory; zeros where an id is not known."""
+        step = max(1, _CHUNK // max(self.size, self._frozen.size))
+        parts = []
+        with torch.autocast(self.known.device.type, enabled=False):
+            for ids in torch.arange(len(self.known), device=self.known.device).split(step):
+                h = self._reduce(self._frozen.gather(ids)).masked_fill(~self.known[ids].unsqueeze(1), 0.0)
+                parts.append(h.float().cpu().numpy())
+        return np.concatenate(parts)
+
+    # The reduced vectors in a checkpoint, so that whoever scores with it needs no store.
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._bake:
+            reduced = self._reduced.matrix if self._reduced is not None else self._reduce_all()
+            destination[prefix + "baked"] = torch.from_numpy(reduced)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        baked = state_dict.pop(prefix + "baked", None)
+        found = state_dict.get(prefix + "key")
+        if self._is_baked:
+            if baked is None:
+                raise InputError("the weights hold no reduced vectors: they were kept with knowledge_bake off")
+            self._reduced = FrozenVectors(baked.cpu().numpy())
+            for name in ("mean", "inverse_deviation", "components", "linear.weight"):
+                state_dict.pop(prefix + name, None)
+        elif found is not None and not torch.equal(found.cpu(), self.key.cpu()):
+            raise InputError(
+                f"the weights were trained with other vectors than knowledge '{self._name}' has now: it was built anew "
+                "since then. Build it again as it was, or train again"
+            )
+        else:
+            self._reduced = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class KnowledgeFeatures(FeatureEmbedding):
+    """x (B, D) of `FeatureEmbedding`, and behind it a learned projection of the vectors of each row's user, item or both.
+
+    Args:
+        config: reads `knowledge_features` and `knowledge_feature_size` beside the others.
+        dataset, exclude: see `FeatureEmbedding`.
+    """
+
+    def __init__(self, config: Any, dataset: Any, exclude: Collection[str] = ()) -> None:
+        super().__init__(config, dataset, exclude)
+        levels = _feature_levels(config)
+        source = KnowledgeSource(config, dataset)
+        size = Options(config).integer("knowledge_feature_size")
+        self.id_fields = {level: id_field(dataset, level) for level in levels}
+        self.knowledge = nn.ModuleDict(
+            {level: KnowledgeVectors(source, level, "linear", size, gain=INITIAL_STD) for level in levels}
+        )
+        self.output_size += size * len(levels)
+
+    def forward(self, interaction: Any) -> Tensor:
+        vectors = [self.knowledge[level](interaction[field]) for level, field in self.id_fields.items()]
+        return torch.cat([super().forward(interaction), *vectors], dim=1)
+
+
+def input_features(config: Any, dataset: Any, exclude: Collection[str] = ()) -> FeatureEmbedding:
+    """A model's input: its fields, and the knowledge vectors that `knowledge_features` adds to them."""
+    if config["knowledge_features"] and knowledge_name(config) != "none":
+        return KnowledgeFeatures(config, dataset, exclude)
+    return FeatureEmbedding(config, dataset, exclude)
+
+
+def _feature_levels(config: Any) -> list[str]:
+    given, possible = config["knowledge_features"], ("user", "item")
+    levels = [given] if isinstance(given, str) else given
+    if not isinstance(levels, Sequence) or len({str(level) for level in levels}) < len(levels):
+        raise InputError(f"'knowledge_features' must be a list of different words such as [user, item], got {given!r}")
+    for level in levels:
+        if level not in possible:
+            raise InputError(
+                f"'knowledge_features': there are vectors of {' and '.join(possible)}, not of {level!r}"
+                f"{nearest(str(level), possible)}"
+            )
+    return list(levels)

@@ -1,0 +1,280 @@
+"""LLM4MSR: a language model's knowledge of users and scenarios, as generated layers around a multi-scenario model.
+
+"LLM4MSR: An LLM-Enhanced Paradigm for Multi-Scenario Recommendation", CIKM 2024, arXiv 2406.12529. The paper's equations
+were not at hand: what its abstract, figure and official code leave open is our choice, see docs/llm4msr.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.layers.meta import META_WEIGHTS, MetaLayers
+from recbole_msr.layers.mlp import ACTIVATIONS
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeVectors, knowledge_name
+from recbole_msr.options import Options
+
+FUSIONS = ("learned", "fixed", "gate")
+
+_REMEMBERED_BYTES = 1 << 29
+"""In evaluation the generated weights of all users are kept up to so many bytes."""
+
+
+class LLM4MSR(MultiScenarioRecommender):
+    """Meta layers at the bottom of a backbone and beside it, their weights made of frozen vectors.
+
+    x'  = x + c f(x; theta_u),       theta_u = MetaNet_U(h_u)      user level, at the bottom; c fixed
+    o_t = backbone.logits(x', s)                                   any `MultiScenarioRecommender`
+    r_t = head_t(f(x'; theta_s)),    theta_s = MetaNet_S(h_s)      scenario level, beside the backbone
+    y_t = sigmoid(o_t + alpha r_t)
+
+    h_u and h_s are the vectors that a language model has made of the prompts of user u and scenario s (see
+    `KnowledgeVectors`), f the `MetaLayers`. alpha is a learned number, a fixed one, or a gate for each row and task,
+    sigmoid(w_t x' + v_t h_s + c_t).
+
+    At the start f(x; theta_u) = 0 and head = 0, so that y is exactly the backbone's, whose weights are drawn as they would
+    be without all this. With `knowledge: none` or `knowledge_level: none` it is the backbone alone.
+
+    The backbone reads its own keys, with its own defaults; the others are in properties/model/LLM4MSR.yaml and, for the
+    vectors, in properties/overall.yaml.
+
+    Attributes:
+        backbone: the model inside.
+        user_level, scenario_level: `UserLevel` and `ScenarioLevel`, or None.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        option = Options(config)
+        level = option.choice("knowledge_level", ("both", "user", "scenario", "none"))
+        self.user_level: UserLevel | None = None
+        self.scenario_level: ScenarioLevel | None = None
+        if knowledge_name(config) == "none" or level == "none":
+            return
+
+        source = KnowledgeSource(config, dataset)
+        reduction = option.choice("knowledge_reduction", REDUCTIONS)
+        size = option.integer("knowledge_reduced_size")
+        width = self.backbone.features.output_size
+        meta: dict[str, Any] = {
+            "hidden_sizes": option.sizes("meta_hidden_sizes", may_be_empty=True),
+            "n_layers": option.integer("meta_layers"),
+            "weights": option.choice("meta_weights", META_WEIGHTS),
+            "rank": option.integer("meta_rank"),
+            "activation": option.choice("meta_activation", ACTIVATIONS),
+            "dropout": option.number("meta_dropout", at_least=0, below=1),
+        }
+        scale = option.number("meta_scale", at_least=0)
+        if scale == 0:
+            raise InputError("'meta_scale' must not be 0: the user level would never learn")
+        if level in ("both", "user"):
+            vectors = KnowledgeVectors(source, "user", reduction, size)
+            layers = MetaLayers(width, vectors.size, **meta, begins_as_zero=True)
+            self.user_field = dataset.uid_field
+            self.user_level = UserLevel(vectors, layers, scale)
+        if level in ("both", "scenario"):
+            vectors = KnowledgeVectors(source, "scenario", reduction, size)
+            layers = MetaLayers(width, vectors.size, **meta)
+            fusion, alpha = option.choice("fusion", FUSIONS), option.number("fusion_alpha")
+            if alpha == 0 and fusion != "gate":
+                raise InputError("'fusion_alpha' must not be 0: the scenario level would never learn")
+            self.scenario_level = ScenarioLevel(vectors, layers, self.n_tasks, fusion, alpha)
+
+    def _add_features(self, config: Any, dataset: Any) -> None:
+        # Before all else: with the same seed its weights are those it would have alone.
+        self.backbone = backbone_class(config["backbone"])(config, dataset)
+
+    @property
+    def features(self) -> Any:
+        """The backbone's."""
+        return self.backbone.features
+
+    def embed(self, interaction: Any) -> Tensor:
+        """x' (B, D)."""
+        x = self.backbone.embed(interaction)
+        return x if self.user_level is None else self.user_level(x, interaction[self.user_field])
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """o_t + alpha r_t (B, T) of rows x' (B, D)."""
+        o = self.backbone.logits(x, scenario)
+        return o if self.scenario_level is None else o + self.scenario_level(x, scenario)
+
+    def calibration(self, logits: Tensor) -> Tensor | float:
+        return self.backbone.calibration(logits)
+
+    @torch.no_grad()
+    def movement(self, interaction: Any) -> Tensor:
+        """How far the user level moves each row (B,): |x' - x| / |x|; zeros without a user level."""
+        x = self.backbone.embed(interaction)
+        return (self.embed(interaction) - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
+
+    @torch.no_grad()
+    def strengths(self, interaction: Any) -> Tensor:
+        """What the scenario level adds to each row's logits (B, T): alpha r_t; zeros without a scenario level."""
+        x, scenario = self.embed(interaction), self.scenario_of(interaction).clamp(min=0)
+        if self.scenario_level is None:
+            return x.new_zeros(len(x), self.n_tasks)
+        return self.scenario_level(x, scenario)
+
+
+class UserLevel(nn.Module):
+    """x' = x + c f(x; MetaNet_U(h_u)).
+
+    c is in effect a learning rate of the user level's own: embeddings begin far smaller than what a few steps of the
+    generator make of f.
+
+    In evaluation a user's theta is computed once and kept until a weight changes, as it depends on the user alone; and
+    where a batch holds few users, as a request for one user's candidates does, their rows go through together.
+
+    Args:
+        vectors: h, by user id.
+        layers: the meta layers.
+        scale: c.
+    """
+
+    def __init__(self, vectors: KnowledgeVectors, layers: MetaLayers, scale: float = 1.0) -> None:
+        super().__init__()
+        self.vectors, self.layers, self.scale = vectors, layers, scale
+        n_bytes = 4 * len(vectors.known) * layers.n_weights
+        self._remembered = _Remembered() if n_bytes <= _REMEMBERED_BYTES else None
+
+    def forward(self, x: Tensor, user: Tensor) -> Tensor:
+        """x' (B, D) of rows x (B, D) and their users' ids (B,)."""
+        if self.training or torch.is_grad_enabled():
+            self.forget()
+            return self._moved(x, self.layers(x, self.generate(user)))
+        if self.layers.is_light:
+            return self._moved(x, self.layers(x, self._remember(user)))
+        users, which = user.unique(return_inverse=True)
+        theta = self._remember(users)
+        if 8 * len(users) <= len(user):
+            return self._moved(x, self.layers(x, theta, which))
+        return self._moved(x, self.layers(x, theta[which]))
+
+    def _moved(self, x: Tensor, f: Tensor) -> Tensor:
+        return torch.add(x, f, alpha=self.scale)
+
+    def generate(self, user: Tensor) -> Tensor:
+        """theta (B, P) of users' ids (B,)."""
+        return self.layers.generate(self.vectors(user))
+
+    def _remember(self, user: Tensor) -> Tensor:
+        if self._remembered is None:
+            return self.generate(user)
+        made_by = [*self.layers.parameters(), *self.vectors.parameters(), *self.vectors.buffers()]
+        return self._remembered.get(user, len(self.vectors.known), made_by, self.generate)
+
+    def forget(self) -> None:
+        """Let what is remembered go."""
+        if self._remembered is not None:
+            self._remembered.clear()
+
+
+class ScenarioLevel(nn.Module):
+    """alpha r_t, r_t = head_t(f(x'; MetaNet_S(h_s))).
+
+    The weights are made once a batch for all M scenarios.
+
+    Args:
+        vectors: h, by scenario.
+        layers: the meta layers.
+        n_tasks: T.
+        fusion: a word of `FUSIONS`.
+        alpha: what a learned alpha begins with, or the fixed one; not read by the gate.
+    """
+
+    def __init__(self, vectors: KnowledgeVectors, layers: MetaLayers, n_tasks: int, fusion: str, alpha: float) -> None:
+        super().__init__()
+        self.vectors, self.layers, self.fusion = vectors, layers, fusion
+        width = layers.input_size
+        self.head = nn.Linear(width, n_tasks)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.alpha: nn.Parameter | float = nn.Parameter(torch.tensor(alpha)) if fusion == "learned" else alpha
+        if fusion == "gate":
+            self.gate_of_x = nn.Linear(width, n_tasks)
+            self.gate_of_h = nn.Linear(vectors.size, n_tasks, bias=False)
+            nn.init.zeros_(self.gate_of_x.bias)
+        self.register_buffer("scenarios", torch.arange(len(vectors.known)), persistent=False)
+
+    def forward(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """alpha r_t (B, T) of rows x' (B, D) and their scenarios (B,)."""
+        h = self.vectors(self.scenarios)
+        r = self.layers.head(x, self.layers.generate(h), scenario, self.head)
+        if self.fusion == "gate":
+            return (self.gate_of_x(x) + self.gate_of_h(h)[scenario]).sigmoid() * r
+        return self.alpha * r
+
+    def generate(self) -> Tensor:
+        """theta (M, P) of all scenarios."""
+        return self.layers.generate(self.vectors(self.scenarios))
+
+
+class _Remembered:
+    """Rows (N, P) that are computed when they are first asked for, and again when what they are made of changes."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._made_by: list[Any] | None = None
+        self._table: Tensor | None = None
+
+    def get(self, ids: Tensor, n_ids: int, made_by: list[Tensor], compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Rows (B, P) of ids (B,); `compute(ids)` gives those that are missing."""
+        state = [ids.device, *_state(made_by)]
+        if torch.is_autocast_enabled(ids.device.type):
+            state.append(torch.get_autocast_dtype(ids.device.type))
+        if state != self._made_by:
+            self._made_by, self._table = state, None
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be filled outside it
+                self._has = torch.zeros(n_ids, dtype=torch.bool, device=ids.device)
+        missing = ids[~self._has[ids]]
+        if len(missing) or self._table is None:
+            missing = missing.unique()
+            rows = compute(missing)
+            if self._table is None:
+                with torch.inference_mode(False):
+                    self._table = torch.empty(n_ids, rows.shape[1], dtype=rows.dtype, device=rows.device)
+            self._table[missing], self._has[missing] = rows, True
+        return self._table.index_select(0, ids)
+
+    def __deepcopy__(self, memo: Any) -> _Remembered:
+        return _Remembered()
+
+    def __reduce__(self) -> Any:
+        return _Remembered, ()
+
+
+def _state(tensors: list[Tensor]) -> list[Any]:
+    """What differs when the tensors do: how often each was written to, and norms, as fused optimisers do not count."""
+    versions = [None if t.is_inference() else t._version for t in tensors]
+    return versions + torch.stack([t.detach().norm() for t in tensors if t.is_floating_point()]).tolist()
+
+
+def backbone_class(name: Any) -> type[MultiScenarioRecommender]:
+    """The model class that a `backbone` key names.
+
+    Raises:
+        InputError: there is none of this name that can be a backbone; the message lists those that can.
+    """
+    from recbole_msr import plugin
+
+    if name in plugin.registered_models():
+        found = plugin.model_class(name)
+        if _can_be_backbone(found):
+            return found
+    possible = [known for known in plugin.registered_models() if _can_be_backbone(plugin.model_class(known))]
+    raise InputError(
+        f"'backbone': '{name}' is no model that LLM4MSR can be built around{nearest(str(name), possible)} "
+        f"Those are: {', '.join(possible)}."
+    )
+
+
+def _can_be_backbone(model: type) -> bool:
+    return issubclass(model, MultiScenarioRecommender) and not issubclass(model, LLM4MSR)

@@ -1,0 +1,72 @@
+"""PLE: progressive layered extraction.
+
+Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
+Recommendations", RecSys 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_msr.layers.cgc import CGC
+from recbole_msr.layers.groups import PER, Groups
+from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.mlp import ACTIVATIONS
+from recbole_msr.layers.towers import Towers
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.options import Options
+
+
+class PLE(MultiScenarioRecommender):
+    """A stack of CGC layers (`levels`; one level is the paper's CGC), and towers.
+
+    g_k^j(x) = w_k^j(g_k^{j-1}) S_k^j      level j: S_k^j stacks the outputs of k's own experts, which read g_k^{j-1},
+                                           and of the shared ones, which read g_s^{j-1}; g^0 = x
+    w_k^j    = softmax(W_k^j g_k^{j-1})    k's gate over its own and the shared experts
+    g_s^j    = w_s^j(g_s^{j-1}) S_s^j      the shared gate over all experts, in every level but the last
+    y_k      = sigmoid(tower_k(g_k^N(x)))
+
+    The paper's k is a task. Here it is a task in a scenario, or what `experts_per` and `towers_per` say; every row is
+    read from its own scenario's. The gates have a bias beside W (ours). The keys and their defaults are in
+    properties/model/PLE.yaml.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        option = Options(config)
+        activation = option.choice("activation", ACTIVATIONS)
+        dropout = option.number("dropout", at_least=0, below=1)
+        batch_norm = option.flag("batch_norm")
+        groups = Groups(option.choice("experts_per", PER), self.n_scenarios, self.n_tasks)
+        width, levels = self.features.output_size, option.integer("levels")
+        self.levels = nn.Sequential()
+        for level in range(levels):
+            cgc = CGC(
+                groups.count,
+                width,
+                n_own=option.integer("own_experts"),
+                n_shared=option.integer("shared_experts"),
+                hidden_sizes=option.sizes("expert_hidden_sizes"),
+                activation=activation,
+                dropout=dropout,
+                batch_norm=batch_norm,
+                passes_shared=level < levels - 1,
+                gate_batch_norm=option.flag("gate_batch_norm"),
+            )
+            self.levels.append(cgc)
+            width = cgc.output_size
+        self.towers = Towers(
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            width,
+            option.sizes("tower_hidden_sizes", may_be_empty=True),
+            activation,
+            dropout,
+            batch_norm,
+            inputs=groups,
+        )
+        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        return self.towers(self.levels(x), scenario)

@@ -1,0 +1,50 @@
+"""SharedBottom: one bottom for all, a tower for each scenario and task.
+
+Caruana, "Multitask Learning", Machine Learning 28, 1997.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from recbole_msr.layers.groups import PER, Groups
+from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.mlp import ACTIVATIONS, MLP
+from recbole_msr.layers.towers import Towers
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.options import Options
+
+
+class SharedBottom(MultiScenarioRecommender):
+    """Hard parameter sharing.
+
+    h    = f(x)                        the bottom, an MLP that all scenarios and tasks share
+    y_it = sigmoid(tower_it(h))        a tower for each task t in each scenario i
+
+    `towers_per` says what towers are kept apart for. The keys and their defaults are in
+    properties/model/SharedBottom.yaml.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        option = Options(config)
+        activation = option.choice("activation", ACTIVATIONS)
+        dropout = option.number("dropout", at_least=0, below=1)
+        batch_norm = option.flag("batch_norm")
+        self.bottom = MLP(
+            self.features.output_size, option.sizes("bottom_hidden_sizes"), activation, dropout, batch_norm
+        )
+        self.towers = Towers(
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            self.bottom.output_size,
+            option.sizes("tower_hidden_sizes", may_be_empty=True),
+            activation,
+            dropout,
+            batch_norm,
+        )
+        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+
+    def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        return self.towers(self.bottom(x), scenario)

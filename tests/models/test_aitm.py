@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.models.equations import TASKS, assert_logits_equal, bank, count, mlp_size, softmax
+
+SMALL = {"embedding_size": 4, "tower_hidden_sizes": [8, 6], "dropout": 0.0}
+THREE_TASKS = {f"at_least_{n}": {"field": "rating", "at_least": n} for n in (3, 4, 5)}
+
+
+def slow_logits(n_each, n_tasks):
+    def slow(state, x, i, t):
+        i = i if n_each > 1 else 0
+        z = bank(state, "tower", i, x)
+        for s in range(1, t + 1):
+            p, q = bank(state, f"hand_over.{s - 1}", i, z), bank(state, "tower", s * n_each + i, x)
+            h1, h2, h3 = (state[f"transfer.h{n}.weight"] for n in (1, 2, 3))
+            w = softmax(np.array([(h2 @ u) @ (h3 @ u) / np.sqrt(len(u)) for u in (p, q)]))
+            z = w[0] * (h1 @ p) + w[1] * (h1 @ q)
+        return bank(state, f"outputs.{t}", i, z, n_linear=1)[0]
+
+    return slow
+
+
+@pytest.mark.parametrize("scenarios", [1, 2, 3])
+@pytest.mark.parametrize("tasks", [TASKS[1], TASKS[2], THREE_TASKS], ids=["T1", "T2", "T3"])
+@pytest.mark.parametrize("per", ["task", "scenario_task"])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_logits_equal_the_equations(make_model, scenarios, tasks, per, batch_norm):
+    settings = SMALL | {"tasks": tasks, "towers_per": per, "batch_norm": batch_norm}
+    model, rows = make_model(scenarios, "AITM", **settings)
+    assert_logits_equal(model, rows, slow_logits(scenarios if per == "scenario_task" else 1, len(tasks)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_the_loss_has_the_calibrators_share(make_model, alpha):
+    model, rows = make_model(3, "AITM", **SMALL, tasks=THREE_TASKS, calibrator_weight=alpha)
+    y = model.predict_tasks(rows).double().detach().numpy()
+    labels = model.labels_of(rows).double().numpy()
+    entropy = -(labels * np.log(y) + (1 - labels) * np.log(1 - y)).mean(axis=0).sum()
+    calibrator = sum(max(y[b, t] - y[b, t - 1], 0) for b in range(len(y)) for t in (1, 2)) / len(y)
+    assert calibrator > 0
+    np.testing.assert_allclose(model.calculate_loss(rows).item(), entropy + alpha * calibrator, rtol=1e-5)
+
+
+def test_a_missing_label_counts_in_neither_term(make_model):
+    model, rows = make_model(3, "AITM", **SMALL)
+    full, _ = model.row_losses(rows)
+    rows["label_like"][:5] = -1
+    losses, counts = model.row_losses(rows)
+    assert not counts[:5, 1].any()
+    assert not losses[:5, 1].any()
+    torch.testing.assert_close(losses[5:], full[5:])
+    torch.testing.assert_close(losses[:, 0], full[:, 0])
+
+
+def test_the_order_is_that_of_the_declared_tasks(make_model):
+    """The first task's logit does not depend on the second's tower; the second's does on the first's."""
+    model, rows = make_model(3, "AITM", **SMALL)
+    x, scenario = model.embed(rows).detach(), model.scenario_of(rows)
+    for t, expected in ((0, [True, False]), (1, [True, True])):
+        model.zero_grad()
+        model.logits(x, scenario)[:, t].sum().backward()
+        touched = model.tower.weights[0].grad.view(2, -1).abs().sum(1) > 0
+        assert touched.tolist() == expected
+
+
+def test_what_is_handed_over_and_the_own_tower_share_the_weight(make_model):
+    model, _ = make_model(3, "AITM", **SMALL)
+    u = torch.randn(2, 7, 6)
+    w = model.transfer.weights(u)
+    torch.testing.assert_close(w.sum(dim=0), torch.ones(7))
+    assert (w.std(dim=0) > 0).all()
+
+
+@pytest.mark.parametrize(("per", "n_each"), [("task", 1), ("scenario_task", 3)])
+def test_the_number_of_parameters_is_that_of_the_equations(make_model, per, n_each):
+    model, _ = make_model(3, "AITM", **SMALL, towers_per=per)
+    towers = 2 * mlp_size(model.features.output_size, 8, 6)
+    assert count(model) == n_each * (towers + mlp_size(6, 6) + 2 * mlp_size(6, 1)) + 3 * 6 * 6
