@@ -25,11 +25,12 @@ def main() -> None:
     parser.add_argument("--model", default="HiNet")
     parser.add_argument("--data_path", default="dataset")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=2022)
     parser.add_argument("--output", default="runs/ml-1m", help="a folder a seed is made below it")
     given, rest = parser.parse_known_args()
     settings = {"preset": "ml-1m", "show_progress": False, "threads": 1} | parse_settings(rest)
     scores: dict[str, list[float]] = {}
-    for seed in range(2022, 2022 + given.seeds):
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         own = {"data_path": given.data_path, "seed": seed, "data_seed": seed}
         own["output_dir"] = f"{given.output}/{given.model}-{seed}"
         result = run(given.model, "ml-1m", config=settings | own)

@@ -19,6 +19,14 @@ any further --key=value (or --key value) is a configuration key of RecBole, of t
 for instance --epochs=5 --learning_rate=1e-3 --output_dir=DIR --seed=1; --resume goes on with the run in --output_dir.
 """
 
+_KNOWLEDGE_HELP = """
+any further --key=value is a setting:
+  prompts   --language=zh --max_items=20 --max_tokens=200 --title_field=FIELD --category_field=FIELD --liked=TASK
+  embed     --levels=[user, scenario, item] --batch_size=32 --store_dtype=float16|float32 --knowledge_dir=DIR
+  encoder   --device=cuda --dtype=bfloat16 --layer=-1 --pooling=last|mean --mode=prompt|generate --server_model=NAME ...
+or a configuration key of RecBole or recbole-msr, for instance --data_path=DIR --data_seed=1.
+"""
+
 
 def run_recbole(arguments: Sequence[str] | None = None) -> int:
     """`run_recbole`: train, validate and test one model. RecBole's own arguments, and any model of RecBole's."""
@@ -39,9 +47,11 @@ def run_recbole(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
-    settings = parse_settings(rest)
+    # argparse takes a setting with a space in it for one more file.
+    names = [entry for entry in given.config_files if not entry.startswith("--")]
+    settings = parse_settings([*rest, *(entry for entry in given.config_files if entry.startswith("--"))])
     settings["resume"] = _value(given.resume) is True
-    files = [name for entry in given.config_files for name in entry.split()]
+    files = [name for entry in names for name in entry.split()]
     from recbole_msr.report.table import print_metrics, print_result
     from recbole_msr.training.run import run
 
@@ -50,7 +60,8 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
         model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
     result = run(model, dataset, files, settings)
     if _is_first():
-        title = f"{result.summary['model']} on {result.summary['dataset']}: test, best epoch {result.summary['best_epoch']}"
+        summary = result.summary
+        title = f"{summary['model']} on {summary['dataset']}: test, best epoch {summary['best_epoch']}"
         if result.test is not None:
             print_result(result.test, title)
         print_metrics(result.summary)
@@ -75,13 +86,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict = commands.add_parser("predict", parents=[common], help="score new rows with a finished run")
     predict.add_argument("--run", required=True, metavar="DIR", help="the run's folder")
     predict.add_argument("--data", required=True, metavar="FILE", help="rows to score: .parquet or .csv")
-    predict.add_argument("--out", required=True, metavar="FILE", help="where they go with one column a task: .parquet or .csv")
+    predict.add_argument(
+        "--out", required=True, metavar="FILE", help="where they go, with a column a task: .parquet or .csv"
+    )
     predict.add_argument("--batch-size", type=int, default=65536, help="rows scored at once (default: 65536)")
 
     models = commands.add_parser("models", parents=[common], help="list the models, or one model's settings")
     models.add_argument("model", nargs="?", help="show this model's settings and their defaults")
 
-    given = parser.parse_args(arguments)
+    helps = {
+        "prompts": "print some prompts made of the training data",
+        "embed": "encode prompts into a knowledge store",
+    }
+    for name, what in helps.items():
+        command = commands.add_parser(
+            name, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}.", allow_abbrev=False,
+            epilog=_KNOWLEDGE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
+        command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+        command.add_argument("--template", help="full, brief, keywords, or the path of a YAML file (default: full)")
+        if name == "prompts":
+            command.add_argument("--level", dest="levels", help="scenario, user or item (default: all)")
+            command.add_argument("--n", type=int, default=1, help="how many of each level (default: 1)")
+        else:
+            command.add_argument("--encoder", help="minilm, hf:PATH, st:PATH, server:URL or random (default: minilm)")
+            command.add_argument("--name", help="what the knowledge is called: run_recbole --knowledge=NAME")
+            command.add_argument("--replace", action="store_true", help="replace other knowledge of this name")
+
+    given, rest = parser.parse_known_args(arguments)
+    if rest and given.command not in ("prompts", "embed"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    given.rest = rest
     return _guarded(given.debug, lambda: _COMMANDS[given.command](given))
 
 
@@ -114,7 +150,35 @@ def _models(given: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"data": _data, "predict": _predict, "models": _models}
+def _prompts(given: argparse.Namespace) -> int:
+    from recbole_msr.prompts.command import show_prompts
+
+    settings = parse_settings(given.rest) | {"template": given.template, "levels": given.levels}
+    for line in show_prompts(given.dataset, _files(given), settings, given.n):
+        print(line)
+    return 0
+
+
+def _embed(given: argparse.Namespace) -> int:
+    from recbole_msr.prompts.command import embed
+
+    settings = parse_settings(given.rest) | {"template": given.template, "encoder": given.encoder, "name": given.name}
+    for line in embed(given.dataset, _files(given), settings, given.replace):
+        print(line, flush=True)
+    return 0
+
+
+def _files(given: argparse.Namespace) -> list[str]:
+    return [name for entry in given.config_files for name in entry.split()]
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "data": _data,
+    "predict": _predict,
+    "models": _models,
+    "prompts": _prompts,
+    "embed": _embed,
+}
 
 
 def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
@@ -149,6 +213,8 @@ def _value(text: str) -> Any:
 def _guarded(debug: bool, work: Callable[[], int]) -> int:
     """Exit code 0: done; 2: bad input; 1: anything else. Errors are one line, unless --debug asks for more."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: not getattr(record, "shown", False))
     try:
         return work()
     except (Exception, KeyboardInterrupt) as error:
@@ -166,5 +232,3 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
 
 def _is_first() -> bool:
     return plugin.process_rank() == 0
-
-

@@ -1,0 +1,331 @@
+"""What prompts are made of: facts of the training interactions, and texts of the items."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.schema import MISSING_LABEL
+
+# Where a title or the categories are looked for, the first that exists; then any field whose name ends so.
+_TITLES = ("title", "movie_title", "item_title", "product_title", "book_title", "name", "item_name", "product_name")
+_CATEGORIES = ("categories", "category", "genres", "genre", "class", "classes", "tags", "topics")
+NONE = "none"
+
+
+class FieldTable:
+    """A .user or .item file as text: every field of every id, loaded into RecBole or not.
+
+    RecBole cuts token sequences at their separator and loads the fields of `load_col` alone; a prompt needs the text
+    as it was written.
+
+    Args:
+        dataset: a RecBole dataset.
+        suffix: "user" or "item".
+    """
+
+    def __init__(self, dataset: Any, suffix: str) -> None:
+        config = dataset.config
+        self.file = f"{dataset.dataset_name}.{suffix}"
+        self._separator = config["seq_separator"]
+        self._kinds: dict[str, str] = {}
+        self._columns: dict[str, np.ndarray] = {}
+        self.row_of: dict[str, int] = {}
+        path = Path(dataset.dataset_path, self.file)
+        if not path.is_file():
+            return
+        separator = config["field_separator"]
+        frame = pd.read_csv(
+            path, sep=separator, dtype=str, encoding=config["encoding"], quoting=csv.QUOTE_NONE, na_filter=False,
+            engine="c" if len(separator) == 1 else "python",
+        ).fillna("")  # fmt: skip
+        for column in frame.columns:
+            field, _, kind = str(column).partition(":")
+            self._kinds[field], self._columns[field] = kind, frame[column].to_numpy(dtype=object)
+        key = dataset.uid_field if suffix == "user" else dataset.iid_field
+        if key in self._columns:
+            for row, token in enumerate(self._columns[key]):
+                self.row_of.setdefault(token, row)
+
+    @property
+    def fields(self) -> list[str]:
+        return list(self._columns)
+
+    def value(self, field: str, token: str) -> str:
+        """The text of a field for an id; empty for an id without one.
+
+        Raises:
+            InputError: there is no such field.
+        """
+        self.require(field)
+        row = self.row_of.get(token)
+        return "" if row is None else " ".join(self._columns[field][row].split())
+
+    def values(self, field: str, token: str) -> list[str]:
+        """The single values of a field that holds a sequence; of any other field its text."""
+        text = self.value(field, token)
+        if not self._kinds[field].endswith("seq"):
+            return [text] if text else []
+        return [part for part in text.split(self._separator) if part]
+
+    def require(self, field: str) -> str:
+        if field not in self._columns:
+            has = f"{self.file} has {', '.join(self.fields)}" if self._columns else f"there is no file {self.file}"
+            raise InputError(f"there is no field '{field}'{nearest(field, self.fields) or ';'} {has}")
+        return field
+
+    def find(self, given: str | None, names: Sequence[str], ends: Sequence[str]) -> str | None:
+        """A field by its name, or the likely one among the usual names; None where there is none."""
+        if given is not None:
+            return None if given == NONE else self.require(given)
+        lower = {field.lower(): field for field in self._columns}
+        for name in names:
+            if name in lower:
+                return lower[name]
+        return next((field for field in self._columns if field.lower().endswith(tuple(ends))), None)
+
+
+class Record:
+    """One user's or item's fields, for templates: `item.release_year`."""
+
+    def __init__(self, table: FieldTable, token: str) -> None:
+        self._table, self._token = table, token
+
+    def __getitem__(self, field: str) -> str:
+        return self._table.value(field, self._token)
+
+
+class Item(Record):
+    """An item in a template: `title`, `categories`, and any field of the .item file."""
+
+    def __init__(self, table: FieldTable, token: str, title: str, categories: list[str]) -> None:
+        super().__init__(table, token)
+        self.id, self.title, self.categories = token, title, categories
+
+    def with_categories(self, count: int) -> Item:
+        return Item(self._table, self._token, self.title, self.categories[:count])
+
+
+@dataclass(frozen=True)
+class Category:
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a scenario shares with another: how many, and which share of its own."""
+
+    name: str
+    users: int
+    user_share: float
+    items: int
+    item_share: float
+
+
+@dataclass(frozen=True)
+class ScenarioFacts:
+    """One scenario in the training interactions."""
+
+    name: str
+    interactions: int
+    users: int
+    items: int
+    rates: Mapping[str, float]
+    categories: list[Category]
+    typical_categories: list[Category]
+    liked: list[Item]
+    overlaps: list[Overlap]
+
+
+@dataclass(frozen=True)
+class HistoryPart:
+    """One user's interactions in one scenario."""
+
+    name: str
+    interactions: int
+    likings: int
+    liked: list[Item]
+
+
+class Facts:
+    """Facts of the training interactions; nothing here has seen a validation or test row.
+
+    Everything is ordered by what the data say (counts, times) and then by external id, never by RecBole's internal
+    ids: those follow from the order in which all rows, test rows too, name the users and items.
+
+    Args:
+        train: the training split of a `ScenarioDataset`, `dataset.build()[0]`.
+        title_field, category_field: fields of the .item file; the usual names are tried where they are not given,
+            "none" is for none.
+        liked: the task whose label 1 counts as a liking; the main task if not given.
+
+    Raises:
+        InputError: a field or the task does not exist.
+    """
+
+    def __init__(
+        self, train: Any, title_field: str | None = None, category_field: str | None = None, liked: str | None = None
+    ) -> None:
+        self.scenarios: list[str] = list(train.scenario_names)
+        self.tasks: list[str] = train.schema.task_names
+        self.liked = liked or train.schema.main_task
+        if self.liked not in self.tasks:
+            raise InputError(
+                f"there is no task '{self.liked}'{nearest(self.liked, self.tasks)} Tasks: {', '.join(self.tasks)}."
+            )
+        self.item_table, self.user_table = FieldTable(train, "item"), FieldTable(train, "user")
+        self.title_field = self.item_table.find(title_field, _TITLES, ("title", "name"))
+        self.category_field = self.item_table.find(
+            category_field, _CATEGORIES, ("categories", "category", "genre", "genres")
+        )
+        self._items: dict[str, Item] = {}
+
+        inter = train.inter_feat
+        self._scenario = train.row_scenario(inter).numpy() - 1
+        self._labels = {task: inter[train.schema.tasks[i].label_field].numpy() for i, task in enumerate(self.tasks)}
+        self._user, self.users = _by_token(inter[train.uid_field].numpy(), train.field2id_token[train.uid_field])
+        self._item, self.items = _by_token(inter[train.iid_field].numpy(), train.field2id_token[train.iid_field])
+        times = inter[train.time_field].numpy() if train.time_field in inter else np.zeros(len(inter))
+        self._time = times if len(times) and times.min() < times.max() else np.zeros(len(inter))
+
+    def require_texts(self) -> None:
+        """Refuse data that say nothing of an item but its id."""
+        if self.title_field is None and self.category_field is None:
+            fields = self.item_table.fields
+            has = (
+                f"{self.item_table.file} has {', '.join(fields)}"
+                if fields
+                else f"there is no file {self.item_table.file}"
+            )
+            raise InputError(
+                f"prompts need a text for items, but no title and no categories were found: {has}; "
+                "name a field with --title_field=FIELD or --category_field=FIELD"
+            )
+
+    def item(self, token: str) -> Item:
+        if token not in self._items:
+            table = self.item_table
+            title = table.value(self.title_field, token) if self.title_field else ""
+            categories = table.values(self.category_field, token) if self.category_field else []
+            self._items[token] = Item(table, token, title, categories)
+        return self._items[token]
+
+    def user(self, token: str) -> Record:
+        return Record(self.user_table, token)
+
+    # Scenarios.
+
+    @cached_property
+    def _scenario_items(self) -> list[np.ndarray]:
+        """For every scenario the items that are liked in it, most liked first."""
+        ordered = []
+        for index in range(len(self.scenarios)):
+            rows = (self._scenario == index) & self._is_liked
+            counts = np.bincount(self._item[rows], minlength=len(self.items))
+            order = np.lexsort((np.arange(len(self.items)), -counts))
+            ordered.append(order[counts[order] > 0])
+        return ordered
+
+    @cached_property
+    def _members(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The users and the items of every scenario."""
+        inside = [self._scenario == m for m in range(len(self.scenarios))]
+        return [(np.unique(self._user[rows]), np.unique(self._item[rows])) for rows in inside]
+
+    @cached_property
+    def _is_liked(self) -> np.ndarray:
+        return self._labels[self.liked] == 1
+
+    @cached_property
+    def _shares(self) -> tuple[list[str], np.ndarray]:
+        """Category names, sorted, and the share of likings (M, C) that goes to an item of each."""
+        of_item = [list(dict.fromkeys(self.item(str(token)).categories)) for token in self.items]
+        names = sorted({name for categories in of_item for name in categories})
+        index = {name: i for i, name in enumerate(names)}
+        rows = np.repeat(np.arange(len(of_item)), [len(categories) for categories in of_item])
+        columns = np.array([index[name] for categories in of_item for name in categories], dtype=np.int64)
+        shares = np.zeros((len(self.scenarios), len(names)))
+        for m in range(len(self.scenarios)):
+            counts = np.bincount(self._item[(self._scenario == m) & self._is_liked], minlength=len(self.items))
+            shares[m] = np.bincount(columns, weights=counts[rows], minlength=len(names)) / max(1, counts.sum())
+        return names, shares
+
+    def scenario(self, index: int, items: int, categories: int) -> ScenarioFacts:
+        """The facts of scenario number `index` (from 0), with at most so many items and categories."""
+        rows = self._scenario == index
+        rates = {}
+        for task, labels in self._labels.items():
+            known = labels[rows]
+            known = known[known != MISSING_LABEL]
+            if len(known):
+                rates[task] = float(known.mean())
+        names, shares = self._shares
+        own = shares[index]
+        others = np.delete(shares, index, axis=0)
+        lead = own - others.mean(axis=0) if len(others) else np.zeros_like(own)
+        most = [i for i in np.lexsort((np.arange(len(names)), -own)) if own[i] > 0][:categories]
+        typical = [i for i in np.lexsort((np.arange(len(names)), -lead)) if lead[i] >= 0.01][:categories]
+        users, seen = self._members[index]
+        overlaps = []
+        for m, name in enumerate(self.scenarios):
+            if m != index:
+                both, shared = (
+                    len(np.intersect1d(mine, other, assume_unique=True))
+                    for mine, other in zip(self._members[index], self._members[m], strict=True)
+                )
+                overlaps.append(Overlap(name, both, both / max(1, len(users)), shared, shared / max(1, len(seen))))
+        return ScenarioFacts(
+            self.scenarios[index], int(rows.sum()), len(users), len(seen), rates,
+            [Category(names[i], float(own[i])) for i in most],
+            [Category(names[i], float(own[i])) for i in typical],
+            [self.item(str(self.items[i])) for i in self._scenario_items[index][:items]],
+            overlaps,
+        )  # fmt: skip
+
+    def liked_in_scenario(self, index: int) -> int:
+        """How many different items are liked in a scenario."""
+        return len(self._scenario_items[index])
+
+    # Users.
+
+    @cached_property
+    def _by_user(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows sorted by user and, within a user, newest first; and where every user's rows begin (U + 1)."""
+        order = np.lexsort((np.arange(len(self._user)), -self._time, self._user))
+        return order, np.searchsorted(self._user[order], np.arange(len(self.users) + 1))
+
+    def liked_by_user(self) -> np.ndarray:
+        """How many likings every user has (U,)."""
+        return np.bincount(self._user[self._is_liked], minlength=len(self.users))
+
+    def history(self, index: int, items: int) -> list[HistoryPart]:
+        """User number `index` in every scenario where the user has interactions; of all likings the `items` newest."""
+        order, begin = self._by_user
+        rows = order[begin[index] : begin[index + 1]]
+        scenario, liked = self._scenario[rows], self._is_liked[rows]
+        shown = rows[liked][:items]
+        parts = []
+        for m in np.unique(scenario):
+            here = scenario == m
+            listed = [self.item(str(self.items[i])) for i in self._item[shown[self._scenario[shown] == m]]]
+            parts.append(HistoryPart(self.scenarios[m], int(here.sum()), int((here & liked).sum()), listed))
+        return parts
+
+
+def _by_token(ids: np.ndarray, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers (N,) into the external ids that occur, which are returned too, sorted as text."""
+    present, rows = np.unique(ids, return_inverse=True)
+    names = np.asarray(tokens)[present].astype(str)
+    order = np.argsort(names, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[rows], names[order]

@@ -1,0 +1,89 @@
+"""What a dataset's training rows are made by, so that knowledge from other rows is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_msr.schema import MISSING_LABEL
+
+_SETTINGS = (
+    *("scenario", "tasks", "data_seed", "eval_args"),
+    *("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator", "encoding"),
+    *("rm_dup_inter", "filter_inter_by_user_or_item", "user_inter_num_interval", "item_inter_num_interval"),
+    *("val_interval", "benchmark_filename"),
+)
+
+
+def fingerprint(dataset: Any) -> dict[str, Any]:
+    """Files, settings and training rows of a training split, as plain values.
+
+    Of a dataset without interactions (one that serves a finished run) only the settings.
+    """
+    config = dataset.config
+    # RecBole's default files say "no limit" in several ways.
+    settings = {key: None if config[key] in ("[0,inf)", {}, []) else config[key] for key in _SETTINGS}
+    # The mode says which items are ranked at evaluation, not which rows are where.
+    settings["eval_args"] = {key: value for key, value in (config["eval_args"] or {}).items() if key != "mode"}
+    found: dict[str, Any] = {
+        "dataset": dataset.dataset_name,
+        "settings": json.loads(json.dumps(settings, default=str)),
+    }
+    if getattr(dataset, "inter_feat", None) is not None:
+        found["files"] = {
+            suffix: _file_digest(path)
+            for suffix in ("inter", "user", "item")
+            if (path := Path(dataset.dataset_path, f"{dataset.dataset_name}.{suffix}")).is_file()
+        }
+        found["training_rows"] = _rows(dataset)
+    return found
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, each as "what: there -> here"; what one of them lacks is not compared."""
+    told = []
+    if there.get("dataset") != here.get("dataset"):
+        told.append(f"dataset: {there.get('dataset')} -> {here.get('dataset')}")
+    settings, now = there.get("settings", {}), here.get("settings", {})
+    for key in sorted({*settings, *now}):
+        # Compared as text: the order of groups is that of the scenarios.
+        if json.dumps(settings.get(key)) != json.dumps(now.get(key)):
+            told.append(f"{key}: {json.dumps(settings.get(key))} -> {json.dumps(now.get(key))}")
+    if "files" in there and "files" in here:
+        for suffix in sorted({*there["files"], *here["files"]}):
+            if there["files"].get(suffix) != here["files"].get(suffix):
+                told.append(f"the content of the .{suffix} file")
+    rows, rows_now = there.get("training_rows"), here.get("training_rows")
+    if not told and rows and rows_now and rows != rows_now:
+        told.append(f"the training rows: {rows['count']} -> {rows_now['count']} rows, not the same ones")
+    return told
+
+
+def _rows(train: Any) -> dict[str, Any]:
+    """Number and digest of the training rows that carry the main task's label: ids, scenario, labels, in order."""
+    inter, schema = train.inter_feat, train.schema
+    kept = inter[schema.tasks[schema.main_index].label_field].numpy() != MISSING_LABEL
+    digest = hashlib.blake2b(json.dumps(schema.task_names).encode(), digest_size=16)
+    for field in (train.uid_field, train.iid_field):
+        # External ids: RecBole's own depend on which further fields were loaded.
+        tokens = pd.util.hash_array(np.asarray(train.field2id_token[field]).astype(object), categorize=False)
+        digest.update(tokens[inter[field].numpy()[kept]].tobytes())
+    names = pd.util.hash_array(np.array(["", *train.scenario_names], dtype=object), categorize=False)
+    digest.update(names[train.row_scenario(inter).numpy()[kept]].tobytes())
+    for field in schema.label_fields:
+        digest.update(inter[field].numpy()[kept].astype(np.int8).tobytes())
+    return {"count": int(kept.sum()), "digest": digest.hexdigest()}
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

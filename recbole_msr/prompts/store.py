@@ -1,0 +1,190 @@
+"""The store of knowledge vectors: opened without reading them, and without any language model.
+
+Knowledge NAME is a folder of that name in the knowledge folder:
+
+    knowledge.json           everything that made it: data and split, template, encoder and its weights, options; key
+    LEVEL.npy                (N, H) float16 or float32, mapped into memory
+    LEVEL.parquet            one row a vector, in order: token, row, n_tokens, truncated
+    LEVEL_texts.parquet      token, prompt, answer (in generate mode)
+
+with LEVEL in scenario, user, item; `token` is the external id as in the atomic files, or the scenario's name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from recbole_msr.errors import InputError, nearest
+
+LEVELS = ("scenario", "user", "item")
+FORMAT = "recbole-msr-knowledge/1"
+RESERVED = ("random", "none")
+"""Names that stand for no store: `--knowledge=random` and `--knowledge=none`."""
+
+
+def knowledge_folder(folder: str | Path | None) -> Path:
+    """The folder as given, else the environment's RECBOLE_MSR_KNOWLEDGE, else ~/.cache/recbole-msr/knowledge."""
+    return Path(folder or os.environ.get("RECBOLE_MSR_KNOWLEDGE") or "~/.cache/recbole-msr/knowledge").expanduser()
+
+
+def check_name(name: str) -> str:
+    """Refuse what cannot be a folder's name, and the names that stand for no store."""
+    if not name or name.startswith(".") or Path(name).name != name or "\\" in name:
+        raise InputError(f"a knowledge name is a plain name without '/' that does not begin with a dot, got '{name}'")
+    if name in RESERVED:
+        raise InputError(f"'{name}' is no name for knowledge: --knowledge={name} means something else")
+    return name
+
+
+class Knowledge:
+    """Vectors that an encoder made of prompts, by level.
+
+    Attributes:
+        name, path: what it is called and where it is.
+        meta: the content of knowledge.json.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.name, self.path, self.meta = path.name, path, meta
+        self._vectors: dict[str, np.memmap] = {}
+        self._tokens: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, name: str, folder: str | Path | None = None) -> Knowledge:
+        """Open knowledge by name; the vectors are mapped into memory, not read.
+
+        Args:
+            name: as given to `recbole-msr embed --name=NAME`.
+            folder: the knowledge folder; see `knowledge_folder`.
+
+        Raises:
+            InputError: there is none of that name (the message says how to build it), or its files are damaged.
+        """
+        root = knowledge_folder(folder)
+        path = root / check_name(name)
+        try:
+            meta = json.loads((path / "knowledge.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            known = sorted(p.parent.name for p in root.glob("*/knowledge.json") if not p.parent.name.startswith("."))
+            has = f"it has {', '.join(known)}" if known else "it has none yet"
+            where = "" if folder is None else f" --knowledge_dir={root}"
+            raise InputError(
+                f"there is no knowledge '{name}' in {root}{nearest(name, known) or ';'} {has}. Build it: "
+                f"recbole-msr embed --dataset=DATASET --encoder=minilm --template=full --name={name}{where}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"the knowledge in {path} is damaged: knowledge.json cannot be read ({error})") from error
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+            raise InputError(f"the knowledge in {path} is not of the format {FORMAT}, but {found}; build it again")
+        opened = cls(path, meta)
+        for level in opened.levels:
+            opened.vectors(level)
+        return opened
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that made it."""
+        return self.meta["key"]
+
+    @property
+    def levels(self) -> list[str]:
+        return list(self.meta["levels"])
+
+    @property
+    def size(self) -> int:
+        """H, the length of a vector."""
+        return int(self.meta["size"])
+
+    def vectors(self, level: str) -> np.memmap:
+        """The vectors of a level (N, H), float16 or float32, mapped into memory read-only.
+
+        Raises:
+            InputError: there is no such level, or the file is not as knowledge.json says.
+        """
+        if level not in self._vectors:
+            file, rows = self._file(level, ".npy"), self.meta["levels"][level]["rows"]
+            try:
+                mapped = np.load(file, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
+                ) from error
+            if mapped.shape != (rows, self.size) or mapped.dtype.name != self.meta["dtype"]:
+                raise InputError(
+                    f"the knowledge in {self.path} is damaged: {file.name} holds {mapped.dtype} {mapped.shape}, "
+                    f"not {self.meta['dtype']} {(rows, self.size)}"
+                )
+            self._vectors[level] = mapped
+        return self._vectors[level]
+
+    def tokens(self, level: str) -> np.ndarray:
+        """External ids or scenario names (N,) as text, in the order of the vectors."""
+        if level not in self._tokens:
+            frame = self._read(level, ".parquet", ["token"])
+            self._tokens[level] = frame["token"].to_numpy(dtype=object).astype(str)
+        return self._tokens[level]
+
+    def rows(self, level: str, tokens: Sequence[Any] | np.ndarray) -> np.ndarray:
+        """Row numbers (n,) of external ids, -1 for one that has no vector.
+
+        >>> knowledge.rows("user", dataset.field2id_token["user_id"])  # doctest: +SKIP
+        array([ -1,   0, 110, ...])
+        """
+        return pd.Index(self.tokens(level)).get_indexer(np.asarray(tokens).astype(str)).astype(np.int64)
+
+    def texts(self, level: str) -> pd.DataFrame:
+        """What was asked and answered: token, prompt, answer (None where nothing was generated)."""
+        return self._read(level, "_texts.parquet", None)
+
+    def index(self, level: str) -> pd.DataFrame:
+        """One row a vector: token, row, n_tokens, truncated."""
+        return self._read(level, ".parquet", None)
+
+    def check(self, dataset: Any) -> None:
+        """Refuse knowledge of other data, of another split, or of other scenarios and tasks.
+
+        Args:
+            dataset: the training split of a `ScenarioDataset`, or one that serves a finished run (which has no
+                interactions: then the settings alone are compared).
+
+        Raises:
+            InputError: names everything that differs.
+        """
+        from recbole_msr.prompts.fingerprint import differences, fingerprint
+
+        told = differences(self.meta["data"], fingerprint(dataset))
+        if told:
+            raise InputError(
+                f"the knowledge '{self.name}' was built from other training data; what differs (there -> here): "
+                f"{'; '.join(told)}. Its prompts may hold rows that are validation or test rows here. Build it from "
+                f"these data: recbole-msr embed with the same settings, --name={self.name} --replace or another name"
+            )
+
+    def _file(self, level: str, suffix: str) -> Path:
+        if level not in self.meta["levels"]:
+            raise InputError(
+                f"the knowledge '{self.name}' has no level '{level}', only {', '.join(self.levels)}; build it with "
+                f"recbole-msr embed ... --levels=[{', '.join([*self.levels, level])}]"
+            )
+        return self.path / f"{level}{suffix}"
+
+    def _read(self, level: str, suffix: str, columns: list[str] | None) -> pd.DataFrame:
+        file = self._file(level, suffix)
+        try:
+            frame = pq.read_table(file, columns=columns).to_pandas()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
+            ) from error
+        if len(frame) != self.meta["levels"][level]["rows"]:
+            raise InputError(f"the knowledge in {self.path} is damaged: {file.name} holds {len(frame)} rows")
+        return frame
