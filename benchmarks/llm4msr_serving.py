@@ -1,8 +1,9 @@
 """What LLM4MSR costs at serving time: its forward time a row over its backbone's, on one CPU thread.
 
 Method. Both models are in one process, untrained (weights do not change the time; the layers that begin as zero are
-filled with numbers), in evaluation mode, and score the same batch by `predict_tasks`, taking turns; the ratio is that of
-the medians over `--rounds`. The vectors are the random control's, as wide as those of the default encoder. Three cases:
+filled with numbers), in evaluation mode, and score the same batch by `predict_tasks`, taking turns. Counted is the time
+of the thread, so that other processes count less; the ratio is that of the medians over `--rounds`. The vectors are the
+random control's, as wide as those of the default encoder. Three cases:
 
     warm    rows of the test split; every user was seen before, so its generated weights are remembered
     cold    the same rows, every user for the first time
@@ -22,8 +23,8 @@ import torch
 
 from recbole_msr import plugin
 from recbole_msr.cli import parse_settings
-from recbole_msr.models.llm4msr import LLM4MSR, backbone_class
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.llm4msr import LLM4MSR, backbone_class
 from recbole_msr.training.run import build_config
 
 

@@ -30,8 +30,8 @@ class MetaLayers(nn.Module):
     - `core`: what stands between two factors, W = A C B with C (r, r); A and B are learned and the same for every h:
       r * r numbers. This alone costs a CPU little where every row has an h of its own.
 
-    MetaNet(h) = G z + g,   z = MLP(h). Half of a generated weight's variance at the start comes of g, the same for every
-    h, and half of G z, so that the whole has the variance 1 / fan-in (as in Chang et al., "Principled Weight
+    MetaNet(h) = G z + g,   z = MLP(h). Half of a generated weight's variance at the start comes of g, the same for
+    every h, and half of G z, so that the whole has the variance 1 / fan-in (as in Chang et al., "Principled Weight
     Initialization for Hypernetworks", ICLR 2020).
 
     >>> layers = MetaLayers(10, 4, [8], rank=2)

@@ -248,8 +248,8 @@ class KnowledgeSource:
         for chunk in vectors.chunks(limit):
             if not np.isfinite(chunk).all():
                 raise InputError(
-                    f"knowledge '{self.name}' has {level} vectors that are not numbers (NaN or infinite): build it again "
-                    "with recbole-msr embed, in single precision if the encoder ran in half"
+                    f"knowledge '{self.name}' has {level} vectors that are not numbers (NaN or infinite): build it "
+                    "again with recbole-msr embed, in single precision if the encoder ran in half"
                 )
 
     def known(self, level: str, vectors: FrozenVectors) -> np.ndarray:
@@ -276,8 +276,8 @@ def knowledge_name(config: Any) -> str:
     name = config["knowledge"]
     if name is None or not str(name).strip():
         raise InputError(
-            "'knowledge' is not set: give the name of a store (recbole-msr embed --dataset=... --encoder=... --name=NAME "
-            "builds one, then --knowledge=NAME), 'random' for the control, or 'none' for no vectors"
+            "'knowledge' is not set: give the name of a store (recbole-msr embed --dataset=... --encoder=... "
+            "--name=NAME builds one, then --knowledge=NAME), 'random' for the control, or 'none' for no vectors"
         )
     return str(name)
 
@@ -429,7 +429,7 @@ class KnowledgeVectors(nn.Module):
 
 
 class KnowledgeFeatures(FeatureEmbedding):
-    """x (B, D) of `FeatureEmbedding`, and behind it a learned projection of the vectors of each row's user, item or both.
+    """x (B, D) of `FeatureEmbedding`, and behind it learned projections of the vectors of each row's user and item.
 
     Args:
         config: reads `knowledge_features` and `knowledge_feature_size` beside the others.

@@ -1,7 +1,7 @@
 """LLM4MSR: a language model's knowledge of users and scenarios, as generated layers around a multi-scenario model.
 
-"LLM4MSR: An LLM-Enhanced Paradigm for Multi-Scenario Recommendation", CIKM 2024, arXiv 2406.12529. The paper's equations
-were not at hand: what its abstract, figure and official code leave open is our choice, see docs/llm4msr.md.
+"LLM4MSR: An LLM-Enhanced Paradigm for Multi-Scenario Recommendation", CIKM 2024, arXiv 2406.12529. The paper's
+equations were not at hand: what its abstract, figure and official code leave open is our choice, see docs/llm4msr.md.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class LLM4MSR(MultiScenarioRecommender):
     `KnowledgeVectors`), f the `MetaLayers`. alpha is a learned number, a fixed one, or a gate for each row and task,
     sigmoid(w_t x' + v_t h_s + c_t).
 
-    At the start f(x; theta_u) = 0 and head = 0, so that y is exactly the backbone's, whose weights are drawn as they would
-    be without all this. With `knowledge: none` or `knowledge_level: none` it is the backbone alone.
+    At the start f(x; theta_u) = 0 and head = 0, so that y is exactly the backbone's, whose weights are drawn as they
+    would be without all this. With `knowledge: none` or `knowledge_level: none` it is the backbone alone.
 
     The backbone reads its own keys, with its own defaults; the others are in properties/model/LLM4MSR.yaml and, for the
     vectors, in properties/overall.yaml.
@@ -90,7 +90,7 @@ class LLM4MSR(MultiScenarioRecommender):
         self.backbone = backbone_class(config["backbone"])(config, dataset)
 
     @property
-    def features(self) -> Any:
+    def features(self) -> Any:  # type: ignore[override]
         """The backbone's."""
         return self.backbone.features
 

@@ -95,7 +95,7 @@ def test_layers_that_begin_as_zero_learn_from_the_first_step_on(weights, n_layer
     target = torch.randn(50, D, dtype=torch.double)
     assert not layers(x, layers.generate(h)).any()
     optimiser = torch.optim.SGD(layers.parameters(), lr=0.1)
-    for step in range(3):
+    for _ in range(3):
         optimiser.zero_grad()
         (layers(x, layers.generate(h)) - target).square().sum(1).mean().backward()
         size = D if weights == "low_rank" else R

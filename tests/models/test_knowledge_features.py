@@ -15,12 +15,17 @@ from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.training.predict import Predictor
 
 MODELS = [name for name in plugin._BUILT_IN if issubclass(plugin.model_class(name), MultiScenarioRecommender)]
-GIVEN = {"knowledge": "random", "knowledge_size": 10, "knowledge_feature_size": 3, "knowledge_features": ["user", "item"]}
+GIVEN = {
+    "knowledge": "random",
+    "knowledge_size": 10,
+    "knowledge_feature_size": 3,
+    "knowledge_features": ["user", "item"],
+}
 
 
 @pytest.fixture
 def stored(make_dataset, make_model, write_knowledge, knowledge_dir):
-    """stored(model="SharedBottom", written=None, **settings) -> the model on knowledge "mine", its rows, the vectors, the ids' names."""
+    """stored(model="SharedBottom", **settings) -> a model on knowledge "mine", its rows, vectors, and ids' names."""
 
     def make(model="SharedBottom", written=None, **settings):
         given = {"knowledge": "mine", "knowledge_dir": knowledge_dir, "dropout": 0.0} | settings
@@ -108,7 +113,10 @@ def test_layers_and_features_can_be_had_together(stored):
     ("settings", "message"),
     [
         ({"knowledge_features": ["users"]}, "not of 'users'; did you mean 'user'"),
-        ({"knowledge_features": ["scenario"]}, "'knowledge_features': there are vectors of user and item, not of 'scenario'"),
+        (
+            {"knowledge_features": ["scenario"]},
+            "'knowledge_features': there are vectors of user and item, not of 'scenario'",
+        ),
         ({"knowledge_features": ["user", "user"]}, "must be a list of different words such as [user, item]"),
         ({"knowledge_features": 3}, "must be a list of different words such as [user, item], got 3"),
         ({"knowledge_features": True}, "must be a list of different words such as [user, item], got True"),
@@ -132,7 +140,12 @@ def test_a_run_with_them_is_scored_again(stored, make_dataset, tiny_data, tmp_pa
     stored()
     config, _ = make_dataset(3, "SharedBottom")
     keys = ("load_col", "tasks", "scenario", "packed_cache", "use_gpu", "show_progress", "state", "data_path")
-    given = {key: config[key] for key in keys} | {"threads": 1, "epochs": 2, "train_batch_size": 64, "knowledge_bake": bake}
+    given = {key: config[key] for key in keys} | {
+        "threads": 1,
+        "epochs": 2,
+        "train_batch_size": 64,
+        "knowledge_bake": bake,
+    }
     given |= {"knowledge": "mine", "knowledge_dir": knowledge_dir, "knowledge_features": ["user", "item"]}
     result = recbole_msr.run("SharedBottom", "tiny", config=given | {"output_dir": str(tmp_path / "out")})
     frame = pd.DataFrame({"user_id": ["u1", "nobody", "u7"], "item_id": ["i1", "i2", "nothing"], "age": [20, 30, 40]})

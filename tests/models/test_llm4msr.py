@@ -399,7 +399,7 @@ def test_the_scale_is_that_of_the_store_and_a_constant_number_stays():
 
 
 def test_no_table_is_in_the_state_or_copied_with_the_model(stored):
-    model, rows, _ = stored(knowledge_reduction="none", written={"dtype": "float16", "size": 50})
+    model, _, _ = stored(knowledge_reduction="none", written={"dtype": "float16", "size": 50})
     frozen = model.user_level.vectors._frozen
     assert isinstance(frozen.matrix, np.memmap)
     assert all(value.numel() < 40 * 50 for name, value in model.state_dict().items() if "vectors" in name)
