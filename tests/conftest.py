@@ -1,11 +1,13 @@
 """Small real data, as atomic files, and models on them."""
 
 import random
+import sys
 
 import pytest
 import torch
 
-import recbole_msr  # noqa: F401  (before RecBole: makes it importable)
+import recbole_msr  # before RecBole: makes it importable
+from recbole_msr import plugin
 
 SETTINGS = {
     "load_col": {
@@ -97,3 +99,14 @@ def make_model(make_dataset):
         return made, train[torch.arange(len(train))]
 
     return make
+
+
+@pytest.fixture
+def register():
+    """`recbole_msr.register`, undone after the test."""
+    before = dict(plugin._registered)
+    yield recbole_msr.register
+    for name in set(plugin._registered) - set(before):
+        sys.modules.pop(f"{plugin._PACKAGE}.{name.lower()}", None)
+    plugin._registered.clear()
+    plugin._registered.update(before)

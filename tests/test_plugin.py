@@ -34,17 +34,6 @@ def settings(tiny_data, monkeypatch):
     return SMALL | {"data_path": str(tiny_data), "checkpoint_dir": str(tiny_data / "saved")}
 
 
-@pytest.fixture
-def register():
-    """`recbole_msr.register`, undone after the test."""
-    before = dict(plugin._registered)
-    yield recbole_msr.register
-    for name in set(plugin._registered) - set(before):
-        sys.modules.pop(f"{plugin._PACKAGE}.{name.lower()}", None)
-    plugin._registered.clear()
-    plugin._registered.update(before)
-
-
 class Linear(MultiScenarioRecommender):
     """One linear layer a scenario and task."""
 

@@ -710,7 +710,7 @@ def test_misspelt_settings_are_refused_before_anything_is_loaded(settings_of, se
     assert message in str(error.value)
 
 
-def test_an_outside_models_keys_are_known_inside_llm4msr(settings_of, monkeypatch):
+def test_an_outside_models_keys_are_known_inside_llm4msr(settings_of, register):
     class Brought(MultiScenarioRecommender):
         def __init__(self, config, dataset):
             super().__init__(config, dataset)
@@ -719,8 +719,7 @@ def test_an_outside_models_keys_are_known_inside_llm4msr(settings_of, monkeypatc
         def logits(self, x, scenario):
             return self.head(x.repeat(1, 3))
 
-    monkeypatch.setattr(plugin, "_registered", dict(plugin._registered))
-    plugin.register(Brought, {"learning_rate": 0.02, "numerical_as": "raw"})
+    register(Brought, {"learning_rate": 0.02, "numerical_as": "raw"})
     given = settings_of(backbone="Brought", brought_width=3)
     del given["dropout"], given["learning_rate"]
     assert build_config("LLM4MSR", "tiny", given)["learning_rate"] == 0.02
