@@ -40,7 +40,7 @@ def run_recbole(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", "-m", help="a model's name; `recbole-msr models` lists them (default: BPR)")
     parser.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path (default: ml-100k)")
     parser.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
-    parser.add_argument("--resume", nargs="?", const="True", default="False", help=argparse.SUPPRESS)
+    parser.add_argument("--resume", nargs="?", const="True", help=argparse.SUPPRESS)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     given, rest = parser.parse_known_args(arguments)
     return _guarded(given.debug, lambda: _run(given, rest))
@@ -50,13 +50,16 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
     # argparse takes a setting with a space in it for one more file.
     names = [entry for entry in given.config_files if not entry.startswith("--")]
     settings = parse_settings([*rest, *(entry for entry in given.config_files if entry.startswith("--"))])
-    settings["resume"] = _value(given.resume) is True
+    if given.resume is not None:
+        settings["resume"] = _value(given.resume)
+        if settings["resume"] not in (True, False):
+            raise InputError(f"--resume is given alone, or as --resume=True or False, got {given.resume!r}")
     files = [name for entry in names for name in entry.split()]
     from recbole_msr.report.table import print_metrics, print_result
     from recbole_msr.training.run import run
 
     model, dataset = given.model, given.dataset
-    if not files and not settings["resume"]:  # RecBole's own defaults
+    if not files and not settings.get("resume"):  # RecBole's own defaults
         model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
     result = run(model, dataset, files, settings)
     if _is_first():

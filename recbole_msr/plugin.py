@@ -77,6 +77,8 @@ def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None 
     known = _registrations().get(name)
     if known is not None and _place(known.load()) != _place(model_class):
         raise InputError(f"a model named '{name}' is registered already: {known.load()}")
+    if name.lower() in {other.lower() for other in recbole_models()}:
+        raise InputError(f"RecBole has a model '{name}' of its own, which would be found instead: choose another name")
     sys.modules.pop(f"{_PACKAGE}.{name.lower()}", None)  # found there before, if the class was defined anew
     _registered[name] = Registration(name, lambda: model_class, defaults)
     return model_class

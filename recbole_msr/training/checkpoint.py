@@ -47,12 +47,16 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[
         epoch: the epoch the weights are from, counted from 0.
     """
     other: dict[str, Any] = model.other_parameter() if hasattr(model, "other_parameter") else {}  # type: ignore[operator]
+    # Modules among them are in the state_dict too; SciPy's and NumPy's objects would be pickles.
+    other = {key: value for key, value in other.items() if not isinstance(value, (torch.nn.Module, type(None)))}
+    plain = (torch.Tensor, bool, int, float, str)
     content = {
         "format": FORMAT,
         "config": dict(settings),
         "epoch": epoch,
         "state_dict": model.state_dict(),
-        "other_parameter": {key: value for key, value in other.items() if value is not None},
+        "other_parameter": {key: value for key, value in other.items() if isinstance(value, plain)},
+        "left_out": [key for key, value in other.items() if not isinstance(value, plain)],
     }
     write_atomically(path, lambda temporary: torch.save(content, temporary))
 
@@ -70,8 +74,8 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return content
 
 
-def check_resumable(path: str | Path) -> None:
-    """Make sure that training can go on from a last.ckpt.
+def load_resumable(path: str | Path) -> dict[str, Any]:
+    """The content of a last.ckpt, from which training can go on.
 
     Raises:
         InputError: there is no such file, it is damaged, or it is something else.
@@ -79,6 +83,7 @@ def check_resumable(path: str | Path) -> None:
     content = _load(path, "cpu")
     if not isinstance(content, dict) or not {"loops", "state_dict", "optimizer_states"} <= set(content):
         raise InputError(f"the checkpoint {path} cannot be read as the state of an interrupted run")
+    return content
 
 
 def _load(path: str | Path, map_location: Any) -> Any:
@@ -109,6 +114,11 @@ def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "
             f"the weights in {path} do not fit this {type(model).__name__}: it was trained with other settings or "
             f"data ({str(error).splitlines()[-1].strip()})"
         ) from error
+    if content["left_out"]:
+        raise InputError(
+            f"{path} cannot give {type(model).__name__} back: its {', '.join(content['left_out'])} is no tensor, and "
+            "only tensors are kept; train it again"
+        )
     if hasattr(model, "load_other_parameter"):
         model.load_other_parameter(content["other_parameter"])  # type: ignore[operator]
     return content

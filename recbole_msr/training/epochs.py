@@ -40,6 +40,7 @@ class EpochKeeper(Checkpoint):
     Attributes:
         best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
         history: a mapping a finished epoch.
+        stopped: whether early stopping has ended the training.
         train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
         seconds_before: the part of train_seconds from before the run was resumed.
     """
@@ -65,11 +66,12 @@ class EpochKeeper(Checkpoint):
         self.train_seconds = 0.0
         self.train_rows = 0
         self.seconds_before = 0.0
+        self.stopped = False
         self._without_gain = 0
 
     _STATE = (
         *("best_score", "best_epoch", "best_metrics", "best_evaluation", "history", "train_seconds", "train_rows"),
-        "_without_gain",
+        *("stopped", "_without_gain"),
     )
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +113,9 @@ class EpochKeeper(Checkpoint):
         self.history.append(row)
         score = self._judge(epoch, module) if validated else None
         module.step_scheduler(score)
-        improved = self.best_epoch == epoch or trainer.val_dataloaders is None
+        if trainer.val_dataloaders is None:
+            self.best_epoch = epoch
+        improved = self.best_epoch == epoch
         if trainer.is_global_zero:
             if improved and self._best_path is not None:
                 save_checkpoint(self._best_path, module.model, self._settings, epoch)
@@ -124,7 +128,8 @@ class EpochKeeper(Checkpoint):
             self._callback_fn(epoch - 1, score)
 
     def _judge(self, epoch: int, module: RecModule) -> float:
-        if self.metric not in module.metrics:
+        metrics = {key.lower(): value for key, value in module.metrics.items()}
+        if self.metric not in metrics:
             known = list(module.metrics)
             undefined = module.evaluation.undefined if module.evaluation is not None else []
             reasons = "; ".join(f"{scenario}, {task}: {reason}" for scenario, task, reason in undefined)
@@ -133,7 +138,7 @@ class EpochKeeper(Checkpoint):
                 f"{nearest(self.metric, known)} It has: {', '.join(known)}."
                 f"{' Undefined cells: ' + reasons if reasons else ''}"
             )
-        score = float(module.metrics[self.metric])
+        score = float(metrics[self.metric])
         if score != score:
             raise InputError(
                 f"valid_metric '{self.metric}' is undefined on the validation split: it holds one class only"
@@ -151,7 +156,7 @@ class EpochKeeper(Checkpoint):
             self.best_metrics = dict(module.metrics)
             self.best_evaluation = module.evaluation.to_dict() if module.evaluation is not None else None
         if stop:
-            module.trainer.should_stop = True
+            self.stopped = module.trainer.should_stop = True
         return score
 
     def _tell(self, trainer: pl.Trainer, row: Mapping[str, Any], score: float | None, improved: bool) -> None:

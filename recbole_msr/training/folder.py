@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from recbole_msr.errors import InputError
-from recbole_msr.plugin import read_yaml
+from recbole_msr.plugin import process_rank, read_yaml
 from recbole_msr.training.checkpoint import write_atomically
 
 # Settings that a resumed run may change: none of them touches what has been computed.
@@ -41,8 +41,10 @@ class RunFolder:
 
     def __init__(self, path: str | Path | None, name: str, resume: bool = False) -> None:
         self._made: list[Path] = []
-        lent = os.environ.get(_RUN_DIR)
-        if lent and os.environ.get("LOCAL_RANK", "0") != "0":  # another process of a run that has its folder
+        if process_rank() != 0:  # the first process has the folder and writes into it
+            lent = os.environ.get(_RUN_DIR) or path
+            if lent is None:
+                raise InputError("several processes train together: give all of them the same output_dir")
             self.path = Path(lent)
             return
         if resume:

@@ -108,7 +108,12 @@ class RecModule(pl.LightningModule):
     # An interrupted run goes on with the same random numbers as if it had never stopped.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random"] = _random_state()
+        # One state a process: they need not draw the same number of random numbers.
+        states: list[Any] = [_random_state()]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, _random_state())
+        checkpoint["random"] = states
         checkpoint["scheduler"] = None if self._scheduler is None else self._scheduler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -119,7 +124,7 @@ class RecModule(pl.LightningModule):
         if self._random is not None:
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(self._scheduler_state)
-            _set_random_state(self._random)
+            _set_random_state(self._random[self.global_rank % len(self._random)])
             self._random = None
 
     # Evaluation: rows of this process are kept, then put in their place in the table.
@@ -242,7 +247,10 @@ def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
         options["weight_decay"] = config["weight_decay"] or 0.0
     if config["fused_optimizer"] and learner in ("adam", "adamw", "sgd", "adagrad"):
         options["fused"] = True
-    return _OPTIMIZERS[learner](parameters, **options)
+    try:
+        return _OPTIMIZERS[learner](parameters, **options)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"learner {learner}: {error}") from error
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:

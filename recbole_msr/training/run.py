@@ -21,7 +21,7 @@ from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import check_keys
-from recbole_msr.training.checkpoint import save_checkpoint
+from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.folder import RunFolder
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
@@ -120,6 +120,8 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     from recbole.utils import ModelType
 
     kind = getattr(model_class, "type", None)
+    if kind == ModelType.DECISIONTREE:
+        raise InputError(f"{model} is trained by its own library, not by PyTorch; use recbole.quick_start.run_recbole")
     if settings.get("tasks") and kind in (ModelType.SEQUENTIAL, ModelType.KNOWLEDGE):
         raise InputError(
             f"{model} is a {kind.name.lower()} model, with data of its own kind: scenarios and tasks are for models "
@@ -139,6 +141,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     if config["strict"]:
         check_keys(settings, model_class, config.internal_config_dict)
     _check_types(settings, config.internal_config_dict)
+    _check_values(config)
     if config["trainer"] not in ("auto", "lightning", "recbole"):
         raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
     if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
@@ -165,6 +168,21 @@ def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
             raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
 
 
+def _check_values(config: Any) -> None:
+    """Refuse values that would fail deep inside RecBole, Lightning or PyTorch."""
+    for key in ("clip_grad_norm", "lightning", "lr_scheduler"):
+        if config[key] and not isinstance(config[key], Mapping):
+            raise InputError(f"{key} must be a mapping such as {{name: value}}, got {config[key]!r}")
+    for key, least in (("threads", 1), ("seed", 0), ("data_seed", 0)):
+        value = config[key]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    try:
+        torch.empty(0, device=config["data_device"] or "cpu")
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"data_device '{config['data_device']}' is no device here: {_told(error)}") from error
+
+
 def _as_recbole_reads(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
@@ -179,7 +197,9 @@ class _Run:
         self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
         self.started = started
         self.settings = plain_settings(config)
-        self.settings["data_path"] = str(Path(self.settings["data_path"]).resolve())
+        for key in ("data_path", "knowledge_dir"):  # a run is resumed, and scored with, from other folders too
+            if self.settings.get(key):
+                self.settings[key] = str(Path(self.settings[key]).expanduser().resolve())
         if resume:
             folder.check_same(self.settings)
 
@@ -260,7 +280,7 @@ class _Run:
             self.settings,
             last if self.resume and last.exists() else None,
         )
-        _check_valid_metric(self.config, loaders[0]._dataset)
+        _check_valid_metric(self.config, loaders[0]._dataset, hasattr(model, "predict_tasks"))
         show = bool(self.config["show_progress"])
         trainer.fit(loaders[0], loaders[1], show_progress=show)
         epochs = trainer.epochs
@@ -274,7 +294,7 @@ class _Run:
             "epochs": len(epochs.history),
             "best_valid_score": epochs.best_score,
             "valid": {
-                "metrics": {name: epochs.best_metrics[name] for name in names if name in epochs.best_metrics},
+                "metrics": _finite({name: epochs.best_metrics[name] for name in names if name in epochs.best_metrics}),
                 **(valid.to_dict() if valid else {}),
             },
             "test": {"metrics": _finite(metrics), **trainer.evaluation.to_dict()},
@@ -286,12 +306,20 @@ class _Run:
     def _train_recbole(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
         """RecBole's own trainer, unchanged, with its files in the run's folder."""
         from recbole.trainer import Trainer
-        from recbole.utils import get_trainer
+        from recbole.utils import EvaluatorType, get_trainer
 
         if self.resume:
             raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
         config = self.config
         config["checkpoint_dir"] = str(self.folder.path)
+        metrics = [name.lower() for name in config["metrics"]]
+        if config["eval_type"] == EvaluatorType.RANKING:
+            metrics = [f"{name}@{k}" for name in metrics for k in config["topk"]]
+        if str(config["valid_metric"]).lower() not in metrics:
+            raise InputError(
+                f"RecBole's trainer computes no valid_metric '{config['valid_metric']}'"
+                f"{nearest(str(config['valid_metric']), metrics)} It computes {', '.join(metrics)} (metrics, topk)."
+            )
         history: list[dict[str, Any]] = []
         with plugin.tensorboard_below(self.folder.path), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its use of torch.cuda.amp
@@ -346,15 +374,16 @@ def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Seque
     by_epoch = {row["epoch"]: row["valid_score"] for row in scores}
     lines = ["epoch,train_loss,valid_score"]
     lines += [f"{epoch + 1},{float(loss)},{by_epoch.get(epoch + 1, '')}" for epoch, loss in losses.items()]
-    folder.file("metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    write_atomically(folder.file("metrics.csv"), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
-def _check_valid_metric(config: Any, dataset: Any) -> None:
+def _check_valid_metric(config: Any, dataset: Any, several_tasks: bool) -> None:
     """Refuse a validation metric that no epoch will have, before the first one is spent."""
     metric = str(config["valid_metric"]).lower()
     known = [name.lower() for name in config["metrics"]]
     schema = getattr(dataset, "schema", None)
-    tasks = schema.task_names if schema is not None else [config["LABEL_FIELD"]]
+    tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
     scenarios = getattr(dataset, "scenario_names", ["all"])
     for name in ("auc", "gauc", "logloss"):
         cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]

@@ -17,12 +17,20 @@ import torch
 from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.training.checkpoint import check_resumable, load_weights
+from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar, check_device_count
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.module import PackedData, RecModule
 
 logger = logging.getLogger(__name__)
+
+
+_EVERY_ROW = "results are exact only if every row is evaluated"
+_OWN_OPTIONS = {
+    **dict.fromkeys(("limit_val_batches", "limit_test_batches", "fast_dev_run", "num_sanity_val_steps"), _EVERY_ROW),
+    **dict.fromkeys(("check_val_every_n_epoch", "val_check_interval"), "eval_step says when to validate"),
+    "use_distributed_sampler": "the loaders know their process",
+}
 
 
 class LightningTrainer:
@@ -103,8 +111,7 @@ class LightningTrainer:
         Returns:
             The best validation score and the RecBole metrics of that epoch; (-1, None) without validation data.
         """
-        if self._resume_from is not None:
-            check_resumable(self._resume_from)
+        resumed = load_resumable(self._resume_from) if self._resume_from is not None else None
         best_path = Path(self.saved_model_file) if saved else None
         if best_path is not None:
             best_path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,14 +129,25 @@ class LightningTrainer:
         validate = valid_data is not None and self.config["eval_step"] > 0
         data = PackedData(self.config, {"train": _split(train_data), "valid": _split(valid_data) if validate else None})
         self._lightning = self._build_lightning(show_progress, validate)
-        with _quiet():
-            self._lightning.fit(self._module, datamodule=data, ckpt_path=self._resume_from, weights_only=True)
-        if self._lightning.interrupted:
-            raise KeyboardInterrupt
+        state = resumed["callbacks"].get(self.epochs.state_key) if resumed is not None else None
+        if state is not None and state["stopped"]:  # interrupted after its last epoch: nothing is left to train
+            self.epochs.load_state_dict(state)
+        else:
+            self._train(data)
         self.model.to(self.config["device"])
         if not validate or self.epochs.best_score is None:
             return -1, None
         return self.epochs.best_score, self._recbole_only(self.epochs.best_metrics)
+
+    def _train(self, data: PackedData) -> None:
+        assert self._lightning is not None
+        try:
+            with _quiet():
+                self._lightning.fit(self._module, datamodule=data, ckpt_path=self._resume_from, weights_only=True)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from error
+        # Its name has the time and the process in it where no folder is given.
+        self.saved_model_file = self._lightning.strategy.broadcast(self.saved_model_file)
 
     def evaluate(
         self,
@@ -166,6 +184,8 @@ class LightningTrainer:
     def _build_lightning(self, show_progress: bool, validate: bool) -> pl.Trainer:
         config = self.config
         clip = config["clip_grad_norm"] or {}
+        if clip.get("norm_type", 2) != 2:
+            raise InputError(f"clip_grad_norm: only norm_type 2 is clipped here, got {clip['norm_type']}")
         options: dict[str, Any] = {
             "accelerator": "gpu" if config["device"].type == "cuda" else "cpu",
             "devices": 1,
@@ -187,6 +207,8 @@ class LightningTrainer:
         for key in given:
             if key not in known:
                 raise InputError(f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(key, known)}")
+            if key in _OWN_OPTIONS:
+                raise InputError(f"lightning: '{key}' cannot be set: {_OWN_OPTIONS[key]}")
         callbacks = [*(given.pop("callbacks", None) or []), *self._callbacks]
         if self.epochs is not None:
             callbacks.append(self.epochs)

@@ -278,3 +278,63 @@ def test_a_loss_that_is_no_number_stops_with_advice(tiny_data, tmp_path, monkeyp
     given |= {"tasks": {"click": {"field": "rating", "at_least": 4}}}
     with pytest.raises(DivergedError, match="lower learning_rate"):
         recbole_msr.run("HiNet", "tiny", config=given)
+
+
+def test_a_run_killed_after_early_stopping_trains_no_further_epoch(tiny_data, tmp_path, monkeypatch):
+    """Training had ended when it was interrupted: resuming tests the best epoch, and that is all."""
+    from recbole_msr.training.trainer import LightningTrainer
+
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 40, "stopping_step": 1, "learning_rate": 0.05}
+    given |= {"tasks": {"click": {"field": "rating", "at_least": 4}}, "train_batch_size": 64}
+    whole = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "whole"})
+    assert whole.summary["epochs"] < 40, "training must have stopped early for this test to say something"
+    with monkeypatch.context() as patch:
+        patch.setattr(LightningTrainer, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out"})
+    resumed = recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out", "resume": True})
+    same = ("best_epoch", "epochs", "best_valid_score", "valid", "test")
+    assert {key: resumed.summary[key] for key in same} == {key: whole.summary[key] for key in same}
+
+
+def test_a_validation_split_of_one_class_is_no_obstacle_to_selecting_on_another_task(tiny_data, tmp_path, monkeypatch):
+    from recbole_msr.data.dataset import ScenarioDataset
+
+    monkeypatch.chdir(tmp_path)
+    build = ScenarioDataset.build
+
+    def one_class(self):
+        train, valid, test = build(self)
+        valid.inter_feat["label_click"] = torch.ones_like(valid.inter_feat["label_click"])
+        return [train, valid, test]
+
+    monkeypatch.setattr(ScenarioDataset, "build", one_class)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 1, "valid_metric": "AUC/young/like"}
+    given |= {"scenario": {"field": "age", "bins": [30], "names": ["Young", "old"]}}
+    given |= {"tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}}
+    result = recbole_msr.run("HiNet", "tiny", config=given)
+    assert result.summary["valid"]["metrics"]["auc"] is None
+    assert result.summary["best_valid_score"] == result.valid.cells["Young"]["like"].auc
+    assert {entry["task"] for entry in result.summary["valid"]["undefined"]} == {"click"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_grad_norm": 5}, "clip_grad_norm must be a mapping"),
+        ({"lightning": 5}, "lightning must be a mapping"),
+        ({"lightning": {"limit_val_batches": 1}}, "'limit_val_batches' cannot be set"),
+        ({"learning_rate": -1}, "learner adam: Invalid learning rate"),
+        ({"seed": -1}, "seed must be a whole number of at least 0"),
+        ({"threads": "abc"}, "threads must be a whole number"),
+        ({"data_device": "foo"}, "data_device 'foo' is no device here"),
+        ({"trainer": "recbole", "valid_metric": "AUCC"}, "computes no valid_metric 'AUCC'; did you mean 'auc'"),
+    ],
+)
+def test_an_impossible_value_is_bad_input(settings, message, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = SMALL | {"data_path": str(tiny_data), "epochs": 1, "tasks": {"click": {"field": "rating", "at_least": 4}}}
+    with pytest.raises(InputError, match=message):
+        recbole_msr.run("HiNet", "tiny", config=given | settings)
+    assert not Path("runs").exists()
