@@ -62,7 +62,7 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
     if not files and not settings.get("resume"):  # RecBole's own defaults
         model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
     result = run(model, dataset, files, settings)
-    if _is_first():
+    if plugin.process_rank() == 0:
         summary = result.summary
         title = f"{summary['model']} on {summary['dataset']}: test, best epoch {summary['best_epoch']}"
         if result.test is not None:
@@ -231,7 +231,3 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _is_first() -> bool:
-    return plugin.process_rank() == 0

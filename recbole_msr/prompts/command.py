@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,12 +177,10 @@ def _train_split(config: Any) -> Any:
     from recbole.data import create_dataset
 
     from recbole_msr.data.dataset import ScenarioDataset
+    from recbole_msr.training.run import reading_data
 
     config = _config(config) if isinstance(config, dict) else config
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(max(level, logging.WARNING))
-    try:
+    with reading_data(config):
         dataset = create_dataset(config)
         if not isinstance(dataset, ScenarioDataset):
             raise InputError(
@@ -191,12 +188,6 @@ def _train_split(config: Any) -> Any:
                 "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
             )
         return dataset.build()[0]
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
-        raise InputError(f"dataset '{config['dataset']}' cannot be used: {error}") from error
-    finally:
-        root.setLevel(level)
 
 
 def _cut(prompts: Sequence[Prompts], encoder: Encoder, max_tokens: int | None) -> Iterator[str]:

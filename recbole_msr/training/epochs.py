@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import Checkpoint
 from recbole.utils import early_stopping
 
@@ -200,17 +199,3 @@ class ProgressBar(pl.callbacks.TQDMProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")
-
-
-def check_device_count(options: Mapping[str, Any]) -> None:
-    """Refuse more GPUs than the machine shows to this process."""
-    devices = options.get("devices")
-    if (
-        options.get("accelerator") in ("gpu", "cuda")
-        and isinstance(devices, int)
-        and devices > torch.cuda.device_count()
-    ):
-        raise InputError(
-            f"lightning: devices: {devices}, but {torch.cuda.device_count()} GPUs are visible; RecBole's gpu_id "
-            "(now the only one used) names them: --gpu_id=0,1"
-        )

@@ -152,6 +152,26 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     return config
 
 
+@contextmanager
+def reading_data(config: Any) -> Iterator[None]:
+    """While a dataset is read: RecBole's lines stay away, and what it raises of the data is bad input.
+
+    Raises:
+        InputError: in place of what RecBole raises; it names the dataset.
+    """
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
+        raise InputError(f"dataset '{config['dataset']}' cannot be used: {_told(error)}") from error
+    finally:
+        root.setLevel(level)
+
+
 def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuse a value of another kind than the default where that can only be a slip."""
     for key, value in settings.items():
@@ -212,7 +232,7 @@ class _Run:
         data_seconds = time.perf_counter() - self.started
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = self._build_model(loaders[0]._dataset)
-        under_lightning = self._under_lightning(model)
+        under_lightning = self._under_lightning()
         if not self.resume and _first_process():
             self.folder.write_yaml("config.yaml", self.settings)
         train = self._train_lightning if under_lightning else self._train_recbole
@@ -245,27 +265,18 @@ class _Run:
     def _load_data(self) -> tuple[Any, tuple[Any, Any, Any]]:
         from recbole.data import create_dataset, data_preparation
 
-        root = logging.getLogger()
-        level = root.level
-        root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
-        try:
+        with reading_data(self.config):
             dataset = create_dataset(self.config)
             if self.config["tasks"] is not None and not isinstance(dataset, ScenarioDataset):
                 raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
             return dataset, data_preparation(self.config, dataset)
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
-            raise InputError(f"dataset '{self.config['dataset']}' cannot be used: {_told(error)}") from error
-        finally:
-            root.setLevel(level)
 
     def _build_model(self, dataset: Any) -> torch.nn.Module:
         from recbole.utils import get_model
 
         return get_model(self.config["model"])(self.config, dataset).to(self.config["device"])
 
-    def _under_lightning(self, model: torch.nn.Module) -> bool:
+    def _under_lightning(self) -> bool:
         if self.config["trainer"] == "auto":
             return self.config["tasks"] is not None
         return self.config["trainer"] == "lightning"

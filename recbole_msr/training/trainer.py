@@ -18,7 +18,7 @@ from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.training.checkpoint import load_resumable, load_weights
-from recbole_msr.training.epochs import EpochKeeper, ProgressBar, check_device_count
+from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.module import PackedData, RecModule
 
@@ -213,7 +213,7 @@ class LightningTrainer:
         if self.epochs is not None:
             callbacks.append(self.epochs)
         options |= given
-        check_device_count(options)
+        _check_device_count(options)
         if options["enable_progress_bar"] and not any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks):
             callbacks.append(ProgressBar())
         options.setdefault("enable_checkpointing", self.epochs is not None)
@@ -240,6 +240,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set)):
         return [_plain(one) for one in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _check_device_count(options: Mapping[str, Any]) -> None:
+    """Refuse more GPUs than the machine shows to this process."""
+    devices = options.get("devices")
+    if (
+        options.get("accelerator") in ("gpu", "cuda")
+        and isinstance(devices, int)
+        and devices > torch.cuda.device_count()
+    ):
+        raise InputError(
+            f"lightning: devices: {devices}, but {torch.cuda.device_count()} GPUs are visible; RecBole's gpu_id "
+            "(now the only one used) names them: --gpu_id=0,1"
+        )
 
 
 def _split(data: Any) -> Any:
