@@ -22,7 +22,7 @@ from recbole_msr.prompts.embed import batches_of
 from recbole_msr.prompts.encoders import make_encoder
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.template import Template
-from recbole_msr.training.run import build_config
+from recbole_msr.training.config import build_config
 
 
 def main() -> None:

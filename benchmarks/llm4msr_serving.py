@@ -25,7 +25,7 @@ from recbole_msr import plugin
 from recbole_msr.cli import parse_settings
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR, backbone_class
-from recbole_msr.training.run import build_config
+from recbole_msr.training.config import build_config
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     from recbole.data import create_dataset
 
+    from recbole_msr.training.config import build_config
     from recbole_msr.training.module import PackedData
-    from recbole_msr.training.run import build_config
 
     imported = time.perf_counter()
     config = build_config(given.model, given.dataset, {"data_path": given.data_path, "state": "ERROR"})

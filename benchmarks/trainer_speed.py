@@ -31,7 +31,7 @@ def measure(side: str, given: argparse.Namespace) -> dict[str, Any]:
     from recbole.trainer import Trainer
     from recbole.utils import get_model, init_seed
 
-    from recbole_msr.training.run import build_config
+    from recbole_msr.training.config import build_config
     from recbole_msr.training.trainer import LightningTrainer
 
     settings = {"epochs": given.epochs, "stopping_step": given.epochs, "show_progress": False, "use_gpu": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,6 +26,12 @@ any further --key=value is a setting:
   embed     --levels=[user, scenario, item] --batch_size=32 --store_dtype=float16|float32 --knowledge_dir=DIR
   encoder   --device=cuda --dtype=bfloat16 --layer=-1 --pooling=last|mean --mode=prompt|generate --server_model=NAME ...
 or a configuration key of RecBole or recbole-msr, for instance --data_path=DIR --data_seed=1.
+"""
+
+_SEARCH_HELP = """
+any further --key=value is a configuration key of every trial, for instance --epochs=5 --data_path=DIR --seed=1;
+a key that is also in the space is fixed by it. --sampler and --pruner take options too:
+--sampler='{name: tpe, n_startup_trials: 20}'.
 """
 
 
@@ -94,6 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     predict.add_argument("--batch-size", type=int, default=65536, help="rows scored at once (default: 65536)")
 
+    explain = commands.add_parser(
+        "explain", parents=[common], help="show what a finished run has learnt between scenarios and for users"
+    )
+    explain.add_argument("--run", required=True, metavar="DIR", help="the run's folder")
+    explain.add_argument("--users", metavar="ID,ID", help="these users, by their ids as in the data")
+    explain.add_argument("--n", type=int, help="so many users, spread over the scenarios (default: 5)")
+    explain.add_argument("--out", metavar="FILE", help="the page that is written (default: DIR/explain.html)")
+    explain.add_argument("--knowledge_dir", metavar="DIR", help="where the run's knowledge is, if it has moved")
+
+    _add_search(commands, common)
+
     models = commands.add_parser("models", parents=[common], help="list the models, or one model's settings")
     models.add_argument("model", nargs="?", help="show this model's settings and their defaults")
 
@@ -118,10 +136,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--replace", action="store_true", help="replace other knowledge of this name")
 
     given, rest = parser.parse_known_args(arguments)
-    if rest and given.command not in ("prompts", "embed"):
+    if rest and given.command not in ("prompts", "embed", "search"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.rest = rest
     return _guarded(given.debug, lambda: _COMMANDS[given.command](given))
+
+
+def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "search", parents=[common], help="search a model's architecture and training settings",
+        description="Search a model's architecture and training settings; the same command again goes on.",
+        epilog=_SEARCH_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    command.add_argument("--model", "-m", help="a model's name")
+    command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
+    command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    command.add_argument("--space", metavar="FILE", help="the parameters (default: the model's own space)")
+    command.add_argument("--trials", type=int, metavar="N", help="trials, over all workers and restarts")
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="time after which no trial begins")
+    command.add_argument("--total-epochs", type=int, metavar="N", help="epochs of all trials after which none begins")
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    command.add_argument("--study", metavar="NAME", help="the study's name (default: MODEL-DATASET)")
+    command.add_argument("--output", metavar="DIR", help="the folder (default: searches/STUDY)")
+    command.add_argument("--storage", metavar="URL", help="a database that machines share (default: a file in DIR)")
+    command.add_argument("--sampler", help="tpe, gp, cmaes, random, qmc, grid or nsga2 (default: tpe)")
+    command.add_argument("--pruner", help="median, percentile, halving, hyperband, patient, wilcoxon or none")
+    command.add_argument("--objectives", help="metrics and costs, such as auc/macro,parameters,flops,latency")
+    command.add_argument(
+        "--tolerance", type=float, default=0.01, metavar="SHARE",
+        help="several objectives: quality that a smaller model may cost (default: 0.01)",
+    )  # fmt: skip
+    command.add_argument("--trial-seeds", type=int, default=1, metavar="N", help="trainings of each trial (default: 1)")
+    command.add_argument("--final-seeds", type=int, default=3, metavar="N", help="seeds of the final test (default: 3)")
+    command.add_argument(
+        "--max-failures", type=int, default=5, metavar="N", help="failed trials in a row that end it (default: 5)"
+    )
+    command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
+
+
+def _search(given: argparse.Namespace) -> int:
+    from recbole_msr.report.search_table import print_search
+    from recbole_msr.search import search
+
+    options = {
+        name: getattr(given, name)
+        for name in (
+            *("space", "trials", "timeout", "total_epochs", "workers", "study", "output", "storage", "objectives"),
+            *("tolerance", "trial_seeds", "final_seeds", "max_failures", "wandb"),
+        )
+    }
+    for name in ("sampler", "pruner"):
+        value = getattr(given, name)
+        options[name] = _value(value) if value is not None else None
+    command = shlex.join(["recbole-msr", *sys.argv[1:]])
+    result = search(
+        given.model,
+        given.dataset,
+        config_files=_files(given),
+        config=parse_settings(given.rest),
+        command=command,
+        **options,
+    )
+    print_search(result.summary)
+    print(f"Files: {result.folder}")
+    return 0
 
 
 def _data(given: argparse.Namespace) -> int:
@@ -139,6 +217,14 @@ def _predict(given: argparse.Namespace) -> int:
     report = predict_file(given.run, given.data, given.out, given.batch_size)
     for line in report:
         print(line)
+    return 0
+
+
+def _explain(given: argparse.Namespace) -> int:
+    from recbole_msr.report.explain import write_explanation
+
+    users = None if given.users is None else [token.strip() for token in given.users.split(",") if token.strip()]
+    write_explanation(given.run, given.out, users, given.n, given.knowledge_dir)
     return 0
 
 
@@ -178,6 +264,8 @@ def _files(given: argparse.Namespace) -> list[str]:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": _data,
     "predict": _predict,
+    "explain": _explain,
+    "search": _search,
     "models": _models,
     "prompts": _prompts,
     "embed": _embed,

@@ -117,9 +117,18 @@ def model_class(name: str) -> type:
 
 def properties(*parts: str) -> Path:
     """A file of the installed `properties` folder (beside the package in a checkout, inside it in a wheel)."""
+    return _installed("properties").joinpath(*parts)
+
+
+def search_spaces(*parts: str) -> Path:
+    """A file of the installed `search_spaces` folder."""
+    return _installed("search_spaces").joinpath(*parts)
+
+
+def _installed(folder: str) -> Path:
     here = Path(__file__).resolve().parent
-    inside = here / "properties"
-    return (inside if inside.is_dir() else here.parent / "properties").joinpath(*parts)
+    inside = here / folder
+    return inside if inside.is_dir() else here.parent / folder
 
 
 def yaml_loader() -> Any:

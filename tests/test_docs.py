@@ -75,7 +75,7 @@ def test_a_command_in_the_docs_is_understood(name, arguments, checked_only):
 )
 def test_settings_in_the_docs_are_known_and_possible(text):
     from recbole_msr.schema import Schema
-    from recbole_msr.training.run import build_config
+    from recbole_msr.training.config import build_config
 
     settings = {"tasks": {"click": {"field": "rating", "at_least": 4}}} | yaml.safe_load(text)
     Schema.from_config(build_config("HiNet", "ml-100k", settings))

@@ -10,7 +10,7 @@ from recbole.utils import argument_list
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.keys import check_keys, known_keys
-from recbole_msr.training.run import build_config
+from recbole_msr.training.config import build_config
 
 PROPERTIES = Path(recbole.__path__[0], "properties")
 GIVEN = {"state": "ERROR", "use_gpu": False, "tasks": {"click": "label"}}

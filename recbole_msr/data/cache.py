@@ -46,6 +46,12 @@ def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
     """The folder of the entry for this configuration and these files; None where nothing is to be cached."""
     if config["packed_cache"] is False or any(config[key] for key in _UNCACHED):
         return None
+    root = config["cache_dir"] or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
+    return Path(root, f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
+
+
+def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
+    """A hash of the files' content and of all settings that decide what the dataset and its splits are."""
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
     made_by["files"] = {
@@ -54,9 +60,7 @@ def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
         if (path := Path(dataset_path, f"{dataset_name}.{suffix}")).is_file()
     }
     # Not sorted: the order of groups is that of the scenarios.
-    digest = hashlib.blake2b(json.dumps(made_by, default=str).encode(), digest_size=12).hexdigest()
-    root = config["cache_dir"] or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
-    return Path(root, f"{dataset_name}-{digest}")
+    return hashlib.blake2b(json.dumps(made_by, default=str).encode(), digest_size=12).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -19,12 +19,16 @@ class PackedTable:
     Args:
         dataset: a built split (its `inter_feat` is an Interaction).
         device: where the tables live.
+
+    Attributes:
+        scenario_names: those of the dataset; None where it knows no scenarios.
     """
 
     def __init__(self, dataset: Any, device: torch.device | str = "cpu") -> None:
         self._narrow: dict[torch.dtype, dict[str, torch.Tensor]] = {torch.int64: {}, torch.float32: {}}
         self._wide: dict[str, torch.Tensor] = {}
         self._looked_up: list[tuple[str, dict[str, torch.Tensor]]] = []
+        self.scenario_names: list[str] | None = getattr(dataset, "scenario_names", None)
         inter = dataset.inter_feat
         self._length = len(inter)
         self._add(inter.interaction)

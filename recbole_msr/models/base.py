@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
@@ -10,11 +11,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import ContextRecommender
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.models.knowledge import input_features
+from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
+
+logger = logging.getLogger(__name__)
+
+LOSS_WEIGHTINGS = ("fixed", "equal", "uncertainty", "gradnorm", "dwa", "pcgrad")
+"""How the losses of the tasks become one."""
+NEED_TRAINER = ("gradnorm", "dwa", "pcgrad")
+"""Those that need more than one batch's loss: what `recbole_msr.training.weighting` has of them."""
 
 
 class MultiScenarioRecommender(ContextRecommender):
@@ -26,13 +35,15 @@ class MultiScenarioRecommender(ContextRecommender):
     task, for RecBole's metrics; `predict_tasks` is all of them.
 
     Args:
-        config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, and what
-            `input_features` reads.
+        config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, `loss_weighting`, and
+            what `input_features` reads.
         dataset: a `recbole_msr.data.dataset.ScenarioDataset`.
 
     Attributes:
         task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
         features: a `FeatureEmbedding`; `features.output_size` is D.
+        loss_weighting: a word of `LOSS_WEIGHTINGS`; "fixed" wherever there is one task.
+        log_variances: s (T,), learned, for the uncertainty weighting; None for every other.
 
     Raises:
         InputError: the dataset knows no tasks, or a setting is impossible.
@@ -40,6 +51,7 @@ class MultiScenarioRecommender(ContextRecommender):
 
     loss_weights: Tensor
     """lambda (M, T)."""
+    log_variances: nn.Parameter | None
     scenario_shares: Tensor
     """Each scenario's share of the training rows (M,); sums to 1."""
 
@@ -65,6 +77,12 @@ class MultiScenarioRecommender(ContextRecommender):
         self.embedding_size = config["embedding_size"]
         weights = loss_weights(config["loss_weights"], self.task_names, self.scenario_names)
         self.register_buffer("loss_weights", weights, persistent=False)
+        inside = [model for model in self.children() if isinstance(model, MultiScenarioRecommender)]
+        self.loss_weighting = loss_weighting(config, self.task_names, weights, tell=not inside)
+        learned = nn.Parameter(torch.zeros(self.n_tasks)) if self.loss_weighting == "uncertainty" else None
+        self.register_parameter("log_variances", learned)
+        for model in inside:  # the loss is the outer model's
+            model.log_variances = None
         shares = torch.tensor(getattr(dataset, "scenario_shares", None) or [1.0] * self.n_scenarios)
         self.register_buffer("scenario_shares", shares / shares.sum())
 
@@ -127,13 +145,32 @@ class MultiScenarioRecommender(ContextRecommender):
         return self.predict_tasks(interaction)[:, self.main_index]
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """L = sum_t 1/N_t sum_b lambda_{i(b),t} BCE(y_bt, label_bt), a scalar: the sum of `task_losses`."""
-        return self.task_losses(interaction).sum()
+        """L, a scalar: the sum of `task_losses`, L = sum_t 1/N_t sum_b lambda_{i(b),t} BCE(y_bt, label_bt).
+
+        With `loss_weighting: uncertainty`, L = sum_t exp(-s_t) L_t + s_t / 2 over the tasks that have a label in the
+        batch: what Kendall et al. (CVPR 2018, eq. 10) have for a classification, L_t / sigma_t^2 + log sigma_t, with
+        s_t = log sigma_t^2. It begins with s = 0, all weights 1.
+
+        Raises:
+            InputError: `loss_weighting` is one that only the Lightning trainer has.
+        """
+        if self.loss_weighting in NEED_TRAINER:
+            raise _needs_trainer(self.loss_weighting)
+        if self.log_variances is None:
+            return self.task_losses(interaction).sum()
+        losses, counts = self.counted_losses(interaction)
+        s = self.log_variances
+        return torch.where(counts > 0, (-s).exp() * losses + s / 2, 0.0).sum()
 
     def task_losses(self, interaction: Any) -> Tensor:
         """L_t (T,): the mean of `row_losses` over the N_t rows that carry task t's label; 0 if none does."""
+        return self.counted_losses(interaction)[0]
+
+    def counted_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
+        """L_t (T,), as `task_losses`, and N_t (T,)."""
         losses, counts = self.row_losses(interaction)
-        return losses.sum(dim=0) / counts.sum(dim=0).clamp(min=1)
+        n = counts.sum(dim=0)
+        return losses.sum(dim=0) / n.clamp(min=1), n
 
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
@@ -182,6 +219,50 @@ def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) 
     if not weights.any():
         raise InputError("'loss_weights' are all 0: nothing would be learnt")
     return weights
+
+
+def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: bool = True) -> str:
+    """The word of `LOSS_WEIGHTINGS` that a configuration's `loss_weighting` comes to.
+
+    Args:
+        config: read here: `loss_weighting`, `loss_weights` and `trainer`.
+        tasks: names of the T tasks; with one of them there is nothing to weigh, and it is "fixed".
+        weights: lambda (M, T).
+        tell: whether to say so then.
+
+    Raises:
+        InputError: an unknown word, one that does not go with `loss_weights`, or one that the trainer does not have.
+    """
+    chosen = Options(config).choice("loss_weighting", LOSS_WEIGHTINGS)
+    if chosen == "fixed":
+        return chosen
+    if chosen == "equal":
+        if config["loss_weights"] is not None:
+            raise InputError(
+                f"loss_weighting: equal makes every weight 1, but 'loss_weights' are {config['loss_weights']!r}: leave "
+                "them out, or set loss_weighting: fixed"
+            )
+        return chosen
+    unweighted = [task for task, given in zip(tasks, weights.any(dim=0).tolist(), strict=True) if not given]
+    if unweighted:
+        raise InputError(
+            f"loss_weighting: {chosen} cannot weigh task '{unweighted[0]}': its 'loss_weights' are 0 (fixed leaves a "
+            "task out that way)"
+        )
+    if len(tasks) > 1:
+        if chosen in NEED_TRAINER and config["trainer"] == "recbole":
+            raise _needs_trainer(chosen)
+        return chosen
+    if tell:
+        logger.warning("loss_weighting: %s does nothing: there is one task, '%s'", chosen, tasks[0])
+    return "fixed"
+
+
+def _needs_trainer(chosen: str) -> InputError:
+    return InputError(
+        f"loss_weighting: {chosen} needs more of the training than RecBole's own trainer hands out: set trainer: "
+        "lightning, or loss_weighting to fixed, equal or uncertainty"
+    )
 
 
 def _index(key: str, what: str, name: Any, known: Sequence[str]) -> int:

@@ -163,7 +163,7 @@ def _facts(train: Any, own: Mapping[str, Any]) -> Facts:
 
 def _config(rest: dict[str, Any]) -> Any:
     # Not imported above: training stands on models, and models on the store beside this file.
-    from recbole_msr.training.run import build_config
+    from recbole_msr.training.config import build_config
 
     rest = dict(rest)
     model, name = rest.pop("model", _MODEL), rest.pop("dataset", None)
@@ -177,7 +177,7 @@ def _train_split(config: Any) -> Any:
     from recbole.data import create_dataset
 
     from recbole_msr.data.dataset import ScenarioDataset
-    from recbole_msr.training.run import reading_data
+    from recbole_msr.training.config import reading_data
 
     config = _config(config) if isinstance(config, dict) else config
     with reading_data(config):

@@ -107,6 +107,7 @@ class EpochKeeper(Checkpoint):
             "seconds": round(seconds, 3),
             "rows_per_second": round(rows / seconds),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            **{f"weight/{task}": weight for task, weight in module.task_weights.items()},
             **{f"valid/{key}": value for key, value in metrics.items()},
         }
         self.history.append(row)

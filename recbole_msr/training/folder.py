@@ -19,7 +19,7 @@ from recbole_msr.training.checkpoint import write_atomically
 # Settings that a resumed run may change: none of them touches what has been computed.
 _FREE = {
     *("epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict"),
-    *("gpu_id", "use_gpu"),
+    *("gpu_id", "use_gpu", "wandb", "log_wandb", "wandb_project"),
 }
 _RUN_DIR = "RECBOLE_MSR_RUN_DIR"
 

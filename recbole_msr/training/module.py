@@ -19,6 +19,7 @@ from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_n
 from recbole_msr.errors import InputError
 from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.training.evaluation import Evaluation, evaluate_cells
+from recbole_msr.training.weighting import GradientWeighting, build_weighting
 
 _OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -45,6 +46,7 @@ class RecModule(pl.LightningModule):
         config: its RecBole configuration.
 
     Attributes:
+        weighting: what weighs the losses of the tasks, where the model's own loss does not (`loss_weighting`).
         train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
         evaluation: the scenario x task cells of the last validation or test.
         metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
@@ -54,6 +56,7 @@ class RecModule(pl.LightningModule):
     def __init__(self, model: Any, config: Any) -> None:
         super().__init__()
         self.model = model
+        self.weighting = build_weighting(model, config)
         self._config = config
         self._schema = Schema.from_config(config)
         self._evaluator = Evaluator(config)
@@ -64,22 +67,57 @@ class RecModule(pl.LightningModule):
         self._scheduler: Any = None
         self._scheduler_state: Any = None
         self._random: Any = None
+        self._step: Any = None
         several = self._schema is not None and hasattr(model, "predict_tasks")
         self._columns = len(self._schema.tasks) if several and self._schema is not None else 1
 
     def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
-        losses = self.model.calculate_loss(batch)
-        loss: torch.Tensor = sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[assignment]
+        loss = self._model_loss(batch) if self.weighting is None else self._weighted_loss(batch)
         if loss.device.type == "cpu":  # on a GPU the check would wait for every step; there it comes with the epoch
             self._check(loss)
         detached = loss.detach()
         self._loss_sum = detached if self._loss_sum is None else self._loss_sum + detached
         return loss
 
+    def _model_loss(self, batch: Interaction) -> torch.Tensor:
+        losses = self.model.calculate_loss(batch)
+        return sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[return-value]
+
+    def _weighted_loss(self, batch: Interaction) -> torch.Tensor:
+        assert self.weighting is not None
+        losses, counts = self.model.counted_losses(batch)
+        if isinstance(self.weighting, GradientWeighting):
+            self._step = batch, losses, counts  # for `backward`
+        return self.weighting(losses, counts)
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        if isinstance(self.weighting, GradientWeighting):
+            (batch, losses, counts), self._step = self._step, None
+            self.weighting.backward(self.model, batch, losses, counts, loss)
+        else:
+            super().backward(loss, *args, **kwargs)
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """What each task's loss weighs now, beside `loss_weights`; empty where weights do not change."""
+        log_variances = getattr(self.model, "log_variances", None)
+        weights = None if log_variances is None else (-log_variances.detach()).exp()
+        if self.weighting is not None:
+            weights = self.weighting.task_weights()
+        return {} if weights is None else dict(zip(self.model.task_names, weights.tolist(), strict=True))
+
+    def on_fit_start(self) -> None:
+        if isinstance(self.weighting, GradientWeighting):
+            self.weighting.check_strategy(self.trainer.strategy)
+
     def on_train_epoch_start(self) -> None:
         self._loss_sum = None
+        if self.weighting is not None:
+            self.weighting.start_epoch()
 
     def on_train_epoch_end(self) -> None:
+        if self.weighting is not None:
+            self.weighting.end_epoch()
         if self._loss_sum is None:
             raise InputError("there is no batch to train on: train_batch_size is larger than the processes can share")
         self._check(self._loss_sum)
@@ -93,7 +131,7 @@ class RecModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(self.model.parameters(), self._config)
+        optimizer = build_optimizer(_parameter_groups(self.model), self._config)
         self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
         return optimizer
 
@@ -189,18 +227,18 @@ class PackedData(pl.LightningDataModule):
 
     Args:
         config: RecBole's configuration (`train_batch_size`, `eval_batch_size`, `shuffle`, `seed`, `data_device`).
-        splits: built RecBole datasets by "train", "valid", "test"; those that are needed.
+        splits: built RecBole datasets, or tables packed before, by "train", "valid", "test"; those that are needed.
     """
 
     def __init__(self, config: Any, splits: Mapping[str, Any]) -> None:
         super().__init__()
         self._config = config
         self._tables = {
-            name: PackedTable(split, config["data_device"] or "cpu")
+            name: split if isinstance(split, PackedTable) else PackedTable(split, config["data_device"] or "cpu")
             for name, split in splits.items()
             if split is not None
         }
-        self.scenario_names = next((getattr(split, "scenario_names", None) for split in splits.values()), None)
+        self.scenario_names = next((table.scenario_names for table in self._tables.values()), None)
 
     def _loader(self, split: str) -> PackedLoader:
         table = self._tables[split]
@@ -231,6 +269,15 @@ def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.
     for part, places in parts:
         table[places] = part
     return table
+
+
+def _parameter_groups(model: torch.nn.Module) -> Any:
+    """The model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
+    log_variances = getattr(model, "log_variances", None)
+    if log_variances is None:
+        return model.parameters()
+    others = [parameter for parameter in model.parameters() if parameter is not log_variances]
+    return [{"params": others}, {"params": [log_variances], "weight_decay": 0.0}]
 
 
 def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO, as_token
 from recbole_msr.training.checkpoint import load_checkpoint, load_weights, write_atomically
-from recbole_msr.training.run import build_config
+from recbole_msr.training.config import build_config
 
 
 class Predictor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import platform
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +19,11 @@ from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.keys import check_keys
+from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
+from recbole_msr.tracking.single import log_result, tracked_run
+from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
+from recbole_msr.training.config import build_config, check_metric, reading_data
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.folder import RunFolder
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
@@ -79,6 +81,7 @@ def run(
     for path in config_files:
         settings |= plugin.read_yaml(Path(path))
     settings |= config or {}
+    _check_version(settings.pop("written_by", None))
     output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
     if resume and output_dir is not None and model is None and "model" not in settings:
         settings = plugin.read_yaml(RunFolder.to_resume(output_dir)) | settings
@@ -109,105 +112,13 @@ def run(
         folder.close()
 
 
-def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
-    """RecBole's Config for a model and a dataset, checked; the command line of the process is not read.
+def _check_version(written_by: Any) -> None:
+    """A best.yaml of another version may mean something else today, or lack a setting that there is now."""
+    from recbole_msr import __version__
 
-    Raises:
-        InputError: an unknown model or key, or a value that RecBole refuses.
-    """
-    model_class = plugin.model_class(model)
-    from recbole.config import Config
-    from recbole.utils import ModelType
-
-    kind = getattr(model_class, "type", None)
-    if kind == ModelType.DECISIONTREE:
-        raise InputError(f"{model} is trained by its own library, not by PyTorch; use recbole.quick_start.run_recbole")
-    if settings.get("tasks") and kind in (ModelType.SEQUENTIAL, ModelType.KNOWLEDGE):
-        raise InputError(
-            f"{model} is a {kind.name.lower()} model, with data of its own kind: scenarios and tasks are for models "
-            "that predict from one row's fields"
-        )
-
-    arguments = sys.argv
-    try:
-        sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
-        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"RecBole refuses the configuration: {_told(error)}") from error
-    finally:
-        sys.argv = arguments
-    if config["strict"]:
-        check_keys(settings, model_class, config.internal_config_dict)
-    _check_types(settings, config.internal_config_dict)
-    _check_values(config)
-    if config["trainer"] not in ("auto", "lightning", "recbole"):
-        raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
-    if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
-        raise InputError(
-            f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "
-            "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
-        )
-    return config
-
-
-@contextmanager
-def reading_data(config: Any) -> Iterator[None]:
-    """While a dataset is read: RecBole's lines stay away, and what it raises of the data is bad input.
-
-    Raises:
-        InputError: in place of what RecBole raises; it names the dataset.
-    """
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
-        raise InputError(f"dataset '{config['dataset']}' cannot be used: {_told(error)}") from error
-    finally:
-        root.setLevel(level)
-
-
-def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse a value of another kind than the default where that can only be a slip."""
-    for key, value in settings.items():
-        default = defaults.get(key)
-        if isinstance(default, bool):
-            good = isinstance(value, bool)
-        elif isinstance(default, (int, float)):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            good = good and (isinstance(default, float) or float(value).is_integer())
-        else:
-            continue
-        if not good and not isinstance(_as_recbole_reads(value), type(default)):
-            kind = {bool: "True or False", int: "a whole number", float: "a number"}[type(default)]
-            raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
-
-
-def _check_values(config: Any) -> None:
-    """Refuse values that would fail deep inside RecBole, Lightning or PyTorch."""
-    for key in ("clip_grad_norm", "lightning", "lr_scheduler"):
-        if config[key] and not isinstance(config[key], Mapping):
-            raise InputError(f"{key} must be a mapping such as {{name: value}}, got {config[key]!r}")
-    for key, least in (("threads", 1), ("seed", 0), ("data_seed", 0)):
-        value = config[key]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
-    try:
-        torch.empty(0, device=config["data_device"] or "cpu")
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"data_device '{config['data_device']}' is no device here: {_told(error)}") from error
-
-
-def _as_recbole_reads(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    own = f"recbole-msr {__version__}"
+    if written_by is not None and written_by != own:
+        logger.warning("the configuration was written by %s, this is %s: results may differ", written_by, own)
 
 
 class _Run:
@@ -235,32 +146,42 @@ class _Run:
         under_lightning = self._under_lightning()
         if not self.resume and _first_process():
             self.folder.write_yaml("config.yaml", self.settings)
-        train = self._train_lightning if under_lightning else self._train_recbole
-        outcome = train(model, loaders)
-        if isinstance(dataset, ScenarioDataset) and _first_process():
-            self._keep_vocabulary(loaders[0]._dataset)
-        summary = {
-            "model": config["model"],
-            "dataset": config["dataset"],
-            "seed": config["seed"],
-            "data_seed": config["data_seed"] if isinstance(dataset, ScenarioDataset) else config["seed"],
-            "trainer": "lightning" if under_lightning else "recbole",
-            "scenarios": getattr(dataset, "scenario_names", None),
-            "tasks": dataset.schema.task_names if isinstance(dataset, ScenarioDataset) else None,
-            "main_task": config["main_task"],
-            "valid_metric": str(config["valid_metric"]).lower(),
-            **outcome.summary,
-            "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, loaders, strict=True)},
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "device": str(config["device"]),
-            "versions": _versions(),
-        }
-        summary["seconds"] = {"data": round(data_seconds, 3), **summary["seconds"]}
-        summary["seconds"]["total"] = round(time.perf_counter() - self.started + outcome.seconds_before, 3)
-        if _first_process():
-            self.folder.write_json("result.json", summary)
-            self.folder.file("last.ckpt").unlink(missing_ok=True)
+        with self._tracked() as tracked:
+            train = self._train_lightning if under_lightning else self._train_recbole
+            outcome = train(model, loaders, tracked)
+            if isinstance(dataset, ScenarioDataset) and _first_process():
+                self._keep_vocabulary(loaders[0]._dataset)
+            summary = {
+                "model": config["model"],
+                "dataset": config["dataset"],
+                "seed": config["seed"],
+                "data_seed": config["data_seed"] if isinstance(dataset, ScenarioDataset) else config["seed"],
+                "trainer": "lightning" if under_lightning else "recbole",
+                "scenarios": getattr(dataset, "scenario_names", None),
+                "tasks": dataset.schema.task_names if isinstance(dataset, ScenarioDataset) else None,
+                "main_task": config["main_task"],
+                "valid_metric": str(config["valid_metric"]).lower(),
+                **outcome.summary,
+                "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, loaders, strict=True)},
+                "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+                "device": str(config["device"]),
+                "versions": versions(),
+            }
+            summary["seconds"] = {"data": round(data_seconds, 3), **summary["seconds"]}
+            summary["seconds"]["total"] = round(time.perf_counter() - self.started + outcome.seconds_before, 3)
+            if _first_process():
+                self.folder.write_json("result.json", summary)
+                self.folder.file("last.ckpt").unlink(missing_ok=True)
+            if tracked is not None:
+                log_result(tracked, summary)
         return RunResult(summary, self.folder.path, outcome.valid, outcome.test, model)
+
+    def _tracked(self) -> AbstractContextManager[TrackedRun | None]:
+        """The W&B run, if one is asked for; in the first process only."""
+        asked = self.config["log_wandb"] or self.config["wandb"] is not None
+        if not asked or not _first_process():
+            return nullcontext()
+        return tracked_run(self.config, self.settings, self.folder.path, self.resume)
 
     def _load_data(self) -> tuple[Any, tuple[Any, Any, Any]]:
         from recbole.data import create_dataset, data_preparation
@@ -281,21 +202,26 @@ class _Run:
             return self.config["tasks"] is not None
         return self.config["trainer"] == "lightning"
 
-    def _train_lightning(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
+    def _train_lightning(
+        self, model: torch.nn.Module, loaders: tuple[Any, Any, Any], tracked: TrackedRun | None
+    ) -> _Outcome:
         last = self.folder.file("last.ckpt")
+        epoch_logger = EpochLogger(tracked) if tracked is not None else None
         trainer = LightningTrainer(
             self.config,
             model,
-            self.callbacks,
+            [*self.callbacks, *([epoch_logger] if epoch_logger is not None else [])],
             self.folder.path,
             self.settings,
             last if self.resume and last.exists() else None,
         )
-        _check_valid_metric(self.config, loaders[0]._dataset, hasattr(model, "predict_tasks"))
+        check_metric(self.config["valid_metric"], self.config, loaders[0]._dataset, hasattr(model, "predict_tasks"))
         show = bool(self.config["show_progress"])
         trainer.fit(loaders[0], loaders[1], show_progress=show)
         epochs = trainer.epochs
         assert epochs is not None
+        if epoch_logger is not None:
+            epoch_logger.send(epochs)  # a training resumed after its last epoch sends none by itself
         metrics = trainer.evaluate(loaders[2], show_progress=False)
         assert trainer.evaluation is not None
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
@@ -314,7 +240,9 @@ class _Run:
         }
         return _Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
 
-    def _train_recbole(self, model: torch.nn.Module, loaders: tuple[Any, Any, Any]) -> _Outcome:
+    def _train_recbole(
+        self, model: torch.nn.Module, loaders: tuple[Any, Any, Any], tracked: TrackedRun | None
+    ) -> _Outcome:
         """RecBole's own trainer, unchanged, with its files in the run's folder."""
         from recbole.trainer import Trainer
         from recbole.utils import EvaluatorType, get_trainer
@@ -337,7 +265,10 @@ class _Run:
             trainer_class = get_trainer(config["MODEL_TYPE"], config["model"])
             if trainer_class is LightningTrainer:
                 trainer_class = Trainer
-            trainer = trainer_class(config, model)
+            trainer = _without_own_wandb(trainer_class, config, model)
+            epoch_logger = RecBoleEpochs(tracked) if tracked is not None else None
+            if epoch_logger is not None:
+                trainer.wandblogger = epoch_logger
             started = time.perf_counter()
             score, valid = trainer.fit(
                 loaders[0],
@@ -347,6 +278,8 @@ class _Run:
                 callback_fn=lambda epoch, value: history.append({"epoch": epoch + 1, "valid_score": float(value)}),
             )
             seconds = time.perf_counter() - started
+            if epoch_logger is not None:
+                epoch_logger.flush()
             test = trainer.evaluate(loaders[2], load_best_model=True, show_progress=config["show_progress"])
         Path(trainer.saved_model_file).unlink(missing_ok=True)  # a pickle; the weights go into best.ckpt
         best = 1 + max(
@@ -381,32 +314,22 @@ class _Outcome:
     seconds_before: float = 0.0  # of training, before the run was resumed
 
 
+def _without_own_wandb(trainer_class: Any, config: Any, model: torch.nn.Module) -> Any:
+    """A RecBole trainer that starts no W&B run of its own: RecBole never finishes it."""
+    asked = config["log_wandb"]
+    config["log_wandb"] = False
+    try:
+        return trainer_class(config, model)
+    finally:
+        config["log_wandb"] = asked
+
+
 def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Sequence[Mapping[str, Any]]) -> None:
     by_epoch = {row["epoch"]: row["valid_score"] for row in scores}
     lines = ["epoch,train_loss,valid_score"]
     lines += [f"{epoch + 1},{float(loss)},{by_epoch.get(epoch + 1, '')}" for epoch, loss in losses.items()]
     text = "\n".join(lines) + "\n"
     write_atomically(folder.file("metrics.csv"), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
-
-
-def _check_valid_metric(config: Any, dataset: Any, several_tasks: bool) -> None:
-    """Refuse a validation metric that no epoch will have, before the first one is spent."""
-    metric = str(config["valid_metric"]).lower()
-    known = [name.lower() for name in config["metrics"]]
-    schema = getattr(dataset, "schema", None)
-    tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
-    scenarios = getattr(dataset, "scenario_names", ["all"])
-    for name in ("auc", "gauc", "logloss"):
-        cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
-        known += [
-            name,
-            *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells)),
-        ]
-    if metric not in [name.lower() for name in known]:
-        listing = ", ".join(dict.fromkeys(known))
-        raise InputError(
-            f"there is no valid_metric '{config['valid_metric']}'{nearest(metric, known)} Known: {listing}"
-        )
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
@@ -419,11 +342,7 @@ def _first_process() -> bool:
     return plugin.process_rank() == 0
 
 
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     names = ("recbole-msr", "recbole", "torch", "pytorch-lightning", "numpy", "pandas", "scipy")
     found = {"python": platform.python_version()}
     for name in names:

@@ -22,9 +22,6 @@ from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.module import PackedData, RecModule
 
-logger = logging.getLogger(__name__)
-
-
 _EVERY_ROW = "results are exact only if every row is evaluated"
 _OWN_OPTIONS = {
     **dict.fromkeys(("limit_val_batches", "limit_test_batches", "fast_dev_run", "num_sanity_val_steps"), _EVERY_ROW),
@@ -125,7 +122,7 @@ class LightningTrainer:
             keep / "metrics.csv" if keep is not None else None,
             callback_fn,
         )
-        logger.setLevel(logging.INFO if verbose else logging.WARNING)
+        logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO if verbose else logging.WARNING)
         validate = valid_data is not None and self.config["eval_step"] > 0
         data = PackedData(self.config, {"train": _split(train_data), "valid": _split(valid_data) if validate else None})
         self._lightning = self._build_lightning(show_progress, validate)

@@ -232,7 +232,7 @@ def built(name, path, **settings):
     from recbole.data import create_dataset
     from recbole.utils import get_model
 
-    from recbole_msr.training.run import build_config
+    from recbole_msr.training.config import build_config
 
     given = {"preset": f"ml-1m-{name}", "data_path": str(path), "packed_cache": False, "use_gpu": False}
     config = build_config(name, "ml-1m", given | {"state": "ERROR"} | settings)

@@ -18,8 +18,8 @@ from recbole_msr.models import llm4msr
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import FrozenVectors, principal_components, random_vectors, standard_scale
 from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.training.config import build_config
 from recbole_msr.training.predict import Predictor
-from recbole_msr.training.run import build_config
 
 SMALL = {
     "backbone": "SharedBottom",

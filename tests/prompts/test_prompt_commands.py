@@ -72,7 +72,7 @@ def test_the_training_split_of_a_run_passes_the_check(arguments, tmp_path, title
     """Knowledge embedded on the command line fits the dataset that a model of the same settings gets."""
     from recbole.data import create_dataset
 
-    from recbole_msr.training.run import build_config
+    from recbole_msr.training.config import build_config
 
     assert main(["embed", *arguments, "--encoder=random", "--name=k"]) == 0
     settings = {

@@ -1,0 +1,150 @@
+"""Settings become a RecBole configuration: built, and checked before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from recbole_msr import plugin
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.keys import check_keys
+from recbole_msr.tracking.wandb import resolve_mode
+
+
+def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
+    """RecBole's Config for a model and a dataset, checked; the command line of the process is not read.
+
+    Raises:
+        InputError: an unknown model or key, or a value that RecBole refuses.
+    """
+    model_class = plugin.model_class(model)
+    from recbole.config import Config
+    from recbole.utils import ModelType
+
+    kind = getattr(model_class, "type", None)
+    if kind == ModelType.DECISIONTREE:
+        raise InputError(f"{model} is trained by its own library, not by PyTorch; use recbole.quick_start.run_recbole")
+    if settings.get("tasks") and kind in (ModelType.SEQUENTIAL, ModelType.KNOWLEDGE):
+        raise InputError(
+            f"{model} is a {kind.name.lower()} model, with data of its own kind: scenarios and tasks are for models "
+            "that predict from one row's fields"
+        )
+
+    arguments = sys.argv
+    try:
+        sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
+        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"RecBole refuses the configuration: {_told(error)}") from error
+    finally:
+        sys.argv = arguments
+    if config["strict"]:
+        check_keys(settings, model_class, config.internal_config_dict)
+    _check_types(settings, config.internal_config_dict)
+    _check_values(config)
+    if config["trainer"] not in ("auto", "lightning", "recbole"):
+        raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
+    if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
+        raise InputError(
+            f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "
+            "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
+        )
+    return config
+
+
+@contextmanager
+def reading_data(config: Any) -> Iterator[None]:
+    """While a dataset is read: RecBole's lines stay away, and what it raises of the data is bad input.
+
+    Raises:
+        InputError: in place of what RecBole raises; it names the dataset.
+    """
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
+        raise InputError(f"dataset '{config['dataset']}' cannot be used: {_told(error)}") from error
+    finally:
+        root.setLevel(level)
+
+
+def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse a value of another kind than the default where that can only be a slip."""
+    for key, value in settings.items():
+        default = defaults.get(key)
+        if isinstance(default, bool):
+            good = isinstance(value, bool)
+        elif isinstance(default, (int, float)):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            good = good and (isinstance(default, float) or float(value).is_integer())
+        else:
+            continue
+        if not good and not isinstance(_as_recbole_reads(value), type(default)):
+            kind = {bool: "True or False", int: "a whole number", float: "a number"}[type(default)]
+            raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
+
+
+def _check_values(config: Any) -> None:
+    """Refuse values that would fail deep inside RecBole, Lightning or PyTorch."""
+    for key in ("clip_grad_norm", "lightning", "lr_scheduler"):
+        if config[key] and not isinstance(config[key], Mapping):
+            raise InputError(f"{key} must be a mapping such as {{name: value}}, got {config[key]!r}")
+    if config["wandb"] is not None:
+        resolve_mode(config["wandb"])
+    for key, least in (("threads", 1), ("seed", 0), ("data_seed", 0)):
+        value = config[key]
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
+    try:
+        torch.empty(0, device=config["data_device"] or "cpu")
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"data_device '{config['data_device']}' is no device here: {_told(error)}") from error
+
+
+def _as_recbole_reads(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
+    """Refuse a validation metric that no epoch will have, before the first one is spent.
+
+    Args:
+        wanted: its name, for instance `auc`, `auc/macro` or `logloss/click`.
+        config, dataset: of the run.
+        several_tasks: whether the model predicts all tasks, or the main task alone.
+
+    Raises:
+        InputError: there is no such metric; the message lists those there are.
+    """
+    metric = str(wanted).lower()
+    known = [name.lower() for name in config["metrics"]]
+    schema = getattr(dataset, "schema", None)
+    tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
+    scenarios = getattr(dataset, "scenario_names", ["all"])
+    for name in ("auc", "gauc", "logloss"):
+        cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
+        known += [
+            name,
+            *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells)),
+        ]
+    if metric not in [name.lower() for name in known]:
+        listing = ", ".join(dict.fromkeys(known))
+        raise InputError(f"there is no valid_metric '{wanted}'{nearest(metric, known)} Known: {listing}")
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,221 @@
+"""How much a model's gates use each of their experts, and which experts are dead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.layers.cgc import CGC
+from recbole_msr.layers.experts import SubExpertIntegration
+from recbole_msr.layers.gates import GateBank
+from recbole_msr.layers.groups import Groups
+from recbole_msr.layers.towers import Towers
+
+NEVER = 0.01
+"""An expert to which no row gives so much weight is dead."""
+
+
+@dataclass(frozen=True)
+class GateUse:
+    """The mean weight that gates give their experts.
+
+    Attributes:
+        title: which part of the model.
+        gates: what each line is about (R): a gate, and the scenario whose rows went through it.
+        experts: names of the experts (E).
+        weights: mean weights (R, E); a line sums to 1.
+        dead: the experts that nothing uses, by name and reason.
+    """
+
+    title: str
+    gates: list[str]
+    experts: list[str]
+    weights: list[list[float]]
+    dead: list[str]
+
+
+class GateWatch:
+    """Watches the gates of a model while rows go through it.
+
+    It knows HiNet's sub-experts (`SubExpertIntegration`), `CGC` in HiNet and PLE, and the gates of MMoE, OMoE and HMoE.
+    An expert is dead if its weight stays below `NEVER` on every row that could use it, or if its output is 0 on every
+    row (all its ReLUs are shut).
+
+    Args:
+        model: a `MultiScenarioRecommender`, in evaluation mode.
+
+    Attributes:
+        parts: how many parts with gates it has found.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._scenario = model, 0
+        self.parts = list(_parts(model))
+
+    @contextmanager
+    def scenario(self, number: int) -> Iterator[None]:
+        """While it is open, all rows that go through the model are counted for this scenario (0-based)."""
+        self._scenario = number
+        hooks = [hook for part in self.parts for hook in part.hooks(lambda: self._scenario)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def use(self, shown: list[int] | None = None) -> list[GateUse]:
+        """What was seen, for the scenarios `shown` (all if not given) as far as rows of them went through."""
+        return [part.use(shown) for part in self.parts if part.rows]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Gate `gate` for the rows of a scenario."""
+
+    name: str
+    gate: int
+    scenario: int
+
+
+class _Part:
+    """Some gates over some experts.
+
+    Args:
+        title: what it is called.
+        gates: the module whose input decides the weights.
+        weigh: from its input and output to weights (P, B, E).
+        bank: the module that gives all experts' outputs (X, B, H).
+        experts: names of the E columns.
+        place: (gate, column) -> which of the X experts that is.
+        named: names of the X experts.
+        lines: gates and scenarios that belong together.
+    """
+
+    def __init__(
+        self, title: str, gates: nn.Module, weigh: Callable[[Tensor, Tensor], Tensor], bank: nn.Module,
+        experts: list[str], place: Callable[[int, int], int], named: list[str], lines: list[_Line],
+    ) -> None:  # fmt: skip
+        self.title, self._gates, self._weigh, self._bank = title, gates, weigh, bank
+        self._experts, self._place, self._named, self._lines = experts, place, named, lines
+        self._sums: dict[int, Tensor] = {}
+        self._peaks: dict[int, Tensor] = {}
+        self.rows: dict[int, int] = {}
+        self._speaks = torch.zeros(len(named), dtype=torch.bool)
+
+    def hooks(self, scenario: Callable[[], int]) -> list[Any]:
+        def weighed(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            w = self._weigh(inputs[0], output).double().cpu()
+            m, peak = scenario(), w.amax(dim=1)
+            self._sums[m] = self._sums.get(m, 0.0) + w.sum(dim=1)
+            self._peaks[m] = torch.maximum(self._peaks[m], peak) if m in self._peaks else peak
+            self.rows[m] = self.rows.get(m, 0) + w.shape[1]
+
+        def spoke(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self._speaks |= (output != 0).any(dim=2).any(dim=1).cpu()
+
+        return [self._gates.register_forward_hook(weighed), self._bank.register_forward_hook(spoke)]
+
+    def use(self, shown: list[int] | None) -> GateUse:
+        lines = [line for line in self._lines if line.scenario in self.rows]
+        peak = [0.0] * len(self._named)
+        for line in lines:
+            for column, value in enumerate(self._peaks[line.scenario][line.gate].tolist()):
+                place = self._place(line.gate, column)
+                peak[place] = max(peak[place], value)
+        seen = {self._place(line.gate, column) for line in lines for column in range(len(self._experts))}
+        dead = []
+        for place in sorted(seen):
+            if not self._speaks[place]:
+                dead.append(f"{self._named[place]}: its output is 0 on every row")
+            elif peak[place] < NEVER:
+                dead.append(f"{self._named[place]}: no row gives it more weight than {peak[place]:.2g}")
+        if shown is not None:
+            lines = [line for line in lines if line.scenario in shown]
+        weights = [(self._sums[line.scenario][line.gate] / self.rows[line.scenario]).tolist() for line in lines]
+        return GateUse(self.title, [line.name for line in lines], self._experts, weights, dead)
+
+
+def _parts(model: Any) -> Iterator[_Part]:
+    counts = {SubExpertIntegration: 0, CGC: 0}
+    for module in model.modules():
+        if isinstance(module, SubExpertIntegration):
+            counts[SubExpertIntegration] += 1
+            yield _sub_experts(module, model, counts[SubExpertIntegration])
+        elif isinstance(module, CGC):
+            counts[CGC] += 1
+            yield _cgc(module, model, counts[CGC])
+    gate = getattr(model, "gates", None) if hasattr(model, "gates") else getattr(model, "gate", None)
+    if isinstance(gate, GateBank) and hasattr(model, "experts"):
+        yield _mixture(gate, model)
+
+
+def _sub_experts(module: SubExpertIntegration, model: Any, number: int) -> _Part:
+    scenarios, (n_experts, k) = model.scenario_names, module.shape
+    owners = [*(f"expert of {name}" for name in scenarios), "shared expert"][-n_experts:]
+    lines = [_Line(owner, m, m) for m, owner in enumerate(owners[:-1])]
+    lines += [_Line(f"shared expert, {name}", n_experts - 1, m) for m, name in enumerate(scenarios)]
+    columns = [f"sub-expert {i + 1}" for i in range(k)]
+    return _Part(
+        f"Scenario layer {number}", module, lambda x, _: module.gate(x).transpose(1, 2), module.sub_experts, columns,
+        lambda gate, column: gate * k + column, [f"{owner}, {column}" for owner in owners for column in columns], lines,
+    )  # fmt: skip
+
+
+def _cgc(module: CGC, model: Any, number: int) -> _Part:
+    towers = getattr(model, "towers", None)
+    groups = towers.inputs if isinstance(towers, Towers) and towers.inputs else _by_task(model)
+    own = [f"own expert {i + 1}" for i in range(module.n_own)]
+    shared = [f"shared expert {i + 1}" for i in range(module.n_shared)]
+    names = _group_names(groups, model)
+
+    def place(gate: int, column: int) -> int:
+        first_shared = module.n_tasks * module.n_own
+        return gate * module.n_own + column if column < module.n_own else first_shared + column - module.n_own
+
+    return _Part(
+        f"{'Task layer' if groups.per == 'task' else 'Level'} {number}", module,
+        lambda x, _: module.gate(x).transpose(1, 2), module.experts, own + shared, place,
+        [f"{expert} of {name}" for name in names for expert in own] + shared, _lines(groups, model),
+    )  # fmt: skip
+
+
+def _mixture(gate: GateBank, model: Any) -> _Part:
+    columns = [f"expert {i + 1}" for i in range(model.experts.n_mlps)]
+    groups = getattr(model, "groups", None) or getattr(
+        model.towers, "inputs", None
+    )  # HMoE's, MMoE's; OMoE has one gate
+    lines = _lines(groups, model) if groups else [_Line(name, 0, m) for m, name in enumerate(model.scenario_names)]
+    return _Part(
+        "Experts", gate, lambda _, scores: scores.softmax(dim=-1), model.experts, columns, lambda gate, column: column,
+        columns, lines,
+    )  # fmt: skip
+
+
+def _by_task(model: Any) -> Groups:
+    return Groups("task", model.n_scenarios, model.n_tasks)
+
+
+def _group_names(groups: Groups, model: Any) -> list[str]:
+    if groups.per == "task":
+        return list(model.task_names)
+    if groups.per == "scenario":
+        return list(model.scenario_names)
+    return [f"{task}, {scenario}" for task in model.task_names for scenario in model.scenario_names]
+
+
+def _lines(groups: Groups, model: Any) -> list[_Line]:
+    """Each group's gate with every scenario whose rows are read from it."""
+    scenarios, several = model.scenario_names, model.n_scenarios > 1
+    if groups.per == "scenario":
+        return [_Line(name, m, m) for m, name in enumerate(scenarios)]
+    found = []
+    for t, task in enumerate(model.task_names):
+        for m, scenario in enumerate(scenarios):
+            gate = t if groups.per == "task" else t * len(scenarios) + m
+            found.append(_Line(f"{task}, {scenario}" if several else task, gate, m))
+    return found
