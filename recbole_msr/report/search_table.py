@@ -1,0 +1,59 @@
+"""What a search found, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
+
+
+def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
+    """Print the best trial beside the defaults, on validation, and the final test.
+
+    Args:
+        summary: the content of a search's summary.json.
+        file: where to; standard output by default.
+    """
+    console = Console(file=file)
+    counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items() if number)
+    console.print(Text(f"Study '{summary['study']}': {counts or 'no trial has ended'}"))
+    best, final = summary["best"], summary["final"]
+    if best is not None:
+        objectives = [f"{one['name']} ({one['direction']})" for one in summary["objectives"]]
+        rows = [
+            (name, str(trial["number"]), *(f"{value:,.6g}" for value in trial["values"]))
+            for name, trial in (("best", best), ("defaults", summary["defaults"]))
+            if trial is not None
+        ]
+        console.print(_table("Validation", ["", "trial", *objectives], rows, 1))
+        settings = ", ".join(f"{name}={value}" for name, value in best["params"].items())
+        console.print(Text(f"Best: {settings}\n"))
+    if final is not None:
+        cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
+        cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
+        rows = [(scenario, task, *(_spread(cell[metric]) for metric in _METRICS)) for scenario, task, cell in cells]
+        seeds = ", ".join(map(str, final["seeds"]))
+        title = f"Test of the best, seeds {seeds}: mean ± deviation"
+        console.print(_table(title, ["scenario", "task", *_METRICS.values()], rows, 2))
+
+
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> Table:
+    """The first `words` columns hold words, the others numbers."""
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(header):
+        table.add_column(Text(heading), justify="left" if number < words else "right", no_wrap=number >= words)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _spread(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "undefined"
+    return f"{value['mean']:.4f}" + (f" ± {value['deviation']:.4f}" if value["deviation"] is not None else "")

@@ -1,0 +1,206 @@
+"""What a search leaves: the best trial, best.yaml, the final test over seeds, summary.json."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from recbole_msr.search.objective import trial_config, trial_settings
+from recbole_msr.search.settings import SearchSettings
+from recbole_msr.search.study import counted_trials
+from recbole_msr.training.checkpoint import write_atomically
+from recbole_msr.training.trainer import plain_settings
+
+
+def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
+    """The trial to take; None where none is complete.
+
+    With one objective it is the best one, the first of equals. With several, of the Pareto front those whose first
+    objective is at most `tolerance` (a share of the best value) worse than the best, and of them the one that is best
+    in the second objective, then in the third and so on, then in the first.
+    """
+    complete = [trial for trial in counted_trials(study) if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return None
+    signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
+
+    def losses(trial: FrozenTrial) -> list[float]:
+        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+
+    if len(signs) == 1:
+        return min(complete, key=lambda trial: (losses(trial)[0], trial.number))
+    best = min(losses(trial)[0] for trial in complete)
+    near = [trial for trial in complete if losses(trial)[0] <= best + tolerance * abs(best)]
+    front = [trial for trial in near if not any(_dominates(losses(one), losses(trial)) for one in complete)]
+    return min(front, key=lambda trial: (*losses(trial)[1:], losses(trial)[0], trial.number))
+
+
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+
+
+def defaults_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial of the defaults, if there is one."""
+    return next(
+        (
+            trial
+            for trial in counted_trials(study)
+            if trial.user_attrs.get("origin") == "defaults" and trial.state == TrialState.COMPLETE
+        ),
+        None,
+    )
+
+
+def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any]:
+    """All configuration keys of a trial, as `run` takes them, its searched keys first."""
+    sampled = trial.user_attrs["settings"]
+    plain = plain_settings(trial_config(settings, sampled))
+    if "show_progress" not in settings.config:
+        plain.pop("show_progress", None)
+    names = {"model": plain.pop("model"), "dataset": plain.pop("dataset")}
+    return {**names, **{key: plain[key] for key in sampled if key in plain}, **plain}
+
+
+def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial) -> Path:
+    """Write best.yaml, which `run_recbole --config_files` runs to the trial's validation value."""
+    from recbole_msr import __version__
+
+    values = ", ".join(
+        f"{name} {value:.6g}" for name, value in zip(settings.objectives, trial.values or [], strict=True)
+    )
+    sampled = trial.user_attrs["settings"]
+    everything = best_settings(settings, trial)
+    first = {key: everything.pop(key) for key in ["model", "dataset", *sampled] if key in everything}
+    lines = [
+        f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
+        "#   run_recbole --config_files best.yaml",
+        "# trains it again, to the same value on the same machine and versions, and tests it.",
+        _yaml({"written_by": f"recbole-msr {__version__}", **first}),
+        "# All other settings, as they were.",
+        _yaml(everything),
+    ]
+    path = settings.folder / "best.yaml"
+    write_atomically(path, lambda temporary: Path(temporary).write_text("\n".join(lines), encoding="utf-8"))
+    return path
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def summarise(
+    settings: SearchSettings,
+    study: optuna.Study,
+    finals: Sequence[Mapping[str, Any]],
+    seconds: float,
+    command: str,
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        settings, study: the search.
+        finals: result.json of the best configuration, one for every final seed.
+        seconds: wall time of this command.
+        command: how it was started.
+    """
+    from recbole_msr.training.run import versions
+
+    trials = counted_trials(study)
+    states = Counter(trial.state for trial in trials)
+    best, defaults = best_trial(study, settings.tolerance), defaults_trial(study)
+    directions = ["minimize" if d == StudyDirection.MINIMIZE else "maximize" for d in study.directions]
+    return {
+        "study": settings.study,
+        "model": settings.model,
+        "dataset": settings.dataset,
+        "objectives": [
+            {"name": name, "direction": direction}
+            for name, direction in zip(settings.objectives, directions, strict=True)
+        ],
+        "valid_metric": settings.quality,
+        "seed": settings.config["seed"],
+        "data_seed": settings.config["data_seed"],
+        "trials": {
+            "complete": states[TrialState.COMPLETE],
+            "pruned": states[TrialState.PRUNED],
+            "failed": states[TrialState.FAIL],
+        },
+        "best": _told(best, settings) if best is not None else None,
+        "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
+        "final": _final(finals) if finals else None,
+        "failures": dict(
+            Counter(
+                trial.user_attrs.get("reason", "no reason is known")
+                for trial in trials
+                if trial.state == TrialState.FAIL
+            )
+        ),
+        "seconds": round(seconds, 3),
+        "trial_seconds": round(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials), 3),
+        "workers": settings.workers,
+        "threads": settings.config["threads"],
+        "versions": versions(),
+        "command": command,
+    }
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder / "summary.json", lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def _told(trial: FrozenTrial, settings: SearchSettings) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "values": trial.values,
+        "params": trial.params,
+        "settings": trial_settings(settings, trial.user_attrs["settings"]),
+    }
+
+
+def _final(finals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"seeds": [result["seed"] for result in finals]}
+    for split in ("valid", "test"):
+        parts = [result[split] for result in finals]
+        found[split] = {
+            "metrics": {name: spread([part["metrics"].get(name) for part in parts]) for name in parts[0]["metrics"]},
+            "pooled": {
+                task: {
+                    metric: spread([part["pooled"][task][metric] for part in parts])
+                    for metric in ("auc", "gauc", "logloss")
+                }
+                for task in parts[0]["pooled"]
+            },
+            "cells": [
+                {
+                    "scenario": scenario,
+                    "task": task,
+                    **{
+                        metric: spread([part["cells"][scenario][task][metric] for part in parts])
+                        for metric in ("auc", "gauc", "logloss")
+                    },
+                }
+                for scenario, tasks in parts[0]["cells"].items()
+                for task in tasks
+            ],
+        }
+    return found
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and sample standard deviation of the values that exist, and the values."""
+    known = [value for value in values if value is not None]
+    return {
+        "mean": statistics.mean(known) if known else None,
+        "deviation": statistics.stdev(known) if len(known) > 1 else None,
+        "values": list(values),
+    }

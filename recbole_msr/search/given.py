@@ -1,0 +1,114 @@
+"""What the user gave becomes the settings of a search and its space, checked before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_msr import plugin
+from recbole_msr.errors import InputError
+from recbole_msr.search.objective import trial_config
+from recbole_msr.search.settings import SearchSettings, read_objectives, read_pruner, read_sampler
+from recbole_msr.search.space import Space
+from recbole_msr.tracking.wandb import resolve_mode
+from recbole_msr.training.config import build_config
+
+logger = logging.getLogger(__name__)
+
+
+def read_search(
+    model: str | None,
+    dataset: str | None,
+    config_files: Sequence[str | Path],
+    config: Mapping[str, Any],
+    space: str | Path | Mapping[str, Any] | None,
+    study: str | None,
+    output: str | Path | None,
+    **options: Any,
+) -> tuple[SearchSettings, Space, Any]:
+    """Everything that was given, checked before anything is computed."""
+    given: dict[str, Any] = {}
+    for path in config_files:
+        given |= plugin.read_yaml(Path(path))
+    given |= config
+    model = model or given.get("model")
+    dataset = dataset or given.get("dataset")
+    for key in ("model", "dataset", "written_by"):
+        given.pop(key, None)
+    for key in ("output_dir", "resume"):
+        if key in given:
+            raise InputError(f"{key} is a run's; a search has --output=DIR, and the same command again goes on")
+    parameters = Space.load(space) if space is not None else None
+    model = model or (parameters.model if parameters is not None else None)
+    for what, value in (("model", model), ("dataset", dataset)):
+        if not value:
+            raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
+    assert model is not None
+    assert dataset is not None
+    plugin.model_class(model)
+    parameters = (parameters or Space.of_model(model)).resolve(dataset)
+    own = {key: value for key, value in given.items() if key in parameters.keys}
+    parameters = parameters.fixing(own) if own else parameters
+    for key in ("data_path", "knowledge_dir", "cache_dir"):  # workers, and best.yaml, are used from other folders too
+        if given.get(key):
+            given[key] = str(Path(given[key]).expanduser().resolve())
+
+    options["workers"] = _whole_workers(options["workers"])
+    threads = given.get("threads") or _threads_each(options["workers"])
+    recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
+    objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
+    options["sampler"] = read_sampler(options["sampler"])
+    options["pruner"] = read_pruner(options["pruner"], objectives)
+    mode, project = options.pop("wandb"), options.pop("wandb_project") or given.pop("wandb_project", None)
+    mode = mode or given.pop("wandb", None)
+    given.pop("log_wandb", None)
+    name = study or f"{model}-{dataset}"
+    settings = SearchSettings(
+        model=model,
+        dataset=dataset,
+        config={
+            **given,
+            "seed": recbole_config["seed"],
+            "data_seed": recbole_config["data_seed"],
+            "threads": threads,
+        },
+        space=parameters.to_dict(),
+        objectives=objectives,
+        study=name,
+        output=str(Path(output) if output is not None else Path("searches", name)),
+        wandb=resolve_mode(mode),
+        **({"wandb_project": project} if project else {}),
+        **options,
+    )
+    recbole_config = trial_config(settings, dict(parameters.fixed))
+    parameters.check(model, recbole_config)
+    if settings.workers > cores():
+        logger.warning(
+            "%d workers share %d cores, one thread each: they take turns, and the search is not faster than with "
+            "--workers=%d",
+            settings.workers,
+            cores(),
+            cores(),
+        )
+    return settings, parameters, recbole_config
+
+
+def _whole_workers(workers: Any) -> int:
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+        raise InputError(f"--workers must be a whole number of at least 1, got {workers!r}")
+    return workers
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads_each(workers: int) -> int:
+    """An even share of the cores: PyTorch's threads beyond the cores make training many times slower."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    share = max(1, cores() // workers)
+    return min(share, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else share

@@ -1,0 +1,282 @@
+"""One trial of a search: sample settings, build the model, train it under Lightning, return its validation value."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+import pytorch_lightning as pl
+import torch
+from optuna.trial import Trial, TrialState
+
+from recbole_msr.data.packed import PackedTable
+from recbole_msr.errors import InputError
+from recbole_msr.search.cost import flops, latency, parameters
+from recbole_msr.search.settings import COSTS, SearchSettings
+from recbole_msr.search.space import Space
+from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
+from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.module import DivergedError
+from recbole_msr.training.trainer import LightningTrainer
+
+logger = logging.getLogger(__name__)
+
+LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
+"""Rows of the batch whose forward time an objective is."""
+
+
+class StudyData:
+    """The data of all trials: read, split and packed once a process. The test split is not packed, and never read.
+
+    Args:
+        settings: the search.
+
+    Raises:
+        InputError: the data cannot be used, or there is no such metric as an objective names.
+    """
+
+    def __init__(self, settings: SearchSettings) -> None:
+        from recbole.data import create_dataset
+        from recbole.utils import get_model
+
+        self.config = trial_config(settings, {})
+        with reading_data(self.config):
+            dataset = create_dataset(self.config)
+            splits = dataset.build()
+        self.train_split = splits[0]
+        several = hasattr(get_model(settings.model), "predict_tasks")
+        for name in settings.objectives:
+            if name not in COSTS:
+                check_metric(name, self.config, self.train_split, several)
+        device = self.config["data_device"] or "cpu"
+        self.train, self.valid = PackedTable(splits[0], device), PackedTable(splits[1], device)
+
+
+def trial_config(settings: SearchSettings, sampled: dict[str, Any]) -> Any:
+    """RecBole's configuration of a trial."""
+    return build_config(settings.model, settings.dataset, trial_settings(settings, sampled))
+
+
+def trial_settings(settings: SearchSettings, sampled: dict[str, Any]) -> dict[str, Any]:
+    """The configuration keys of a trial: the search's own, then those its parameters gave."""
+    own = {"valid_metric": settings.quality, "trainer": "lightning", "show_progress": False, "metric_decimal_place": 6}
+    return {**own, **settings.config, **sampled}
+
+
+@dataclass
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        values: one for every objective, if complete.
+        reason: why it was pruned or failed.
+        attributes: what is kept with the trial.
+        settings: the configuration keys that its parameters gave.
+    """
+
+    state: TrialState
+    values: list[float] | None = None
+    reason: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Objective:
+    """Runs trials, one after the other, in one process.
+
+    Args:
+        settings: the search.
+        space: its space.
+        data: its data.
+        deadline: `time.monotonic()` after which a trial stops at the end of its epoch; None for none.
+    """
+
+    def __init__(self, settings: SearchSettings, space: Space, data: StudyData, deadline: float | None = None) -> None:
+        self._settings, self._space, self._data, self._deadline = settings, space, data, deadline
+
+    def __call__(self, trial: Trial) -> Outcome:
+        """Run a trial to its end. What goes wrong in it is its outcome; only what ends the search is raised."""
+        started = time.perf_counter()
+        outcome = Outcome(TrialState.FAIL)
+        runs: list[_Training] = []
+        tracked: TrackedRun | None = None
+        try:
+            outcome.settings = self._space.suggest(trial)
+            trial.set_user_attr("settings", outcome.settings)
+            tracked = self._track(trial, outcome.settings)
+            for index in range(self._settings.trial_seeds):
+                runs.append(_Training(self._settings, self._data, outcome.settings, index))
+                runs[-1].go([EpochLogger(tracked)], self._after_epoch(trial, index), started)
+                if self._settings.trial_seeds > 1:
+                    self._after_seed(trial, index, runs)
+            outcome.values = [sum(values) / len(runs) for values in zip(*(run.values() for run in runs), strict=True)]
+            outcome.state = TrialState.COMPLETE
+        except optuna.TrialPruned as stop:
+            outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
+        except Exception as error:
+            outcome.reason = reason_of(error)
+            if outcome.reason.startswith("error"):
+                logger.error("trial %d: %s", trial.number, traceback.format_exc())
+            traceback.clear_frames(error.__traceback__)  # they hold the model
+        except BaseException:
+            outcome.reason = "interrupted"
+            raise
+        finally:
+            outcome.attributes = {"seconds": round(time.perf_counter() - started, 3)}
+            if runs:
+                outcome.attributes |= runs[0].attributes()
+                outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
+            if outcome.reason:
+                outcome.attributes["reason"] = outcome.reason
+            if tracked is not None:
+                _finish(tracked, outcome)
+            runs.clear()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return outcome
+
+    def _track(self, trial: Trial, sampled: dict[str, Any]) -> TrackedRun:
+        settings = self._settings
+        return TrackedRun(
+            mode=settings.wandb,
+            folder=settings.folder / "wandb",
+            project=settings.wandb_project,
+            name=f"{settings.study}-{trial.number}",
+            group=settings.study,
+            job_type="trial",
+            config={"trial": trial.number, "model": settings.model, "dataset": settings.dataset}
+            | trial_settings(settings, sampled),
+        )
+
+    def _after_epoch(self, trial: Trial, index: int) -> Callable[[int, float], None]:
+        """Report to the study and stop if it says so. Trials over several seeds report seed by seed instead."""
+
+        def report(epoch: int, score: float) -> None:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise optuna.TrialPruned(f"the time was up after epoch {epoch + 1}")
+            if self._settings.trial_seeds > 1 or len(self._settings.objectives) > 1:
+                return
+            trial.report(score, epoch + 1)
+            if trial.should_prune():
+                raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
+
+        return report
+
+    def _after_seed(self, trial: Trial, index: int, runs: list[_Training]) -> None:
+        if len(self._settings.objectives) > 1:
+            return
+        trial.report(runs[index].values()[0], index)
+        if index + 1 < self._settings.trial_seeds and trial.should_prune():
+            raise optuna.TrialPruned(f"pruned after {index + 1} of {self._settings.trial_seeds} seeds")
+
+
+class _Training:
+    """One training of a trial."""
+
+    def __init__(self, settings: SearchSettings, data: StudyData, sampled: dict[str, Any], index: int) -> None:
+        from recbole.utils import get_model, init_seed
+
+        self._settings, self._data = settings, data
+        config = trial_config(settings, {**sampled, "seed": settings.config["seed"] + index})
+        init_seed(config["seed"], config["reproducibility"])
+        model = get_model(settings.model)(config, data.train_split).to(config["device"])
+        self._config, self._model = config, model
+        self._epochs: EpochKeeper | None = None
+        self._setup_seconds: float | None = None
+        self.costs = self._measure()
+
+    def go(self, callbacks: list[pl.Callback], after_epoch: Callable[[int, float], None], started: float) -> None:
+        trainer = LightningTrainer(self._config, self._model, [*callbacks, _FirstBatch(self, started)])
+        try:
+            trainer.fit(self._data.train, self._data.valid, verbose=False, saved=False, callback_fn=after_epoch)
+        finally:
+            self._epochs = trainer.epochs
+        if self._epochs is None or self._epochs.best_score is None:
+            raise InputError(
+                "no epoch was validated: eval_step must be at least 1 and not larger than epochs "
+                f"(they are {self._config['eval_step']} and {self._config['epochs']})"
+            )
+
+    def first_batch(self, started: float) -> None:
+        if self._setup_seconds is None:
+            self._setup_seconds = time.perf_counter() - started
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self._epochs.history if self._epochs is not None else []
+
+    def values(self) -> list[float]:
+        """The objectives' values, of the best epoch."""
+        assert self._epochs is not None
+        known = {key.lower(): value for key, value in self._epochs.best_metrics.items()} | self.costs
+        known[self._settings.quality] = float(self._epochs.best_score)  # type: ignore[arg-type]
+        missing = [name for name in self._settings.objectives if name not in known]
+        if missing:
+            raise InputError(f"{', '.join(missing)} has no value on the validation split")
+        return [float(known[name]) for name in self._settings.objectives]
+
+    def attributes(self) -> dict[str, Any]:
+        found: dict[str, Any] = dict(self.costs)
+        if self._setup_seconds is not None:
+            found["setup_seconds"] = round(self._setup_seconds, 3)
+        if self._epochs is not None:
+            found |= {"history": self._epochs.history, "best_epoch": self._epochs.best_epoch}
+            if self._epochs.best_evaluation is not None:
+                found["valid"] = self._epochs.best_evaluation
+        return found
+
+    def _measure(self) -> dict[str, float]:
+        """Parameters always; the rest where it is an objective, because it takes time."""
+        wanted = self._settings.objectives
+        found: dict[str, float] = {"parameters": parameters(self._model)}
+        rows = self._data.valid
+        if "flops" in wanted:
+            found["flops"] = flops(self._model, self._batch(min(256, len(rows))))
+        for name, count in LATENCY_ROWS.items():
+            if name in wanted:
+                found[name] = latency(self._model, self._batch(min(count, len(rows))), count)
+        return found
+
+    def _batch(self, rows: int) -> Any:
+        return self._data.valid.batch(slice(0, rows)).to(self._config["device"])
+
+
+class _FirstBatch(pl.Callback):
+    def __init__(self, training: _Training, started: float) -> None:
+        self._training, self._started = training, started
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._training.first_batch(self._started)
+
+
+def _finish(tracked: TrackedRun, outcome: Outcome) -> None:
+    if "valid" in outcome.attributes:
+        tracked.log_cells("valid", outcome.attributes["valid"])
+    left_out = ("history", "valid", "reason")
+    values = {key: value for key, value in outcome.attributes.items() if key not in left_out}
+    if outcome.values is not None:
+        values["value"] = outcome.values[0] if len(outcome.values) == 1 else outcome.values
+    tracked.summary(values)
+    state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(outcome.state, "failed")
+    tracked.finish(state, outcome.reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a trial failed, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text:
+        return f"out of memory: {text[:300]}"
+    if isinstance(error, DivergedError):
+        return f"diverged: {text}"
+    if isinstance(error, InputError):
+        return f"refused: {text}"
+    return f"error: {type(error).__name__}: {text}"

@@ -1,0 +1,237 @@
+"""Searched parameters: how each is sampled, and how a value is found again among those it can take."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+Found = tuple[dict[str, Any], list[str]]
+"""Optuna parameters that give a value, and a line for every part of it that the space does not hold."""
+
+
+@dataclass(frozen=True)
+class Parameter(ABC):
+    """One searched key.
+
+    Attributes:
+        name: its name in the space and in Optuna; of a list of layers, what its Optuna names begin with.
+        key: the configuration key it sets; the name, unless several parameters set one key under different conditions.
+        when: other parameter -> values of it with which this one exists; all must hold.
+        place: "FILE:LINE" for messages.
+    """
+
+    name: str
+    key: str
+    when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
+
+    @abstractmethod
+    def suggest(self, trial: BaseTrial) -> Any:
+        """Sample; returns the key's value."""
+
+    @abstractmethod
+    def find(self, value: Any) -> Found:
+        """The inverse of `suggest`. A number outside the space becomes the nearest inside; else nothing is given."""
+
+    @abstractmethod
+    def grid(self) -> dict[str, list[Any]] | None:
+        """All values by Optuna name; None where they cannot be listed."""
+
+    @abstractmethod
+    def values(self) -> list[Any] | None:
+        """All values of the key; None where they cannot be a condition."""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether `values` are all there will be."""
+        return True
+
+    @abstractmethod
+    def body(self) -> dict[str, Any]:
+        """What the file says of it, without `key` and `when`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the file says of it, in full."""
+        key = {"key": self.key} if self.key != self.name else {}
+        when = {"when": {name: list(values) for name, values in self.when.items()}} if self.when else {}
+        return key | self.body() | when
+
+
+@dataclass(frozen=True)
+class Number(Parameter):
+    """An integer or a float between bounds, both included; every `step`, or log-uniform."""
+
+    low: float = 0
+    high: float = 0
+    is_integer: bool = False
+    log: bool = False
+    step: float | None = None
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        if not self.is_integer:
+            return self._on_step(trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log))
+        return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+
+    def find(self, value: Any) -> Found:
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            return {}, [f"{self.key} is {told(value)}, no number: it is sampled"]
+        nearest = self._on_step(min(max(float(value), self.low), self.high))
+        lines = []
+        if not math.isclose(nearest, float(value), rel_tol=1e-9, abs_tol=1e-12):
+            lines = [
+                f"{self.key} is {told(value)}, the space holds {self._range()}: the nearest, {nearest:g}, is taken"
+            ]
+        return {self.name: int(nearest) if self.is_integer else nearest}, lines
+
+    def grid(self) -> dict[str, list[Any]] | None:
+        values = self.values()
+        return None if values is None else {self.name: values}
+
+    def values(self) -> list[Any] | None:
+        if self.log or (self.step is None and not self.is_integer):
+            return None
+        low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
+        count = int((Decimal(str(self.high)) - low) / step)
+        numbers = [low + step * i for i in range(count + 1)]
+        return [int(number) if self.is_integer else float(number) for number in numbers]
+
+    def body(self) -> dict[str, Any]:
+        kind = {"type": "int" if self.is_integer else "float", "low": self.low, "high": self.high}
+        return kind | ({"log": True} if self.log else {}) | ({} if self.step is None else {"step": self.step})
+
+    def _on_step(self, value: float) -> float:
+        step = 1 if self.is_integer and self.step is None else self.step
+        if step is None:
+            return value
+        # In decimals: 0.1 + 2 * 0.1 is 0.3, not 0.30000000000000004.
+        return float(Decimal(str(self.low)) + Decimal(str(step)) * round((value - self.low) / step))
+
+    def _range(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (f" by {self.step:g}" if self.step is not None else "")
+
+
+@dataclass(frozen=True)
+class Categorical(Parameter):
+    """One of some choices, of any plain type. Optuna keeps words and numbers; a list has its JSON for a label."""
+
+    choices: tuple[Any, ...] = ()
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        chosen = trial.suggest_categorical(self.name, [label(choice) for choice in self.choices])
+        return plain(next(choice for choice in self.choices if same(label(choice), chosen)))
+
+    def find(self, value: Any) -> Found:
+        value = plain(value)
+        for choice in self.choices:
+            if same(choice, value):
+                return {self.name: label(choice)}, []
+        held = f"{self.key} is {told(value)}, the space holds {', '.join(told(choice) for choice in self.choices)}"
+        if is_number(value) and all(is_number(choice) for choice in self.choices):
+            nearest = min(self.choices, key=lambda choice: abs(choice - value))
+            return {self.name: nearest}, [f"{held}: the nearest, {nearest}, is taken"]
+        return {}, [f"{held}: it is sampled"]
+
+    def grid(self) -> dict[str, list[Any]]:
+        return {self.name: [label(choice) for choice in self.choices]}
+
+    def values(self) -> list[Any]:
+        return [plain(choice) for choice in self.choices]
+
+    def body(self) -> dict[str, Any]:
+        return {"type": "categorical", "choices": self.values()}
+
+
+@dataclass(frozen=True)
+class Layers(Parameter):
+    """A list of widths: how many (`NAME.depth`), and one parameter a layer that exists (`NAME.1`, `NAME.2`, ...).
+
+    Attributes:
+        fewest, most: how many layers.
+        width: the parameter of every layer; its name is not read.
+    """
+
+    fewest: int = 1
+    most: int = 1
+    width: Number | Categorical = field(default_factory=lambda: Categorical("", ""))
+
+    def suggest(self, trial: BaseTrial) -> list[Any]:
+        depth = self.fewest if self._depth is None else self._depth.suggest(trial)
+        return [self._layer(i).suggest(trial) for i in range(1, depth + 1)]
+
+    def find(self, value: Any) -> Found:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return {}, [f"{self.key} is {told(value)}, no list of layers: it is sampled"]
+        params: dict[str, Any] = {}
+        lines: list[str] = []
+        depth = min(max(len(value), self.fewest), self.most)
+        if depth != len(value):
+            held = f"{self.fewest} to {self.most}" if self.fewest < self.most else f"{self.most}"
+            lines.append(f"{self.key} has {len(value)} layers, the space holds {held}: {depth} are taken")
+        if self._depth is not None:
+            params[self._depth.name] = depth
+        for i, width in enumerate(value[:depth], start=1):
+            found, told_of = self._layer(i).find(width)
+            params |= found
+            lines += told_of
+        return params, lines
+
+    def grid(self) -> dict[str, list[Any]] | None:
+        if self.fewest < self.most:
+            return None  # the second layer's width depends on there being one
+        grids = [self._layer(i).grid() for i in range(1, self.most + 1)]
+        return None if None in grids else {name: values for grid in grids if grid for name, values in grid.items()}
+
+    def values(self) -> None:
+        return None
+
+    def body(self) -> dict[str, Any]:
+        width = self.width.body()
+        widths = (
+            width["choices"] if isinstance(self.width, Categorical) else {k: width[k] for k in width if k != "type"}
+        )
+        depth = [self.fewest, self.most] if self.fewest < self.most else self.most
+        return {"type": "layers", "depth": depth, "width": widths}
+
+    @property
+    def _depth(self) -> Number | None:
+        if self.fewest == self.most:
+            return None
+        return Number(f"{self.name}.depth", self.key, low=self.fewest, high=self.most, is_integer=True)
+
+    def _layer(self, number: int) -> Number | Categorical:
+        return replace(self.width, name=f"{self.name}.{number}", key=f"{self.key}[{number - 1}]")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """The value with lists in place of tuples, and no part in common with it."""
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; for Python alone, True is 1 too."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(plain(one) == plain(other))
+
+
+def label(choice: Any) -> Any:
+    """What Optuna keeps of a choice: itself, or the JSON of a list or a mapping."""
+    return json.dumps(choice) if isinstance(choice, (list, tuple, Mapping)) else choice
+
+
+def told(value: Any) -> str:
+    """A value as a sentence has it."""
+    return "not set" if value is None else str(label(value))

@@ -1,0 +1,97 @@
+"""The trials of a study as a table, and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_msr.training.checkpoint import write_atomically
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+_NUMBERS = ("seconds", "setup_seconds", "epochs", "best_epoch", "parameters", "flops", "latency", "latency_1")
+_WORDS = ("worker", "origin", "reason")
+
+
+def objective_names(study: optuna.Study) -> list[str]:
+    """What the study's values are, in their order; "value", or "value 1" and so on, for a study that does not say."""
+    names = study.user_attrs.get("objectives")
+    if names is None or len(names) != len(study.directions):
+        many = len(study.directions) > 1
+        return [f"value {i + 1}" if many else "value" for i in range(len(study.directions))]
+    return [str(name) for name in names]
+
+
+def trials_frame(study: optuna.Study) -> pd.DataFrame:
+    """A line a trial, in the order of their numbers, whatever has become of them.
+
+    Columns: `number`, `state` (complete, pruned, fail, running, waiting); a value for every objective, under its name;
+    `params.NAME` for every parameter that some trial has, in the order in which they were first sampled; `seconds`,
+    `setup_seconds`, `epochs`, `best_epoch`, `parameters`, `flops`, `latency`, `latency_1`; `worker`, `origin`,
+    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna. An objective that
+    is also a cost (`parameters`) has one column, with the objectives.
+
+    What a trial does not have is empty: NaN for numbers, None for words, NaT for times. A column of parameters that
+    are all numbers holds numbers; whole ones stay whole where a trial lacks them (pandas' Int64).
+
+    Args:
+        study: a study of `recbole-msr search`.
+    """
+    import pandas as pd
+
+    trials = study.get_trials(deepcopy=False)
+    columns: dict[str, pd.Series] = {
+        "number": pd.Series([trial.number for trial in trials], dtype="int64"),
+        "state": pd.Series([trial.state.name.lower() for trial in trials], dtype=object),
+    }
+    for index, name in enumerate(objective_names(study)):
+        columns[name] = pd.Series([trial.values[index] if trial.values else None for trial in trials], dtype="float64")
+    for name in dict.fromkeys(name for trial in trials for name in trial.params):
+        columns[f"params.{name}"] = _typed([trial.params.get(name) for trial in trials])
+    for name in _NUMBERS:
+        if name not in columns:
+            columns[name] = _numbers([trial.user_attrs.get(name) for trial in trials])
+    for name in _WORDS:
+        columns[name] = pd.Series([_word(trial.user_attrs.get(name)) for trial in trials], dtype=object)
+    columns["started"] = pd.Series([trial.datetime_start for trial in trials], dtype="datetime64[us]")
+    columns["ended"] = pd.Series([trial.datetime_complete for trial in trials], dtype="datetime64[us]")
+    return pd.DataFrame(columns)
+
+
+def write_trials(study: optuna.Study, folder: str | Path) -> None:
+    """Write trials.csv and trials.parquet, each as a whole or not at all.
+
+    Args:
+        study: a study of `recbole-msr search`.
+        folder: where to; it exists.
+    """
+    frame, folder = trials_frame(study), Path(folder)
+    write_atomically(folder / "trials.csv", lambda temporary: frame.to_csv(temporary, index=False))
+    write_atomically(folder / "trials.parquet", lambda temporary: frame.to_parquet(temporary, index=False))
+
+
+def _typed(values: Sequence[Any]) -> pd.Series:
+    """One type for a column, as Parquet wants it: numbers, or true and false, or else words."""
+    import pandas as pd
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pd.Series(values, dtype="boolean")
+    if kinds <= {int, float}:
+        return _numbers(values)
+    return pd.Series([_word(value) for value in values], dtype=object)
+
+
+def _numbers(values: Sequence[Any]) -> pd.Series:
+    import pandas as pd
+
+    whole = all(isinstance(value, int) for value in values if value is not None)
+    some = any(value is not None for value in values)
+    return pd.Series(values, dtype="Int64" if whole and some else "float64")
+
+
+def _word(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,146 @@
+"""What a search is: everything its workers need to know, checked once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_msr.errors import InputError
+from recbole_msr.search.samplers import PRUNERS, SAMPLERS, Named
+
+COSTS = ("parameters", "flops", "latency", "latency_1")
+"""Objectives that are measured on the built model (`search/cost.py`); smaller is better."""
+_FILE = Path("workers", "search.json")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """A search.
+
+    Attributes:
+        model, dataset: names.
+        config: configuration keys of every trial (with `seed`, `data_seed` and `threads`).
+        space: `Space.to_dict()`.
+        objectives: metrics of the validation split and costs; the first metric is the trials' valid_metric.
+        study: the study's name in its storage.
+        output: the folder.
+        storage: its address; None for a journal in the folder.
+        trials, epochs, timeout: budgets: trials over all workers and restarts, epochs likewise, seconds of one
+            command; None for no limit.
+        workers: processes that this command starts.
+        sampler, pruner: {name: ..., option: ...}.
+        trial_seeds: how often a trial is trained, with seeds that follow `config["seed"]`; its value is the mean.
+        final_seeds: seeds of the final test; 0 for none.
+        tolerance: with several objectives, the best trial is the one with the smallest second objective among those
+            whose first is at most so much worse than the best, as a share of it.
+        max_failures: so many failed trials in a row end the search.
+        retries: how often a trial is tried again whose worker was killed.
+        wandb: online, offline or disabled.
+        wandb_project: the project there.
+    """
+
+    model: str
+    dataset: str
+    config: dict[str, Any]
+    space: dict[str, Any]
+    objectives: list[str]
+    study: str
+    output: str
+    storage: str | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    timeout: float | None = None
+    workers: int = 1
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "tpe"})
+    pruner: dict[str, Any] = field(default_factory=lambda: {"name": "median"})
+    trial_seeds: int = 1
+    final_seeds: int = 3
+    tolerance: float = 0.01
+    max_failures: int = 5
+    retries: int = 2
+    wandb: str = "offline"
+    wandb_project: str = "recbole-msr"
+
+    def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("trial_seeds", 1), ("final_seeds", 0), ("max_failures", 1)):
+            _whole(name, getattr(self, name), least)
+        for name in ("trials", "epochs"):
+            if getattr(self, name) is not None:
+                _whole(name, getattr(self, name), 1)
+        for name in ("timeout", "tolerance"):
+            value = getattr(self, name)
+            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not (good and value >= 0):
+                raise InputError(f"--{name} must be a number of at least 0, got {value!r}")
+        if self.trials is None and self.epochs is None and self.timeout is None and self.sampler["name"] != "grid":
+            raise InputError("a search needs a budget: --trials=N, --timeout=SECONDS or --total-epochs=N")
+        if not self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
+        if self.pruner["name"] != "none" and len(self.objectives) > 1:
+            raise InputError("trials with several objectives cannot be pruned (Optuna): give --pruner=none")
+        if self.pruner["name"] == "wilcoxon" and self.trial_seeds < 2:
+            raise InputError(
+                "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"
+            )
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output)
+
+    @property
+    def quality(self) -> str:
+        """The first objective that is a metric: what an epoch is judged by."""
+        return next(name for name in self.objectives if name not in COSTS)
+
+    def write(self) -> None:
+        """Leave it to the workers in the folder."""
+        path = self.folder / _FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> SearchSettings:
+        """What `write` left."""
+        return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+
+
+def read_objectives(given: str | Sequence[str] | None, valid_metric: str) -> list[str]:
+    """`--objectives`, a list or comma-separated; by default the validation metric alone.
+
+    Raises:
+        InputError: there is no metric among them.
+    """
+    names = [valid_metric] if not given else given.split(",") if isinstance(given, str) else list(given)
+    names = [str(name).strip().lower() for name in names]
+    if all(name in COSTS for name in names):
+        raise InputError(
+            f"--objectives {', '.join(names)}: one of them must be a metric of the validation split, such as auc/macro"
+        )
+    return names
+
+
+def read_sampler(given: Any) -> dict[str, Any]:
+    """`--sampler`: a name, or a mapping with options.
+
+    Raises:
+        InputError: no such sampler or option.
+    """
+    return Named.read("sampler", given or "tpe", SAMPLERS).to_dict()
+
+
+def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
+    """`--pruner`: a name, or a mapping with options; by default the median rule, and none for several objectives.
+
+    Raises:
+        InputError: no such pruner or option.
+    """
+    return Named.read("pruner", given or ("median" if len(objectives) == 1 else "none"), PRUNERS).to_dict()
+
+
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,62 @@
+"""The run of a whole search in Weights & Biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recbole_msr.tracking.wandb import TrackedRun
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+_FILES = ("best.yaml", "trials.csv", "summary.json", "report.html")
+
+
+def track_study(
+    study: optuna.Study,
+    trials: pd.DataFrame,
+    summary: Mapping[str, Any],
+    folder: Path,
+    *,
+    mode: str,
+    project: str,
+    config: Mapping[str, Any],
+) -> None:
+    """Log the trials, the importance of their parameters, and the files of a search, in a run of its own.
+
+    Args:
+        study, trials: the study, and its trials as a table.
+        summary: the content of summary.json.
+        folder: the search's folder.
+        mode, project: of Weights & Biases.
+        config: what all trials share.
+    """
+    import pandas as pd
+
+    name = summary["study"]
+    tracked = TrackedRun(
+        mode=mode, folder=folder / "wandb", project=project, name=name, group=name, job_type="study", config=config
+    )
+    try:
+        tracked.table("trials", trials)
+        importance = _importance(study)
+        if importance:
+            tracked.table("importance", pd.DataFrame(importance.items(), columns=["parameter", "importance"]))
+        tracked.summary({key: summary[key] for key in ("trials", "best", "final", "failures", "seconds")})
+        tracked.artifact(f"{name}-best", "search", [folder / file for file in _FILES if (folder / file).is_file()])
+    finally:
+        tracked.finish("complete" if summary["best"] else "failed")
+
+
+def _importance(study: optuna.Study) -> dict[str, float]:
+    """How much of the first objective's variance each parameter explains; empty where it cannot be said."""
+    import optuna
+
+    target = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None
+    try:
+        return optuna.importance.get_param_importances(study, target=target)
+    except (ValueError, RuntimeError):
+        return {}

@@ -1,0 +1,48 @@
+"""A search that takes seconds: SharedBottom on "tiny"."""
+
+import pytest
+import torch
+
+SPACE = {
+    "model": "SharedBottom",
+    "search": {
+        "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
+        "bottom_hidden_sizes": {"type": "layers", "depth": [1, 2], "width": [4, 8, 128]},
+        "dropout": {"type": "float", "low": 0.0, "high": 0.4},
+    },
+}
+CONFIG = {
+    "load_col": {
+        "inter": ["user_id", "item_id", "rating", "timestamp"],
+        "user": ["user_id", "age", "gender"],
+        "item": ["item_id", "price"],
+    },
+    "tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}},
+    "scenario": {"field": "age", "bins": [30], "names": ["young", "old"]},
+    "use_gpu": False,
+    "epochs": 3,
+    "train_batch_size": 64,
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def config(tiny_data):
+    """Settings of every trial."""
+    return {**CONFIG, "data_path": str(tiny_data)}
+
+
+@pytest.fixture
+def search(config, tmp_path, monkeypatch):
+    """recbole_msr.search on "tiny", in the folder `output` of the test; what is given wins."""
+    from recbole_msr import search
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+    def go(trials=4, **options):
+        given = {"space": SPACE, "output": "out", "final_seeds": 0, "wandb": "disabled", "progress": False}
+        own = {**config, **options.pop("config", {})}
+        return search("SharedBottom", "tiny", trials, config=own, **{**given, **options})
+
+    return go

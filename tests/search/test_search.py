@@ -1,0 +1,287 @@
+"""`recbole_msr.search` from end to end: what it leaves, that it goes on, and that it never looks at the test split."""
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import recbole_msr
+from recbole_msr.errors import InputError
+
+from .conftest import CONFIG, SPACE
+
+
+def params(result):
+    frame = result.trials
+    return frame[[column for column in frame if column.startswith("params.")]]
+
+
+def lines_without(text, word):
+    return [line for line in text.splitlines() if word not in line]
+
+
+def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
+    result = search(trials=5, final_seeds=2)
+    best = result.summary["best"]
+    frame = result.trials
+    assert list(frame["state"]) == ["complete"] * 5 or "pruned" in set(frame["state"])
+    complete = frame[frame["state"] == "complete"]
+    assert best["values"][0] == complete["auc"].max()
+    assert frame["origin"][0] == "defaults"
+    assert frame["params.learning_rate"][0] == 0.001
+    assert best["values"][0] >= frame["auc"][0]
+
+    again = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "again", "show_progress": False})
+    assert again.summary["best_valid_score"] == best["values"][0]
+    final = result.summary["final"]
+    assert final["seeds"] == [2020, 2021]
+    assert final["valid"]["metrics"]["auc"]["values"][0] == best["values"][0]
+    assert final["test"]["metrics"]["auc"]["values"][0] == again.test_metrics["auc"]
+    pooled = final["test"]["pooled"]["click"]["auc"]
+    assert pooled["mean"] == pytest.approx(sum(pooled["values"]) / 2)
+    assert pooled["deviation"] == pytest.approx(abs(pooled["values"][0] - pooled["values"][1]) / math.sqrt(2))
+
+    assert json.loads(Path("out/summary.json").read_text()) == json.loads(json.dumps(result.summary))
+    assert len(pd.read_csv("out/trials.csv")) == len(pd.read_parquet("out/trials.parquet")) == 5
+    assert Path("out/report.html").stat().st_size > 0
+    written = yaml.safe_load(Path("out/best.yaml").read_text())
+    assert written["learning_rate"] == result.best_config["learning_rate"] == best["params"]["learning_rate"]
+
+
+def test_the_same_seed_gives_the_same_trials_also_after_a_stop(search):
+    whole = search(trials=6, output="whole")
+    search(trials=2, output="parts", study="SharedBottom-tiny")
+    parts = search(trials=6, output="parts", study="SharedBottom-tiny")
+    pd.testing.assert_frame_equal(params(whole), params(parts))
+    assert list(whole.trials["auc"]) == list(parts.trials["auc"])
+    assert len(set(whole.trials["params.learning_rate"])) == 6, "no trial is drawn twice"
+    other = search(trials=3, output="other", config={"seed": 7})
+    assert list(other.trials["params.learning_rate"][1:]) != list(whole.trials["params.learning_rate"][1:3])
+
+
+def test_a_finished_search_is_not_run_again(search):
+    first = search(trials=2, final_seeds=1)
+    finals = Path("out/final", f"trial-{first.summary['best']['number']}-seed-2020", "result.json")
+    before = finals.stat().st_mtime_ns
+    again = search(trials=2, final_seeds=1)
+    assert list(again.trials["ended"]) == list(first.trials["ended"])
+    assert finals.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"space": {**SPACE, "search": {**SPACE["search"], "dropout": [0.1, 0.2]}}}, "dropout"),
+        ({"config": {"epochs": 2}}, "epochs: 3 -> 2"),
+        ({"config": {"data_seed": 5}}, "data_seed: 2020 -> 5"),
+        ({"config": {"tasks": {"click": {"field": "rating", "at_least": 3}}}}, "labelled"),
+        ({"objectives": "auc/macro"}, "objectives"),
+    ],
+)
+def test_another_search_under_the_same_name_is_refused(search, change, told):
+    search(trials=1)
+    with pytest.raises(InputError, match="there is a study 'SharedBottom-tiny' with other settings") as error:
+        search(trials=2, **change)
+    assert told in str(error.value)
+
+
+def test_data_that_changed_are_refused(search, tiny_data):
+    search(trials=1)
+    file = tiny_data / "tiny" / "tiny.inter"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="the data files, or how they are filtered, labelled and split have changed"):
+        search(trials=2)
+
+
+def test_poisoned_test_labels_change_nothing_but_the_final_test(search, tiny_data, config):
+    """The same rows, split alike; every test row's label is turned round."""
+    from recbole_msr.training.config import build_config
+
+    honest = search(trials=4, output="honest", final_seeds=1)
+    made = build_config("SharedBottom", "tiny", {**config, "packed_cache": False})
+    from recbole.data import create_dataset
+
+    test = create_dataset(made).build()[2]
+    dataset = test
+    users = dataset.id2token("user_id", test.inter_feat["user_id"])
+    items = dataset.id2token("item_id", test.inter_feat["item_id"])
+    poisoned = set(zip(users, items, strict=True))
+    file = tiny_data / "tiny" / "tiny.inter"
+    header, *rows = file.read_text().splitlines()
+    fields = [row.split("\t") for row in rows]
+    turned = [[u, i, str(6 - int(r)) if (u, i) in poisoned else r, t] for u, i, r, t in fields]
+    assert turned != fields
+    file.write_text("\n".join([header, *("\t".join(row) for row in turned)]) + "\n")
+
+    found = search(trials=4, output="poisoned", final_seeds=1)
+    timed = ["seconds", "setup_seconds", "started", "ended", "worker"]
+    pd.testing.assert_frame_equal(honest.trials.drop(columns=timed), found.trials.drop(columns=timed))
+    assert found.summary["best"] == honest.summary["best"]
+    assert Path("poisoned/best.yaml").read_text() == Path("honest/best.yaml").read_text()
+    assert found.summary["final"]["valid"] == honest.summary["final"]["valid"]
+    assert found.summary["final"]["test"] != honest.summary["final"]["test"]
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_study_goes_on(search):
+    space = {
+        "search": {
+            "learning_rate": [0.001, 1e30],
+            "embedding_size": [16, 20_000_000_000],
+        },
+    }
+    result = search(trials=9, space=space, sampler="grid", max_failures=9)
+    assert len(result.trials) == 5, "the defaults, and the points of the grid"
+    reasons = dict(zip(result.trials["number"], result.trials["reason"], strict=True))
+    by_settings = {
+        (row["params.learning_rate"], row["params.embedding_size"]): (row["state"], reasons[row["number"]])
+        for _, row in result.trials.iterrows()
+    }
+    assert by_settings[0.001, 16] == ("complete", None)
+    assert by_settings[1e30, 16][0] == "fail"
+    assert by_settings[1e30, 16][1].startswith("diverged: ")
+    assert by_settings[0.001, 20_000_000_000][0] == "fail"
+    assert by_settings[0.001, 20_000_000_000][1].startswith("out of memory: ")
+    assert result.summary["trials"]["failed"] == sum(state == "fail" for state in result.trials["state"])
+    assert sum(result.summary["failures"].values()) == result.summary["trials"]["failed"]
+
+
+def test_a_bad_combination_is_a_failed_trial(search):
+    result = search(trials=3, space={"search": {"bottom_hidden_sizes": [[8], [-1]]}}, sampler="grid")
+    assert sorted(result.trials["state"]) == ["complete", "fail"]
+    (reason,) = [reason for reason in result.trials["reason"] if reason]
+    assert reason.startswith("refused: ")
+    assert "bottom_hidden_sizes" in reason
+
+
+def test_too_many_failures_in_a_row_end_the_search(search):
+    space = {"search": {"learning_rate": {"type": "float", "low": 1e29, "high": 1e30}}}
+    with pytest.raises(InputError, match="the last 3 trials failed, so the search stops; the last one: diverged"):
+        search(trials=20, space=space, max_failures=3)
+    assert len(pd.read_csv("out/trials.csv")) == 3
+
+
+@pytest.mark.parametrize("metric", ["auc", "logloss"])
+def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
+    """Without learning, AUC stays low and the loss high: such trials are pruned, those that learn are not."""
+    space = {"search": {"learning_rate": [0.03, 0.02, 0.0, 1e-12]}}
+    result = search(
+        trials=5, space=space, sampler="grid", objectives=metric, config={"epochs": 4},
+        pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0},
+    )  # fmt: skip
+    frame = result.trials
+    learning = frame[frame["params.learning_rate"] > 0.01]
+    idle = frame[frame["params.learning_rate"] < 1e-6]
+    assert set(learning["state"]) == {"complete"}
+    late = idle[idle["number"] >= 3]
+    assert set(late["state"]) == {"pruned"}
+    assert all(late["epochs"] < 4)
+    assert all(reason.startswith("pruned after epoch") for reason in late["reason"])
+
+
+def test_several_objectives_are_measured_and_one_trial_is_chosen(search):
+    result = search(trials=6, objectives="auc/macro,parameters,flops,latency", tolerance=0.05)
+    frame = result.trials
+    assert result.summary["trials"] == {"complete": 6, "pruned": 0, "failed": 0}
+    best = result.summary["best"]
+    near = frame[frame["auc/macro"] >= frame["auc/macro"].max() * 0.95]
+    assert best["values"][1] == near["parameters"].min()
+    model = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "r", "show_progress": False})
+    assert model.summary["parameters"] == best["values"][1]
+    assert model.summary["best_valid_score"] == pytest.approx(best["values"][0])
+    assert (frame["flops"] > 0).all()
+    assert (frame["latency"] > 0).all()
+
+
+def test_a_trial_over_several_seeds_has_their_mean(search):
+    result = search(trials=2, trial_seeds=2, pruner="wilcoxon")
+    for trial in result.study.trials:
+        seeds = list(trial.intermediate_values.values())
+        assert len(seeds) == 2
+        assert trial.value == pytest.approx(sum(seeds) / 2)
+    one = search(trials=1, output="one")
+    assert one.trials["auc"][0] == result.study.trials[0].intermediate_values[0]
+
+
+def test_a_key_that_is_given_is_fixed(search):
+    result = search(trials=3, config={"learning_rate": 0.02})
+    assert "params.learning_rate" not in result.trials
+    assert {trial.user_attrs["settings"]["learning_rate"] for trial in result.study.trials} == {0.02}
+
+
+@pytest.mark.parametrize("budget", [{"total_epochs": 7}, {"timeout": 0.0}])
+def test_epochs_and_seconds_are_budgets_too(search, budget):
+    result = search(trials=None, pruner="none", **budget)
+    if "timeout" in budget:
+        assert len(result.trials[result.trials["state"] == "complete"]) == 0
+    else:
+        assert list(result.trials["epochs"]) == [3, 3, 3], "7 epochs are reached within the third trial"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc", "nsga2"])
+def test_every_sampler_runs_on_a_space_with_conditions(search, sampler):
+    result = search(trials=4, sampler=sampler, config={"epochs": 1})
+    assert result.summary["trials"]["complete"] + result.summary["trials"]["pruned"] == 4
+    assert len(set(result.trials["params.learning_rate"])) == 4
+
+
+@pytest.mark.parametrize("pruner", ["percentile", "halving", "hyperband", "patient", "none"])
+def test_every_pruner_runs(search, pruner):
+    result = search(trials=3, pruner=pruner)
+    assert result.summary["trials"]["complete"] + result.summary["trials"]["pruned"] == 3
+
+
+def test_a_model_of_recboles_is_searched_alike(search):
+    space = {"model": "DeepFM", "search": {"learning_rate": [0.01, 0.001], "mlp_hidden_size": [[8], [8, 4]]}}
+    from recbole_msr import search as search_any
+
+    config = {**CONFIG, "data_path": str(Path("tiny").resolve().parent)}
+    result = search_any(
+        "DeepFM", "tiny", 3, space=space, config={**config, "train_neg_sample_args": None, "metrics": ["AUC", "LogLoss"],
+        "valid_metric": "AUC", "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "mode": "labeled"}},
+        output="deepfm", final_seeds=1, wandb="disabled", progress=False,
+    )  # fmt: skip
+    assert result.summary["trials"]["complete"] == 3
+    assert [cell["task"] for cell in result.summary["final"]["test"]["cells"]] == ["click", "click"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"trials": None}, "needs a budget"),
+        ({"sampler": "tpee"}, "there is no sampler 'tpee'; did you mean 'tpe'"),
+        ({"sampler": {"name": "tpe", "n_startup": 3}}, "no option 'n_startup' of the sampler tpe"),
+        ({"pruner": "wilcoxon"}, "--trial-seeds=K"),
+        ({"objectives": "auc,parameters", "pruner": "median"}, "cannot be pruned"),
+        ({"objectives": "parameters"}, "must be a metric"),
+        ({"objectives": "auc/clik"}, "auc/clik"),
+        ({"sampler": "grid"}, "learning_rate"),
+        ({"workers": 0}, "--workers must be a whole number"),
+        ({"storage": "postgresql://me:secret@127.0.0.1:9/none"}, "cannot be reached"),
+        ({"storage": "nonsense"}, "is no address"),
+        ({"config": {"output_dir": "x"}}, "--output=DIR"),
+        ({"wandb": "on"}, "online, offline or disabled"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(search, options, told):
+    with pytest.raises(InputError) as error:
+        search(**{"trials": 2, **options})
+    assert told in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_best_yaml_of_another_version_is_told(search, caplog):
+    search(trials=1)
+    text = Path("out/best.yaml").read_text().replace(f"recbole-msr {recbole_msr.__version__}", "recbole-msr 0.0.1")
+    Path("old.yaml").write_text(text)
+    recbole_msr.run(config_files=["old.yaml"], config={"output_dir": "r", "show_progress": False})
+    assert "written by recbole-msr 0.0.1" in caplog.text
+
+
+def test_workers_beyond_the_cores_are_told(search, caplog):
+    with pytest.raises(InputError):
+        search(trials=1, workers=4096, objectives="auc/none")
+    assert "4096 workers share" in caplog.text

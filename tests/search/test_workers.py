@@ -1,0 +1,191 @@
+"""Several processes, one study: nothing is lost or done twice, whoever is killed and when."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+
+import recbole_msr
+from recbole_msr.search.storage import open_storage
+
+from .conftest import SPACE
+from .postgres import postgres_server
+
+TRIALS = 8
+
+
+@pytest.fixture
+def command(config, tmp_path):
+    """The command of a search with two workers, as a list; further arguments may be appended."""
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 30, "stopping_step": 30}))
+    return [
+        *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
+        *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
+        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=1", "--wandb=offline"),
+    ]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a command in a process group of its own; what is left of all groups is killed after the test."""
+    started = []
+
+    def go(command):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def study_of(folder, storage=None):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.load_study(study_name="SharedBottom-tiny", storage=open_storage(storage, folder))
+
+
+def wait_for(folder, storage, holds, process):
+    """Until the study of a search that is under way is as wanted."""
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            if holds(study_of(folder, storage).trials):
+                return
+        except Exception:  # it is not there yet
+            pass
+        time.sleep(0.5)
+    raise AssertionError("the search did not get on")
+
+
+def states(trials):
+    return Counter(trial.state.name for trial in trials)
+
+
+def check_whole(study, folder):
+    """Exactly TRIALS ended, none of them twice; every trial that was lost was tried again with its parameters."""
+    ended = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    assert len(ended) == TRIALS
+    assert len({tuple(sorted(trial.params.items())) for trial in ended}) == TRIALS
+    lost = [trial for trial in study.trials if trial.user_attrs.get("uncounted") == "lost"]
+    for trial in lost:
+        assert trial.state.name == "FAIL"
+        assert trial.user_attrs["reason"]
+        if len(trial.params) >= 3:
+            assert any(one.params == trial.params for one in ended)
+    assert states(study.trials) == {"COMPLETE": TRIALS, **({"FAIL": len(lost)} if lost else {})}
+    frame = pd.read_csv(folder / "trials.csv")
+    assert (frame["state"] == "complete").sum() == TRIALS
+    assert frame["auc"].max() == study.best_value
+    return lost
+
+
+def kill_twice_and_finish(command, start, folder, storage=None):
+    """SIGKILL to all processes of the search while trials are under way, two times; then let it end."""
+    for least in (1, 4):
+        process = start(command)
+
+        def under_way(trials, least=least):
+            found = states(trials)
+            return found["COMPLETE"] >= least and found["RUNNING"] >= 1
+
+        wait_for(folder, storage, under_way, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(command)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    return check_whole(study_of(folder, storage), folder)
+
+
+def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    lost = kill_twice_and_finish(command, start, folder)
+    assert lost, "at least one trial was under way when everything was killed"
+    again = recbole_msr.run(
+        config_files=[folder / "best.yaml"], config={"output_dir": str(tmp_path / "again"), "show_progress": False}
+    )
+    assert again.summary["best_valid_score"] == study_of(folder).best_value
+
+
+def test_a_killed_worker_is_started_again_and_its_trial_too(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    running = next(trial for trial in study_of(folder).trials if trial.state.name == "RUNNING")
+    victim = int(running.user_attrs["worker"].split("-")[-2])
+    assert victim != process.pid
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "was killed by signal 9 and is started again" in told
+    check_whole(study_of(folder), folder)
+
+
+def test_interrupting_gives_the_trials_back(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] == 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    found = states(study_of(folder).trials)
+    assert found["RUNNING"] == 0
+    assert found["WAITING"] >= 1
+    process = start(command)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    check_whole(study_of(folder), folder)
+
+
+def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, start, tmp_path):
+    """Two commands with folders of their own stand for two machines; one is killed, and goes on."""
+    with postgres_server(tmp_path / "server") as url:
+        here, there = tmp_path / "here", tmp_path / "there"
+        longer = [*command, f"--storage={url}", "--epochs=100", "--stopping_step=100"]
+        first = start([*longer, f"--output={here}"])
+        wait_for(here, url, lambda trials: states(trials)["RUNNING"] >= 1, first)
+        second = start([*longer, f"--output={there}", "--workers=1"])
+
+        def both_at_work(trials):
+            workers = [trial.user_attrs.get("worker", "") for trial in trials if trial.state.name == "RUNNING"]
+            return any(f"-{second.pid}-" in name for name in workers) and len(workers) >= 2
+
+        wait_for(here, url, both_at_work, first)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        first = start([*longer, f"--output={here}"])
+        for process in (first, second):
+            _, told = process.communicate(timeout=400)
+            assert process.returncode == 0, told
+        study = study_of(here, url)
+        assert check_whole(study, here), "a trial was under way in the command that was killed"
+        assert len({trial.user_attrs["worker"] for trial in study.trials}) >= 2
+        assert pd.read_csv(there / "trials.csv")["auc"].max() == study.best_value
+
+
+def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    second = start(command)
+    _, told = second.communicate(timeout=120)
+    assert second.returncode == 2
+    assert "a search is under way in" in told
+    assert Path(folder, "study.journal").exists()
