@@ -54,14 +54,12 @@ def run_recbole(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
-    # argparse takes a setting with a space in it for one more file.
-    names = [entry for entry in given.config_files if not entry.startswith("--")]
-    settings = parse_settings([*rest, *(entry for entry in given.config_files if entry.startswith("--"))])
+    settings = parse_settings([*rest, *_strayed(given)])
     if given.resume is not None:
         settings["resume"] = _value(given.resume)
         if settings["resume"] not in (True, False):
             raise InputError(f"--resume is given alone, or as --resume=True or False, got {given.resume!r}")
-    files = [name for entry in names for name in entry.split()]
+    files = _files(given)
     from recbole_msr.report.table import print_metrics, print_result
     from recbole_msr.training.run import run
 
@@ -139,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and given.command not in ("prompts", "embed", "search"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.rest = rest
+    given.words = sys.argv[1:] if arguments is None else list(arguments)
     return _guarded(given.debug, lambda: _COMMANDS[given.command](given))
 
 
@@ -177,6 +176,7 @@ def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
 def _search(given: argparse.Namespace) -> int:
     from recbole_msr.report.search_table import print_search
     from recbole_msr.search import search
+    from recbole_msr.search.storage import hide_password
 
     options = {
         name: getattr(given, name)
@@ -188,12 +188,13 @@ def _search(given: argparse.Namespace) -> int:
     for name in ("sampler", "pruner"):
         value = getattr(given, name)
         options[name] = _value(value) if value is not None else None
-    command = shlex.join(["recbole-msr", *sys.argv[1:]])
+    command = shlex.join(["recbole-msr", *(hide_password(word) for word in given.words)])
+    sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
     result = search(
         given.model,
         given.dataset,
         config_files=_files(given),
-        config=parse_settings(given.rest),
+        config=parse_settings([*given.rest, *_strayed(given)]),
         command=command,
         **options,
     )
@@ -242,7 +243,7 @@ def _models(given: argparse.Namespace) -> int:
 def _prompts(given: argparse.Namespace) -> int:
     from recbole_msr.prompts.command import show_prompts
 
-    settings = parse_settings(given.rest) | {"template": given.template, "levels": given.levels}
+    settings = parse_settings([*given.rest, *_strayed(given)]) | {"template": given.template, "levels": given.levels}
     for line in show_prompts(given.dataset, _files(given), settings, given.n):
         print(line)
     return 0
@@ -251,14 +252,23 @@ def _prompts(given: argparse.Namespace) -> int:
 def _embed(given: argparse.Namespace) -> int:
     from recbole_msr.prompts.command import embed
 
-    settings = parse_settings(given.rest) | {"template": given.template, "encoder": given.encoder, "name": given.name}
+    settings = parse_settings([*given.rest, *_strayed(given)]) | {
+        "template": given.template,
+        "encoder": given.encoder,
+        "name": given.name,
+    }
     for line in embed(given.dataset, _files(given), settings, given.replace):
         print(line, flush=True)
     return 0
 
 
 def _files(given: argparse.Namespace) -> list[str]:
-    return [name for entry in given.config_files for name in entry.split()]
+    return [name for entry in given.config_files if not entry.startswith("--") for name in entry.split()]
+
+
+def _strayed(given: argparse.Namespace) -> list[str]:
+    """Settings behind --config_files that have a space in them: argparse takes them for files."""
+    return [entry for entry in given.config_files if entry.startswith("--")]
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -314,7 +324,13 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
         if isinstance(error, InputError):
             code, message = 2, str(error)
         elif isinstance(error, KeyboardInterrupt):
-            code, message = 1, "interrupted; a run under Lightning goes on with --resume and the same --output_dir"
+            code, message = (
+                1,
+                (
+                    "interrupted; a run under Lightning goes on with --resume and the same --output_dir, "
+                    "a search with the same command"
+                ),
+            )
         else:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -28,6 +28,8 @@ from recbole_msr.schema import MISSING_LABEL, Schema, label_field
 
 ENTRY_POINT_GROUP = "recbole_msr.models"
 _PACKAGE = "recbole.model.context_aware_recommender"
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+"""What this process was given; RecBole's configurations write their `gpu_id` there."""
 _BUILT_IN = {
     "AITM": "recbole_msr.models.aitm",
     "HMoE": "recbole_msr.models.hmoe",

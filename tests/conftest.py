@@ -1,7 +1,12 @@
 """Small real data, as atomic files, and models on them."""
 
+import os
 import random
 import sys
+
+# The tests run in several processes, and start more: with PyTorch's default number of threads they would slow each
+# other down ten times and more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -20,6 +20,8 @@ from recbole_msr.search.study import counted_trials
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.trainer import plain_settings
 
+_END = "\n..."  # what YAML writes behind a single word or number
+
 
 def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
     """The trial to take; None where none is complete.
@@ -64,8 +66,12 @@ def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any
     """All configuration keys of a trial, as `run` takes them, its searched keys first."""
     sampled = trial.user_attrs["settings"]
     plain = plain_settings(trial_config(settings, sampled))
+    plain["threads"] = trial.user_attrs.get("threads", settings.config["threads"])
     if "show_progress" not in settings.config:
         plain.pop("show_progress", None)
+    for key in ("data_path", "knowledge_dir"):  # it is used from other folders too
+        if plain.get(key):
+            plain[key] = str(Path(plain[key]).expanduser().resolve())
     names = {"model": plain.pop("model"), "dataset": plain.pop("dataset")}
     return {**names, **{key: plain[key] for key in sampled if key in plain}, **plain}
 
@@ -80,27 +86,38 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
     sampled = trial.user_attrs["settings"]
     everything = best_settings(settings, trial)
     first = {key: everything.pop(key) for key in ["model", "dataset", *sampled] if key in everything}
+    same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
     lines = [
         f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
         "#   run_recbole --config_files best.yaml",
-        "# trains it again, to the same value on the same machine and versions, and tests it.",
-        _yaml({"written_by": f"recbole-msr {__version__}", **first}),
+        f"# trains it again, to {same} on the same machine and versions, and tests it.",
+        *_yaml({"written_by": f"recbole-msr {__version__}", **first}),
+        "",
         "# All other settings, as they were.",
-        _yaml(everything),
+        *_yaml(everything),
+        "",
     ]
     path = settings.folder / "best.yaml"
     write_atomically(path, lambda temporary: Path(temporary).write_text("\n".join(lines), encoding="utf-8"))
     return path
 
 
-def _yaml(content: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+def _yaml(content: Mapping[str, Any]) -> list[str]:
+    """A line a key."""
+
+    def line(value: Any) -> str:
+        text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
+        return text.split(_END)[0].strip()
+
+    return [f"{key}: {line(value)}" for key, value in content.items()]
 
 
 def summarise(
     settings: SearchSettings,
     study: optuna.Study,
+    best: FrozenTrial | None,
     finals: Sequence[Mapping[str, Any]],
+    failed: Mapping[int, str],
     seconds: float,
     command: str,
 ) -> dict[str, Any]:
@@ -108,7 +125,9 @@ def summarise(
 
     Args:
         settings, study: the search.
-        finals: result.json of the best configuration, one for every final seed.
+        best: the trial that was chosen.
+        finals: result.json of its runs in the final test.
+        failed: for final seeds without one, why.
         seconds: wall time of this command.
         command: how it was started.
     """
@@ -116,7 +135,7 @@ def summarise(
 
     trials = counted_trials(study)
     states = Counter(trial.state for trial in trials)
-    best, defaults = best_trial(study, settings.tolerance), defaults_trial(study)
+    defaults = defaults_trial(study)
     directions = ["minimize" if d == StudyDirection.MINIMIZE else "maximize" for d in study.directions]
     return {
         "study": settings.study,
@@ -137,6 +156,7 @@ def summarise(
         "best": _told(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
         "final": _final(finals) if finals else None,
+        "final_failures": {str(seed): reason for seed, reason in failed.items()},
         "failures": dict(
             Counter(
                 trial.user_attrs.get("reason", "no reason is known")

@@ -6,16 +6,16 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
-import torch
+from filelock import FileLock
+from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
-from recbole_msr.search.best import best_settings, best_trial
-from recbole_msr.search.objective import trial_config
+from recbole_msr.search.best import best_settings
+from recbole_msr.search.objective import reason_of, trial_config
 from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
@@ -23,50 +23,58 @@ from recbole_msr.search.work import open_search
 from recbole_msr.training.run import run
 
 
-def final_test(settings: SearchSettings, study: optuna.Study, progress: bool) -> list[dict[str, Any]]:
-    """Train and test the best configuration with every final seed that is not there yet.
+def final_test(
+    settings: SearchSettings, trial: FrozenTrial, progress: bool
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Train and test a trial's configuration with every final seed that is not there yet.
 
     Returns:
-        result.json of each, in the order of the seeds.
+        result.json of each seed that ended well, and for each of the others, why not.
     """
-    best = best_trial(study, settings.tolerance)
-    if best is None or settings.final_seeds == 0:
-        return []
     first = int(settings.config["seed"])
     seeds = list(range(first, first + settings.final_seeds))
-    missing = [seed for seed in seeds if not (_folder(settings, best.number, seed) / "result.json").is_file()]
+    files = {seed: _folder(settings, trial.number, seed) / "result.json" for seed in seeds}
+    missing = [seed for seed in seeds if not files[seed].is_file()]
     bar = tqdm(total=len(missing), desc="final test", unit="seed", disable=not (progress and missing), leave=False)
     with contextlib.closing(bar):
-        if settings.workers == 1:
-            with _quiet_terminal():
-                for seed in missing:
-                    run_final(settings, seed)
-                    bar.update()
+        if settings.workers > 1:
+            failed = run_finals(settings, trial.number, missing, bar)
         else:
-            run_finals(settings, missing, bar)
-    return [
-        json.loads((_folder(settings, best.number, seed) / "result.json").read_text(encoding="utf-8")) for seed in seeds
-    ]
+            failed = _run_here(settings, trial.number, missing, bar)
+    found = [json.loads(files[seed].read_text(encoding="utf-8")) for seed in seeds if files[seed].is_file()]
+    return found, failed
 
 
-def _folder(settings: SearchSettings, number: int, seed: int) -> Path:
-    return settings.folder / "final" / f"trial-{number}-seed-{seed}"
+def _run_here(settings: SearchSettings, trial: int, seeds: Sequence[int], bar: Any) -> dict[int, str]:
+    failed = {}
+    with _quiet_terminal():
+        for seed in seeds:
+            try:
+                run_final(settings, trial, seed)
+            except Exception as error:
+                failed[seed] = reason_of(error)
+            bar.update()
+    return failed
 
 
-def run_final(settings: SearchSettings, seed: int) -> None:
-    """Train the best configuration with one seed and test it; a run that was interrupted goes on."""
+def _folder(settings: SearchSettings, trial: int, seed: int) -> Path:
+    return settings.folder / "final" / f"trial-{trial}-seed-{seed}"
+
+
+def run_final(settings: SearchSettings, trial: int, seed: int) -> None:
+    """Train a trial's configuration with one seed and test it; a run that was interrupted goes on."""
     space = Space.load(settings.space)
-    data = trial_config(settings, dict(space.fixed))
-    study = open_search(settings, space, data)
-    best = best_trial(study, settings.tolerance)
-    assert best is not None
-    folder = _folder(settings, best.number, seed)
-    config = {**best_settings(settings, best), "seed": seed, "show_progress": False}
-    resume = folder.joinpath("config.yaml").is_file() and folder.joinpath("last.ckpt").is_file()
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    torch.set_num_threads(int(settings.config["threads"]))
-    run(config=config | {"output_dir": str(folder), "resume": resume})
+    study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
+    folder = _folder(settings, trial, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # one that outlived its parent may still be at it
+        if (folder / "result.json").is_file():
+            return
+        resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        config = {**best_settings(settings, study.trials[trial]), "seed": seed, "show_progress": False}
+        run(config=config | {"output_dir": str(folder), "resume": resume})
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from recbole_msr.search.objective import trial_config
 from recbole_msr.search.settings import SearchSettings, read_objectives, read_pruner, read_sampler
 from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import resolve_mode
-from recbole_msr.training.config import build_config
+from recbole_msr.training.config import build_config, check_version
+from recbole_msr.training.trainer import plain
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,17 @@ def read_search(
     for path in config_files:
         given |= plugin.read_yaml(Path(path))
     given |= config
+    given = plain(given)
+    check_version(given.pop("written_by", None))
     model = model or given.get("model")
     dataset = dataset or given.get("dataset")
-    for key in ("model", "dataset", "written_by"):
+    for key in ("model", "dataset"):
         given.pop(key, None)
     for key in ("output_dir", "resume"):
         if key in given:
             raise InputError(f"{key} is a run's; a search has --output=DIR, and the same command again goes on")
+    if given.get("trainer") not in (None, "auto", "lightning"):
+        raise InputError(f"a search trains under Lightning: trainer '{given['trainer']}' cannot be searched with")
     parameters = Space.load(space) if space is not None else None
     model = model or (parameters.model if parameters is not None else None)
     for what, value in (("model", model), ("dataset", dataset)):
@@ -60,11 +65,11 @@ def read_search(
     threads = given.get("threads") or _threads_each(options["workers"])
     recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
     objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
+    given.pop("valid_metric", None)  # it is the first objective that is a metric
     options["sampler"] = read_sampler(options["sampler"])
     options["pruner"] = read_pruner(options["pruner"], objectives)
-    mode, project = options.pop("wandb"), options.pop("wandb_project") or given.pop("wandb_project", None)
-    mode = mode or given.pop("wandb", None)
-    given.pop("log_wandb", None)
+    kept = {key: given.pop(key, None) for key in ("wandb", "wandb_project", "log_wandb")}
+    mode, project = options.pop("wandb") or kept["wandb"], options.pop("wandb_project") or kept["wandb_project"]
     name = study or f"{model}-{dataset}"
     settings = SearchSettings(
         model=model,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
+import math
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import optuna
@@ -28,6 +31,7 @@ from recbole_msr.training.trainer import LightningTrainer
 
 logger = logging.getLogger(__name__)
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
 """Rows of the batch whose forward time an objective is."""
 
@@ -50,13 +54,21 @@ class StudyData:
         with reading_data(self.config):
             dataset = create_dataset(self.config)
             splits = dataset.build()
-        self.train_split = splits[0]
+        self.train_split, self._valid_split = splits[0], splits[1]
         several = hasattr(get_model(settings.model), "predict_tasks")
         for name in settings.objectives:
             if name not in COSTS:
                 check_metric(name, self.config, self.train_split, several)
-        device = self.config["data_device"] or "cpu"
-        self.train, self.valid = PackedTable(splits[0], device), PackedTable(splits[1], device)
+
+    # Packed when the first trial asks: the process that only starts workers needs no tables.
+
+    @cached_property
+    def train(self) -> PackedTable:
+        return PackedTable(self.train_split, self.config["data_device"] or "cpu")
+
+    @cached_property
+    def valid(self) -> PackedTable:
+        return PackedTable(self._valid_split, self.config["data_device"] or "cpu")
 
 
 def trial_config(settings: SearchSettings, sampled: dict[str, Any]) -> Any:
@@ -80,6 +92,7 @@ class Outcome:
         reason: why it was pruned or failed.
         attributes: what is kept with the trial.
         settings: the configuration keys that its parameters gave.
+        cut_off: whether the search's time was up before it ended: it is tried again by the next command.
     """
 
     state: TrialState
@@ -87,6 +100,11 @@ class Outcome:
     reason: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    cut_off: bool = False
+
+
+class _TimeUpError(Exception):
+    """The search's time is up."""
 
 
 class Objective:
@@ -114,14 +132,20 @@ class Objective:
             tracked = self._track(trial, outcome.settings)
             for index in range(self._settings.trial_seeds):
                 runs.append(_Training(self._settings, self._data, outcome.settings, index))
-                runs[-1].go([EpochLogger(tracked)], self._after_epoch(trial, index), started)
+                runs[-1].go([EpochLogger(tracked)], self._after_epoch(trial, runs[-1].epochs), started)
                 if self._settings.trial_seeds > 1:
                     self._after_seed(trial, index, runs)
             outcome.values = [sum(values) / len(runs) for values in zip(*(run.values() for run in runs), strict=True)]
             outcome.state = TrialState.COMPLETE
         except optuna.TrialPruned as stop:
             outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
+        except _TimeUpError as stop:
+            outcome.cut_off, outcome.reason = True, str(stop)
+        except optuna.exceptions.StorageInternalError:
+            raise  # not the trial's fault
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise
             outcome.reason = reason_of(error)
             if outcome.reason.startswith("error"):
                 logger.error("trial %d: %s", trial.number, traceback.format_exc())
@@ -130,7 +154,10 @@ class Objective:
             outcome.reason = "interrupted"
             raise
         finally:
-            outcome.attributes = {"seconds": round(time.perf_counter() - started, 3)}
+            outcome.attributes = {
+                "seconds": round(time.perf_counter() - started, 3),
+                "threads": torch.get_num_threads(),
+            }
             if runs:
                 outcome.attributes |= runs[0].attributes()
                 outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
@@ -157,12 +184,12 @@ class Objective:
             | trial_settings(settings, sampled),
         )
 
-    def _after_epoch(self, trial: Trial, index: int) -> Callable[[int, float], None]:
+    def _after_epoch(self, trial: Trial, epochs: int) -> Callable[[int, float], None]:
         """Report to the study and stop if it says so. Trials over several seeds report seed by seed instead."""
 
         def report(epoch: int, score: float) -> None:
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                raise optuna.TrialPruned(f"the time was up after epoch {epoch + 1}")
+            if self._deadline is not None and time.monotonic() > self._deadline and epoch + 1 < epochs:
+                raise _TimeUpError(f"the time was up after epoch {epoch + 1}")
             if self._settings.trial_seeds > 1 or len(self._settings.objectives) > 1:
                 return
             trial.report(score, epoch + 1)
@@ -190,7 +217,8 @@ class _Training:
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(settings.model)(config, data.train_split).to(config["device"])
         self._config, self._model = config, model
-        self._epochs: EpochKeeper | None = None
+        self.epochs = int(config["epochs"])
+        self._kept: EpochKeeper | None = None
         self._setup_seconds: float | None = None
         self.costs = self._measure()
 
@@ -199,8 +227,8 @@ class _Training:
         try:
             trainer.fit(self._data.train, self._data.valid, verbose=False, saved=False, callback_fn=after_epoch)
         finally:
-            self._epochs = trainer.epochs
-        if self._epochs is None or self._epochs.best_score is None:
+            self._kept = trainer.epochs
+        if self._kept is None or self._kept.best_score is None:
             raise InputError(
                 "no epoch was validated: eval_step must be at least 1 and not larger than epochs "
                 f"(they are {self._config['eval_step']} and {self._config['epochs']})"
@@ -212,14 +240,14 @@ class _Training:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        return self._epochs.history if self._epochs is not None else []
+        return self._kept.history if self._kept is not None else []
 
     def values(self) -> list[float]:
         """The objectives' values, of the best epoch."""
-        assert self._epochs is not None
-        known = {key.lower(): value for key, value in self._epochs.best_metrics.items()} | self.costs
-        known[self._settings.quality] = float(self._epochs.best_score)  # type: ignore[arg-type]
-        missing = [name for name in self._settings.objectives if name not in known]
+        assert self._kept is not None
+        known = {key.lower(): value for key, value in self._kept.best_metrics.items()} | self.costs
+        known[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
+        missing = [name for name in self._settings.objectives if not math.isfinite(known.get(name, math.nan))]
         if missing:
             raise InputError(f"{', '.join(missing)} has no value on the validation split")
         return [float(known[name]) for name in self._settings.objectives]
@@ -228,10 +256,10 @@ class _Training:
         found: dict[str, Any] = dict(self.costs)
         if self._setup_seconds is not None:
             found["setup_seconds"] = round(self._setup_seconds, 3)
-        if self._epochs is not None:
-            found |= {"history": self._epochs.history, "best_epoch": self._epochs.best_epoch}
-            if self._epochs.best_evaluation is not None:
-                found["valid"] = self._epochs.best_evaluation
+        if self._kept is not None:
+            found |= {"history": self._kept.history, "best_epoch": self._kept.best_epoch}
+            if self._kept.best_evaluation is not None:
+                found["valid"] = self._kept.best_evaluation
         return found
 
     def _measure(self) -> dict[str, float]:

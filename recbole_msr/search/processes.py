@@ -15,22 +15,27 @@ from typing import Any
 
 import torch
 
+from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.search.settings import SearchSettings
+from recbole_msr.search.storage import StorageError
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+_PATIENCE_SECONDS = 60.0
 _RESTARTS = 3
-"""So often in a row a worker is started again that ended before any trial did."""
+"""So often in a row a worker is started again that ended soon after its start."""
+REFUSED = 2
+"""Exit code of a worker whose search cannot go on; after any other it is started again."""
 
 
-def run_workers(settings: SearchSettings, update: Callable[[], int], deadline: float | None) -> None:
+def run_workers(settings: SearchSettings, update: Callable[[], None], deadline: float | None) -> None:
     """Start the workers, watch them, and start those again that were killed.
 
     Args:
         settings: the search.
-        update: called again and again; returns how many trials have ended.
+        update: called again and again, to show how far the trials are.
         deadline: `time.monotonic()` after which no trial begins.
 
     Raises:
@@ -39,13 +44,17 @@ def run_workers(settings: SearchSettings, update: Callable[[], int], deadline: f
     stop_at = None if deadline is None else time.time() + deadline - time.monotonic()
     arguments = [] if stop_at is None else [f"--deadline={stop_at}"]
     workers = {index: _start(settings, f"worker-{index}", index, arguments) for index in range(settings.workers)}
-    restarts, ended = dict.fromkeys(workers, 0), update()
+    begun, failures = dict.fromkeys(workers, time.monotonic()), dict.fromkeys(workers, 0)
+    heard = time.monotonic()
     try:
         while workers:
             time.sleep(_POLL_SECONDS)
-            before, ended = ended, update()
-            if ended != before:
-                restarts = dict.fromkeys(restarts, 0)
+            try:
+                update()
+                heard = time.monotonic()
+            except StorageError:  # the workers have their own patience
+                if time.monotonic() - heard > _PATIENCE_SECONDS:
+                    raise
             for index, process in list(workers.items()):
                 code = process.poll()
                 if code is None:
@@ -53,14 +62,17 @@ def run_workers(settings: SearchSettings, update: Callable[[], int], deadline: f
                 del workers[index]
                 if code == 0:
                     continue
-                told = _last_line(settings, f"worker-{index}")
-                if code == 2:
+                told = _error(settings, f"worker-{index}")
+                if code == REFUSED:
                     raise InputError(told)
-                restarts[index] += 1
-                if restarts[index] > _RESTARTS:
-                    raise InputError(f"worker {index} ended {restarts[index]} times before a trial did: {told}")
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                early = time.monotonic() - begun[index] < _PATIENCE_SECONDS
+                failures[index] = failures[index] + 1 if early else 1
+                if failures[index] > _RESTARTS:
+                    raise InputError(f"worker {index} ended {failures[index]} times, soon after its start: {told}")
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({told})"
                 logger.warning("worker %d %s and is started again", index, how)
+                time.sleep(failures[index] - 1)
+                begun[index] = time.monotonic()
                 workers[index] = _start(settings, f"worker-{index}", index, arguments)
     finally:
         _end(list(workers.values()))
@@ -73,7 +85,15 @@ def _start(settings: SearchSettings, name: str, index: int, arguments: Sequence[
     own = [f"--gpu={gpus[index % len(gpus)]}"] if gpus else []
     with open(_log(settings, name), "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "recbole_msr.search.worker", str(settings.folder), *own, *arguments],
+            [
+                sys.executable,
+                "-m",
+                "recbole_msr.search.worker",
+                str(settings.folder),
+                f"--parent={os.getpid()}",
+                *own,
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -82,17 +102,26 @@ def _start(settings: SearchSettings, name: str, index: int, arguments: Sequence[
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as RecBole's `gpu_id` names them."""
+    """The GPUs that this process was given, as RecBole's `gpu_id` names them.
+
+    Every RecBole configuration sets CUDA_VISIBLE_DEVICES to its own `gpu_id`, so what stands there now says nothing.
+    """
     if not torch.cuda.is_available():
         return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    if plugin.VISIBLE_GPUS:
+        return plugin.VISIBLE_GPUS.split(",")
+    now = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
+        return [str(gpu) for gpu in range(torch.cuda.device_count())]
+    finally:
+        if now is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = now
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End workers: first by asking, so that they give their trials back."""
     for process in processes:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: Windows has no such signal
             process.send_signal(signal.SIGINT)
     for process in processes:
         try:
@@ -106,32 +135,43 @@ def _log(settings: SearchSettings, name: str) -> Path:
     return settings.folder / "workers" / f"{name}.log"
 
 
-def _last_line(settings: SearchSettings, name: str) -> str:
+def _error(settings: SearchSettings, name: str) -> str:
+    """The last error in a worker's log."""
     lines = _log(settings, name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else f"it left no word in {_log(settings, name)}"
+    errors = [line for line in lines if line.startswith("error: ")] or lines
+    return errors[-1].removeprefix("error: ") if errors else f"it left no word in {_log(settings, name)}"
 
 
-def run_finals(settings: SearchSettings, seeds: Sequence[int], bar: Any) -> None:
-    """Run the final test with these seeds, as many at a time as there are workers."""
-    waiting = list(seeds)
+def run_finals(settings: SearchSettings, trial: int, seeds: Sequence[int], bar: Any) -> dict[int, str]:
+    """Run the final test of a trial with these seeds, as many at a time as there are workers.
+
+    Returns:
+        For every seed that failed, why.
+    """
+    waiting, failed = list(seeds), {}
+    tries = dict.fromkeys(seeds, 0)
     running: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < settings.workers:
                 seed = waiting.pop(0)
-                used = set(range(settings.workers)) - {index for index, _ in running.values()}
-                running[seed] = (min(used), _start(settings, f"final-{seed}", min(used), [f"--final={seed}"]))
+                index = min(set(range(settings.workers)) - {used for used, _ in running.values()})
+                arguments = [f"--final={trial}", f"--seed={seed}"]
+                running[seed] = (index, _start(settings, f"final-{seed}", index, arguments))
+                tries[seed] += 1
             time.sleep(_POLL_SECONDS)
             for seed, (_, process) in list(running.items()):
                 code = process.poll()
                 if code is None:
                     continue
                 del running[seed]
+                if code < 0 and tries[seed] <= settings.retries:
+                    logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
+                    waiting.append(seed)
+                    continue
                 if code != 0:
-                    raise InputError(
-                        f"the final run with seed {seed} failed: {_last_line(settings, f'final-{seed}')}; the trials "
-                        "are kept, and the same command tries it again"
-                    )
+                    failed[seed] = _error(settings, f"final-{seed}")
                 bar.update()
     finally:
         _end([process for _, process in running.values()])
+    return failed

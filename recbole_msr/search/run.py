@@ -27,7 +27,7 @@ from recbole_msr.search.processes import run_workers
 from recbole_msr.search.results import trials_frame, write_trials
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
-from recbole_msr.search.study import counted_trials
+from recbole_msr.search.study import counted_trials, storage_errors
 from recbole_msr.search.work import open_search, run_trials, wanted_trials
 
 logger = logging.getLogger(__name__)
@@ -130,13 +130,20 @@ def search(
         found = open_search(settings, parameters, data.config)
         _enqueue_defaults(found, parameters, recbole_config, settings)
         failure = _run(settings, found, data, deadline, progress)
-        finals = final_test(settings, found, progress) if failure is None else []
+        best = best_trial(found, settings.tolerance)  # chosen once: other machines may go on
+        finals: list[dict[str, Any]] = []
+        failed: dict[int, str] = {}
+        if best is not None:
+            write_best(settings, found, best)
+            if failure is None and settings.final_seeds:
+                finals, failed = final_test(settings, best, progress)
         seconds = time.monotonic() - started
-        summary = summarise(settings, found, finals, seconds, command or _python_call(settings))
+        summary = summarise(settings, found, best, finals, failed, seconds, command or _python_call(settings))
         _leave(settings, found, summary)
     if failure is not None:
         raise failure
-    best = best_trial(found, settings.tolerance)
+    for seed, reason in failed.items():
+        logger.warning("the final run with seed %d failed: %s; the same command tries it again", seed, reason)
     if best is None:
         _tell_failures(found, settings)
     return SearchResult(summary, settings.folder, found, best_settings(settings, best) if best is not None else None)
@@ -200,8 +207,6 @@ def _folder_of(settings: SearchSettings) -> Iterator[None]:
         settings.write()
         yield
     except OSError as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{settings.folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
             "command goes on"
@@ -251,8 +256,11 @@ class _Report:
         self._settings, self._study, self._bar = settings, study, bar
         self.ended = 0
 
-    def update(self, _: Any = None) -> int:
-        """Returns how many trials have ended."""
+    def update(self, _: Any = None) -> None:
+        with storage_errors(self._settings):
+            self._update()
+
+    def _update(self) -> None:
         ended = len(counted_trials(self._study))
         if ended != self.ended:
             self.ended = ended
@@ -266,7 +274,6 @@ class _Report:
                 self._bar.set_postfix_str(f"best {told} (trial {best.number})", refresh=False)
             self._bar.n = ended
             self._bar.refresh()
-        return ended
 
 
 def _tell_failures(study: optuna.Study, settings: SearchSettings) -> None:
@@ -277,10 +284,11 @@ def _tell_failures(study: optuna.Study, settings: SearchSettings) -> None:
             f"no trial of the study '{settings.study}' ended well: {len(failed)} failed, the last one: {failed[-1]} "
             f"(all of them are in {settings.folder / 'trials.csv'})"
         )
-    if not trials:
-        logger.warning("no trial has ended within the budget")
+    logger.warning("no trial was trained to its end within the budget, so there is no best one")
 
 
 def _python_call(settings: SearchSettings) -> str:
     parts = ["recbole-msr", "search", f"--model={settings.model}", f"--dataset={settings.dataset}"]
-    return shlex.join([*parts, f"--trials={settings.trials}", f"--output={settings.output}"])
+    budget = {"trials": settings.trials, "total-epochs": settings.epochs, "timeout": settings.timeout}
+    parts += [f"--{name}={value}" for name, value in budget.items() if value is not None]
+    return shlex.join([*parts, f"--study={settings.study}", f"--output={settings.output}"])

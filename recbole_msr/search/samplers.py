@@ -104,6 +104,8 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
         return _built("sampler", named, lambda: GridOnce(grid, seed=seed, **options))
     if named.name == "qmc":  # points of one sequence, counted in the study: its seed stays the same
         options["warn_asynchronous_seeding"] = False
+        # Parameters under a condition are not in the sequence.
+        options["independent_sampler"] = SeededByTrial(lambda own: optuna.samplers.RandomSampler(seed=own), seed)
         return _built("sampler", named, lambda: build(seed=seed, **options))
     if named.name in ("cmaes", "gp"):
         options["warn_independent_sampling"] = False  # parameters under a condition are drawn at random: documented
@@ -150,24 +152,28 @@ class SeededByTrial(BaseSampler):
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
         self._build, self._seed = build, seed
-        self._sampler = build(seed)
+        self._sampler, self._number = build(seed), -1
+
+    def _of(self, trial: FrozenTrial) -> BaseSampler:
+        if trial.number != self._number:
+            digest = hashlib.blake2b(f"{self._seed}/{trial.number}".encode(), digest_size=4).digest()
+            self._sampler, self._number = self._build(int.from_bytes(digest, "big")), trial.number
+        return self._sampler
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        digest = hashlib.blake2b(f"{self._seed}/{trial.number}".encode(), digest_size=4).digest()
-        self._sampler = self._build(int.from_bytes(digest, "big"))
-        self._sampler.before_trial(study, trial)
+        self._of(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
-        return self._sampler.infer_relative_search_space(study, trial)
+        return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, trial, search_space)
+        return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._sampler.after_trial(study, trial, state, values)
+        self._of(trial).after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         """Nothing: the next trial has a seed of its own."""
@@ -179,6 +185,10 @@ class GridOnce(optuna.samplers.GridSampler):
     @property
     def points(self) -> list[Any]:
         return self._all_grids
+
+    def point(self, number: int) -> dict[str, Any]:
+        """The parameters of a point, as they are enqueued."""
+        return dict(zip(self._param_names, self._all_grids[number], strict=True))
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Nothing."""

@@ -82,6 +82,8 @@ class SearchSettings:
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
         if self.pruner["name"] != "none" and len(self.objectives) > 1:
             raise InputError("trials with several objectives cannot be pruned (Optuna): give --pruner=none")
+        if self.sampler["name"] == "cmaes" and len(self.objectives) > 1:
+            raise InputError("CMA-ES has one objective: give --sampler=nsga2, or tpe")
         if self.pruner["name"] == "wilcoxon" and self.trial_seeds < 2:
             raise InputError(
                 "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"
@@ -100,6 +102,8 @@ class SearchSettings:
         """Leave it to the workers in the folder."""
         path = self.folder / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # the storage's address may hold a password
+        path.chmod(0o600)
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod

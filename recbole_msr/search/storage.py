@@ -14,6 +14,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from recbole_msr.errors import InputError
 
 JOURNAL = "study.journal"
+
+
+class StorageError(InputError):
+    """The storage does not answer or cannot be written; it may do so again later."""
+
+
 _DRIVERS = {"postgresql://": "postgresql+psycopg://", "postgres://": "postgresql+psycopg://"}
 
 
@@ -64,7 +70,8 @@ def _database(url: str) -> RDBStorage:
 
 
 def hide_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&\s]+", r"\1***", url, flags=re.IGNORECASE)
 
 
 class KernelLock(JournalFileSymlinkLock):
@@ -76,13 +83,17 @@ class KernelLock(JournalFileSymlinkLock):
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        self._lock = FileLock(f"{journal}.lock")
+        self._lock = FileLock(f"{journal}.held")  # .lock is Optuna's own, of the dashboard for instance
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        if os.path.exists(self._journal):
-            with open(self._journal, "rb+") as file:
-                _cut_half_line(file)
+        try:
+            if os.path.exists(self._journal):
+                with open(self._journal, "rb+") as file:
+                    _cut_half_line(file)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:

@@ -13,7 +13,8 @@ from recbole_msr.data.cache import fingerprint
 from recbole_msr.search.objective import Objective, StudyData
 from recbole_msr.search.settings import COSTS, SearchSettings
 from recbole_msr.search.space import Space
-from recbole_msr.search.study import Trials, grid_points, open_study
+from recbole_msr.search.study import grid_points, open_study
+from recbole_msr.search.trials import Trials
 from recbole_msr.training.evaluation import smaller_is_better
 
 

@@ -15,6 +15,17 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import check_keys
 from recbole_msr.tracking.wandb import resolve_mode
 
+logger = logging.getLogger(__name__)
+
+
+def check_version(written_by: Any) -> None:
+    """A best.yaml of another version may mean something else today, or lack a setting that there is now."""
+    from recbole_msr import __version__
+
+    own = f"recbole-msr {__version__}"
+    if written_by is not None and written_by != own:
+        logger.warning("the configuration was written by %s, this is %s: results may differ", written_by, own)
+
 
 def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     """RecBole's Config for a model and a dataset, checked; the command line of the process is not read.
@@ -87,7 +98,9 @@ def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
             good = isinstance(value, bool)
         elif isinstance(default, (int, float)):
             good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            good = good and (isinstance(default, float) or float(value).is_integer())
+            # RecBole writes some real numbers as whole ones: reg_weight: 2.
+            real = isinstance(default, float) or key.endswith("weight")
+            good = good and (real or float(value).is_integer())
         else:
             continue
         if not good and not isinstance(_as_recbole_reads(value), type(default)):

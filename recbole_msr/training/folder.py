@@ -17,7 +17,7 @@ from recbole_msr.plugin import process_rank, read_yaml
 from recbole_msr.training.checkpoint import write_atomically
 
 # Settings that a resumed run may change: none of them touches what has been computed.
-_FREE = {
+FREE = {
     *("epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict"),
     *("gpu_id", "use_gpu", "wandb", "log_wandb", "wandb_project"),
 }
@@ -122,7 +122,7 @@ class RunFolder:
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Refuse to resume with other settings than the run was started with."""
         before = read_yaml(self.file("config.yaml"))
-        changed = [key for key in sorted({*before, *settings} - _FREE) if before.get(key) != settings.get(key)]
+        changed = [key for key in sorted({*before, *settings} - FREE) if before.get(key) != settings.get(key)]
         if changed:
             told = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
             raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")

@@ -292,12 +292,19 @@ def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": config["learning_rate"]}
     if learner != "sparse_adam":
         options["weight_decay"] = config["weight_decay"] or 0.0
-    if config["fused_optimizer"] and learner in ("adam", "adamw", "sgd", "adagrad"):
+    if config["fused_optimizer"] and learner in ("adam", "adamw", "sgd", "adagrad") and not _clips_mixed(config):
         options["fused"] = True
     try:
         return _OPTIMIZERS[learner](parameters, **options)
     except (ValueError, TypeError) as error:
         raise InputError(f"learner {learner}: {error}") from error
+
+
+def _clips_mixed(config: Any) -> bool:
+    """Whether gradients are clipped in mixed precision, which Lightning refuses to do with fused kernels."""
+    lightning = config["lightning"] or {}
+    mixed = config["enable_amp"] or "mixed" in str(lightning.get("precision", ""))
+    return bool(mixed and (config["clip_grad_norm"] or lightning.get("gradient_clip_val")))
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:

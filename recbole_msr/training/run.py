@@ -23,7 +23,7 @@ from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
-from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.config import build_config, check_metric, check_version, reading_data
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.folder import RunFolder
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
@@ -81,7 +81,7 @@ def run(
     for path in config_files:
         settings |= plugin.read_yaml(Path(path))
     settings |= config or {}
-    _check_version(settings.pop("written_by", None))
+    check_version(settings.pop("written_by", None))
     output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
     if resume and output_dir is not None and model is None and "model" not in settings:
         settings = plugin.read_yaml(RunFolder.to_resume(output_dir)) | settings
@@ -92,6 +92,8 @@ def run(
     for what, value in (("model", name), ("dataset", data_name)):
         if not value:
             raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
+    if "/" in str(settings.get("knowledge") or ""):
+        settings["knowledge"] = _built_knowledge(str(name), str(data_name), settings)
     recbole_config = build_config(name, data_name, settings)
     if recbole_config["threads"]:
         torch.set_num_threads(int(recbole_config["threads"]))
@@ -112,13 +114,23 @@ def run(
         folder.close()
 
 
-def _check_version(written_by: Any) -> None:
-    """A best.yaml of another version may mean something else today, or lack a setting that there is now."""
-    from recbole_msr import __version__
+def _built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
+    """Build the knowledge that ENCODER/TEMPLATE stands for, if it is not there yet. Returns its name."""
+    from recbole_msr.prompts.command import embed  # which builds a configuration too
 
-    own = f"recbole-msr {__version__}"
-    if written_by is not None and written_by != own:
-        logger.warning("the configuration was written by %s, this is %s: results may differ", written_by, own)
+    if plugin.process_rank() != 0:
+        raise InputError("several processes cannot build knowledge together: build it first, with recbole-msr embed")
+    encoder, _, template = str(settings["knowledge"]).rpartition("/")
+    name = f"{dataset}-{encoder}-{template}"
+    data = {key: value for key, value in settings.items() if key != "knowledge"}
+    if not template.isidentifier() or not encoder.isidentifier():
+        raise InputError(
+            f"knowledge '{settings['knowledge']}' is neither a store's name nor ENCODER/TEMPLATE such as minilm/full; "
+            "other encoders and templates take recbole-msr embed --name=NAME, and then knowledge: NAME"
+        )
+    for line in embed(dataset, [], {**data, "model": model, "encoder": encoder, "template": template, "name": name}):
+        logger.info("%s", line)
+    return name
 
 
 class _Run:

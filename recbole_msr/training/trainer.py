@@ -227,15 +227,16 @@ def plain_settings(config: Any) -> dict[str, Any]:
     """A configuration's settings as a user would write them (plain values, before RecBole fills them in)."""
     merged = {**config.internal_config_dict, **config.external_config_dict}
     left_out = ("MODEL_TYPE", "config_files", "config_file", "output_dir", "resume")
-    settings = {key: _plain(value) for key, value in merged.items() if key not in left_out}
+    settings = {key: plain(value) for key, value in merged.items() if key not in left_out}
     return {"model": config["model"], "dataset": config["dataset"], **settings}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as a file has it: mappings, lists, words and numbers."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 

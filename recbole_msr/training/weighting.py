@@ -2,7 +2,7 @@
 
 What `fixed`, `equal` and `uncertainty` do is in the model's own loss (`MultiScenarioRecommender.calculate_loss`). Here
 are those that look at more than one batch's loss: at the gradients of single tasks, or at former epochs. The loss L_t
-of a task is one of `task_losses`, with the weights of `loss_weights` inside.
+of a task is what `counted_losses` gives, with the weights of `loss_weights` inside.
 """
 
 from __future__ import annotations

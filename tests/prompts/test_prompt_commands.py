@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from recbole_msr.cli import main
+from recbole_msr.cli import main, run_recbole
 from recbole_msr.prompts.store import Knowledge
 
 BINS = "--scenario={field: age, bins: [25, 35], names: [young, mid, old]}"
@@ -55,6 +55,23 @@ def test_embed_builds_once(arguments, tmp_path, capsys):
     assert Knowledge.open("k", tmp_path / "kn").key != key
     assert main([*command[:-2], "--name=twin", "--size=8", "--encoder_seed=5"]) == 0
     assert "'k' was built from the same prompts and encoder" in capsys.readouterr().out
+
+
+def test_one_command_builds_the_store_and_trains_on_it(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [*arguments, "--use_gpu=False", "--epochs=1", "--backbone=SharedBottom", "--bottom_hidden_sizes=[8]"]
+    command = ["--model=LLM4MSR", *given, "--knowledge=random/brief", "--knowledge_reduction=none"]
+    assert run_recbole([*command, "--output_dir=one"]) == 0
+    store = Knowledge.open("tiny-random-brief", tmp_path / "kn")
+    made = store.path.stat().st_mtime_ns
+    assert yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())["knowledge"] == "tiny-random-brief"
+    assert run_recbole([*command, "--output_dir=two"]) == 0
+    assert Knowledge.open("tiny-random-brief", tmp_path / "kn").path.stat().st_mtime_ns == made
+    results = [json.loads((tmp_path / run / "result.json").read_text())["test"] for run in ("one", "two")]
+    assert results[0] == results[1]
+    capsys.readouterr()
+    assert run_recbole([*command[:-2], "--knowledge=hf:some/model/full"]) == 2
+    assert "neither a store's name nor ENCODER/TEMPLATE" in capsys.readouterr().err
 
 
 def test_settings_may_stand_in_a_file(arguments, tmp_path, capsys):

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,21 +19,18 @@ def _binaries():
 
 
 @contextmanager
-def postgres_server(folder):
+def postgres_server():
     """Yields the server's address; skips where PostgreSQL is not installed."""
     binaries = _binaries()
     if binaries is None or not (binaries / "initdb").exists():
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'recbole-msr[postgres]'")
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # not below pytest's folder, which is closed to other users
     as_user = []
     if os.geteuid() == 0:  # the server refuses to run as root
         if shutil.which("runuser") is None:
             pytest.skip("PostgreSQL does not run as root, and there is no runuser")
         shutil.chown(folder, "postgres", "postgres")
-        for parent in folder.parents:  # pytest's folders are closed to others
-            if os.stat(parent).st_uid == os.geteuid() and str(parent) not in ("/", "/tmp"):
-                os.chmod(parent, os.stat(parent).st_mode | 0o011)
         as_user = ["runuser", "-u", "postgres", "--"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,3 +48,4 @@ def postgres_server(folder):
         yield f"postgresql://tester@127.0.0.1:{port}/postgres"
     finally:
         do(binaries / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)

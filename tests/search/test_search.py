@@ -10,6 +10,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from tests.tracking.read_back import runs
 
 from .conftest import CONFIG, SPACE
 
@@ -49,6 +50,25 @@ def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     assert Path("out/report.html").stat().st_size > 0
     written = yaml.safe_load(Path("out/best.yaml").read_text())
     assert written["learning_rate"] == result.best_config["learning_rate"] == best["params"]["learning_rate"]
+
+
+def test_best_yaml_is_read_back_whatever_is_searched(search):
+    """Plain values only among the searched keys, and a name that YAML could take for something else."""
+    search(
+        trials=1,
+        space={"search": {"learning_rate": [0.01, 0.02]}},
+        config={"scenario": {"field": "age", "bins": [30], "names": ["no", "1: x"]}},
+    )
+    written = yaml.safe_load(Path("out/best.yaml").read_text())
+    assert written["learning_rate"] in (0.01, 0.02)
+    assert written["scenario"]["names"] == ["no", "1: x"]
+    assert Path(written["data_path"]).is_absolute()
+    result = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "r", "show_progress": False})
+    assert result.summary["best_valid_score"] == study_value()
+
+
+def study_value():
+    return json.loads(Path("out/summary.json").read_text())["best"]["values"][0]
 
 
 def test_the_same_seed_gives_the_same_trials_also_after_a_stop(search):
@@ -196,6 +216,56 @@ def test_several_objectives_are_measured_and_one_trial_is_chosen(search):
     assert (frame["latency"] > 0).all()
 
 
+def test_the_objective_decides_whatever_valid_metric_says(search):
+    result = search(trials=3, objectives="logloss", config={"valid_metric": "AUC"}, pruner="none")
+    best = result.summary["best"]
+    assert best["values"][0] == result.trials["logloss"].min()
+    again = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "r", "show_progress": False})
+    assert again.summary["valid_metric"] == "logloss"
+    assert again.summary["best_valid_score"] == best["values"][0]
+
+
+def test_values_that_a_file_writes_otherwise_are_the_same_search(search):
+    search(trials=1, config={"metrics": ("AUC", "LogLoss")}, final_seeds=1)
+    result = search(trials=2, config={"metrics": ["AUC", "LogLoss"]})
+    assert len(result.trials) == 2
+
+
+def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(search, caplog, monkeypatch):
+    """The second seed diverges: its learning rate is poisoned where the final runs begin."""
+    from recbole_msr.search import final
+
+    def run(config):
+        return recbole_msr.run(config=config | ({"learning_rate": 1e30} if config["seed"] == 2021 else {}))
+
+    monkeypatch.setattr(final, "run", run)
+    result = search(trials=2, final_seeds=2)
+    assert result.summary["final"]["seeds"] == [2020]
+    assert result.summary["final_failures"]["2021"].startswith("diverged")
+    assert "the final run with seed 2021 failed" in caplog.text
+    assert Path("out/report.html").is_file()
+
+
+def test_weights_and_biases_has_a_finished_run_a_trial_and_one_of_the_study(search, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    space = {"search": {"learning_rate": [0.01, 1e30]}}
+    result = search(trials=3, space=space, sampler="grid", final_seeds=1, wandb="offline", max_failures=9)
+    found = {run.about["display_name"]: run for run in runs(Path("out/wandb"))}
+    assert set(found) == {f"SharedBottom-tiny-{number}" for number in result.trials["number"]} | {"SharedBottom-tiny"}
+    for _, trial in result.trials.iterrows():
+        run = found[f"SharedBottom-tiny-{trial['number']}"]
+        assert (run.about["run_group"], run.about["job_type"]) == ("SharedBottom-tiny", "trial")
+        assert run.summary["state"] == {"complete": "complete", "fail": "failed"}[trial["state"]]
+        assert len(run.exit_codes) == 1, "it is finished"
+        if trial["state"] == "complete":
+            curve = run.curve("valid/auc")
+            assert len(curve) == 3
+            assert max(float(value) for value in curve.values()) == pytest.approx(trial["auc"])
+    study = found["SharedBottom-tiny"]
+    assert study.about["job_type"] == "study"
+    assert len(study.table("trials")["data"]) == len(result.trials)
+
+
 def test_a_trial_over_several_seeds_has_their_mean(search):
     result = search(trials=2, trial_seeds=2, pruner="wilcoxon")
     for trial in result.study.trials:
@@ -240,8 +310,11 @@ def test_a_model_of_recboles_is_searched_alike(search):
 
     config = {**CONFIG, "data_path": str(Path("tiny").resolve().parent)}
     result = search_any(
-        "DeepFM", "tiny", 3, space=space, config={**config, "train_neg_sample_args": None, "metrics": ["AUC", "LogLoss"],
-        "valid_metric": "AUC", "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "mode": "labeled"}},
+        "DeepFM", "tiny", 3, space=space,
+        config={
+            **config, "train_neg_sample_args": None, "metrics": ["AUC", "LogLoss"], "valid_metric": "AUC",
+            "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "mode": "labeled"},
+        },
         output="deepfm", final_seeds=1, wandb="disabled", progress=False,
     )  # fmt: skip
     assert result.summary["trials"]["complete"] == 3
@@ -257,6 +330,7 @@ def test_a_model_of_recboles_is_searched_alike(search):
         ({"pruner": "wilcoxon"}, "--trial-seeds=K"),
         ({"objectives": "auc,parameters", "pruner": "median"}, "cannot be pruned"),
         ({"objectives": "parameters"}, "must be a metric"),
+        ({"objectives": "auc,parameters", "sampler": "cmaes"}, "CMA-ES has one objective"),
         ({"objectives": "auc/clik"}, "auc/clik"),
         ({"sampler": "grid"}, "learning_rate"),
         ({"workers": 0}, "--workers must be a whole number"),
@@ -264,6 +338,7 @@ def test_a_model_of_recboles_is_searched_alike(search):
         ({"storage": "nonsense"}, "is no address"),
         ({"config": {"output_dir": "x"}}, "--output=DIR"),
         ({"wandb": "on"}, "online, offline or disabled"),
+        ({"config": {"trainer": "recbole"}}, "a search trains under Lightning"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(search, options, told):

@@ -85,3 +85,4 @@ def test_a_journal_that_is_none_is_refused(tmp_path):
 def test_passwords_are_hidden():
     assert hide_password("postgresql://me:s3cr@et@host/db") == "postgresql://me:***@host/db"
     assert hide_password("sqlite:///file") == "sqlite:///file"
+    assert hide_password("postgresql://h/db?user=u&password=geheim") == "postgresql://h/db?user=u&password=***"

@@ -16,6 +16,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.search.storage import open_storage
+from tests.tracking.read_back import runs
 
 from .conftest import SPACE
 from .postgres import postgres_server
@@ -118,6 +119,10 @@ def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, st
     folder = tmp_path / "searches" / "SharedBottom-tiny"
     lost = kill_twice_and_finish(command, start, folder)
     assert lost, "at least one trial was under way when everything was killed"
+    finished = [run for run in runs(folder / "wandb") if run.about["job_type"] == "trial" and run.exit_codes]
+    numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
+    complete = [trial for trial in study_of(folder).trials if trial.state.name == "COMPLETE"]
+    assert all(numbers[str(trial.number)] == 1 for trial in complete), "one finished W&B run a trial"
     again = recbole_msr.run(
         config_files=[folder / "best.yaml"], config={"output_dir": str(tmp_path / "again"), "show_progress": False}
     )
@@ -145,9 +150,9 @@ def test_interrupting_gives_the_trials_back(command, start, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 1
-    found = states(study_of(folder).trials)
-    assert found["RUNNING"] == 0
-    assert found["WAITING"] >= 1
+    trials = study_of(folder).trials
+    assert states(trials)["RUNNING"] == 0
+    assert any("interrupted" in trial.user_attrs.get("reason", "") for trial in trials)
     process = start(command)
     _, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
@@ -156,7 +161,7 @@ def test_interrupting_gives_the_trials_back(command, start, tmp_path):
 
 def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, start, tmp_path):
     """Two commands with folders of their own stand for two machines; one is killed, and goes on."""
-    with postgres_server(tmp_path / "server") as url:
+    with postgres_server() as url:
         here, there = tmp_path / "here", tmp_path / "there"
         longer = [*command, f"--storage={url}", "--epochs=100", "--stopping_step=100"]
         first = start([*longer, f"--output={here}"])

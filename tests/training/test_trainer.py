@@ -229,6 +229,8 @@ def test_options_reach_lightning_and_unknown_ones_are_refused(tiny_data, tmp_pat
         "HiNet", "tiny", config=given | {"lightning": {"max_epochs": 1, "precision": "bf16-mixed"}}
     )
     assert result.summary["epochs"] == 1
+    clipped = {"enable_amp": True, "clip_grad_norm": {"max_norm": 1.0}, "output_dir": "clipped"}
+    assert recbole_msr.run("HiNet", "tiny", config=given | clipped).summary["epochs"] == 3
     with pytest.raises(InputError, match=r"no option 'acelerator'; did you mean 'accelerator'\?"):
         recbole_msr.run("HiNet", "tiny", config=given | {"lightning": {"acelerator": "cpu"}})
     assert len(list(Path("runs").iterdir())) == 1, "a run that could not start leaves no folder"
