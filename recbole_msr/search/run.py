@@ -246,7 +246,8 @@ def _enqueue_defaults(study: optuna.Study, space: Space, config: Any, settings: 
         for line in outside:
             logger.warning("trial 0 is not quite the defaults: %s", line)
         if params:
-            study.enqueue_trial(params, user_attrs={"origin": "defaults"})
+            origin = "near the defaults" if outside else "defaults"
+            study.enqueue_trial(params, user_attrs={"origin": origin, "first": True})
 
 
 class _Report:

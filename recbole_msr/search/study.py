@@ -129,7 +129,7 @@ def grid_points(study: optuna.Study) -> int | None:
     sampler = study.sampler
     if not isinstance(sampler, GridOnce):
         return None
-    enqueued = any(trial.user_attrs.get("origin") == "defaults" for trial in study.get_trials(deepcopy=False))
+    enqueued = any(trial.user_attrs.get("first") for trial in study.get_trials(deepcopy=False))
     return len(sampler.points) + int(enqueued)
 
 

@@ -146,9 +146,9 @@ class Trials:
         before = [one for one in all_trials if one.number < trial.number]
         own = all_trials[trial.number].user_attrs
         same = any(
-            one.user_attrs.get("replaces") == own.get("replaces") and one.user_attrs.get("origin") == own.get("origin")
+            one.user_attrs.get("replaces") == own.get("replaces") and one.user_attrs.get("first") == own.get("first")
             for one in before
-            if "replaces" in own or own.get("origin") == "defaults"
+            if "replaces" in own or "first" in own
         )
         late = self._wanted is not None and sum(map(counts, before)) >= self._wanted
         if not (same or late):
@@ -223,12 +223,9 @@ class Trials:
         if killed > self._settings.retries:
             self._study.add_trial(_given_up(trial, first, killed))
             return
-        origin = trial.user_attrs.get("origin")
-        attributes = {
-            "origin": origin if origin == "defaults" else f"retry of {first}",
-            "retry_of": first,
-            "replaces": trial.number,
-        }
+        attributes: dict[str, Any] = {"origin": f"retry of {first}", "retry_of": first, "replaces": trial.number}
+        if trial.user_attrs.get("first"):
+            attributes |= {"first": True, "origin": trial.user_attrs["origin"]}
         self._study.enqueue_trial(params, user_attrs=attributes)
 
     def _params(self, trial: FrozenTrial) -> dict[str, Any]:

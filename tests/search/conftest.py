@@ -7,7 +7,7 @@ SPACE = {
     "model": "SharedBottom",
     "search": {
         "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True},
-        "bottom_hidden_sizes": {"type": "layers", "depth": [1, 2], "width": [4, 8, 128]},
+        "bottom_hidden_sizes": {"type": "layers", "depth": [1, 2], "width": [4, 8, 64, 128]},
         "dropout": {"type": "float", "low": 0.0, "high": 0.4},
     },
 }

@@ -139,7 +139,7 @@ def test_interrupting_does_not_use_up_the_retries(tmp_path):
 def test_the_defaults_are_tried_once_although_two_machines_enqueue_them(tmp_path):
     study, _, _ = open_(tmp_path)
     for _ in range(2):
-        study.enqueue_trial({"a": 0.5, "b": 5}, user_attrs={"origin": "defaults"})
+        study.enqueue_trial({"a": 0.5, "b": 5}, user_attrs={"origin": "defaults", "first": True})
     study = work(tmp_path)
     assert len(ended(study)) == 4
     assert sum(trial.params == {"a": 0.5, "b": 5} for trial in ended(study)) == 1

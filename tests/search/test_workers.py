@@ -119,7 +119,7 @@ def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, st
     folder = tmp_path / "searches" / "SharedBottom-tiny"
     lost = kill_twice_and_finish(command, start, folder)
     assert lost, "at least one trial was under way when everything was killed"
-    finished = [run for run in runs(folder / "wandb") if run.about["job_type"] == "trial" and run.exit_codes]
+    finished = [run for run in runs(folder / "wandb") if run.exit_codes and run.about["job_type"] == "trial"]
     numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
     complete = [trial for trial in study_of(folder).trials if trial.state.name == "COMPLETE"]
     assert all(numbers[str(trial.number)] == 1 for trial in complete), "one finished W&B run a trial"
