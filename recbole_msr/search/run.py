@@ -238,7 +238,9 @@ def _build_stores(settings: SearchSettings, parameters: Space) -> None:
 
 
 def _enqueue_defaults(study: optuna.Study, space: Space, config: Any, settings: SearchSettings) -> None:
-    """Make the defaults trial 0, so that the search never ends below them."""
+    """Make the defaults trial 0, so that the search never ends below them. A grid has its points and no others."""
+    if settings.sampler["name"] == "grid":
+        return
     with FileLock(settings.folder / "workers" / "together.lock"):
         if study.get_trials(deepcopy=False):
             return

@@ -125,12 +125,8 @@ def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def grid_points(study: optuna.Study) -> int | None:
-    """How many trials a grid takes, the defaults in front included; None for other samplers."""
-    sampler = study.sampler
-    if not isinstance(sampler, GridOnce):
-        return None
-    enqueued = any(trial.user_attrs.get("first") for trial in study.get_trials(deepcopy=False))
-    return len(sampler.points) + int(enqueued)
+    """How many points a grid has; None for other samplers."""
+    return len(study.sampler.points) if isinstance(study.sampler, GridOnce) else None
 
 
 class quiet:

@@ -154,7 +154,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_study_goes_on(se
         },
     }
     result = search(trials=9, space=space, sampler="grid", max_failures=9)
-    assert len(result.trials) == 5, "the defaults, and the points of the grid"
+    assert len(result.trials) == 4, "the points of the grid"
     reasons = dict(zip(result.trials["number"], result.trials["reason"], strict=True))
     by_settings = {
         (row["params.learning_rate"], row["params.embedding_size"]): (row["state"], reasons[row["number"]])
@@ -189,14 +189,14 @@ def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
     """Without learning, AUC stays low and the loss high: such trials are pruned, those that learn are not."""
     space = {"search": {"learning_rate": [0.03, 0.02, 0.0, 1e-12]}}
     result = search(
-        trials=5, space=space, sampler="grid", objectives=metric, config={"epochs": 4},
+        trials=4, space=space, sampler="grid", objectives=metric, config={"epochs": 4},
         pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0},
     )  # fmt: skip
     frame = result.trials
     learning = frame[frame["params.learning_rate"] > 0.01]
     idle = frame[frame["params.learning_rate"] < 1e-6]
     assert set(learning["state"]) == {"complete"}
-    late = idle[idle["number"] >= 3]
+    late = idle[idle["number"] >= 2]
     assert set(late["state"]) == {"pruned"}
     assert all(late["epochs"] < 4)
     assert all(reason.startswith("pruned after epoch") for reason in late["reason"])
