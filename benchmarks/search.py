@@ -7,9 +7,9 @@ cores of the machine) on every side, each side in a process of its own, one afte
     search, 1 worker  one process, all threads
     search, 2 workers two processes, half the threads each
 None prunes. The wall time of the whole command is taken, imports and reading the data included; our runs begin with an
-empty cache. Then the search with two workers and more epochs, without and with the median pruner: trials an hour. The
-fixed cost of a trial is the time from `ask` to its first batch (`setup_seconds`), once the data are prepared: the first
-trial of a process is left out. Needs `pip install hyperopt`.
+empty cache. Then the search with two workers and more epochs, without and with the median pruner (after two trials,
+from the first epoch on): trials an hour. The fixed cost of a trial is the time from `ask` to its first batch
+(`setup_seconds`), once the data are prepared: the first trial of a process is left out. Needs `pip install hyperopt`.
 
     recbole-msr data ml-1m RAW_DIR DIR --sample=200000
     python benchmarks/search.py --data_path=DIR
@@ -27,6 +27,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from recbole_msr import search
 
@@ -91,7 +93,7 @@ def ours(given: argparse.Namespace, folder: Path, workers: int, threads: int, ep
         config=settings_of(given, epochs, threads),
         output=folder / "out",
         workers=workers,
-        pruner=pruner,
+        pruner=yaml.safe_load(pruner),
         final_seeds=0,
         wandb="disabled",
         progress=False,
@@ -142,8 +144,8 @@ def main() -> None:
             print(f"{side:<20} {seconds[side]:7.1f} s   HyperTuning / it: {ratio:.2f}", flush=True)
             fixed += setup_seconds(folder)
         print(f"fixed cost of a trial: median {statistics.median(fixed):.2f} s, most {max(fixed):.2f} s", flush=True)
-        for pruner in ("none", "median"):
-            folder = Path(name, f"pruner-{pruner}")
+        for pruner in ("none", "{name: median, n_startup_trials: 2, n_warmup_steps: 0}"):
+            folder = Path(name, f"pruner-{len(pruner)}")
             folder.mkdir()
             options = [
                 f"--data_path={given.data_path}",
@@ -152,7 +154,7 @@ def main() -> None:
                 "--workers=2",
             ]
             taken = measured([*options, f"--threads={half}", f"--pruner={pruner}"], half, folder)
-            print(f"pruner {pruner:<8} {8 * 3600 / taken:6.0f} trials an hour ({taken:.1f} s)", flush=True)
+            print(f"pruner {pruner}: {8 * 3600 / taken:6.0f} trials an hour ({taken:.1f} s)", flush=True)
 
 
 def setup_seconds(folder: Path) -> list[float]:
