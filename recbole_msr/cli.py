@@ -324,12 +324,10 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
         if isinstance(error, InputError):
             code, message = 2, str(error)
         elif isinstance(error, KeyboardInterrupt):
-            code, message = (
-                1,
-                (
-                    "interrupted; a run under Lightning goes on with --resume and the same --output_dir, "
-                    "a search with the same command"
-                ),
+            code = 1
+            message = (
+                "interrupted; a run under Lightning goes on with --resume and the same --output_dir, "
+                "a search with the same command"
             )
         else:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
