@@ -44,8 +44,10 @@ def start(tmp_path):
     def go(command):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
-        )
+            command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
+            # Where the tests themselves run in the background, a shell has had them ignore interruptions.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         started.append(process)
         return process
 

@@ -34,4 +34,5 @@ class Run:
 
 
 def runs(folder):
-    return [Run(path) for path in sorted(Path(folder).glob("offline-run-*"))]
+    """All runs in a folder, but for those that were killed before their file was begun."""
+    return [Run(file.parent) for file in sorted(Path(folder).glob("offline-run-*/*.wandb"))]
