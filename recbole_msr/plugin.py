@@ -259,6 +259,16 @@ def _extend_config(configurator: ModuleType) -> None:
 
         return _load_internal_config_dict
 
+    def convert(original: Any) -> Any:
+        def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
+            # RecBole evaluates every text, and 18-25 is a scenario's name, not -7.
+            kept = {key: config_dict.pop(key) for key in ("only_scenario",) if key in config_dict}
+            config_dict = original(self, config_dict)
+            config_dict.update(kept)
+            return config_dict
+
+        return _convert_config_dict
+
     def get_final(original: Any) -> Any:
         def _get_final_config_dict(self: Any) -> dict[str, Any]:
             final = original(self)
@@ -288,6 +298,7 @@ def _extend_config(configurator: ModuleType) -> None:
 
         return _set_default_parameters
 
+    _wrap(configurator.Config, "_convert_config_dict", convert)
     _wrap(configurator.Config, "_load_internal_config_dict", load_internal)
     _wrap(configurator.Config, "_get_final_config_dict", get_final)
     _wrap(configurator.Config, "_set_default_parameters", set_default)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Schema, as_token
+from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
 
 SPLITS = ("train", "valid", "test")
 
@@ -31,6 +32,9 @@ class ScenarioDataset(Dataset):
 
     The split data are kept in a cache (see `recbole_msr.data.cache`), so that the next start skips all of this.
 
+    With `only_scenario: NAME`, `build` leaves of every split the rows of this scenario, which is then the only one
+    there is, with id 1. Split, vocabularies and scaling of numbers are those of all rows.
+
     Attributes:
         schema: the declared scenario and tasks.
         scenario_names: names of the M scenarios; name m has id m + 1.
@@ -38,6 +42,7 @@ class ScenarioDataset(Dataset):
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
             that normalisation did.
+        all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
     """
 
     schema: Schema
@@ -45,6 +50,9 @@ class ScenarioDataset(Dataset):
     scenario_shares: list[float]
     split_sizes: list[int]
     number_scale: dict[str, dict[str, float]]
+    all_scenarios: ScenarioDataset | None = None
+    field2id_token: dict[str, Any]
+    field2token_id: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
@@ -52,8 +60,15 @@ class ScenarioDataset(Dataset):
             raise InputError("a multi-scenario dataset needs tasks, e.g. tasks: {click: {field: rating, at_least: 4}}")
         self.schema = schema
         self._restored = False
+        self._all_views: list[ScenarioDataset] | None = None
         self.number_scale = {}
+        if config["only_scenario"] is not None and schema.scenario.field is None:
+            raise InputError(
+                f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but none are declared; "
+                "add e.g. scenario: {field: age, bins: [25, 35]}, or leave only_scenario out"
+            )
         super().__init__(config)
+        self._only = self._only_scenario()
 
     def _from_scratch(self) -> None:
         self._get_preset()
@@ -80,6 +95,8 @@ class ScenarioDataset(Dataset):
         dataset._get_preset()
         dataset._get_field_from_config()
         cache.read_state(dataset, folder)
+        if config["only_scenario"] is not None:
+            dataset.schema = _alone(schema, dataset.scenario_names[0])
         return dataset
 
     # Deriving scenario and labels, between filtering (which sees raw values) and the remapping of ids.
@@ -262,9 +279,13 @@ class ScenarioDataset(Dataset):
                 cache.store(self, self._cache_entry)
             self._restored = True  # a second call finds what the first one made
         else:
-            self._check_scenarios()  # to warn again
-        ends = np.cumsum(self.split_sizes)
-        views = [self._view(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
+            self._check_scenarios()
+        if self._only is not None:
+            self._leave_only(self._only)
+        self._warn_of_undefined()
+        views = self._views()
+        for view, whole in zip(views, self._all_views or (), strict=False):
+            view.all_scenarios = whole
         for name, view in zip(SPLITS, views, strict=True):
             if len(view) == 0:
                 raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
@@ -316,7 +337,7 @@ class ScenarioDataset(Dataset):
         return table[SCENARIO_FIELD][inter[key]]
 
     def _check_scenarios(self) -> None:
-        """Refuse scenarios that cannot be learnt, warn of those that cannot be measured."""
+        """Refuse scenarios that cannot be learnt."""
         scenario = self.row_scenario(self.inter_feat).numpy()
         if (scenario == UNKNOWN_SCENARIO).any():
             raise InputError(
@@ -334,11 +355,11 @@ class ScenarioDataset(Dataset):
                 )
         # A scenario that was declared (a bin, a group) but holds no row at all stays, and is reported as undefined.
         self.scenario_shares = (counts[0] / counts[0].sum()).tolist()
-        self._warn_of_undefined(scenario)
 
-    def _warn_of_undefined(self, scenario: np.ndarray) -> None:
-        """Tell which scenarios have too few rows, or one class, in a split; `scenario` are the ids of all rows."""
+    def _warn_of_undefined(self) -> None:
+        """Tell which scenarios have too few rows, or one class, in a split."""
         logger = logging.getLogger(__name__)
+        scenario = self.row_scenario(self.inter_feat).numpy()
         least = self.config["min_scenario_rows"] or 1
         parts = np.split(np.arange(len(scenario)), np.cumsum(self.split_sizes)[:-1])
         for split, part in zip(SPLITS, parts, strict=True):
@@ -357,6 +378,10 @@ class ScenarioDataset(Dataset):
                             name, found, task.name, split,
                         )  # fmt: skip
 
+    def _views(self) -> list[ScenarioDataset]:
+        ends = np.cumsum(self.split_sizes)
+        return [self._view(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
+
     def _view(self, start: int, end: int) -> ScenarioDataset:
         inter = Interaction({field: self.inter_feat[field][start:end] for field in self.inter_feat.columns})
         if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
@@ -365,6 +390,68 @@ class ScenarioDataset(Dataset):
             if not bool(labelled.all()):
                 inter = Interaction({field: inter[field][labelled] for field in inter.columns})
         return self.copy(inter)
+
+    # One scenario alone.
+
+    def _only_scenario(self) -> str | None:
+        """The scenario's name that `only_scenario` gives, which YAML may have made a number."""
+        given = self.config["only_scenario"]
+        if given is None:
+            return None
+        name = str(as_token(given))
+        if name not in self.scenario_names:
+            told = nearest(name, self.scenario_names) or "."
+            raise InputError(
+                f"only_scenario: there is no scenario '{name}'{told} The scenarios are: "
+                f"{', '.join(self.scenario_names)}."
+            )
+        return name
+
+    def _leave_only(self, name: str) -> None:
+        """Let the named scenario be the only one, in this dataset and the splits it will give.
+
+        The tables that there were are left as they are: the splits with all scenarios go on using them.
+        """
+        if self._all_views is not None:  # a second call of `build`
+            return
+        index = self.scenario_names.index(name) + 1
+        inside = self.row_scenario(self.inter_feat) == index
+        sizes = [int(part.sum()) for part in inside.split(self.split_sizes)]
+        for split, size in zip(SPLITS, sizes, strict=True):
+            if size == 0:
+                raise InputError(
+                    f"only_scenario: no row of the {split} split is of the scenario '{name}', which has "
+                    f"{sum(sizes)} rows; eval_args: {{group_by: scenario}} gives every scenario its share of each split"
+                )
+        self._all_views = self._views()
+        self.inter_feat = Interaction({field: column[inside] for field, column in self.inter_feat.interaction.items()})
+        table = f"{self.field2source[SCENARIO_FIELD].value}_feat"
+        columns = getattr(self, table).interaction
+        ids = torch.where(columns[SCENARIO_FIELD] == index, 1, UNKNOWN_SCENARIO)
+        setattr(self, table, Interaction(columns | {SCENARIO_FIELD: ids}))
+        self.field2id_token = {**self.field2id_token, SCENARIO_FIELD: np.array(["[PAD]", name])}
+        self.field2token_id = {**self.field2token_id, SCENARIO_FIELD: {"[PAD]": UNKNOWN_SCENARIO, name: 1}}
+        self.schema = _alone(self.schema, name)
+        self.split_sizes, self.scenario_names, self.scenario_shares = sizes, [name], [1.0]
+
+
+@dataclass(frozen=True)
+class _OneScenario(Scenario):
+    """One scenario of a declaration, with id 1; every value that the declaration gives to another is unknown."""
+
+    name: str = ""
+
+    def fixed_names(self) -> list[str]:
+        return [self.name]
+
+    def assign(self, values: Any, names: Any) -> np.ndarray:
+        every = super().fixed_names() or [self.name]
+        ids = super().assign(values, every)
+        return np.where(ids == every.index(self.name) + 1, 1, UNKNOWN_SCENARIO)
+
+
+def _alone(schema: Schema, name: str) -> Schema:
+    return replace(schema, scenario=_OneScenario(**vars(schema.scenario), name=name))
 
 
 def _natural_order(values: Any) -> list[str]:

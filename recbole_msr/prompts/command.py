@@ -180,6 +180,7 @@ def _train_split(config: Any) -> Any:
     from recbole_msr.training.config import reading_data
 
     config = _config(config) if isinstance(config, dict) else config
+    config["only_scenario"] = None  # knowledge is of all scenarios, and serves a run of one of them too
     with reading_data(config):
         dataset = create_dataset(config)
         if not isinstance(dataset, ScenarioDataset):

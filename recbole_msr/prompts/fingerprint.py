@@ -41,7 +41,9 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
             for suffix in ("inter", "user", "item")
             if (path := Path(dataset.dataset_path, f"{dataset.dataset_name}.{suffix}")).is_file()
         }
-        found["training_rows"] = _rows(dataset)
+        # With only_scenario these are the rows of all scenarios: knowledge is made of them.
+        of_all = getattr(dataset, "all_scenarios", None)
+        found["training_rows"] = _rows(dataset if of_all is None else of_all)
     return found
 
 

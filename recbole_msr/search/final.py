@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
@@ -20,7 +18,7 @@ from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.work import open_search
-from recbole_msr.training.run import run
+from recbole_msr.training.run import run_once
 
 
 def final_test(
@@ -47,7 +45,7 @@ def final_test(
 
 def _run_here(settings: SearchSettings, trial: int, seeds: Sequence[int], bar: Any) -> dict[int, str]:
     failed = {}
-    with _quiet_terminal():
+    with quiet_terminal():
         for seed in seeds:
             try:
                 run_final(settings, trial, seed)
@@ -65,20 +63,12 @@ def run_final(settings: SearchSettings, trial: int, seed: int) -> None:
     """Train a trial's configuration with one seed and test it; a run that was interrupted goes on."""
     space = Space.load(settings.space)
     study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
-    folder = _folder(settings, trial, seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # one that outlived its parent may still be at it
-        if (folder / "result.json").is_file():
-            return
-        resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        config = {**best_settings(settings, study.trials[trial]), "seed": seed, "show_progress": False}
-        run(config=config | {"output_dir": str(folder), "resume": resume})
+    config = {**best_settings(settings, study.trials[trial]), "seed": seed, "show_progress": False}
+    run_once(_folder(settings, trial, seed), config)  # waits: one that outlived its parent may still be at it
 
 
 @contextlib.contextmanager
-def _quiet_terminal() -> Iterator[None]:
+def quiet_terminal() -> Iterator[None]:
     """What runs tell of their epochs goes to their log files, not between the lines of a progress bar."""
     handlers = [one for one in logging.getLogger().handlers if not isinstance(one, logging.FileHandler)]
     levels = [handler.level for handler in handlers]

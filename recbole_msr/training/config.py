@@ -62,6 +62,11 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     _check_values(config)
     if config["trainer"] not in ("auto", "lightning", "recbole"):
         raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
+    if config["tasks"] is None and config["only_scenario"] is not None:
+        raise InputError(
+            f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but neither tasks nor a "
+            "scenario are declared"
+        )
     if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
         raise InputError(
             f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "

@@ -49,6 +49,7 @@ class RecModule(pl.LightningModule):
         weighting: what weighs the losses of the tasks, where the model's own loss does not (`loss_weighting`).
         train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
         evaluation: the scenario x task cells of the last validation or test.
+        test_scores: (N, T) what the test has predicted, with `save_predictions`.
         metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
             configuration names with RecBole's own values (rounded to `metric_decimal_place`).
     """
@@ -63,6 +64,7 @@ class RecModule(pl.LightningModule):
         self._loss_sum: torch.Tensor | None = None
         self.train_loss = float("nan")
         self.evaluation: Evaluation | None = None
+        self.test_scores: torch.Tensor | None = None
         self.metrics: dict[str, float] = {}
         self._scheduler: Any = None
         self._scheduler_state: Any = None
@@ -183,6 +185,8 @@ class RecModule(pl.LightningModule):
         del self._predictions
         self._check(scores, "predictions")
         everything = loader.table.batch(slice(None))
+        if self.trainer.testing and self._config["save_predictions"]:
+            self.test_scores = scores
         self.evaluation = self._evaluate(scores, everything)
         self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, everything)
 

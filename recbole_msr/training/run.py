@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
@@ -26,6 +28,7 @@ from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.config import build_config, check_metric, check_version, reading_data
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.folder import RunFolder
+from recbole_msr.training.predictions import write_predictions
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
 
 logger = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ def run(
         if not value:
             raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
     if "/" in str(settings.get("knowledge") or ""):
-        settings["knowledge"] = _built_knowledge(str(name), str(data_name), settings)
+        settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
     recbole_config = build_config(name, data_name, settings)
     if recbole_config["threads"]:
         torch.set_num_threads(int(recbole_config["threads"]))
@@ -114,7 +117,31 @@ def run(
         folder.close()
 
 
-def _built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
+def run_once(folder: Path, config: Mapping[str, Any], wait: bool = True) -> bool:
+    """Train and test in a folder, once: nothing is done where that has been done, and a killed run goes on.
+
+    Args:
+        folder: the run's folder.
+        config: all settings, `model` and `dataset` among them.
+        wait: whether to wait for another process that is at work in the folder.
+
+    Returns:
+        Whether the run is finished; False only if another process is at it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
+            if not (folder / "result.json").is_file():
+                resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
+                if not resume:
+                    shutil.rmtree(folder, ignore_errors=True)
+                run(config={**config, "output_dir": str(folder), "resume": resume})
+            return True
+    except Timeout:
+        return False
+
+
+def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
     """Build the knowledge that ENCODER/TEMPLATE stands for, if it is not there yet. Returns its name."""
     from recbole_msr.prompts.command import embed  # which builds a configuration too
 
@@ -236,6 +263,9 @@ class _Run:
             epoch_logger.send(epochs)  # a training resumed after its last epoch sends none by itself
         metrics = trainer.evaluate(loaders[2], show_progress=False)
         assert trainer.evaluation is not None
+        if self.config["save_predictions"] and _first_process():
+            assert trainer.test_scores is not None
+            write_predictions(self.folder.file("predictions.parquet"), trainer.test_scores, loaders[2]._dataset)
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
         names = [name.lower() for name in self.config["metrics"]]
         summary = {
@@ -259,6 +289,8 @@ class _Run:
         from recbole.trainer import Trainer
         from recbole.utils import EvaluatorType, get_trainer
 
+        if self.config["save_predictions"]:
+            raise InputError("save_predictions is for runs under Lightning: declare tasks, or set trainer: lightning")
         if self.resume:
             raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
         config = self.config

@@ -48,6 +48,7 @@ class LightningTrainer:
     Attributes:
         saved_model_file: where the best epoch's weights are.
         evaluation: the scenario x task cells of the last `evaluate`.
+        test_scores: (N, T) what it has predicted, with `save_predictions`.
         epochs: what is known of the epochs (`EpochKeeper`), after `fit`.
     """
 
@@ -83,6 +84,7 @@ class LightningTrainer:
             name = f"{config['model']}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.ckpt"
             self.saved_model_file = str(Path(config["checkpoint_dir"], name))
         self.evaluation: Evaluation | None = None
+        self.test_scores: torch.Tensor | None = None
         self.epochs: EpochKeeper | None = None
         self._module = RecModule(model, config)
         self._lightning: pl.Trainer | None = None
@@ -172,7 +174,7 @@ class LightningTrainer:
             data = PackedData(self.config, {"test": _split(eval_data)})
             self._lightning.test(self._module, datamodule=data, verbose=False)
         self.model.to(self.config["device"])
-        self.evaluation = self._module.evaluation
+        self.evaluation, self.test_scores = self._module.evaluation, self._module.test_scores
         return self._recbole_only(self._module.metrics)
 
     def _recbole_only(self, metrics: Mapping[str, float]) -> OrderedDict[str, float]:

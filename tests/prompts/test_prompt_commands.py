@@ -8,6 +8,7 @@ import yaml
 
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.prompts.store import Knowledge
+from recbole_msr.training.explain import explain
 
 BINS = "--scenario={field: age, bins: [25, 35], names: [young, mid, old]}"
 TASKS = "--tasks={click: {field: rating, at_least: 4}, like: {field: rating, at_least: 5}}"
@@ -55,6 +56,23 @@ def test_embed_builds_once(arguments, tmp_path, capsys):
     assert Knowledge.open("k", tmp_path / "kn").key != key
     assert main([*command[:-2], "--name=twin", "--size=8", "--encoder_seed=5"]) == 0
     assert "'k' was built from the same prompts and encoder" in capsys.readouterr().out
+
+
+def test_one_store_serves_all_scenarios_and_each_alone(arguments, tmp_path, capsys):
+    command = ["embed", *arguments, "--encoder=random", "--template=brief", "--name=k", "--size=8"]
+    assert main([*command, "--only_scenario=old"]) == 0
+    assert "3 scenario, 40 user, 30 item vectors" in capsys.readouterr().out
+    assert main(command) == 0
+    assert main([*command, "--only_scenario=mid"]) == 0
+    assert capsys.readouterr().out.count("Nothing to do") == 2
+    run = ["--model=LLM4MSR", *arguments, "--knowledge=k", "--backbone=SharedBottom", "--epochs=1", "--use_gpu=False"]
+    for name in (None, "mid"):
+        alone = [f"--only_scenario={name}"] if name else []
+        assert run_recbole([*run, *alone, f"--output_dir={tmp_path / str(name)}"]) == 0
+        found = explain(tmp_path / str(name))
+        assert [view.name for view in found.scenarios] == ([name] if name else ["young", "mid", "old"])
+        assert all(view.prompt is not None and view.strength for view in found.scenarios)
+        assert not [note for note in found.notes if "no prompts" in note or "no numbers" in note]
 
 
 def test_one_command_builds_the_store_and_trains_on_it(arguments, tmp_path, capsys, monkeypatch):
