@@ -35,6 +35,12 @@ a key that is also in the space is fixed by it. --sampler and --pruner take opti
 """
 
 
+_COMPARE_HELP = """
+--models names models, or a YAML file of entries {LABEL: {model: NAME, key: value, ...}, ...}.
+any further --key=value is a configuration key of every run, for instance --epochs=5 --data_path=DIR --seed=1.
+"""
+
+
 def run_recbole(arguments: Sequence[str] | None = None) -> int:
     """`run_recbole`: train, validate and test one model. RecBole's own arguments, and any model of RecBole's."""
     parser = argparse.ArgumentParser(
@@ -109,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain.add_argument("--knowledge_dir", metavar="DIR", help="where the run's knowledge is, if it has moved")
 
     _add_search(commands, common)
+    _add_compare(commands, common)
 
     models = commands.add_parser("models", parents=[common], help="list the models, or one model's settings")
     models.add_argument("model", nargs="?", help="show this model's settings and their defaults")
@@ -134,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--replace", action="store_true", help="replace other knowledge of this name")
 
     given, rest = parser.parse_known_args(arguments)
-    if rest and given.command not in ("prompts", "embed", "search"):
+    if rest and given.command not in ("prompts", "embed", "search", "compare"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     given.rest = rest
     given.words = sys.argv[1:] if arguments is None else list(arguments)
@@ -171,6 +178,50 @@ def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
         "--max-failures", type=int, default=5, metavar="N", help="failed trials in a row that end it (default: 5)"
     )
     command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
+
+
+def _add_compare(commands: Any, common: argparse.ArgumentParser) -> None:
+    command = commands.add_parser(
+        "compare", parents=[common], help="compare models on equal terms, with a leaderboard",
+        description="Compare models on equal terms; the same command again goes on, and reuses what is done.",
+        epilog=_COMPARE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    command.add_argument("--models", "-m", metavar="A,B", help="what is compared: this package's models and RecBole's")
+    command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
+    command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    command.add_argument("--trials", type=int, default=0, metavar="N", help="trials of each search (default: 0, none)")
+    command.add_argument("--timeout", type=float, metavar="SECONDS", help="time of each search")
+    command.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each model (default: 3)")
+    command.add_argument("--reference", metavar="NAME", help="what the others are tested against (default: the first)")
+    command.add_argument("--vary", metavar="KEYS", help="'{loss_weighting: [fixed, dwa]}': each model once for each")
+    command.add_argument(
+        "--single-scenario", action="store_true", help="train on each scenario alone, too: negative transfer"
+    )
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
+    command.add_argument("--output", metavar="DIR", help="the folder (default: comparisons/DATASET)")
+    command.add_argument(
+        "--alpha", type=float, default=0.05, help="level of significance, after Holm's correction (default: 0.05)"
+    )
+    command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from recbole_msr.compare.run import compare
+    from recbole_msr.report.compare_table import print_comparison
+
+    names = ("trials", "seeds", "reference", "single_scenario", "output", "workers", "timeout", "alpha", "wandb")
+    result = compare(
+        given.models,
+        given.dataset,
+        config_files=_files(given),
+        config=parse_settings([*given.rest, *_strayed(given)]),
+        vary=_value(given.vary) if given.vary is not None else None,
+        command=shlex.join(["recbole-msr", *given.words]),
+        **{name: getattr(given, name) for name in names},
+    )
+    print_comparison(result.summary)
+    print(f"Files: {result.folder}")
+    return 0
 
 
 def _search(given: argparse.Namespace) -> int:
@@ -276,6 +327,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "explain": _explain,
     "search": _search,
+    "compare": _compare,
     "models": _models,
     "prompts": _prompts,
     "embed": _embed,
@@ -327,7 +379,7 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
             code = 1
             message = (
                 "interrupted; a run under Lightning goes on with --resume and the same --output_dir, "
-                "a search with the same command"
+                "a search or a comparison with the same command"
             )
         else:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"

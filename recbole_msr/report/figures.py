@@ -17,6 +17,13 @@ COLOURS = {
     "best": "#9b5de5",
     "defaults": "#1a9a6c",
 }
+_LINES = ("#3b82d6", "#c2571a", "#1a9a6c", "#9b5de5", "#d64545", "#8a8f98", "#a8790a", "#0e93a8", "#cf4a97", "#6f8f1f")
+
+
+def line_style(number: int) -> dict[str, str]:
+    """Colour and dashes of the line with this number (0, 1, ...): ten colours, then the same with other dashes."""
+    dashes = ("solid", "dash", "dot", "dashdot")
+    return {"color": _LINES[number % len(_LINES)], "dash": dashes[number // len(_LINES) % len(dashes)]}
 
 
 def figure(
@@ -89,11 +96,11 @@ const themed = layout => {
     Object.assign(changes, {[key + ".gridcolor"]: line, [key + ".zerolinecolor"]: line, [key + ".linecolor"]: line});
   return changes;
 };
-for (const place of document.querySelectorAll(".figure")) {
+const draw = place => {
   const {data, layout} = JSON.parse(place.querySelector("script").textContent);
   for (const key of ["xaxis", "yaxis"]) layout[key] ??= {};
   // The buttons are named one by one: among plotly's own is one that sends the figure to a server.
-  const config = {responsive: true, displaylogo: false,
+  const config = {displaylogo: false,
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]]};
   if (place.dataset.buttons === "no" || matchMedia("(max-width: 34rem)").matches) config.displayModeBar = false;
   Plotly.newPlot(place, data, layout, config)
@@ -102,5 +109,15 @@ for (const place of document.querySelectorAll(".figure")) {
       place.dataset.drawn = "yes";
       dark.addEventListener("change", () => Plotly.relayout(place, themed(layout)));
     });
-}
+};
+// A figure that is not shown has no size: it is drawn when it first gets one, and again when that has changed.
+const sizes = new ResizeObserver(entries => {
+  for (const {target, contentRect} of entries) {
+    if (!contentRect.width) continue;
+    if (!target.dataset.width) draw(target);
+    else if (target.dataset.width !== String(contentRect.width)) Plotly.Plots.resize(target).catch(() => {});
+    target.dataset.width = contentRect.width;
+  }
+});
+for (const place of document.querySelectorAll(".figure")) sizes.observe(place);
 """

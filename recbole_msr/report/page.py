@@ -4,7 +4,8 @@
 >>> page.section("Attention", "Who takes from whom.", heat_map(["a", "b"], ["a", "b"], [[None, 1.0], [1.0, None]]))
 >>> page.write("page.html")  # doctest: +SKIP
 
-The parts (`heat_map`, `table`, `facts`, `note`, `text`) return `Markup`; a plain string among them is a paragraph.
+The parts (`heat_map`, `table`, `facts`, `note`, `text`, `choice`) return `Markup`; a plain string among them is a
+paragraph.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Page:
             sections=self._sections,
             scripts=self._scripts,
             css=Markup(_css()),
-            sort=Markup(_SORT),
+            script=Markup(_SORT + _CHOOSE),
         )
 
     def write(self, path: str | Path) -> None:
@@ -92,6 +93,8 @@ def heat_map(
     low: float | None = None,
     high: float | None = None,
     show: Callable[[float], str] = "{:.3f}".format,
+    reverse: bool = False,
+    marks: Sequence[Sequence[str]] | None = None,
 ) -> Markup:
     """A table of R x C numbers, each printed on its colour.
 
@@ -104,6 +107,8 @@ def heat_map(
         low, high: the ends of the scale; the least and greatest value if not given. What lies beyond has the end's
             colour.
         show: a number as it is printed.
+        reverse: whether the colours run the other way: where smaller is better.
+        marks: R lists of C words that stand behind the numbers.
 
     Raises:
         ValueError: the shapes do not fit, or there is no such scale.
@@ -120,13 +125,20 @@ def heat_map(
         low = -high
     ends = (low, high)
 
-    def cell(value: float | None) -> tuple[str, str]:
+    def cell(value: float | None, mark: str) -> tuple[str, str]:
         if value is None or not math.isfinite(value):
             return "none", _NOTHING
-        return f"{scale[0]}{_step(value, *ends)}", show(value)
+        step = _step(value, *ends)
+        style = f"{scale[0]}{_STEPS - 1 - step if reverse else step}"
+        return style, f"{show(value)} {mark}" if mark else show(value)
 
-    lines = [(name, [cell(value) for value in line]) for name, line in zip(rows, values, strict=True)]
-    legend = [f"{scale[0]}{step}" for step in range(_STEPS)] if known else []
+    behind = marks or [[""] * len(columns)] * len(rows)
+    lines = [
+        (name, [cell(*pair) for pair in zip(line, words, strict=True)])
+        for name, line, words in zip(rows, values, behind, strict=True)
+    ]
+    steps = range(_STEPS - 1, -1, -1) if reverse else range(_STEPS)
+    legend = [f"{scale[0]}{step}" for step in steps] if known else []
     return Markup(
         _template("heat_map").render(
             caption=caption, corner=corner, columns=columns, lines=lines, legend=legend, low=show(low), high=show(high)
@@ -165,6 +177,20 @@ def text(content: str, heading: str = "", opened: bool = True) -> Markup:
     return Markup('<details{}><summary>{}</summary><pre class="text">{}</pre></details>').format(
         Markup(" open") if opened else "", heading, content
     )
+
+
+def choice(label: str, options: Mapping[str, str | Markup | Sequence[str | Markup]]) -> Markup:
+    """Several contents of which the reader picks one to be shown; the first at first. The page must allow `scripts`.
+
+    Args:
+        label: what is chosen.
+        options: contents by their names; as in `Page.section`, what is no `Markup` becomes a paragraph.
+    """
+    shown = []
+    for content in options.values():
+        parts = [content] if isinstance(content, str) else content
+        shown.append([part if isinstance(part, Markup) else _paragraph(part) for part in parts])
+    return Markup(_template("choice").render(label=label, names=list(options), contents=shown))
 
 
 def _paragraph(content: str) -> Markup:
@@ -241,7 +267,7 @@ def _css() -> str:
 
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c2024;--faint:#5b636b;--line:#d9dee3;--box:#f5f7f9;--warn:#fff6df;
---link:#0b57a8}
+--link:#0b57a8;--up:#0b4f8a;--down:#a63603}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1rem 1.25rem 4rem;max-width:68rem;background:var(--paper);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:break-word}
@@ -276,7 +302,25 @@ dd{margin:0;min-width:0;overflow-wrap:anywhere}
 .text{background:var(--box);border:1px solid var(--line);border-radius:4px;padding:.75rem;margin:.5rem 0 1rem;
 white-space:pre-wrap;overflow-wrap:anywhere;font:.88rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 summary{cursor:pointer}
+select,input{font:inherit;color:inherit;background:var(--paper);border:1px solid var(--faint);border-radius:4px;
+padding:.2rem .4rem;max-width:100%}
+select:focus-visible,input:focus-visible,summary:focus-visible{outline:2px solid var(--link)}
+.choice{margin:1rem 0}
+.verdict{margin:.25rem 0}
+.verdict:first-of-type{font-size:1.15rem;font-weight:600}
+.entry{border-top:1px solid var(--line);padding:.4rem 0}
+.entry>:not(summary){margin-left:1rem}
+.controls{display:flex;flex-wrap:wrap;align-items:center;gap:.5rem 1rem;margin:1rem 0 .5rem}
+fieldset{display:flex;flex-wrap:wrap;gap:0 .75rem;border:1px solid var(--line);border-radius:4px;margin:0;
+padding:0 .5rem .2rem}
+legend{color:var(--faint);font-size:.85rem;padding:0 .25rem}
+.mark{font-size:.8em;display:inline-block;min-width:1em}
+.up{color:var(--up)}
+.down{color:var(--down)}
+small{font-weight:400;color:var(--faint)}
+[hidden]{display:none!important}
 .tall{max-height:85vh;overflow:auto}
+.tall.whole{max-height:none}
 .tall thead th{position:sticky;top:0;background:var(--paper);z-index:1;white-space:nowrap}
 .tall thead th:first-child{z-index:2}
 th button{all:unset;cursor:pointer;font:inherit}
@@ -289,7 +333,8 @@ th,td{padding:.3rem .4rem}.heat thead th{min-width:3.2rem}}
 @media print{.scroll{overflow:visible;max-height:none}}
 """
 _DARK = (
-    ":root{--paper:#14171a;--ink:#e6e9ec;--faint:#a0a9b2;--line:#343b42;--box:#1d2226;--warn:#332a14;--link:#7db8f5}"
+    ":root{--paper:#14171a;--ink:#e6e9ec;--faint:#a0a9b2;--line:#343b42;--box:#1d2226;--warn:#332a14;--link:#7db8f5;"
+    "--up:#8cc4ff;--down:#ffb380}"
 )
 
 _SORT = """
@@ -313,6 +358,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     rows.sort((a, b) => compare(a[0], b[0]));
     table.tBodies[0].append(...rows.map(pair => pair[1]));
   }));
+}
+"""
+
+_CHOOSE = """
+for (const box of document.querySelectorAll(".choice")) {
+  const select = box.querySelector("select");  // the first: there may be a choice inside an option
+  const show = () => [...box.children].filter(child => child.classList.contains("option"))
+    .forEach((option, number) => { option.hidden = number !== select.selectedIndex; });
+  select.addEventListener("change", show);
+  show();
 }
 """
 
@@ -341,7 +396,7 @@ style-src 'unsafe-inline'; img-src data: blob:\
 <h2>{{ name }}</h2>
 {% for part in parts %}{{ part }}
 {% endfor %}</section>
-{% endfor %}{% if scripts %}<script>{{ sort }}</script>
+{% endfor %}{% if scripts %}<script>{{ script }}</script>
 {% endif %}</body>
 </html>
 """,
@@ -377,6 +432,13 @@ style-src 'unsafe-inline'; img-src data: blob:\
 </table>
 </div>
 </figure>""",
+    "choice": """<div class="choice"><label>{{ label }}: <select autocomplete="off">
+{% for name in names %}<option>{{ name }}</option>
+{% endfor %}</select></label>
+{% for parts in contents %}<div class="option"{{ '' if loop.first else ' hidden' }}>
+{% for part in parts %}{{ part }}
+{% endfor %}</div>
+{% endfor %}</div>""",
     "facts": """<dl>
 {% for name, value in values.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>
 {% endfor %}</dl>""",

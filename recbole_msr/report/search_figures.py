@@ -96,7 +96,9 @@ class StudyFigures:
             return note(f"{name} is the same in all finished trials, so no parameter matters for it.")
         if not any(t.params for t in self._finished):
             return note("No finished trial has a parameter.")
-        drawn = plot_param_importances(self._study, target=lambda t: t.values[index], target_name=name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a parameter has too few trials to say anything: it is shown as 0
+            drawn = plot_param_importances(self._study, target=lambda t: t.values[index], target_name=name)
         n_params = len(drawn.data[0].y)
         drawn.update_traces(marker_color=COLOURS["complete"], cliponaxis=False)
         drawn.update_layout(showlegend=False, margin={**_MARGIN, "r": 45})

@@ -61,8 +61,8 @@ def read_search(
         if given.get(key):
             given[key] = str(Path(given[key]).expanduser().resolve())
 
-    options["workers"] = _whole_workers(options["workers"])
-    threads = given.get("threads") or _threads_each(options["workers"])
+    options["workers"] = whole_workers(options["workers"])
+    threads = given.get("threads") or threads_each(options["workers"])
     recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
     objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
     given.pop("valid_metric", None)  # it is the first objective that is a metric
@@ -101,7 +101,7 @@ def read_search(
     return settings, parameters, recbole_config
 
 
-def _whole_workers(workers: Any) -> int:
+def whole_workers(workers: Any) -> int:
     if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
         raise InputError(f"--workers must be a whole number of at least 1, got {workers!r}")
     return workers
@@ -112,7 +112,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _threads_each(workers: int) -> int:
+def threads_each(workers: int) -> int:
     """An even share of the cores: PyTorch's threads beyond the cores make training many times slower."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     share = max(1, cores() // workers)

@@ -31,7 +31,7 @@ from recbole_msr.training.trainer import LightningTrainer
 
 logger = logging.getLogger(__name__)
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
 """Rows of the batch whose forward time an objective is."""
 
@@ -144,7 +144,7 @@ class Objective:
         except optuna.exceptions.StorageInternalError:
             raise  # not the trial's fault
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
                 raise
             outcome.reason = reason_of(error)
             if outcome.reason.startswith("error"):

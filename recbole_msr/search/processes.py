@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -26,24 +26,39 @@ _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
 _RESTARTS = 3
 """So often in a row a worker is started again that ended soon after its start."""
+_SEARCH = "recbole_msr.search.worker"
 REFUSED = 2
 """Exit code of a worker whose search cannot go on; after any other it is started again."""
 
 
-def run_workers(settings: SearchSettings, update: Callable[[], None], deadline: float | None) -> None:
+class Crew(Protocol):
+    """What is done by workers: a search or a comparison."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def workers(self) -> int: ...
+    @property
+    def config(self) -> dict[str, Any]: ...
+
+
+def run_workers(settings: Crew, update: Callable[[], None], deadline: float | None, module: str = _SEARCH) -> None:
     """Start the workers, watch them, and start those again that were killed.
 
     Args:
-        settings: the search.
+        settings: the search or the comparison, which it has written into its folder.
         update: called again and again, to show how far the trials are.
         deadline: `time.monotonic()` after which no trial begins.
+        module: what a worker runs.
 
     Raises:
         InputError: a worker was stopped by one, or was killed again and again.
     """
     stop_at = None if deadline is None else time.time() + deadline - time.monotonic()
     arguments = [] if stop_at is None else [f"--deadline={stop_at}"]
-    workers = {index: _start(settings, f"worker-{index}", index, arguments) for index in range(settings.workers)}
+    workers = {
+        index: _start(settings, f"worker-{index}", index, arguments, module) for index in range(settings.workers)
+    }
     begun, failures = dict.fromkeys(workers, time.monotonic()), dict.fromkeys(workers, 0)
     heard = time.monotonic()
     try:
@@ -73,12 +88,14 @@ def run_workers(settings: SearchSettings, update: Callable[[], None], deadline: 
                 logger.warning("worker %d %s and is started again", index, how)
                 time.sleep(failures[index] - 1)
                 begun[index] = time.monotonic()
-                workers[index] = _start(settings, f"worker-{index}", index, arguments)
+                workers[index] = _start(settings, f"worker-{index}", index, arguments, module)
     finally:
         _end(list(workers.values()))
 
 
-def _start(settings: SearchSettings, name: str, index: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(
+    settings: Crew, name: str, index: int, arguments: Sequence[str], module: str = _SEARCH
+) -> subprocess.Popen[bytes]:
     threads = str(settings.config["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     gpus = _gpus() if "gpu_id" not in settings.config else []
@@ -88,7 +105,7 @@ def _start(settings: SearchSettings, name: str, index: int, arguments: Sequence[
             [
                 sys.executable,
                 "-m",
-                "recbole_msr.search.worker",
+                module,
                 str(settings.folder),
                 f"--parent={os.getpid()}",
                 *own,
@@ -131,11 +148,11 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _log(settings: SearchSettings, name: str) -> Path:
+def _log(settings: Crew, name: str) -> Path:
     return settings.folder / "workers" / f"{name}.log"
 
 
-def _error(settings: SearchSettings, name: str) -> str:
+def _error(settings: Crew, name: str) -> str:
     """The last error in a worker's log."""
     lines = _log(settings, name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")] or lines

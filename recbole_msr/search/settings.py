@@ -67,10 +67,10 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("workers", 1), ("trial_seeds", 1), ("final_seeds", 0), ("max_failures", 1)):
-            _whole(name, getattr(self, name), least)
+            whole(name, getattr(self, name), least)
         for name in ("trials", "epochs"):
             if getattr(self, name) is not None:
-                _whole(name, getattr(self, name), 1)
+                whole(name, getattr(self, name), 1)
         for name in ("timeout", "tolerance"):
             value = getattr(self, name)
             good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -145,6 +145,11 @@ def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
     return Named.read("pruner", given or ("median" if len(objectives) == 1 else "none"), PRUNERS).to_dict()
 
 
-def _whole(name: str, value: Any, least: int) -> None:
+def whole(name: str, value: Any, least: int) -> None:
+    """Check an option that counts something.
+
+    Raises:
+        InputError: it is no whole number, or below `least`.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,228 @@
+"""What the user gave becomes the settings of a comparison, checked before anything is computed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_msr import plugin
+from recbole_msr.compare.settings import CompareSettings, Entry
+from recbole_msr.data.cache import fingerprint
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.schema import Schema
+from recbole_msr.search.given import cores, threads_each, whole_workers
+from recbole_msr.search.space import Space
+from recbole_msr.tracking.wandb import resolve_mode
+from recbole_msr.training.config import build_config, check_version
+from recbole_msr.training.trainer import plain, plain_settings
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = (
+    "epochs",
+    "stopping_step",
+    "eval_step",
+    "eval_args",
+    "train_neg_sample_args",
+    "min_scenario_rows",
+    "metrics",
+)
+"""Keys that every run has from the reference's configuration, whatever its own model's defaults are."""
+ROWS_MODEL = "SharedBottom"
+"""A model of several tasks: its splits keep rows that lack the main task's label."""
+_KNOWLEDGE = "minilm/full"
+_OWN = ("output_dir", "resume", "save_predictions", "only_scenario", "main_task")
+
+
+def read_compare(
+    models: str | Sequence[str] | Mapping[str, Any] | None,
+    dataset: str | None,
+    config_files: Sequence[str | Path],
+    config: Mapping[str, Any],
+    vary: Mapping[str, Any] | None,
+    reference: str | None,
+    output: str | Path | None,
+    **options: Any,
+) -> tuple[CompareSettings, Any]:
+    """Everything that was given, checked; and a configuration that leads to the rows that all entries share.
+
+    Raises:
+        InputError: something that concerns all entries, or a misspelt name. What concerns one entry refuses that one.
+    """
+    given: dict[str, Any] = {}
+    for path in config_files:
+        given |= plugin.read_yaml(Path(path))
+    given = plain({**given, **config})
+    check_version(given.pop("written_by", None))
+    models = models or given.pop("models", None)
+    dataset = dataset or given.pop("dataset", None)
+    for what, value in (("models", models), ("dataset", dataset)):
+        if not value:
+            raise InputError(f"no {what} given: --{what}={'A,B' if what == 'models' else 'NAME'}")
+    given.pop("model", None)
+    given.pop("dataset", None)
+    for key in _OWN:
+        if given.get(key) is not None:
+            raise InputError(f"{key} is a single run's; a comparison sets it for each of its runs")
+    if given.get("trainer") not in (None, "auto", "lightning"):
+        raise InputError(f"all models of a comparison train under Lightning, not with trainer '{given['trainer']}'")
+    for key in ("data_path", "knowledge_dir", "cache_dir"):  # runs are repeated from other folders too
+        if given.get(key):
+            given[key] = str(Path(given[key]).expanduser().resolve())
+    presets = [path.stem for path in plugin.properties("dataset").glob("*.yaml")]
+    if given.get("preset") is None and given.get("tasks") is None and dataset in presets:
+        given["preset"] = dataset
+
+    options["workers"] = whole_workers(options["workers"])
+    given["threads"] = given.get("threads") or threads_each(options["workers"])
+    given["valid_metric"] = _valid_metric(given.get("valid_metric"))
+    given |= {"trainer": "lightning", "show_progress": False, "metric_decimal_place": 6}
+    kept = {key: given.pop(key, None) for key in ("wandb", "wandb_project", "log_wandb")}
+    mode, project = options.pop("wandb") or kept["wandb"], options.pop("wandb_project") or kept["wandb_project"]
+    entries = _varied(read_models(models), vary or {})
+    first = _reference(entries, reference)
+
+    assert dataset is not None
+    shared = build_config(first.model, dataset, {**given, **first.settings})
+    schema = Schema.from_config(shared)
+    if schema is None:
+        raise InputError(
+            "a comparison needs to know what is learnt: declare tasks (and a scenario), for instance "
+            "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
+        )
+    protocol = plain_settings(shared)
+    given |= {key: protocol[key] for key in PROTOCOL if key in protocol}
+    given |= {"seed": shared["seed"], "data_seed": shared["data_seed"]}
+    rows = build_config(ROWS_MODEL, dataset, {**given, "main_task": schema.main_task, "strict": False})
+    data = fingerprint(rows, rows["data_path"], dataset)
+    searched = options["trials"] > 0 or options["timeout"] is not None
+    checked = [_checked(entry, dataset, given, schema, data, searched) for entry in entries]
+    if all(entry.refused for entry in checked):
+        raise InputError(f"no entry can be compared: {'; '.join(f'{e.label}: {e.refused}' for e in checked)}")
+    if options["workers"] > cores():
+        logger.warning(
+            "%d workers share %d cores, one thread each: they take turns", options["workers"], cores()
+        )  # fmt: skip
+    settings = CompareSettings(
+        dataset=dataset,
+        entries=checked,
+        reference=first.label,
+        config=given,
+        scenarios=[],
+        tasks=schema.task_names,
+        main_task=schema.main_task,
+        output=str(Path(output) if output is not None else Path("comparisons", dataset)),
+        wandb=resolve_mode(mode),
+        **({"wandb_project": project} if project else {}),
+        **options,
+    )
+    return settings, rows
+
+
+def read_models(given: str | Sequence[str] | Mapping[str, Any]) -> list[Entry]:
+    """Entries from names, "HiNet,DeepFM" or a list; from a mapping of labels to settings; or from a YAML file of those.
+
+    Raises:
+        InputError: two entries have one label, a label's settings are no mapping, or there is no such model.
+    """
+    if isinstance(given, str):
+        given = given.strip()
+        if given.endswith((".yaml", ".yml")):
+            given = plugin.read_yaml(Path(given))
+        else:
+            given = [name.strip() for name in given.split(",") if name.strip()]
+    if not isinstance(given, Mapping):
+        twice = {name for name in given if list(given).count(name) > 1}
+        if twice:
+            raise InputError(f"{', '.join(sorted(twice))} is named twice: give the second one a label and settings")
+        given = {str(name): {} for name in given}
+    entries = []
+    for label, settings in given.items():
+        settings = {} if settings is None else settings
+        if not isinstance(settings, Mapping):
+            raise InputError(
+                f"models: '{label}' must be a mapping such as {{model: HiNet, dropout: 0.1}}: {settings!r}"
+            )
+        own = dict(plain(settings))
+        name = str(own.pop("model", label))
+        _known(name)
+        entries.append(Entry(str(label), name, own))
+    if not entries:
+        raise InputError("no models given: --models=A,B")
+    return entries
+
+
+def _known(name: str) -> None:
+    known = [*plugin.registered_models(), *plugin.recbole_models()]
+    if name not in known:
+        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
+
+
+def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
+    """Each entry of a model of this package once for every combination of the varied keys; the others as they are."""
+    own = plugin.registered_models()
+    for key, values in vary.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise InputError(f"--vary takes keys with lists of values, such as {{loss_weighting: [fixed, dwa]}}: {key}")
+        entries = [
+            Entry(f"{entry.label} {key}={value}", entry.model, {**entry.settings, key: value})
+            if value is not None
+            else entry
+            for entry in entries
+            for value in (values if entry.model in own else [None])
+        ]
+    labels = [entry.label for entry in entries]
+    if len(set(labels)) < len(labels):
+        raise InputError("--vary: a value is listed twice")
+    return list(entries)
+
+
+def _reference(entries: Sequence[Entry], label: str | None) -> Entry:
+    if label is None:
+        return entries[0]
+    for entry in entries:
+        if entry.label == label:
+            return entry
+    labels = [entry.label for entry in entries]
+    raise InputError(f"--reference '{label}' is not compared{nearest(label, labels)} There are {', '.join(labels)}.")
+
+
+def _valid_metric(given: Any) -> str:
+    """The metric that chooses epochs and trials: one that models of one task have as well as those of all.
+
+    Raises:
+        InputError: it is about one task or one scenario.
+    """
+    metric = "auc/macro" if given is None else str(given).lower()
+    if metric.split("/")[1:] not in ([], ["macro"], ["worst"]):
+        raise InputError(
+            f"valid_metric '{given}' is about a part of the results; a comparison needs one that every model has, "
+            "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, auc, ..."
+        )
+    return metric
+
+
+def _checked(entry: Entry, dataset: str, given: Mapping[str, Any], schema: Schema, data: str, searched: bool) -> Entry:
+    """The entry with the tasks it is trained for, or with the reason why it cannot be compared."""
+    settings = dict(entry.settings)
+    try:
+        class_ = plugin.model_class(entry.model)
+        several = hasattr(class_, "predict_tasks")
+        changed = sorted({*PROTOCOL, "seed", "data_seed", "valid_metric", *_OWN} & set(settings))
+        if changed:
+            raise InputError(f"{', '.join(changed)} must be the same for all entries: give it for the comparison")
+        own = {**given, **settings, "main_task": schema.main_task}
+        config = build_config(entry.model, dataset, own)
+        if several and config["backbone"] and config["knowledge"] is None and not searched:
+            settings["knowledge"] = _KNOWLEDGE  # a search has its stores in the space
+        if fingerprint(config, config["data_path"], dataset) != data:
+            raise InputError("its settings lead to other rows, fields, labels or another split than the others'")
+        if searched:
+            space = Space.of_model(entry.model).resolve(dataset)
+            space = space.fixing({key: value for key, value in own.items() if key in space.keys})
+            space.check(entry.model, build_config(entry.model, dataset, {**own, **space.fixed}))
+    except InputError as error:
+        return Entry(entry.label, entry.model, settings, refused=" ".join(str(error).split()))
+    return Entry(entry.label, entry.model, settings, [None] if several else list(schema.task_names))

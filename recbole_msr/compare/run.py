@@ -1,0 +1,302 @@
+"""A comparison from settings to results: what `recbole-msr compare` and `recbole_msr.compare()` do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from recbole_msr.compare.costs import measure
+from recbole_msr.compare.given import read_compare
+from recbole_msr.compare.leaderboard import leaderboard_frame, verdict, write_tables
+from recbole_msr.compare.results import SharedRows, collect
+from recbole_msr.compare.settings import CompareSettings, Training
+from recbole_msr.compare.work import Jobs
+from recbole_msr.data.cache import fingerprint
+from recbole_msr.errors import InputError
+from recbole_msr.plugin import read_yaml
+from recbole_msr.search.objective import reason_of
+from recbole_msr.search.processes import run_workers
+from recbole_msr.training.checkpoint import write_atomically
+from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.folder import FREE
+from recbole_msr.training.run import built_knowledge, versions
+from recbole_msr.training.trainer import plain_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_MADE_BY = Path("workers", "made_by.json")
+
+
+@dataclass
+class CompareResult:
+    """What a comparison found.
+
+    Attributes:
+        summary: the content of summary.json.
+        folder: where leaderboard.csv, report.html and the runs are.
+    """
+
+    summary: dict[str, Any]
+    folder: Path
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """A line an entry, the best `auc/macro` first."""
+        return leaderboard_frame(self.summary)
+
+    @property
+    def verdict(self) -> list[str]:
+        """What the numbers say, in sentences."""
+        return list(self.summary["verdict"])
+
+
+def compare(
+    models: str | Sequence[str] | Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    trials: int = 0,
+    seeds: int = 3,
+    *,
+    config_files: Sequence[str | Path] = (),
+    config: Mapping[str, Any] | None = None,
+    vary: Mapping[str, Any] | None = None,
+    reference: str | None = None,
+    single_scenario: bool = False,
+    output: str | Path | None = None,
+    workers: int = 1,
+    timeout: float | None = None,
+    alpha: float = 0.05,
+    wandb: str | None = None,
+    wandb_project: str | None = None,
+    progress: bool = True,
+    command: str | None = None,
+) -> CompareResult:
+    """Compare models on equal terms; the same call again goes on where it was, and reuses what is done.
+
+    All see the same rows, split and features, and have the same limit of epochs, early stopping, validation metric
+    and budget of their searches. Epochs and trials are chosen on the validation split; each run's best epoch is
+    tested once.
+
+    Args:
+        models: names; or a mapping of labels to settings ({"wide": {"model": "HiNet", "embedding_size": 32}}), or a
+            YAML file of one.
+        dataset: its name.
+        trials: trials of each model's search (of each task's model, for those of one task); 0 compares defaults.
+        seeds: runs of each entry.
+        config_files, config: configuration keys of every run, as for `recbole_msr.run`.
+        vary: keys with lists of values: every model of this package is entered once for each combination.
+        reference: the label of the entry that the others are tested against; by default the first.
+        single_scenario: also train every entry on each scenario's rows alone, to see what training together costs.
+        output: the folder; by default comparisons/DATASET.
+        workers: processes on this machine.
+        timeout: seconds of each search, beside or instead of `trials`.
+        alpha: level of significance, after Holm's correction.
+        wandb: online, offline or disabled; wandb_project: the project there.
+        progress: draw a progress bar.
+        command: what to show as the command that made the results.
+
+    Raises:
+        InputError: something given cannot be used. What concerns one entry alone is told in its line instead.
+    """
+    started = time.monotonic()
+    command = command or _python_call(models, dataset, trials, seeds, locals())
+    settings, rows_config = read_compare(
+        models, dataset, config_files, config or {}, vary, reference, output, trials=trials, seeds=seeds,
+        single_scenario=single_scenario, workers=workers, timeout=timeout, alpha=alpha, wandb=wandb,
+        wandb_project=wandb_project,
+    )  # fmt: skip
+    with _folder_of(settings), _threads(settings):
+        with reading_data(rows_config):
+            from recbole.data import create_dataset
+
+            splits = create_dataset(rows_config).build()
+        check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
+        shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
+        settings = replace(settings, scenarios=shared.scenarios)
+        settings = _with_knowledge(settings)
+        _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
+        settings.write()
+        jobs = Jobs(settings)
+        jobs.forget_failures()
+        _check_finished(settings, jobs)
+        _do(settings, jobs, progress)
+        costs = measure(settings, jobs, splits[0], splits[1])
+        entries = collect(settings, jobs, shared, costs)
+        summary = _summarise(settings, entries, shared, [len(split) for split in splits])
+        summary |= {"seconds": round(time.monotonic() - started, 3), "command": command}
+        summary["verdict"] = verdict(summary)
+        _leave(settings, summary)
+    return CompareResult(summary, settings.folder)
+
+
+def _with_knowledge(settings: CompareSettings) -> CompareSettings:
+    """Knowledge that an entry names as ENCODER/TEMPLATE is built now, once, and is then known by its name."""
+    entries = []
+    for entry in settings.entries:
+        wanted = entry.settings.get("knowledge", settings.config.get("knowledge"))
+        if entry.refused is None and "/" in str(wanted or ""):
+            try:
+                own = {**settings.config, **entry.settings}
+                name = built_knowledge(entry.model, settings.dataset, own)
+                entry = replace(entry, settings={**entry.settings, "knowledge": name})
+            except (InputError, ImportError, MemoryError) as error:
+                entry = replace(entry, refused=reason_of(error).removeprefix("refused: "))
+        entries.append(entry)
+    return replace(settings, entries=entries)
+
+
+def _check_same_data(settings: CompareSettings, data: str) -> None:
+    """Runs of one folder are of the same data, fields and split.
+
+    Raises:
+        InputError: the folder was begun with others.
+    """
+    path = settings.folder / _MADE_BY
+    now = {"dataset": settings.dataset, "data": data, "data_seed": settings.config["data_seed"]}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+    changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise InputError(
+            f"the comparison in {settings.folder} was begun with other data, fields, labels or another split "
+            f"({', '.join(changed)}); its runs cannot be compared with new ones: give another --output"
+        )
+    path.write_text(json.dumps(now), encoding="utf-8")
+
+
+def _check_finished(settings: CompareSettings, jobs: Jobs) -> None:
+    """Refuse to put runs on one leaderboard that were made with other settings than this command's.
+
+    Raises:
+        InputError: a finished run has other settings; it names them.
+    """
+    for job in jobs.jobs:
+        if not isinstance(job, Training) or not jobs.finished(job):
+            continue
+        folder = jobs.folder(job)
+        assert folder is not None
+        wanted = jobs.run_settings(job)
+        config = build_config(wanted.pop("model"), wanted.pop("dataset"), wanted)
+        now, before = plain_settings(config), read_yaml(folder / "config.yaml")
+        changed = [key for key in sorted({*before, *now} - FREE) if not _same(before.get(key), now.get(key))]
+        if changed:
+            told = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
+            raise InputError(
+                f"{folder} was trained with other settings ({told}); a leaderboard has runs of the same settings only: "
+                "give another --output, or the entry another label"
+            )
+
+
+def _same(before: Any, now: Any) -> bool:
+    return before == now or (isinstance(now, str) and Path(now).is_absolute())  # a folder may have moved
+
+
+def _do(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
+    bar = tqdm(total=len(jobs.jobs), desc="compare", unit="run", disable=not progress)
+
+    def update() -> None:
+        over = jobs.count_over()
+        if over != bar.n:
+            bar.update(over - bar.n)
+
+    with contextlib.closing(bar):
+        update()
+        if all(jobs.over(job) for job in jobs.jobs):
+            return
+        if settings.workers == 1:
+            jobs.work(after=update)
+        else:
+            run_workers(settings, update, None, "recbole_msr.compare.worker")
+        update()
+
+
+def _summarise(
+    settings: CompareSettings, entries: list[dict[str, Any]], shared: SharedRows, rows: Sequence[int]
+) -> dict[str, Any]:
+    return {
+        "dataset": settings.dataset,
+        "valid_metric": settings.config["valid_metric"],
+        "reference": settings.reference,
+        "seeds": settings.seed_list,
+        "data_seed": settings.config["data_seed"],
+        "trials": settings.trials,
+        "timeout": settings.timeout,
+        "epochs": settings.config["epochs"],
+        "single_scenario": settings.single_scenario,
+        "scenarios": shared.scenarios,
+        "tasks": shared.tasks,
+        "main_task": settings.main_task,
+        "rows": dict(zip(("train", "valid", "test"), rows, strict=True)),
+        "test_cells": shared.cells(),
+        "alpha": settings.alpha,
+        "workers": settings.workers,
+        "threads": settings.config["threads"],
+        "device": "cuda" if torch.cuda.is_available() and settings.config.get("use_gpu", True) else "cpu",
+        "versions": versions(),
+        "entries": entries,
+    }
+
+
+def _leave(settings: CompareSettings, summary: Mapping[str, Any]) -> None:
+    """Write the results."""
+    from recbole_msr.report.compare_page import write_compare_page  # the page stands above the comparison
+
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(
+        settings.folder / "summary.json", lambda temporary: Path(temporary).write_text(text, encoding="utf-8")
+    )
+    write_tables(summary, settings.folder)
+    write_compare_page(settings.folder / "report.html", summary, settings.folder)
+
+
+def _python_call(models: Any, dataset: Any, trials: int, seeds: int, given: Mapping[str, Any]) -> str:
+    """The call in Python, with the options that were given."""
+    defaults = {"config_files": (), "single_scenario": False, "workers": 1, "alpha": 0.05}
+    names = ("config_files", "config", "vary", "reference", "single_scenario", "output", "workers", "timeout", "alpha")
+    options = [f"{name}={given[name]!r}" for name in names if given[name] not in (None, defaults.get(name))]
+    return f"recbole_msr.compare({', '.join([repr(models), repr(dataset), repr(trials), repr(seeds), *options])})"
+
+
+@contextlib.contextmanager
+def _folder_of(settings: CompareSettings) -> Iterator[None]:
+    """The output folder, held by one command of this machine at a time."""
+    try:
+        (settings.folder / "workers").mkdir(parents=True, exist_ok=True)
+        lock = FileLock(settings.folder / "workers" / "command.lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
+        ) from None
+    except OSError as error:
+        raise InputError(f"the output folder {settings.folder} cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{settings.folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
+            "command goes on"
+        ) from error
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _threads(settings: CompareSettings) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(settings.config["threads"]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,213 @@
+"""The jobs of a comparison, done one by one by each process until none is left; nothing is done twice."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from recbole_msr.compare.settings import CompareSettings, Search, Training
+from recbole_msr.errors import InputError
+from recbole_msr.search.final import quiet_terminal
+from recbole_msr.search.objective import NO_ROOM, reason_of
+from recbole_msr.training.run import run_once
+
+logger = logging.getLogger(__name__)
+
+_WAIT_SECONDS = 1.0
+
+Job = Search | Training
+
+
+class Jobs:
+    """All jobs of a comparison, and how far they are, as the folder says; every process has its own.
+
+    A job's marks lie beside its folder: `.failed` with the reason, `.attempts` with a line a start. Both are of the
+    present command: the next one tries again what failed.
+    """
+
+    def __init__(self, settings: CompareSettings) -> None:
+        self.settings = settings
+        self.jobs: list[Job] = [*settings.searches(), *settings.trainings()]
+
+    def folder(self, job: Job) -> Path | None:
+        """Where a job's files are; None for a training whose search has not ended."""
+        if isinstance(job, Search):
+            return self.settings.folder / job.path
+        try:
+            trial, _ = self.settings.tuned(job.entry, job.task)
+        except FileNotFoundError:
+            return None
+        return self.settings.folder / job.path(trial)
+
+    def finished(self, job: Job) -> bool:
+        if isinstance(job, Search):
+            return _read(self.settings.folder / job.path, ".done") == self._budget()
+        if self.settings.searched and not self.finished(Search(job.entry, job.task)):
+            return False
+        folder = self.folder(job)
+        return folder is not None and (folder / "result.json").is_file()
+
+    def failure(self, job: Job) -> str | None:
+        """Why a job failed; a training fails with its search."""
+        if isinstance(job, Search):
+            return _read(self.settings.folder / job.path, ".failed")
+        if self.settings.searched:
+            failed = self.failure(Search(job.entry, job.task))
+            if failed is not None:
+                return f"its search failed: {failed}"
+        folder = self.folder(job)
+        return None if folder is None else _read(folder, ".failed")
+
+    def over(self, job: Job) -> bool:
+        return self.finished(job) or self.failure(job) is not None
+
+    def count_over(self) -> int:
+        return sum(self.over(job) for job in self.jobs)
+
+    def forget_failures(self) -> None:
+        """Before a command begins: what failed is tried again."""
+        for name in ("searches", "runs"):
+            for suffix in ("failed", "attempts"):
+                for mark in (self.settings.folder / name).rglob(f"*.{suffix}"):
+                    mark.unlink(missing_ok=True)
+
+    def work(self, orphaned: Callable[[], bool] = lambda: False, after: Callable[[], Any] | None = None) -> None:
+        """Do jobs until all are over; those that another process is at are left to it."""
+        torch.set_num_threads(int(self.settings.config["threads"]))
+        while not orphaned():
+            left = [job for job in self.jobs if not self.over(job)]
+            if not left:
+                return
+            done_one = False
+            for job in left:
+                if orphaned():
+                    return
+                if self.over(job) or not self._ready(job):
+                    continue
+                done_one |= self._try(job)
+                if after is not None:
+                    after()
+            if not done_one:
+                time.sleep(_WAIT_SECONDS)
+
+    def _ready(self, job: Job) -> bool:
+        return isinstance(job, Search) or not self.settings.searched or self.finished(Search(job.entry, job.task))
+
+    def _try(self, job: Job) -> bool:
+        """Do a job, unless another process is at it. What goes wrong in it is written down; the others go on."""
+        folder = self.folder(job)
+        assert folder is not None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(f"{folder}.claim", timeout=0):
+                if self.over(job):
+                    return True
+                with open(f"{folder}.attempts", "a", encoding="utf-8") as file:
+                    file.write("started\n")
+                tries = len(Path(f"{folder}.attempts").read_text(encoding="utf-8").splitlines())
+                if tries > self.settings.retries + 1:
+                    _write(folder, ".failed", f"its process was killed {tries - 1} times, by too little memory perhaps")
+                    return True
+                try:
+                    with quiet_terminal():
+                        self._do(job, folder)
+                except Exception as error:
+                    if isinstance(error, OSError) and error.errno in NO_ROOM:
+                        raise
+                    reason = reason_of(error)
+                    if reason.startswith("error"):
+                        logger.error("%s: %s", folder, traceback.format_exc())
+                    traceback.clear_frames(error.__traceback__)  # they hold the model
+                    _write(folder, ".failed", reason)
+                    logger.warning("%s: %s", _told(job), reason)
+                finally:
+                    gc.collect()
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                return True
+        except Timeout:
+            return False
+
+    def _do(self, job: Job, folder: Path) -> None:
+        if isinstance(job, Search):
+            self._search(job, folder)
+        else:
+            run_once(folder, self.run_settings(job))
+
+    def run_settings(self, job: Training) -> dict[str, Any]:
+        """All settings of a run, as `recbole_msr.run(config=...)` takes them."""
+        settings = self.settings
+        _, tuned = settings.tuned(job.entry, job.task)
+        given = {**settings.config, **tuned}
+        if job.scenario is not None and isinstance(given.get("loss_weights"), Mapping):
+            given["loss_weights"] = _weights_of(given["loss_weights"], job.scenario)
+        return {
+            **given,
+            "main_task": job.task or settings.main_task,
+            "threads": settings.config["threads"],
+            "model": job.entry.model,
+            "dataset": settings.dataset,
+            "seed": job.seed,
+            "only_scenario": job.scenario,
+            "save_predictions": True,
+            "show_progress": False,
+            "wandb": settings.wandb if settings.wandb != "disabled" else None,
+            "wandb_project": settings.wandb_project,
+        }
+
+    def _search(self, job: Search, folder: Path) -> None:
+        from recbole_msr.search.run import search
+
+        settings = self.settings
+        found = search(
+            job.entry.model,
+            settings.dataset,
+            settings.trials or None,
+            config={**settings.config, **job.entry.settings, "main_task": job.task or settings.main_task},
+            study=f"{job.entry.label}-{job.task or settings.dataset}",
+            output=folder,
+            timeout=settings.timeout,
+            final_seeds=0,
+            wandb=settings.wandb,
+            wandb_project=settings.wandb_project,
+            progress=False,
+        )
+        if found.best_config is None:
+            reasons = ", ".join(found.summary["failures"])
+            raise InputError(f"none of its trials was completed{f' ({reasons})' if reasons else ''}")
+        _write(folder, ".done", self._budget())
+
+    def _budget(self) -> str:
+        return json.dumps({"trials": self.settings.trials, "timeout": self.settings.timeout})
+
+
+def _weights_of(weights: Mapping[str, Any], scenario: str) -> dict[str, Any]:
+    """The losses' weights as far as they are about one scenario."""
+    own = {task: weight.get(scenario) if isinstance(weight, Mapping) else weight for task, weight in weights.items()}
+    return {task: weight for task, weight in own.items() if weight is not None}
+
+
+def _told(job: Job) -> str:
+    if isinstance(job, Search):
+        return f"{job.entry.label}, search" + (f" for task {job.task}" if job.task else "")
+    return f"{job.entry.label}, {job.told()}"
+
+
+def _write(folder: Path, suffix: str, text: str) -> None:
+    Path(f"{folder}{suffix}").write_text(text, encoding="utf-8")
+
+
+def _read(folder: Path, suffix: str) -> str | None:
+    try:
+        return Path(f"{folder}{suffix}").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,280 @@
+"""A comparison from the call to the folder it leaves, on "tiny"."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sklearn.metrics import roc_auc_score
+
+import recbole_msr
+from recbole_msr import InputError
+from tests.search.conftest import CONFIG
+
+SMALL = {"learning_rate": 0.01, "embedding_size": 4}
+
+
+@pytest.fixture
+def compare(tiny_data, tmp_path, monkeypatch):
+    """recbole_msr.compare on "tiny", in the folder `out` of the test; what is given wins."""
+    from recbole_msr import compare
+
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+    def go(models, seeds=2, **options):
+        own = {**CONFIG, **SMALL, "data_path": str(tiny_data), **options.pop("config", {})}
+        own = {key: value for key, value in own.items() if value is not None}
+        given = {"output": "out", "wandb": "disabled", "progress": False}
+        return compare(models, "tiny", seeds=seeds, config=own, **{**given, **options})
+
+    return go
+
+
+def entry(result, label):
+    return next(one for one in result.summary["entries"] if one["label"] == label)
+
+
+def test_the_folder_has_everything_and_each_run_is_reproduced_by_its_own_config(compare):
+    result = compare(["SharedBottom", "DeepFM"])
+    names = {path.name for path in result.folder.iterdir()}
+    assert {"summary.json", "leaderboard.csv", "leaderboard.parquet", "leaderboard.md", "leaderboard.tex"} <= names
+    assert {"cells.csv", "differences.csv", "report.html", "runs"} <= names
+    assert json.loads((result.folder / "summary.json").read_text(encoding="utf-8")) == result.summary
+    frame = pd.read_csv(result.folder / "leaderboard.csv")
+    assert sorted(frame["label"]) == ["DeepFM", "SharedBottom"]
+
+    run = entry(result, "DeepFM")["runs"][0]
+    before = json.loads((result.folder / run["folder"] / "result.json").read_text(encoding="utf-8"))
+    again = recbole_msr.run(
+        config_files=[result.folder / run["folder"] / "config.yaml"], config={"output_dir": "again"}
+    )
+    assert again.summary["test"] == before["test"]
+    assert again.summary["best_valid_score"] == before["best_valid_score"]
+
+
+def test_a_model_of_one_task_is_trained_once_a_task_and_its_cells_are_put_together(compare):
+    result = compare(["SharedBottom", "LR"], seeds=1)
+    of = entry(result, "LR")
+    assert of["kind"] == "single-task"
+    assert [run["task"] for run in of["runs"]] == ["click", "like"]
+    cells = []
+    for run in of["runs"]:
+        frame = pd.read_parquet(result.folder / run["folder"] / "predictions.parquet")
+        task = run["task"]
+        for number, scenario in enumerate(result.summary["scenarios"], start=1):
+            here = frame[frame["scenario"] == number]
+            expected = roc_auc_score(here[f"label_{task}"], here[f"score_{task}"])
+            assert of["test"][f"auc/{scenario}/{task}"]["mean"] == pytest.approx(expected, abs=1e-12)
+            cells.append(expected)
+    assert of["test"]["auc/macro"]["mean"] == pytest.approx(np.mean(cells), abs=1e-12)
+    assert of["worst_cell"] is not None
+    assert of["test"]["auc/worst"]["mean"] == pytest.approx(min(cells), abs=1e-12)
+    results = [json.loads((result.folder / run["folder"] / "result.json").read_text()) for run in of["runs"]]
+    assert of["cost"]["parameters"] == sum(one["parameters"] for one in results)
+    assert of["cost"]["train_seconds"]["mean"] == pytest.approx(sum(one["seconds"]["train"] for one in results))
+
+
+def test_all_models_have_the_same_rows_and_the_reference_the_difference_zero_to_itself(compare):
+    result = compare({"one": {"model": "SharedBottom"}, "the same": {"model": "SharedBottom"}, "LR": {}})
+    rows = []
+    for one in result.summary["entries"]:
+        for run in one["runs"]:
+            if run["task"] in (None, "click"):
+                frame = pd.read_parquet(result.folder / run["folder"] / "predictions.parquet")
+                rows.append(frame[["scenario", "user", "label_click"]])
+    assert len(rows) == 6
+    assert all(rows[0].equals(other) for other in rows[1:])
+    assert entry(result, "one")["differences"] is None
+    same = entry(result, "the same")["differences"]["auc/macro"]
+    assert same["mean"] == 0
+    assert same["p"] == 1
+    assert not same["significant"]
+    other = entry(result, "LR")["differences"]["auc/macro"]
+    means = [entry(result, label)["test"]["auc/macro"]["mean"] for label in ("LR", "one")]
+    assert other["mean"] == pytest.approx(means[0] - means[1], abs=1e-9)
+
+
+def test_recbole_models_get_the_numbers_of_recboles_own_trainer(compare, tiny_data, tmp_path):
+    """The same rows, seed and configuration under RecBole's Trainer: the same AUC and LogLoss."""
+    own = {"fused_optimizer": False, "valid_metric": "auc"}
+    result = compare(["DeepFM", "LR"], seeds=1, config=own)
+    for label in ("DeepFM", "LR"):
+        for run in entry(result, label)["runs"]:
+            settings = yaml.safe_load((result.folder / run["folder"] / "config.yaml").read_text(encoding="utf-8"))
+            settings |= {"trainer": "recbole", "save_predictions": False, "metric_decimal_place": 12}
+            theirs = recbole_msr.run(config=settings | {"output_dir": str(tmp_path / f"{label}-{run['task']}")})
+            assert theirs.summary["trainer"] == "recbole"
+            cell = json.loads((result.folder / run["folder"] / "result.json").read_text())["test"]["pooled"]
+            assert theirs.test_metrics["auc"] == pytest.approx(cell[run["task"]]["auc"], abs=1e-9)
+            assert theirs.test_metrics["logloss"] == pytest.approx(cell[run["task"]]["logloss"], abs=1e-6)
+
+
+def test_the_same_call_trains_nothing_again_and_more_models_and_seeds_reuse_what_is_there(compare):
+    first = compare(["SharedBottom"], seeds=1)
+    files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("result.json")}
+    more = compare(["SharedBottom", "LR"], seeds=2)
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    assert len(list(more.folder.rglob("result.json"))) == 2 + 4
+    assert entry(more, "SharedBottom")["seeds"] == [2020, 2021]
+    assert (
+        entry(more, "SharedBottom")["test"]["auc/macro"]["values"][0]
+        == (entry(first, "SharedBottom")["test"]["auc/macro"]["values"][0])
+    )
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compare):
+    """The folder of a run after kill -9: config, last.ckpt, no result."""
+    from recbole_msr.training import run as module
+
+    whole = compare(["SharedBottom"], seeds=1, output="whole")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    before = module._Run._keep_vocabulary
+    module._Run._keep_vocabulary = die  # after training, before the result
+    try:
+        with pytest.raises(Killed):
+            compare(["SharedBottom"], seeds=1)
+    finally:
+        module._Run._keep_vocabulary = before
+    folder = next(path.parent for path in Path("out/runs").rglob("last.ckpt"))
+    assert not (folder / "result.json").exists()
+    result = compare(["SharedBottom"], seeds=1)
+    assert entry(result, "SharedBottom")["test"] == entry(whole, "SharedBottom")["test"]
+
+
+def test_two_workers_find_what_one_finds(compare):
+    one = compare(["SharedBottom", "LR"], output="one")
+    two = compare(["SharedBottom", "LR"], output="two", workers=2)
+    for label in ("SharedBottom", "LR"):
+        assert entry(one, label)["test"] == entry(two, label)["test"]
+        assert entry(one, label)["differences"] == entry(two, label)["differences"]
+
+
+def test_what_cannot_run_and_what_diverges_is_told_in_its_line_and_the_rest_goes_on(compare):
+    models = {
+        "SharedBottom": {},
+        "SASRec": {},  # sequential
+        "BPR": {},  # learns from pairs, not labels
+        "diverged": {"model": "LR", "learning_rate": 1e38},
+        "slip": {"model": "SharedBottom", "bottom_hidden_size": [4]},
+    }
+    result = compare(models, seeds=1)
+    assert entry(result, "SharedBottom")["status"] == "complete"
+    for label, word in [
+        ("SASRec", "sequential"),
+        ("BPR", "BPR"),
+        ("diverged", "diverged"),
+        ("slip", "bottom_hidden_sizes"),
+    ]:
+        of = entry(result, label)
+        assert of["status"] == "failed", label
+        assert any(word in reason for reason in of["reasons"]), of["reasons"]
+        assert of["test"] == {}
+    frame = pd.read_csv(result.folder / "leaderboard.csv")
+    assert len(frame) == len(models)
+    assert frame["label"].iloc[0] == "SharedBottom"
+
+
+def test_training_alone_gives_the_negative_transfer_of_every_scenario(compare):
+    result = compare(["SharedBottom", "LR"], single_scenario=True)
+    for label in ("SharedBottom", "LR"):
+        of = entry(result, label)
+        parts = []
+        for scenario in result.summary["scenarios"]:
+            for task in result.summary["tasks"]:
+                cell = of["transfer"]["cells"][scenario][task]
+                assert cell["joint"] == pytest.approx(of["test"][f"auc/{scenario}/{task}"]["mean"], abs=1e-9)
+                alone = [
+                    json.loads((result.folder / run["folder"] / "result.json").read_text())["test"]["cells"][scenario]
+                    for run in of["runs"]
+                    if run["scenario"] == scenario and run["task"] in (None, task)
+                ]
+                assert len(alone) == 2
+                assert cell["alone"] == pytest.approx(np.mean([one[task]["auc"] for one in alone]), abs=1e-9)
+                assert cell["difference"]["mean"] == pytest.approx(cell["joint"] - cell["alone"], abs=1e-6)
+                parts.append(cell["difference"]["mean"])
+        assert of["transfer"]["macro"]["mean"] == pytest.approx(np.mean(parts), abs=1e-9)
+
+
+def test_a_search_comes_first_with_the_same_budget_for_all_and_runs_have_its_best_settings(compare):
+    result = compare(["SharedBottom", "LR"], seeds=1, trials=2, config={"learning_rate": None, "epochs": 1})
+    for label, tasks in (("SharedBottom", [None]), ("LR", ["click", "like"])):
+        of = entry(result, label)
+        assert [search["task"] for search in of["searches"]] == tasks
+        assert of["cost"]["search_trials"] == 2 * len(tasks)
+        for search, run in zip(of["searches"], of["runs"], strict=True):
+            best = yaml.safe_load((result.folder / search["folder"] / "best.yaml").read_text(encoding="utf-8"))
+            config = yaml.safe_load((result.folder / run["folder"] / "config.yaml").read_text(encoding="utf-8"))
+            for key in ("learning_rate", "train_batch_size", "main_task"):
+                assert config[key] == best[key]
+            trained = json.loads((result.folder / run["folder"] / "result.json").read_text(encoding="utf-8"))
+            assert trained["best_valid_score"] == pytest.approx(search["value"], abs=1e-9)
+
+
+def test_loss_weighting_is_a_compared_choice(compare):
+    result = compare(["SharedBottom", "LR"], seeds=1, vary={"loss_weighting": ["fixed", "uncertainty"]})
+    labels = [one["label"] for one in result.summary["entries"]]
+    assert labels == ["SharedBottom loss_weighting=fixed", "SharedBottom loss_weighting=uncertainty", "LR"]
+    values = [entry(result, label)["test"]["auc/macro"]["mean"] for label in labels[:2]]
+    assert values[0] != values[1]
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "told"),
+    [
+        (["SharedBotom"], {}, "SharedBottom"),
+        (["SharedBottom", "SharedBottom"], {}, "twice"),
+        (["SharedBottom"], {"reference": "LR"}, "--reference 'LR' is not compared"),
+        (["SharedBottom"], {"seeds": 0}, "--seeds must be a whole number of at least 1"),
+        (["SharedBottom"], {"trials": -1}, "--trials must be a whole number of at least 0"),
+        (["SharedBottom"], {"config": {"valid_metric": "auc/click"}}, "about a part of the results"),
+        (["SharedBottom"], {"config": {"output_dir": "x"}}, "output_dir is a single run's"),
+        (["SharedBottom"], {"config": {"tasks": None, "scenario": None}}, "declare tasks"),
+        (["SharedBottom"], {"vary": {"loss_weighting": "dwa"}}, "lists of values"),
+        ({"a": {"model": "LR", "epochs": 9}}, {}, "epochs must be the same for all entries"),
+        ({"a": 3}, {}, "must be a mapping"),
+    ],
+)
+def test_bad_input_is_told_before_anything_is_computed(compare, models, options, told):
+    with pytest.raises(InputError) as error:
+        compare(models, **options)
+    assert told in str(error.value)
+    assert not Path("out", "runs").exists()
+
+
+def test_other_settings_or_data_in_one_folder_are_refused(compare, tiny_data):
+    compare(["SharedBottom"], seeds=1)
+    with pytest.raises(InputError, match=r"trained with other settings .*dropout"):
+        compare({"SharedBottom": {"dropout": 0.4}}, seeds=1)
+    with pytest.raises(InputError, match="another split"):
+        compare(["SharedBottom"], seeds=1, config={"data_seed": 7})
+    file = tiny_data / "tiny" / "tiny.inter" if (tiny_data / "tiny").is_dir() else tiny_data / "tiny.inter"
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="other data"):
+        compare(["SharedBottom"], seeds=1)
+
+
+def test_what_failed_is_tried_again_by_the_next_command(compare, monkeypatch):
+    from recbole_msr.compare import work
+
+    real = work.run_once
+
+    def no_memory(folder, config):
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(work, "run_once", no_memory)
+    result = compare(["SharedBottom"], seeds=1)
+    assert entry(result, "SharedBottom")["status"] == "failed"
+    assert "out of memory" in entry(result, "SharedBottom")["reasons"][0]
+    monkeypatch.setattr(work, "run_once", real)
+    assert entry(compare(["SharedBottom"], seeds=1), "SharedBottom")["status"] == "complete"
