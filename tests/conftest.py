@@ -2,7 +2,10 @@
 
 import os
 import random
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 
 # The tests run in several processes, and start more: with PyTorch's default number of threads they would slow each
 # other down ten times and more.
@@ -43,6 +46,28 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RECBOLE_MSR_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a command in a process group of its own; what is left of all groups is killed after the test."""
+    started = []
+
+    def go(command):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
+            # Where the tests themselves run in the background, a shell has had them ignore interruptions.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield go
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from recbole_msr.compare.settings import CompareSettings, Entry
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import Schema
-from recbole_msr.search.given import cores, threads_each, whole_workers
+from recbole_msr.search.given import cores, threads_each
+from recbole_msr.search.settings import whole
 from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
@@ -33,6 +35,7 @@ PROTOCOL = (
 ROWS_MODEL = "SharedBottom"
 """A model of several tasks: its splits keep rows that lack the main task's label."""
 _KNOWLEDGE = "minilm/full"
+_COMMON = ("seed", "data_seed", "valid_metric", "trainer", "threads", "dataset")
 _OWN = ("output_dir", "resume", "save_predictions", "only_scenario", "main_task")
 
 
@@ -51,18 +54,23 @@ def read_compare(
     Raises:
         InputError: something that concerns all entries, or a misspelt name. What concerns one entry refuses that one.
     """
+    for name, least in (("trials", 0), ("seeds", 1), ("workers", 1)):
+        whole(name, options[name], least)
+    for name, most in (("timeout", math.inf), ("alpha", 1.0)):
+        value = options[name]
+        if value is not None and not (isinstance(value, (int, float)) and 0 < value < most):
+            raise InputError(f"--{name} must be a number between 0 and {most:g}, got {value!r}")
     given: dict[str, Any] = {}
     for path in config_files:
         given |= plugin.read_yaml(Path(path))
     given = plain({**given, **config})
     check_version(given.pop("written_by", None))
-    models = models or given.pop("models", None)
-    dataset = dataset or given.pop("dataset", None)
+    named = {key: given.pop(key, None) for key in ("models", "dataset")}
+    models, dataset = models or named["models"], dataset or named["dataset"]
     for what, value in (("models", models), ("dataset", dataset)):
         if not value:
             raise InputError(f"no {what} given: --{what}={'A,B' if what == 'models' else 'NAME'}")
     given.pop("model", None)
-    given.pop("dataset", None)
     for key in _OWN:
         if given.get(key) is not None:
             raise InputError(f"{key} is a single run's; a comparison sets it for each of its runs")
@@ -75,7 +83,6 @@ def read_compare(
     if given.get("preset") is None and given.get("tasks") is None and dataset in presets:
         given["preset"] = dataset
 
-    options["workers"] = whole_workers(options["workers"])
     given["threads"] = given.get("threads") or threads_each(options["workers"])
     given["valid_metric"] = _valid_metric(given.get("valid_metric"))
     given |= {"trainer": "lightning", "show_progress": False, "metric_decimal_place": 6}
@@ -85,12 +92,22 @@ def read_compare(
     first = _reference(entries, reference)
 
     assert dataset is not None
-    shared = build_config(first.model, dataset, {**given, **first.settings})
+    own = {key: value for key, value in first.settings.items() if key not in PROTOCOL}
+    shared = build_config(first.model, dataset, {**given, **own})
     schema = Schema.from_config(shared)
     if schema is None:
         raise InputError(
             "a comparison needs to know what is learnt: declare tasks (and a scenario), for instance "
             "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
+        )
+    if options["single_scenario"] and schema.scenario.field is None:
+        raise InputError(
+            "--single-scenario needs several scenarios: declare them, e.g. scenario: {field: age, bins: [30]}"
+        )
+    if "/" not in given["valid_metric"] and len(schema.tasks) > 1:
+        raise InputError(
+            f"valid_metric '{given['valid_metric']}' is about the main task alone, and a model of one task would be "
+            f"chosen by its own: give {given['valid_metric']}/macro"
         )
     protocol = plain_settings(shared)
     given |= {key: protocol[key] for key in PROTOCOL if key in protocol}
@@ -99,8 +116,9 @@ def read_compare(
     data = fingerprint(rows, rows["data_path"], dataset)
     searched = options["trials"] > 0 or options["timeout"] is not None
     checked = [_checked(entry, dataset, given, schema, data, searched) for entry in entries]
-    if all(entry.refused for entry in checked):
-        raise InputError(f"no entry can be compared: {'; '.join(f'{e.label}: {e.refused}' for e in checked)}")
+    refused = next((entry.refused for entry in checked if entry.label == first.label), None)
+    if refused is not None:
+        raise InputError(f"nothing can be tested against the reference '{first.label}': {refused}")
     if options["workers"] > cores():
         logger.warning(
             "%d workers share %d cores, one thread each: they take turns", options["workers"], cores()
@@ -164,7 +182,7 @@ def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
     """Each entry of a model of this package once for every combination of the varied keys; the others as they are."""
     own = plugin.registered_models()
     for key, values in vary.items():
-        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values or None in values:
             raise InputError(f"--vary takes keys with lists of values, such as {{loss_weighting: [fixed, dwa]}}: {key}")
         entries = [
             Entry(f"{entry.label} {key}={value}", entry.model, {**entry.settings, key: value})
@@ -204,13 +222,23 @@ def _valid_metric(given: Any) -> str:
     return metric
 
 
+def space_of(model: str, dataset: str, settings: Mapping[str, Any]) -> Space:
+    """What a model's search may change: its own space, but for what is given.
+
+    Raises:
+        InputError: there is no space for the model, or nothing left in it.
+    """
+    space = Space.of_model(model).resolve(dataset)
+    return space.fixing({key: value for key, value in settings.items() if key in space.keys})
+
+
 def _checked(entry: Entry, dataset: str, given: Mapping[str, Any], schema: Schema, data: str, searched: bool) -> Entry:
     """The entry with the tasks it is trained for, or with the reason why it cannot be compared."""
     settings = dict(entry.settings)
     try:
         class_ = plugin.model_class(entry.model)
         several = hasattr(class_, "predict_tasks")
-        changed = sorted({*PROTOCOL, "seed", "data_seed", "valid_metric", *_OWN} & set(settings))
+        changed = sorted({*PROTOCOL, *_COMMON, *_OWN} & set(settings))
         if changed:
             raise InputError(f"{', '.join(changed)} must be the same for all entries: give it for the comparison")
         own = {**given, **settings, "main_task": schema.main_task}
@@ -220,8 +248,7 @@ def _checked(entry: Entry, dataset: str, given: Mapping[str, Any], schema: Schem
         if fingerprint(config, config["data_path"], dataset) != data:
             raise InputError("its settings lead to other rows, fields, labels or another split than the others'")
         if searched:
-            space = Space.of_model(entry.model).resolve(dataset)
-            space = space.fixing({key: value for key, value in own.items() if key in space.keys})
+            space = space_of(entry.model, dataset, own)
             space.check(entry.model, build_config(entry.model, dataset, {**own, **space.fixed}))
     except InputError as error:
         return Entry(entry.label, entry.model, settings, refused=" ".join(str(error).split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from recbole_msr.plugin import read_yaml
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
 from recbole_msr.search.best import spread
 from recbole_msr.training.evaluation import Evaluation
+
+_AGAIN = "delete its folder, and the same command trains it again"
 
 
 class SharedRows:
@@ -54,7 +57,10 @@ class SharedRows:
         """
         import pandas as pd
 
-        frame = pd.read_parquet(folder / "predictions.parquet")
+        try:
+            frame = pd.read_parquet(folder / "predictions.parquet")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder / 'predictions.parquet'} is missing or damaged: {_AGAIN}") from error
         here = np.ones(len(self.labels), dtype=bool)
         if scenario is not None:
             here &= self.scenario == self.scenarios.index(scenario) + 1
@@ -86,7 +92,10 @@ class Collected:
             return None
         folder = self._jobs.folder(job)
         assert folder is not None
-        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        try:
+            return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{folder / 'result.json'} is damaged: {_AGAIN}") from error
 
     def parts(self, seed: int, scenario: str | None = None) -> list[Training]:
         """The runs that together are the entry with one seed: one, or one a task."""
@@ -235,7 +244,7 @@ class Collected:
     def config(self) -> dict[str, Any] | None:
         """Every key of the first joint run."""
         for seed in self.seeds():
-            return read_yaml(self.folder(self.parts(seed)[0]) / "config.yaml")
+            return _finite(read_yaml(self.folder(self.parts(seed)[0]) / "config.yaml"))
         return None
 
     def reasons(self, listing: Mapping[str, Any]) -> list[str]:
@@ -252,6 +261,15 @@ class Collected:
             if one["status"] == "failed" and not str(one["reason"]).startswith("its search failed"):
                 found.setdefault(one["reason"], []).append(_named(one["task"], one["scenario"], one["seed"], ""))
         return [f"{'; '.join(places)}: {reason}" for reason, places in found.items()]
+
+
+def _finite(value: Any) -> Any:
+    """A setting as JSON can have it: infinity and NaN as words."""
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _named(task: str | None, scenario: str | None, seed: int | None, what: str) -> str:
@@ -296,7 +314,7 @@ def collect(
             {
                 "label": entry.label,
                 "model": entry.model,
-                "settings": entry.settings,
+                "settings": _finite(entry.settings),
                 "kind": entry.kind,
                 "status": status,
                 "reasons": of.reasons(listing),
@@ -360,9 +378,11 @@ def _transfers(
 
 
 def _compared(settings: CompareSettings, of: Collected) -> list[int]:
-    """The seeds for which joint training and every training alone are there."""
-    whole = [set(of.seeds(scenario)) for scenario in (None, *settings.scenarios)]
-    return sorted(set.intersection(*whole))
+    """The seeds for which the joint training and those alone are there; of scenarios that could be trained alone."""
+    able = [scenario for scenario in settings.scenarios if of.seeds(scenario)]
+    if not able:
+        return []
+    return sorted(set.intersection(*(set(of.seeds(scenario)) for scenario in (None, *able))))
 
 
 def _joint_and_alone(settings: CompareSettings, of: Collected, scenario: str, task: str) -> dict[str, float | None]:

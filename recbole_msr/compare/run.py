@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +18,20 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from recbole_msr.compare.costs import measure
-from recbole_msr.compare.given import read_compare
+from recbole_msr.compare.given import read_compare, space_of
 from recbole_msr.compare.leaderboard import leaderboard_frame, verdict, write_tables
 from recbole_msr.compare.results import SharedRows, collect
-from recbole_msr.compare.settings import CompareSettings, Training
+from recbole_msr.compare.settings import CompareSettings, Entry, Search
 from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError
 from recbole_msr.plugin import read_yaml
-from recbole_msr.search.objective import reason_of
+from recbole_msr.search.objective import NO_ROOM, reason_of
 from recbole_msr.search.processes import run_workers
+from recbole_msr.search.run import build_stores
+from recbole_msr.search.study import FREE_KEYS
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.config import build_config, check_metric, reading_data
-from recbole_msr.training.folder import FREE
 from recbole_msr.training.run import built_knowledge, versions
 from recbole_msr.training.trainer import plain_settings
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OTHERWISE = "a leaderboard has runs of the same settings only: give another --output, or the entry another label"
 _MADE_BY = Path("workers", "made_by.json")
 
 
@@ -130,7 +134,7 @@ def compare(
         settings.write()
         jobs = Jobs(settings)
         jobs.forget_failures()
-        _check_finished(settings, jobs)
+        _check_done(jobs)
         _do(settings, jobs, progress)
         costs = measure(settings, jobs, splits[0], splits[1])
         entries = collect(settings, jobs, shared, costs)
@@ -142,19 +146,21 @@ def compare(
 
 
 def _with_knowledge(settings: CompareSettings) -> CompareSettings:
-    """Knowledge that an entry names as ENCODER/TEMPLATE is built now, once, and is then known by its name."""
-    entries = []
-    for entry in settings.entries:
-        wanted = entry.settings.get("knowledge", settings.config.get("knowledge"))
-        if entry.refused is None and "/" in str(wanted or ""):
-            try:
-                own = {**settings.config, **entry.settings}
+    """All knowledge that entries need is built now, once; what is named ENCODER/TEMPLATE is then known by its name."""
+
+    def built(entry: Entry) -> Entry:
+        own = {**settings.config, **entry.settings}
+        try:
+            if "/" in str(own.get("knowledge") or ""):
                 name = built_knowledge(entry.model, settings.dataset, own)
-                entry = replace(entry, settings={**entry.settings, "knowledge": name})
-            except (InputError, ImportError, MemoryError) as error:
-                entry = replace(entry, refused=reason_of(error).removeprefix("refused: "))
-        entries.append(entry)
-    return replace(settings, entries=entries)
+                return replace(entry, settings={**entry.settings, "knowledge": name})
+            if settings.searched:
+                build_stores(entry.model, settings.dataset, own, space_of(entry.model, settings.dataset, own))
+        except (InputError, ImportError, MemoryError) as error:
+            return replace(entry, refused=reason_of(error).removeprefix("refused: "))
+        return entry
+
+    return replace(settings, entries=[built(one) if one.refused is None else one for one in settings.entries])
 
 
 def _check_same_data(settings: CompareSettings, data: str) -> None:
@@ -175,31 +181,50 @@ def _check_same_data(settings: CompareSettings, data: str) -> None:
     path.write_text(json.dumps(now), encoding="utf-8")
 
 
-def _check_finished(settings: CompareSettings, jobs: Jobs) -> None:
-    """Refuse to put runs on one leaderboard that were made with other settings than this command's.
+def _check_done(jobs: Jobs) -> None:
+    """Refuse to put on one leaderboard what was made with other settings than this command's.
+
+    What was interrupted with other settings is begun anew: no result of it is lost.
 
     Raises:
-        InputError: a finished run has other settings; it names them.
+        InputError: a search that has ended, or a finished run, had other settings; it names them.
     """
     for job in jobs.jobs:
-        if not isinstance(job, Training) or not jobs.finished(job):
-            continue
         folder = jobs.folder(job)
-        assert folder is not None
-        wanted = jobs.run_settings(job)
-        config = build_config(wanted.pop("model"), wanted.pop("dataset"), wanted)
-        now, before = plain_settings(config), read_yaml(folder / "config.yaml")
-        changed = [key for key in sorted({*before, *now} - FREE) if not _same(before.get(key), now.get(key))]
-        if changed:
-            told = ", ".join(f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:5])
+        if isinstance(job, Search):
+            _check_search(jobs, job)
+        elif folder is not None and (folder / "config.yaml").is_file():
+            changed = _changed(folder, jobs.run_settings(job))
+            if changed and (folder / "result.json").is_file():
+                raise InputError(f"{folder} was trained with other settings ({', '.join(changed)}); {_OTHERWISE}")
+            if changed:
+                with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):
+                    shutil.rmtree(folder)
+
+
+def _check_search(jobs: Jobs, job: Search) -> None:
+    before, now = jobs.searched(job), jobs.asked(job)
+    if before is None:
+        return
+    folder = jobs.settings.folder / job.path
+    if before["model"] != now["model"] or before["config"] != now["config"]:
+        keys = sorted({*before["config"], *now["config"]})
+        changed = [key for key in keys if before["config"].get(key) != now["config"].get(key)]
+        raise InputError(f"{folder} was searched with other settings ({', '.join(changed) or 'model'}); {_OTHERWISE}")
+    for budget in ("trials", "timeout"):
+        if (before[budget] or 0) > (now[budget] or 0) > 0:
             raise InputError(
-                f"{folder} was trained with other settings ({told}); a leaderboard has runs of the same settings only: "
-                "give another --output, or the entry another label"
+                f"{folder} was searched with --{budget}={before[budget]}: with --{budget}={now[budget]} the budgets "
+                "would not be equal"
             )
 
 
-def _same(before: Any, now: Any) -> bool:
-    return before == now or (isinstance(now, str) and Path(now).is_absolute())  # a folder may have moved
+def _changed(folder: Path, wanted: dict[str, Any]) -> list[str]:
+    """The settings, places apart, that a run in a folder had otherwise than wanted."""
+    config = build_config(wanted.pop("model"), wanted.pop("dataset"), wanted)
+    now, before = plain_settings(config), read_yaml(folder / "config.yaml")
+    keys = sorted(({*before, *now} - FREE_KEYS) | {"epochs"})
+    return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)][:5]
 
 
 def _do(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
@@ -217,7 +242,7 @@ def _do(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
         if settings.workers == 1:
             jobs.work(after=update)
         else:
-            run_workers(settings, update, None, "recbole_msr.compare.worker")
+            run_workers(settings, update, None, "recbole_msr.compare.worker", jobs.count_over)
         update()
 
 
@@ -284,6 +309,8 @@ def _folder_of(settings: CompareSettings) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in (*NO_ROOM, errno.EACCES, errno.EPERM):
+            raise
         raise InputError(
             f"{settings.folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
             "command goes on"

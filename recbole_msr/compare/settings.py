@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_msr.errors import InputError
 from recbole_msr.plugin import read_yaml
-from recbole_msr.search.settings import whole
 
 _FILE = Path("workers", "comparison.json")
 ALL_TASKS = "all"
 """Stands in paths for a model that learns all tasks together."""
 JOINT = "joint"
 """Stands in paths for a training on the rows of all scenarios."""
+_LONGEST = 150
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Training:
     def path(self, trial: int | None) -> Path:
         """The run's folder; `trial` is that of the search whose settings it has."""
         name = f"seed-{self.seed}" + ("" if trial is None else f"-trial-{trial}")
-        where = _word(self.scenario) if self.scenario is not None else JOINT
+        where = f"alone-{_word(self.scenario)}" if self.scenario is not None else JOINT
         return Path("runs", _word(self.entry.label), _word(self.task or ALL_TASKS), where, name)
 
     def told(self) -> str:
@@ -118,8 +119,18 @@ class CompareSettings:
     wandb_project: str = "recbole-msr"
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("trials", 0), ("workers", 1)):
-            whole(name, getattr(self, name), least)
+        for label in [entry.label for entry in self.entries]:
+            if not 0 < len(_word(label).encode()) <= _LONGEST:
+                raise InputError(
+                    f"models: the label '{label[:60]}' cannot name a folder: give a short one with letters"
+                )
+        for what, names in (("labels", [entry.label for entry in self.entries]), ("scenarios", self.scenarios)):
+            words = [_word(name).casefold() for name in names]
+            same = [name for name, word in zip(names, words, strict=True) if words.count(word) > 1]
+            if same and (what == "labels" or self.single_scenario):
+                raise InputError(
+                    f"the {what} {' and '.join(map(repr, same))} would have one folder: name them otherwise"
+                )
 
     @property
     def folder(self) -> Path:
@@ -157,16 +168,29 @@ class CompareSettings:
         """The trial that an entry's search has chosen, and its settings; None and its own without a search.
 
         Raises:
-            FileNotFoundError: the search has not ended yet.
+            FileNotFoundError: the search has not ended yet, or without a complete trial.
         """
-        if not self.searched:
+        trial = self.trial(entry, task)
+        if trial is None:
             return None, dict(entry.settings)
-        folder = self.folder / Search(entry, task).path
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        settings = read_yaml(folder / "best.yaml")
+        settings = read_yaml(self.folder / Search(entry, task).path / "best.yaml")
         for key in ("written_by", "model", "dataset"):
             settings.pop(key, None)
-        return int(summary["best"]["number"]), settings
+        return trial, settings
+
+    def trial(self, entry: Entry, task: str | None) -> int | None:
+        """The number of that trial; None without a search.
+
+        Raises:
+            FileNotFoundError: as `tuned`.
+        """
+        if not self.searched:
+            return None
+        path = self.folder / Search(entry, task).path / "summary.json"
+        best = json.loads(path.read_text(encoding="utf-8"))["best"]
+        if best is None:
+            raise FileNotFoundError(path.with_name("best.yaml"))
+        return int(best["number"])
 
     def write(self) -> None:
         """Leave it to the workers in the folder."""

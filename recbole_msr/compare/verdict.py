@@ -79,7 +79,7 @@ def _overall(
         if groups[kind]:
             said.append(f"{start}: {'; '.join(f'{label} ({_told(one, summary)})' for label, one in groups[kind])}.")
     if untested:
-        said.append(f"Not compared, for want of a macro AUC: {_listed(untested)}.")
+        said.append(f"Not compared, for want of a macro AUC of the same seeds: {_listed(untested)}.")
     return said
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
@@ -18,6 +19,7 @@ from recbole_msr.compare.settings import CompareSettings, Search, Training
 from recbole_msr.errors import InputError
 from recbole_msr.search.final import quiet_terminal
 from recbole_msr.search.objective import NO_ROOM, reason_of
+from recbole_msr.search.study import FREE_KEYS
 from recbole_msr.training.run import run_once
 
 logger = logging.getLogger(__name__)
@@ -30,8 +32,8 @@ Job = Search | Training
 class Jobs:
     """All jobs of a comparison, and how far they are, as the folder says; every process has its own.
 
-    A job's marks lie beside its folder: `.failed` with the reason, `.attempts` with a line a start. Both are of the
-    present command: the next one tries again what failed.
+    A job's marks lie beside its folder: `.failed` with the reason, `.attempts` with a line for every start that has not
+    ended, `.done` with what a search was asked for. What failed is tried again by the next command.
     """
 
     def __init__(self, settings: CompareSettings) -> None:
@@ -43,14 +45,13 @@ class Jobs:
         if isinstance(job, Search):
             return self.settings.folder / job.path
         try:
-            trial, _ = self.settings.tuned(job.entry, job.task)
+            return self.settings.folder / job.path(self.settings.trial(job.entry, job.task))
         except FileNotFoundError:
             return None
-        return self.settings.folder / job.path(trial)
 
     def finished(self, job: Job) -> bool:
         if isinstance(job, Search):
-            return _read(self.settings.folder / job.path, ".done") == self._budget()
+            return self.searched(job) == self.asked(job)
         if self.settings.searched and not self.finished(Search(job.entry, job.task)):
             return False
         folder = self.folder(job)
@@ -74,11 +75,11 @@ class Jobs:
         return sum(self.over(job) for job in self.jobs)
 
     def forget_failures(self) -> None:
-        """Before a command begins: what failed is tried again."""
+        """Before a command begins: what failed is tried again. Starts that were killed still count."""
         for name in ("searches", "runs"):
-            for suffix in ("failed", "attempts"):
-                for mark in (self.settings.folder / name).rglob(f"*.{suffix}"):
-                    mark.unlink(missing_ok=True)
+            for mark in (self.settings.folder / name).rglob("*.failed"):
+                mark.with_suffix(".attempts").unlink(missing_ok=True)
+                mark.unlink()
 
     def work(self, orphaned: Callable[[], bool] = lambda: False, after: Callable[[], Any] | None = None) -> None:
         """Do jobs until all are over; those that another process is at are left to it."""
@@ -111,12 +112,12 @@ class Jobs:
             with FileLock(f"{folder}.claim", timeout=0):
                 if self.over(job):
                     return True
-                with open(f"{folder}.attempts", "a", encoding="utf-8") as file:
-                    file.write("started\n")
-                tries = len(Path(f"{folder}.attempts").read_text(encoding="utf-8").splitlines())
-                if tries > self.settings.retries + 1:
-                    _write(folder, ".failed", f"its process was killed {tries - 1} times, by too little memory perhaps")
+                tries = (_read(folder, ".attempts") or "").count("\n")
+                # A search tries its own trials again, and gives up one that is killed again and again.
+                if tries > self.settings.retries and isinstance(job, Training):
+                    _write(folder, ".failed", f"its process was killed {tries} times, by too little memory perhaps")
                     return True
+                _write(folder, ".attempts", "started\n" * (tries + 1))
                 try:
                     with quiet_terminal():
                         self._do(job, folder)
@@ -130,6 +131,7 @@ class Jobs:
                     _write(folder, ".failed", reason)
                     logger.warning("%s: %s", _told(job), reason)
                 finally:
+                    Path(f"{folder}.attempts").unlink(missing_ok=True)  # it was not killed
                     gc.collect()
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()
@@ -147,13 +149,12 @@ class Jobs:
         """All settings of a run, as `recbole_msr.run(config=...)` takes them."""
         settings = self.settings
         _, tuned = settings.tuned(job.entry, job.task)
-        given = {**settings.config, **tuned}
+        given = {**tuned, **settings.config, **job.entry.settings}  # what is given was fixed in the search as well
         if job.scenario is not None and isinstance(given.get("loss_weights"), Mapping):
             given["loss_weights"] = _weights_of(given["loss_weights"], job.scenario)
         return {
             **given,
             "main_task": job.task or settings.main_task,
-            "threads": settings.config["threads"],
             "model": job.entry.model,
             "dataset": settings.dataset,
             "seed": job.seed,
@@ -175,7 +176,7 @@ class Jobs:
             config={**settings.config, **job.entry.settings, "main_task": job.task or settings.main_task},
             study=f"{job.entry.label}-{job.task or settings.dataset}",
             output=folder,
-            timeout=settings.timeout,
+            timeout=self._time_left(folder),
             final_seeds=0,
             wandb=settings.wandb,
             wandb_project=settings.wandb_project,
@@ -184,10 +185,30 @@ class Jobs:
         if found.best_config is None:
             reasons = ", ".join(found.summary["failures"])
             raise InputError(f"none of its trials was completed{f' ({reasons})' if reasons else ''}")
-        _write(folder, ".done", self._budget())
+        _write(folder, ".done", json.dumps(self.asked(job)))
 
-    def _budget(self) -> str:
-        return json.dumps({"trials": self.settings.trials, "timeout": self.settings.timeout})
+    def _time_left(self, folder: Path) -> float | None:
+        """What earlier, interrupted commands have left of a search's seconds."""
+        if self.settings.timeout is None or not (folder / "trials.parquet").is_file():
+            return self.settings.timeout
+        spent = pd.read_parquet(folder / "trials.parquet")["seconds"].sum()
+        return max(0.0, self.settings.timeout - float(spent))
+
+    def searched(self, job: Search) -> dict[str, Any] | None:
+        """What a search that has ended was asked for."""
+        text = _read(self.settings.folder / job.path, ".done")
+        return None if text is None else json.loads(text)
+
+    def asked(self, job: Search) -> dict[str, Any]:
+        """What a search is asked for: its budget, and everything that decides its trials."""
+        settings = self.settings
+        config = {**settings.config, **job.entry.settings}
+        return {
+            "trials": settings.trials,
+            "timeout": settings.timeout,
+            "model": job.entry.model,
+            "config": json.loads(json.dumps({key: config[key] for key in sorted(set(config) - FREE_KEYS)})),
+        }
 
 
 def _weights_of(weights: Mapping[str, Any], scenario: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.search.objective import trial_config
-from recbole_msr.search.settings import SearchSettings, read_objectives, read_pruner, read_sampler
+from recbole_msr.search.settings import SearchSettings, read_objectives, read_pruner, read_sampler, whole
 from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
@@ -61,7 +61,7 @@ def read_search(
         if given.get(key):
             given[key] = str(Path(given[key]).expanduser().resolve())
 
-    options["workers"] = whole_workers(options["workers"])
+    whole("workers", options["workers"], 1)
     threads = given.get("threads") or threads_each(options["workers"])
     recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
     objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
@@ -99,12 +99,6 @@ def read_search(
             cores(),
         )
     return settings, parameters, recbole_config
-
-
-def whole_workers(workers: Any) -> int:
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise InputError(f"--workers must be a whole number of at least 1, got {workers!r}")
-    return workers
 
 
 def cores() -> int:

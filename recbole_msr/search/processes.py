@@ -42,7 +42,13 @@ class Crew(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-def run_workers(settings: Crew, update: Callable[[], None], deadline: float | None, module: str = _SEARCH) -> None:
+def run_workers(
+    settings: Crew,
+    update: Callable[[], None],
+    deadline: float | None,
+    module: str = _SEARCH,
+    ended: Callable[[], int] = lambda: 0,
+) -> None:
     """Start the workers, watch them, and start those again that were killed.
 
     Args:
@@ -50,6 +56,7 @@ def run_workers(settings: Crew, update: Callable[[], None], deadline: float | No
         update: called again and again, to show how far the trials are.
         deadline: `time.monotonic()` after which no trial begins.
         module: what a worker runs.
+        ended: how much has ended; a worker that ends early has failed again only if nothing has meanwhile.
 
     Raises:
         InputError: a worker was stopped by one, or was killed again and again.
@@ -60,7 +67,7 @@ def run_workers(settings: Crew, update: Callable[[], None], deadline: float | No
         index: _start(settings, f"worker-{index}", index, arguments, module) for index in range(settings.workers)
     }
     begun, failures = dict.fromkeys(workers, time.monotonic()), dict.fromkeys(workers, 0)
-    heard = time.monotonic()
+    heard, so_far = time.monotonic(), dict.fromkeys(workers, ended())
     try:
         while workers:
             time.sleep(_POLL_SECONDS)
@@ -80,8 +87,8 @@ def run_workers(settings: Crew, update: Callable[[], None], deadline: float | No
                 told = _error(settings, f"worker-{index}")
                 if code == REFUSED:
                     raise InputError(told)
-                early = time.monotonic() - begun[index] < _PATIENCE_SECONDS
-                failures[index] = failures[index] + 1 if early else 1
+                early = time.monotonic() - begun[index] < _PATIENCE_SECONDS and ended() == so_far[index]
+                failures[index], so_far[index] = failures[index] + 1 if early else 1, ended()
                 if failures[index] > _RESTARTS:
                     raise InputError(f"worker {index} ended {failures[index]} times, soon after its start: {told}")
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({told})"

@@ -125,7 +125,7 @@ def search(
     )  # fmt: skip
     deadline = None if timeout is None else started + timeout
     with _folder_of(settings), _threads(settings):
-        _build_stores(settings, parameters)
+        build_stores(settings.model, settings.dataset, settings.config, parameters)
         data = StudyData(settings)  # prepared once: workers find it in the cache
         found = open_search(settings, parameters, data.config)
         _enqueue_defaults(found, parameters, recbole_config, settings)
@@ -225,15 +225,15 @@ def _threads(settings: SearchSettings) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _build_stores(settings: SearchSettings, parameters: Space) -> None:
-    """Build the knowledge stores that trials may use, as far as they are not there."""
+def build_stores(model: str, dataset: str, config: Mapping[str, Any], parameters: Space) -> None:
+    """Build the knowledge stores that the trials of a search may use, as far as they are not there."""
     from recbole_msr.prompts.command import embed
 
     for wanted in parameters.stores():
         if wanted.settings is not None:
             logger.info("knowledge '%s'", wanted.name)
-            own = {"model": settings.model, **settings.config, **wanted.settings, "name": wanted.name}
-            for line in embed(settings.dataset, [], own, False):
+            own = {"model": model, **config, **wanted.settings, "name": wanted.name}
+            for line in embed(dataset, [], own, False):
                 logger.debug("%s", line)
 
 

@@ -18,7 +18,7 @@ from recbole_msr.search.storage import StorageError, hide_password, open_storage
 from recbole_msr.training.folder import FREE
 
 _IDENTITY = "recbole_msr"
-_FREE = (FREE - {"epochs"}) | {"data_path", "knowledge_dir", "checkpoint_dir"}
+FREE_KEYS = (FREE - {"epochs"}) | {"data_path", "knowledge_dir", "checkpoint_dir"}
 
 
 def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mapping[str, bool], epochs: int) -> Any:
@@ -63,7 +63,7 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
 
 def _identity(settings: SearchSettings, space: Space, data: str) -> dict[str, Any]:
     """What makes trials comparable. Paths, devices and threads are each machine's own."""
-    config = {key: value for key, value in settings.config.items() if key not in _FREE}
+    config = {key: value for key, value in settings.config.items() if key not in FREE_KEYS}
     return {
         "model": settings.model,
         "dataset": settings.dataset,

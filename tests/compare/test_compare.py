@@ -100,8 +100,8 @@ def test_all_models_have_the_same_rows_and_the_reference_the_difference_zero_to_
 
 def test_recbole_models_get_the_numbers_of_recboles_own_trainer(compare, tiny_data, tmp_path):
     """The same rows, seed and configuration under RecBole's Trainer: the same AUC and LogLoss."""
-    own = {"fused_optimizer": False, "valid_metric": "auc"}
-    result = compare(["DeepFM", "LR"], seeds=1, config=own)
+    one_task = {"tasks": {"click": CONFIG["tasks"]["click"]}}  # RecBole's trainer knows no mean over tasks
+    result = compare(["DeepFM", "LR"], seeds=1, config={"fused_optimizer": False, "valid_metric": "auc", **one_task})
     for label in ("DeepFM", "LR"):
         for run in entry(result, label)["runs"]:
             settings = yaml.safe_load((result.folder / run["folder"] / "config.yaml").read_text(encoding="utf-8"))
@@ -239,8 +239,20 @@ def test_loss_weighting_is_a_compared_choice(compare):
         (["SharedBottom"], {"config": {"valid_metric": "auc/click"}}, "about a part of the results"),
         (["SharedBottom"], {"config": {"output_dir": "x"}}, "output_dir is a single run's"),
         (["SharedBottom"], {"config": {"tasks": None, "scenario": None}}, "declare tasks"),
+        (["SharedBottom"], {"config": {"valid_metric": "auc"}}, "give auc/macro"),
+        (["SharedBottom"], {"alpha": 5}, "--alpha must be a number between 0 and 1"),
+        (["SharedBottom"], {"timeout": -1}, "--timeout must be a number"),
+        (["SharedBottom"], {"trials": "3"}, "--trials must be a whole number"),
+        (["SharedBottom"], {"single_scenario": True, "config": {"scenario": None}}, "needs several scenarios"),
         (["SharedBottom"], {"vary": {"loss_weighting": "dwa"}}, "lists of values"),
+        (["SharedBottom"], {"vary": {"loss_weighting": [None, "dwa"]}}, "lists of values"),
+        ({"a b": {"model": "LR"}, "a_b": {"model": "LR"}}, {}, "would have one folder"),
+        ({"..": {"model": "LR"}}, {}, "cannot name a folder"),
+        ({"x" * 300: {"model": "LR"}}, {}, "cannot name a folder"),
+        (["BPR", "LR"], {"config": {"epochs": "x"}}, "epochs must be"),
+        (["SASRec", "LR"], {}, "SASRec"),
         ({"a": {"model": "LR", "epochs": 9}}, {}, "epochs must be the same for all entries"),
+        ({"a": {"model": "LR", "trainer": "recbole"}}, {}, "trainer must be the same for all entries"),
         ({"a": 3}, {}, "must be a mapping"),
     ],
 )
@@ -255,6 +267,8 @@ def test_other_settings_or_data_in_one_folder_are_refused(compare, tiny_data):
     compare(["SharedBottom"], seeds=1)
     with pytest.raises(InputError, match=r"trained with other settings .*dropout"):
         compare({"SharedBottom": {"dropout": 0.4}}, seeds=1)
+    with pytest.raises(InputError, match=r"epochs: 3 -> 1"):
+        compare(["SharedBottom"], seeds=1, config={"epochs": 1})
     with pytest.raises(InputError, match="another split"):
         compare(["SharedBottom"], seeds=1, config={"data_seed": 7})
     file = tiny_data / "tiny" / "tiny.inter" if (tiny_data / "tiny").is_dir() else tiny_data / "tiny.inter"
@@ -278,3 +292,64 @@ def test_what_failed_is_tried_again_by_the_next_command(compare, monkeypatch):
     assert "out of memory" in entry(result, "SharedBottom")["reasons"][0]
     monkeypatch.setattr(work, "run_once", real)
     assert entry(compare(["SharedBottom"], seeds=1), "SharedBottom")["status"] == "complete"
+
+
+def test_a_search_of_other_settings_or_a_larger_budget_is_refused(compare):
+    def again(models=("SharedBottom",), trials=2, **config):
+        return compare(list(models), seeds=1, trials=trials, config={"learning_rate": None, "epochs": 1, **config})
+
+    again()
+    with pytest.raises(InputError, match=r"searched with other settings \(embedding_size\)"):
+        again(embedding_size=8)
+    with pytest.raises(InputError, match="searched with other settings"):
+        again(epochs=2)
+    with pytest.raises(InputError, match=r"--trials=1 the budgets would not be equal"):
+        again(("SharedBottom", "LR"), trials=1)
+    more = again(("SharedBottom", "LR"), trials=3)
+    assert [entry(more, label)["cost"]["search_trials"] for label in ("SharedBottom", "LR")] == [3, 6]
+
+
+def test_a_search_without_a_complete_trial_fails_its_entry_alone(compare):
+    models = {"SharedBottom": {}, "lost": {"model": "LR", "learning_rate": 1e38}}
+    result = compare(models, seeds=1, trials=1, config={"learning_rate": None, "epochs": 1})
+    assert entry(result, "SharedBottom")["status"] == "complete"
+    assert entry(result, "lost")["status"] == "failed"
+    assert "diverged" in " ".join(entry(result, "lost")["reasons"])
+
+
+def test_an_interrupted_run_of_other_settings_is_begun_anew(compare, monkeypatch):
+    from recbole_msr.training import run as module
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Run, "_keep_vocabulary", die)
+        with pytest.raises(Killed):
+            compare(["SharedBottom"], seeds=1)
+    result = compare(["SharedBottom"], seeds=1, config={"epochs": 1, "embedding_size": 8})
+    assert entry(result, "SharedBottom")["status"] == "complete"
+    assert entry(result, "SharedBottom")["runs"][0]["epochs"] == 1
+
+
+def test_a_damaged_result_is_named(compare):
+    result = compare(["SharedBottom"], seeds=1)
+    folder = result.folder / entry(result, "SharedBottom")["runs"][0]["folder"]
+    (folder / "predictions.parquet").unlink()
+    with pytest.raises(InputError, match=r"predictions.parquet is missing or damaged: delete its folder"):
+        compare(["SharedBottom", "LR"], seeds=1)
+    (folder / "result.json").write_text("")
+    with pytest.raises(InputError, match=r"result.json is damaged"):
+        compare(["SharedBottom"], seeds=1)
+
+
+def test_a_scenario_that_cannot_be_trained_alone_leaves_the_transfer_of_the_others(compare):
+    scenario = {"field": "age", "bins": [30, 200], "names": ["young", "old", "nobody"]}
+    of = entry(compare(["SharedBottom"], seeds=1, single_scenario=True, config={"scenario": scenario}), "SharedBottom")
+    assert of["status"] == "partial"
+    assert any("nobody" in reason for reason in of["reasons"])
+    assert of["transfer"]["cells"]["young"]["click"] is not None
+    assert of["transfer"]["cells"]["nobody"]["click"] is None

@@ -2,11 +2,9 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -34,28 +32,6 @@ def command(config, tmp_path):
         *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
         *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=1", "--wandb=offline"),
     ]
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Start a command in a process group of its own; what is left of all groups is killed after the test."""
-    started = []
-
-    def go(command):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
-            # Where the tests themselves run in the background, a shell has had them ignore interruptions.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        started.append(process)
-        return process
-
-    yield go
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def study_of(folder, storage=None):
