@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,8 @@ from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError
 from recbole_msr.plugin import read_yaml
-from recbole_msr.search.objective import NO_ROOM, reason_of
+from recbole_msr.search.folder import held, torch_threads
+from recbole_msr.search.objective import reason_of
 from recbole_msr.search.processes import run_workers
 from recbole_msr.search.run import build_stores
 from recbole_msr.search.study import FREE_KEYS
@@ -121,7 +121,8 @@ def compare(
         single_scenario=single_scenario, workers=workers, timeout=timeout, alpha=alpha, wandb=wandb,
         wandb_project=wandb_project,
     )  # fmt: skip
-    with _folder_of(settings), _threads(settings):
+    occupied = f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
+    with held(settings.folder, occupied), torch_threads(int(settings.config["threads"])):
         with reading_data(rows_config):
             from recbole.data import create_dataset
 
@@ -291,39 +292,3 @@ def _python_call(models: Any, dataset: Any, trials: int, seeds: int, given: Mapp
     names = ("config_files", "config", "vary", "reference", "single_scenario", "output", "workers", "timeout", "alpha")
     options = [f"{name}={given[name]!r}" for name in names if given[name] not in (None, defaults.get(name))]
     return f"recbole_msr.compare({', '.join([repr(models), repr(dataset), repr(trials), repr(seeds), *options])})"
-
-
-@contextlib.contextmanager
-def _folder_of(settings: CompareSettings) -> Iterator[None]:
-    """The output folder, held by one command of this machine at a time."""
-    try:
-        (settings.folder / "workers").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(settings.folder / "workers" / "command.lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
-        ) from None
-    except OSError as error:
-        raise InputError(f"the output folder {settings.folder} cannot be written: {error.strerror or error}") from error
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (*NO_ROOM, errno.EACCES, errno.EPERM):
-            raise
-        raise InputError(
-            f"{settings.folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
-            "command goes on"
-        ) from error
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _threads(settings: CompareSettings) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(settings.config["threads"]))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import math
@@ -21,6 +20,7 @@ from optuna.trial import Trial, TrialState
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.search.cost import flops, latency, parameters
+from recbole_msr.search.folder import NO_ROOM
 from recbole_msr.search.settings import COSTS, SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
@@ -31,7 +31,6 @@ from recbole_msr.training.trainer import LightningTrainer
 
 logger = logging.getLogger(__name__)
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
 """Rows of the batch whose forward time an objective is."""
 

@@ -6,21 +6,21 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 from recbole_msr.errors import InputError
 from recbole_msr.search.best import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.search.final import final_test
+from recbole_msr.search.folder import held, torch_threads
 from recbole_msr.search.given import read_search
 from recbole_msr.search.objective import StudyData
 from recbole_msr.search.processes import run_workers
@@ -124,7 +124,12 @@ def search(
         max_failures=max_failures, wandb=wandb, wandb_project=wandb_project,
     )  # fmt: skip
     deadline = None if timeout is None else started + timeout
-    with _folder_of(settings), _threads(settings):
+    occupied = (
+        f"a search is under way in {settings.folder}; to add workers give it more --workers, or join its --storage "
+        "from another --output"
+    )
+    with held(settings.folder, occupied), torch_threads(int(settings.config["threads"])):
+        settings.write()
         build_stores(settings.model, settings.dataset, settings.config, parameters)
         data = StudyData(settings)  # prepared once: workers find it in the cache
         found = open_search(settings, parameters, data.config)
@@ -187,42 +192,6 @@ def _leave(settings: SearchSettings, study: optuna.Study, summary: Mapping[str, 
             project=settings.wandb_project,
             config={"model": settings.model, "dataset": settings.dataset, **settings.config, "space": settings.space},
         )
-
-
-@contextlib.contextmanager
-def _folder_of(settings: SearchSettings) -> Iterator[None]:
-    """The output folder, held by one command of this machine at a time."""
-    try:
-        (settings.folder / "workers").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(settings.folder / "workers" / "command.lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"a search is under way in {settings.folder}; to add workers give it more --workers, or join its "
-            "--storage from another --output"
-        ) from None
-    except OSError as error:
-        raise InputError(f"the output folder {settings.folder} cannot be written: {error.strerror or error}") from error
-    try:
-        settings.write()
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{settings.folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
-            "command goes on"
-        ) from error
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def _threads(settings: SearchSettings) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(settings.config["threads"]))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build_stores(model: str, dataset: str, config: Mapping[str, Any], parameters: Space) -> None:
