@@ -35,8 +35,8 @@ PROTOCOL = (
 ROWS_MODEL = "SharedBottom"
 """A model of several tasks: its splits keep rows that lack the main task's label."""
 _KNOWLEDGE = "minilm/full"
-_COMMON = ("seed", "data_seed", "valid_metric", "trainer", "threads", "dataset")
-_OWN = ("output_dir", "resume", "save_predictions", "only_scenario", "main_task")
+_COMMON = ("seed", "data_seed", "valid_metric", "trainer", "threads", "dataset", "main_task")
+_OWN = ("output_dir", "resume", "save_predictions", "only_scenario")
 
 
 def read_compare(

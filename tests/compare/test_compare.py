@@ -151,6 +151,14 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compare):
     assert entry(result, "SharedBottom")["test"] == entry(whole, "SharedBottom")["test"]
 
 
+def test_the_main_task_may_be_given_and_changes_no_model_of_one_task(compare):
+    one, other = (
+        compare(["LR", "SharedBottom"], 1, output=task, config={"main_task": task}) for task in ("click", "like")
+    )
+    assert [result.summary["main_task"] for result in (one, other)] == ["click", "like"]
+    assert entry(one, "LR")["test"]["auc/macro"] == entry(other, "LR")["test"]["auc/macro"]
+
+
 def test_two_workers_find_what_one_finds(compare):
     one = compare(["SharedBottom", "LR"], output="one")
     two = compare(["SharedBottom", "LR"], output="two", workers=2)
