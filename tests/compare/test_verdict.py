@@ -135,7 +135,7 @@ def test_failed_and_partial_entries_are_told_with_their_reasons():
     said = verdict(make_summary({"HiNet": 1.5}, others=[failed("DeepFM", "no field 'age'"), partial]))
     assert "DeepFM failed: no field 'age'." in said
     assert "FM is there only in part: seed 2021: out of memory; seed 2022: x." in said
-    assert "Not compared, for want of a macro AUC: FM." in said
+    assert "Not compared, for want of a macro AUC of the same seeds: FM." in said
 
 
 def test_negative_transfer_is_told_by_entry():

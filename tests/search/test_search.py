@@ -235,10 +235,12 @@ def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(search, caplog, mon
     """The second seed diverges: its learning rate is poisoned where the final runs begin."""
     from recbole_msr.search import final
 
-    def run(config):
-        return recbole_msr.run(config=config | ({"learning_rate": 1e30} if config["seed"] == 2021 else {}))
+    whole = final.run_once
 
-    monkeypatch.setattr(final, "run", run)
+    def run_once(folder, config):
+        return whole(folder, config | ({"learning_rate": 1e30} if config["seed"] == 2021 else {}))
+
+    monkeypatch.setattr(final, "run_once", run_once)
     result = search(trials=2, final_seeds=2)
     assert result.summary["final"]["seeds"] == [2020]
     assert result.summary["final_failures"]["2021"].startswith("diverged")
