@@ -109,12 +109,21 @@ def model_class(name: str) -> type:
     Raises:
         InputError: there is no such model; the message suggests the nearest names.
     """
-    known = [*registered_models(), *recbole_models()]
-    if name not in known:
-        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
+    check_model_name(name)
     from recbole.utils import get_model
 
     return get_model(name)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that no model has; the model itself is not imported.
+
+    Raises:
+        InputError: there is no such model; the message suggests the nearest names.
+    """
+    known = [*registered_models(), *recbole_models()]
+    if name not in known:
+        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
 
 
 def properties(*parts: str) -> Path:

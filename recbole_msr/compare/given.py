@@ -165,17 +165,11 @@ def read_models(given: str | Sequence[str] | Mapping[str, Any]) -> list[Entry]:
             )
         own = dict(plain(settings))
         name = str(own.pop("model", label))
-        _known(name)
+        plugin.check_model_name(name)
         entries.append(Entry(str(label), name, own))
     if not entries:
         raise InputError("no models given: --models=A,B")
     return entries
-
-
-def _known(name: str) -> None:
-    known = [*plugin.registered_models(), *plugin.recbole_models()]
-    if name not in known:
-        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
 
 
 def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:

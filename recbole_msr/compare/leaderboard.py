@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,13 +159,8 @@ def write_tables(summary: Mapping[str, Any], folder: str | Path) -> None:
         frame = make(summary)
         write_atomically(folder / f"{name}.csv", lambda path, frame=frame: frame.to_csv(path, index=False))
         write_atomically(folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
-    _write_text(folder / "leaderboard.md", markdown(summary))
-    _write_text(folder / "leaderboard.tex", latex(summary))
-
-
-def _write_text(path: Path, text: str) -> None:
-    write: Callable[[str], Any] = lambda temporary: Path(temporary).write_text(text, encoding="utf-8")  # noqa: E731
-    write_atomically(path, write)
+    for name, text in (("leaderboard.md", markdown(summary)), ("leaderboard.tex", latex(summary))):
+        write_atomically(folder / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))
 
 
 def _scenario_transfer(entry: Mapping[str, Any], scenario: str) -> float | None:

@@ -76,7 +76,7 @@ class Training:
 
 
 def _word(name: str) -> str:
-    """A name as a folder's: what differs stays different."""
+    """A name as a folder's; a comparison refuses names that come to the same."""
     return re.sub(r"[^\w=.+-]", lambda found: f"%{ord(found[0]):02x}" if found[0] != " " else "_", name).lstrip(".")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
@@ -117,28 +117,20 @@ def run(
         folder.close()
 
 
-def run_once(folder: Path, config: Mapping[str, Any], wait: bool = True) -> bool:
+def run_once(folder: Path, config: Mapping[str, Any]) -> None:
     """Train and test in a folder, once: nothing is done where that has been done, and a killed run goes on.
 
     Args:
         folder: the run's folder.
         config: all settings, `model` and `dataset` among them.
-        wait: whether to wait for another process that is at work in the folder.
-
-    Returns:
-        Whether the run is finished; False only if another process is at it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{folder}.lock", timeout=-1 if wait else 0):
-            if not (folder / "result.json").is_file():
-                resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
-                if not resume:
-                    shutil.rmtree(folder, ignore_errors=True)
-                run(config={**config, "output_dir": str(folder), "resume": resume})
-            return True
-    except Timeout:
-        return False
+    with FileLock(f"{folder}.lock"):  # another process may be at it still: it is waited for
+        if not (folder / "result.json").is_file():
+            resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
+            if not resume:
+                shutil.rmtree(folder, ignore_errors=True)
+            run(config={**config, "output_dir": str(folder), "resume": resume})
 
 
 def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
