@@ -27,6 +27,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -114,6 +115,9 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
     "Speed-up: the C parser reads the same table three times as fast as the Python one.": (
         (_DATASET, "Dataset._load_feat", "pd.read_csv(", "_msr.read_csv("),
     ),
+    "Speed-up: NumPy finds the extremes of an array a hundred times faster than Python.": (
+        (_DATASET, "Dataset._normalize", "mx, mn = max(arr), min(arr)", "mx, mn = _msr.extremes(arr)"),
+    ),
     "Speed-up: one index tensor for all columns, not a Python list converted again for each of them.": (
         ("data.interaction", "Interaction.__getitem__",
             "(np.ndarray, torch.Tensor)):\n            index = index.tolist()",
@@ -157,6 +161,19 @@ def run_recboles(rank: int, *args: Any) -> None:
     importlib.import_module("recbole.quick_start.quick_start").run_recboles(rank, *args)
 
 
+_reader: ContextVar[Callable[..., pd.DataFrame | None] | None] = ContextVar("reader", default=None)
+
+
+@contextlib.contextmanager
+def reading_with(reader: Callable[..., pd.DataFrame | None]) -> Iterator[None]:
+    """Inside, RecBole's atomic files are read by `reader`, and by pandas where it returns None."""
+    token = _reader.set(reader)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
 def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
     """``pandas.read_csv`` by the C parser, to the same bits as by the Python parser that ``options`` ask for.
 
@@ -166,6 +183,9 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
+    reader = _reader.get()
+    if reader is not None and (frame := reader(path, delimiter, **options)) is not None:
+        return frame
     if len(delimiter) == 1:
         fast = {**options, "engine": "c"}
         # pandas 3.1 deprecates the argument, because its default is exact by then.
@@ -174,6 +194,15 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
         with contextlib.suppress(ValueError):
             return pd.read_csv(path, delimiter=delimiter, **fast)
     return pd.read_csv(path, delimiter=delimiter, **options)
+
+
+def extremes(values: Any) -> tuple[Any, Any]:
+    """``max(values), min(values)``, by NumPy where that gives the same: without NaN, and zeros of one sign."""
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "f" and len(values):
+        high, low = values.max(), values.min()
+        if high == high and high != 0 and low != 0:
+            return high, low
+    return max(values), min(values)
 
 
 def one_index(index: Any) -> Any:

@@ -509,6 +509,25 @@ def test_rows_are_selected_as_a_list_selects_them(kind: str, speedups: bool) -> 
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).normal(size=1000),
+        np.array([3.0]),
+        np.array([1.0, np.inf, -np.inf]),
+        *(np.array(numbers) for numbers in ([np.nan, 1.0, 2.0], [1.0, np.nan, 2.0], [np.nan, np.nan])),
+        *(np.array(numbers) for numbers in ([-0.0, 0.0, -1.0], [0.0, -0.0, -1.0], [0.0, -0.0, 5.0], [-0.0, 0.0, 5.0])),
+        np.array([3, 1, 2]),
+        [2.0, 1.0],
+    ],
+)
+def test_extremes_are_pythons_to_the_bit(values: Any) -> None:
+    high, low = compat.extremes(values)
+    expected = max(values), min(values)
+    assert (type(high), type(low)) == tuple(map(type, expected))
+    assert np.array([high, low]).tobytes() == np.array(expected).tobytes()
+
+
+@pytest.mark.parametrize(
     "index", [range(7), [6], np.array([-7]), torch.tensor([6]), np.array([True, False]), [True] * 7]
 )
 def test_rows_that_are_not_there_are_an_error(index: Any) -> None:

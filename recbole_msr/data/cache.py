@@ -1,8 +1,15 @@
-"""Prepared datasets on disk: tensors in safetensors, the rest in JSON, keyed by everything that made them.
+"""Prepared datasets on disk: packed tables in safetensors, the rest in JSON, keyed by everything that made them.
 
-An entry holds what `ScenarioDataset` knows after its split: the interactions (train, valid, test one after the other),
-user and item tables, vocabularies, scenario names. Opening one maps the tensors into memory instead of reading them,
-so that processes share them. An entry is written to a temporary folder and renamed: there is never half an entry.
+An entry holds what `ScenarioDataset` knows after its split: the packed rows (train, valid, test one after the other),
+user and item tables, vocabularies, scenario names. Opening one maps the tables into memory instead of reading them, so
+that all processes on a machine share one copy; vocabularies are decoded when somebody asks for them. Whether the file
+is as it was written is checked at every start (a CRC-32 of its bytes). An entry is written to a temporary folder and
+renamed: there is never half an entry; of several processes that want the same, one makes it and the others wait.
+
+The key takes the content of the atomic files. Their digests are remembered, so that unchanged files are not read again:
+a file counts as unchanged while path, size, inode, and the times of its last change of content (mtime) and of any
+change (ctime, which cannot be set by hand) are the same to the nanosecond. That assumes a file system that keeps these
+times; a change within two seconds before the digest was taken is never relied on.
 
 The folder is `cache_dir` of the configuration, else the environment variable RECBOLE_MSR_CACHE, else
 `~/.cache/recbole-msr`. It may be deleted at any time.
@@ -10,24 +17,34 @@ The folder is `cache_dir` of the configuration, else the environment variable RE
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
+import threading
+import time
+import weakref
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
+import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from recbole.utils.argument_list import dataset_arguments
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-FORMAT = 2
+from recbole_msr.data.rows import Packed, PackedRows
+from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
+
+FORMAT = 4
 """Raised whenever the meaning of an entry changes; entries of other formats are not found."""
 
 _TABLES = ("inter", "user", "item")
@@ -37,17 +54,27 @@ _KEYS = (
     *(key for key in dataset_arguments if key not in ("LABEL_FIELD", "threshold")),
     *("numerical_features", "discretization", "encoding", "eval_args", "data_seed", "scenario", "tasks"),
 )
+_KEPT = ("scenario_names", "number_scale", "scenario_shares", "cells")
 _STATE_FILE, _TENSOR_FILE = "dataset.json", "tables.safetensors"
 
+_RACY_SECONDS = 2.0  # a file changed so shortly before it was read may change again without another time
+_WAIT_SECONDS = 300.0  # who has the right to make an entry may also never use it
+# What reading an entry that is not as it was written may raise.
+_DAMAGE = (ValueError, TypeError, LookupError, SafetensorError, FileNotFoundError, NotADirectoryError)
+
 logger = logging.getLogger(__name__)
+_turns: weakref.WeakValueDictionary[Path, filelock.BaseFileLock] = weakref.WeakValueDictionary()  # of this process
 
 
 def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
     """The folder of the entry for this configuration and these files; None where nothing is to be cached."""
     if config["packed_cache"] is False or any(config[key] for key in _UNCACHED):
         return None
-    root = config["cache_dir"] or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
-    return Path(root, f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
+    return Path(_root(config), f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
+
+
+def _root(config: Any) -> str:
+    return config["cache_dir"] or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
 
 
 def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
@@ -55,7 +82,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
     made_by["files"] = {
-        suffix: _digest(path)
+        suffix: _remembered_digest(path, Path(_root(config), ".digests"))
         for suffix in _TABLES
         if (path := Path(dataset_path, f"{dataset_name}.{suffix}")).is_file()
     }
@@ -63,20 +90,82 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     return hashlib.blake2b(json.dumps(made_by, default=str).encode(), digest_size=12).hexdigest()
 
 
+def _remembered_digest(path: Path, folder: Path) -> str:
+    """The digest of a file's content, from memory where the file is the one that was read before."""
+    path = path.resolve()
+    stat = path.stat()
+    seen = [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    note = folder / f"{hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()}.json"
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if isinstance(known, list) and known[:-1] == seen:
+            return str(known[-1])
+    started = time.time()
+    digest = _digest(path)
+    if started - max(stat.st_mtime, stat.st_ctime) > _RACY_SECONDS:
+        temporary = folder / f"{note.stem}-{os.getpid()}-{threading.get_ident()}"
+        with contextlib.suppress(OSError):  # it is then computed every time
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps([*seen, digest]), encoding="utf-8")
+            os.replace(temporary, note)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return digest
+
+
 def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest() if hasattr(hashlib, "file_digest") else _read(file)
-
-
-def _read(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.blake2b()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 
-def store(dataset: Any, folder: Path) -> None:
-    """Write an entry. A folder that cannot be written, or a full disk, is a warning: the run goes on without."""
+def _checksum(path: Path) -> int:
+    total, buffer = 0, bytearray(1 << 20)
+    view = memoryview(buffer)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            total = zlib.crc32(view[:count], total)
+    return total
+
+
+def turn(folder: Path) -> filelock.BaseFileLock | None:
+    """The right to make an entry, waited for while another process has it; to be released when the entry is there.
+
+    None where this process has it already, or where no lock can be had (the file system has none, or another process
+    keeps it for too long): the work is then done without.
+    """
+    folder = folder.resolve()
+    mine = _turns.get(folder)
+    if mine is not None and mine.is_locked:
+        return None
+    try:
+        lock = filelock.FileLock(folder.parent / ".locks" / f"{folder.name}.lock", thread_local=False)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if isinstance(lock, filelock.SoftFileLock):  # it became one: a file, which one that was killed leaves there
+                return None
+            logger.warning(
+                "another process is preparing the same dataset; waiting for it, for at most %g minutes "
+                "(packed_cache: False goes on without waiting; the lock is %s)",
+                _WAIT_SECONDS / 60, lock.lock_file,
+            )  # fmt: skip
+            lock.acquire(timeout=_WAIT_SECONDS)
+    except (OSError, NotImplementedError, filelock.Timeout):
+        return None
+    _turns[folder] = lock
+    return lock
+
+
+def store(dataset: Any, folder: Path) -> bool:
+    """Write an entry. A folder that cannot be written, or a full disk, is a warning: the run goes on without.
+
+    Returns:
+        Whether the entry that is there now is the one written here; False also where another was there already.
+    """
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -85,22 +174,30 @@ def store(dataset: Any, folder: Path) -> None:
         temporary.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 would shut out who shares the cache
         os.replace(temporary, folder)
     except (OSError, SafetensorError) as error:
-        if not os.path.isdir(folder):  # else another process was faster with the same entry
+        if not os.path.isdir(folder):  # else another process was faster, or it is damaged and could not be removed
             logger.warning("the prepared dataset could not be kept in %s: %s", folder.parent, error)
+        return False
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+    return True
 
 
 def restore(dataset: Any, folder: Path) -> bool:
-    """Fill a dataset from its entry; False where there is none. A damaged entry is removed and made again."""
+    """Fill a dataset from its entry; False where there is none. A damaged entry is removed and made again.
+
+    One that cannot be read now (too many open files, no memory) is left, and the dataset's own files are read instead.
+    """
     if not os.path.isdir(folder):
         return False
     try:
         read_state(dataset, folder)
-    except Exception as error:  # whatever is wrong with it, the entry can be made again
+    except _DAMAGE as error:
         logger.warning("the prepared dataset in %s is damaged (%s) and is made again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
+        return False
+    except Exception as error:
+        logger.warning("the prepared dataset in %s cannot be read (%s); the files are read instead", folder, error)
         return False
     return True
 
@@ -113,23 +210,42 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         "field2seqlen": {field: int(length) for field, length in dataset.field2seqlen.items()},
         "field2bucketnum": {field: int(number) for field, number in dataset.field2bucketnum.items()},
         "alias": {name: [str(field) for field in fields] for name, fields in dataset.alias.items()},
-        "tokens": {field: [str(token) for token in tokens] for field, tokens in dataset.field2id_token.items()},
-        "scenario_names": dataset.scenario_names,
-        "number_scale": dataset.number_scale,
-        "scenario_shares": dataset.scenario_shares,
+        "tokens": list(dataset.field2id_token),
+        **{key: getattr(dataset, key) for key in _KEPT},
         "split_sizes": [int(size) for size in dataset.split_sizes],
         "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
     }
-    tensors = {
-        f"{name}/{field}": column.contiguous()
-        for name in state["tables"]
-        for field, column in getattr(dataset, f"{name}_feat").interaction.items()
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    same: dict[int, str] = {}  # fields in one space of ids share their vocabulary
+    shared = {}
+    for field in dataset.field2id_token:
+        tokens = dataset.field2id_token[field]
+        first = same.setdefault(id(tokens), field)
+        if first != field:
+            shared[field] = first
+        else:
+            tensors[f"text/{field}"], tensors[f"ends/{field}"] = encode(tokens)
+    state["shared"] = shared
+    for name in state["tables"]:
+        feat = getattr(dataset, f"{name}_feat")
+        if name != "inter":
+            tensors |= {f"{name}/{field}": column.contiguous() for field, column in feat.interaction.items()}
+            continue
+        packed: Packed = feat.packed
+        tensors |= {"tokens": packed.tokens.contiguous(), "floats": packed.floats.contiguous()}
+        tensors |= {f"others/{field}": column.contiguous() for field, column in packed.others.items()}
+        state["places"], state["own"] = packed.places, feat.own
     save_file(tensors, folder / _TENSOR_FILE)
-    state["digest"] = _digest(folder / _TENSOR_FILE)
+    state["size"] = (folder / _TENSOR_FILE).stat().st_size
+    state["checksum"] = _checksum(folder / _TENSOR_FILE)
+    state["own_checksum"] = _state_checksum(state)
     (folder / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     # safetensors makes a file that only its owner may read.
     (folder / _TENSOR_FILE).chmod((folder / _STATE_FILE).stat().st_mode & 0o777)
+
+
+def _state_checksum(state: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps({key: state[key] for key in sorted(state) if key != "own_checksum"}).encode())
 
 
 def read_state(dataset: Any, folder: Path) -> None:
@@ -140,24 +256,45 @@ def read_state(dataset: Any, folder: Path) -> None:
         OSError: they cannot be read.
     """
     state: Mapping[str, Any] = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-    if _digest(folder / _TENSOR_FILE) != state.get("digest"):
+    if "digest" in state:
+        raise ValueError("it was written by an earlier version of recbole-msr, in a form that is no longer read")
+    if "own_checksum" not in state or _state_checksum(state) != state["own_checksum"]:
+        raise ValueError(f"{_STATE_FILE} is not as it was written")
+    file = folder / _TENSOR_FILE
+    if file.stat().st_size != state["size"] or _checksum(file) != state["checksum"]:
         raise ValueError(f"{_TENSOR_FILE} is not as it was written")
-    tensors = load_file(folder / _TENSOR_FILE)
+    tensors = load_file(file)
     dataset.field2type = {field: FeatureType(kind) for field, kind in state["field2type"].items()}
     dataset.field2source = {field: FeatureSource(source) for field, source in state["field2source"].items()}
     dataset.field2seqlen = dict(state["field2seqlen"])
     dataset.field2bucketnum = dict(state["field2bucketnum"])
     dataset.alias = {name: np.array(fields) for name, fields in state["alias"].items()}
-    dataset.field2id_token = {field: np.array(tokens) for field, tokens in state["tokens"].items()}
-    dataset.field2token_id = {
-        field: {token: i for i, token in enumerate(tokens)} for field, tokens in state["tokens"].items()
-    }
-    for key in ("scenario_names", "scenario_shares", "split_sizes", "number_scale"):
+    kept_as = {field: state["shared"].get(field, field) for field in state["tokens"]}
+    dataset.field2id_token = Vocabularies(
+        {field: (tensors[f"text/{kept}"], tensors[f"ends/{kept}"]) for field, kept in kept_as.items()}
+    )
+    dataset.field2token_id = TokenIds(dataset.field2id_token)
+    for key in (*_KEPT, "split_sizes"):
         setattr(dataset, key, state[key])
-    for name in _TABLES:
+    for name in ("user", "item"):
         columns = {key.split("/", 1)[1]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
         setattr(dataset, f"{name}_feat", Interaction(columns) if name in state["tables"] else None)
+    dataset.inter_feat = _rows(dataset, state, tensors) if "inter" in state["tables"] else None
     dataset.feat_name_list = [f"{name}_feat" for name in state["tables"]]
+
+
+def map_rows(dataset: Any, folder: Path) -> None:
+    """Let a dataset use the rows of the entry just written from it, which other processes use too."""
+    with contextlib.suppress(OSError, ValueError, SafetensorError):
+        state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        dataset.inter_feat = _rows(dataset, state, load_file(folder / _TENSOR_FILE))
+
+
+def _rows(dataset: Any, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PackedRows:
+    places = {name: (table, start, tuple(shape)) for name, (table, start, shape) in state["places"].items()}
+    others = {key.split("/", 1)[1]: t for key, t in tensors.items() if key.startswith("others/")}
+    packed = Packed(tensors["tokens"], tensors["floats"], places, others)
+    return PackedRows(packed, list(state["own"]), (dataset.user_feat, dataset.item_feat))
 
 
 def _value(source: Any) -> str:

@@ -16,13 +16,16 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
+from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
+from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
 
 SPLITS = ("train", "valid", "test")
 
 
-class ScenarioDataset(Dataset):
+class ScenarioDataset(ColumnarDataset):
     """RecBole's `Dataset` with a scenario column, a label column a task, and splits that depend on `data_seed` alone.
 
     It reads the same atomic files with the same filters and id maps as RecBole. From the raw values of the declared
@@ -51,8 +54,7 @@ class ScenarioDataset(Dataset):
     split_sizes: list[int]
     number_scale: dict[str, dict[str, float]]
     all_scenarios: ScenarioDataset | None = None
-    field2id_token: dict[str, Any]
-    field2token_id: dict[str, Any]
+    cells: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
@@ -61,14 +63,20 @@ class ScenarioDataset(Dataset):
         self.schema = schema
         self._restored = False
         self._all_views: list[ScenarioDataset] | None = None
+        self._turn: Any = None
         self.number_scale = {}
         if config["only_scenario"] is not None and schema.scenario.field is None:
             raise InputError(
                 f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but none are declared; "
                 "add e.g. scenario: {field: age, bins: [25, 35]}, or leave only_scenario out"
             )
-        super().__init__(config)
-        self._only = self._only_scenario()
+        try:
+            with torch.inference_mode(False):  # tables made in it could not be trained on
+                super().__init__(config)
+            self._only = self._only_scenario()
+        except BaseException:
+            self._end_turn()
+            raise
 
     def _from_scratch(self) -> None:
         self._get_preset()
@@ -79,10 +87,21 @@ class ScenarioDataset(Dataset):
                 f"(--data_path=DIR, where DIR/{self.dataset_name}/{self.dataset_name}.inter exists)"
             )
         self._cache_entry = cache.entry(self.config, self.dataset_path, self.dataset_name)
-        if self._cache_entry is not None and cache.restore(self, self._cache_entry):
-            self._restored = True
-            return
+        if self._cache_entry is not None:
+            self._restored = cache.restore(self, self._cache_entry)
+            if not self._restored:
+                # Another process may be making the same: it is waited for, instead of doing the work twice.
+                self._turn = cache.turn(self._cache_entry)
+                self._restored = cache.restore(self, self._cache_entry)
+            if self._restored:
+                self._end_turn()
+                return
         super()._from_scratch()
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
 
     @classmethod
     def from_vocabulary(cls, config: Any, folder: Path) -> ScenarioDataset:
@@ -94,7 +113,8 @@ class ScenarioDataset(Dataset):
         dataset.logger = logging.getLogger()
         dataset._get_preset()
         dataset._get_field_from_config()
-        cache.read_state(dataset, folder)
+        with torch.inference_mode(False):
+            cache.read_state(dataset, folder)
         if config["only_scenario"] is not None:
             dataset.schema = _alone(schema, dataset.scenario_names[0])
         return dataset
@@ -161,7 +181,7 @@ class ScenarioDataset(Dataset):
         return load, unload
 
     def _remap_ID_all(self) -> None:
-        labels = {task.label_field: task.labels(self.inter_feat[task.field].values) for task in self.schema.tasks}
+        labels = {task.label_field: task.labels(_numbers(self.inter_feat[task.field])) for task in self.schema.tasks}
         scenario_source, scenario = self._scenario_column()
         for field in dict.fromkeys(task.field for task in self.schema.tasks):
             self._drop_field(field)
@@ -176,7 +196,6 @@ class ScenarioDataset(Dataset):
         getattr(self, f"{scenario_source.value}_feat")[SCENARIO_FIELD] = scenario
         self.set_field_property(SCENARIO_FIELD, FeatureType.TOKEN, scenario_source, 1)
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
-        self.field2token_id[SCENARIO_FIELD] = {name: i for i, name in enumerate(["[PAD]", *self.scenario_names])}
 
     def _scenario_column(self) -> tuple[FeatureSource, np.ndarray]:
         """The feature table the scenario belongs to, and its ids for every row of that table."""
@@ -194,10 +213,13 @@ class ScenarioDataset(Dataset):
         if self.field2type[declared.field].value.endswith("seq"):
             raise InputError(f"scenario: field '{declared.field}' holds a sequence; a row belongs to one scenario")
         values = getattr(self, f"{source.value}_feat")[declared.field].values
-        self.scenario_names = declared.fixed_names() or _natural_order(values)
+        # Every value is looked at once, not once a row; one more at the end for a missing value.
+        codes, found = pd.factorize(values)
+        distinct = [*np.asarray(found, dtype=object), None]
+        self.scenario_names = declared.fixed_names() or _natural_order(distinct)
         if len(self.scenario_names) != len(set(self.scenario_names)):
             raise InputError(f"scenario: two scenarios have the same name in {self.scenario_names}")
-        ids = declared.assign(values, self.scenario_names)
+        ids = declared.assign(distinct, self.scenario_names)[codes]
         outside = ids == UNKNOWN_SCENARIO
         if source != FeatureSource.INTERACTION:  # a user or item without interactions is in nobody's way
             key = self.uid_field if source == FeatureSource.USER else self.iid_field
@@ -255,6 +277,13 @@ class ScenarioDataset(Dataset):
         Raises:
             InputError: a split is empty, a scenario has no training row, or the time order is asked for without times.
         """
+        try:
+            with torch.inference_mode(False):
+                return self._build()
+        finally:
+            self._end_turn()
+
+    def _build(self) -> list[ScenarioDataset]:
         if not self._restored:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self.config["data_seed"])  # not torch's: that seeds GPUs too
@@ -268,18 +297,14 @@ class ScenarioDataset(Dataset):
                         f"the {name} split is empty: {sum(self.split_sizes)} interactions were split by "
                         f"eval_args: {self.config['eval_args']['split']}; give every split a share"
                     )
-            self.inter_feat = Interaction(
-                {
-                    field: torch.cat([split.inter_feat[field] for split in splits])
-                    for field in splits[0].inter_feat.columns
-                }
-            )
+            rows = torch.cat([split.inter_feat.rows for split in splits])
+            self.inter_feat = SelectedRows(splits[0].inter_feat.source, rows)
+            self.inter_feat = pack_dataset(self)
             self._check_scenarios()
-            if self._cache_entry is not None:
-                cache.store(self, self._cache_entry)
+            if self._cache_entry is not None and cache.store(self, self._cache_entry):
+                cache.map_rows(self, self._cache_entry)  # the memory that other processes use too
             self._restored = True  # a second call finds what the first one made
-        else:
-            self._check_scenarios()
+            self._end_turn()  # before the splits are made, which are copies of this
         if self._only is not None:
             self._leave_only(self._only)
         self._warn_of_undefined()
@@ -331,6 +356,8 @@ class ScenarioDataset(Dataset):
         source = self.field2source[SCENARIO_FIELD]
         if source == FeatureSource.INTERACTION:
             return inter[SCENARIO_FIELD]
+        if isinstance(inter, PackedRows) and inter.is_as_packed((self.user_feat, self.item_feat)):
+            return inter.packed.column(SCENARIO_FIELD)
         table, key = (
             (self.user_feat, self.uid_field) if source == FeatureSource.USER else (self.item_feat, self.iid_field)
         )
@@ -344,9 +371,8 @@ class ScenarioDataset(Dataset):
                 f"scenario: {int((scenario == UNKNOWN_SCENARIO).sum())} interactions have a user or item without a "
                 f"value of '{self.schema.scenario.field}'"
             )
-        rows = np.split(scenario, np.cumsum(self.split_sizes)[:-1])
-        counts = np.stack([np.bincount(part, minlength=len(self.scenario_names) + 1)[1:] for part in rows])
-        for name, (train, valid, test) in zip(self.scenario_names, counts.T, strict=True):
+        self._count_cells(scenario)
+        for name, (train, valid, test) in zip(self.scenario_names, zip(*self.cells["rows"], strict=True), strict=True):
             if train == 0 and valid + test > 0:
                 where = " and ".join(n for n, c in (("validation", valid), ("test", test)) if c)
                 raise InputError(
@@ -354,23 +380,36 @@ class ScenarioDataset(Dataset):
                     "it. Merge it with another (bins or groups), or split with eval_args: {group_by: scenario}."
                 )
         # A scenario that was declared (a bin, a group) but holds no row at all stays, and is reported as undefined.
-        self.scenario_shares = (counts[0] / counts[0].sum()).tolist()
+        counts = np.array(self.cells["rows"][0])
+        self.scenario_shares = (counts / counts.sum()).tolist()
+
+    def _count_cells(self, scenario: np.ndarray) -> None:
+        """Set `cells`: by split, the rows of every scenario, and by task how many are labelled 0 and 1 there."""
+        n, ends = len(self.scenario_names), np.cumsum(self.split_sizes)[:-1]
+        parts = np.split(scenario, ends)
+        by_task = {}
+        for task in self.schema.tasks:
+            labels = np.split(self.inter_feat[task.label_field].numpy(), ends)
+            by_task[task.name] = [
+                [np.bincount(part[label == value], minlength=n + 1)[1:].tolist() for value in (0, 1)]
+                for part, label in zip(parts, labels, strict=True)
+            ]
+        rows = [np.bincount(part, minlength=n + 1)[1:].tolist() for part in parts]
+        self.cells = {"rows": rows, "labels": by_task}
 
     def _warn_of_undefined(self) -> None:
         """Tell which scenarios have too few rows, or one class, in a split."""
         logger = logging.getLogger(__name__)
-        scenario = self.row_scenario(self.inter_feat).numpy()
         least = self.config["min_scenario_rows"] or 1
-        parts = np.split(np.arange(len(scenario)), np.cumsum(self.split_sizes)[:-1])
-        for split, part in zip(SPLITS, parts, strict=True):
-            for index, name in enumerate(self.scenario_names, start=1):
-                inside = part[scenario[part] == index]
-                if len(inside) < least:
-                    logger.warning("scenario '%s' has %d rows in the %s split", name, len(inside), split)
+        for number, split in enumerate(SPLITS):
+            for index, name in enumerate(self.scenario_names):
+                rows = self.cells["rows"][number][index]
+                if rows < least:
+                    logger.warning("scenario '%s' has %d rows in the %s split", name, rows, split)
                     continue
                 for task in self.schema.tasks:
-                    labels = self.inter_feat[task.label_field].numpy()[inside]
-                    classes = np.unique(labels[labels != MISSING_LABEL])
+                    counts = self.cells["labels"][task.name][number]
+                    classes = [value for value in (0, 1) if counts[value][index]]
                     if len(classes) < 2:
                         found = f"only the label {classes[0]:g}" if len(classes) else "no label"
                         logger.warning(
@@ -383,12 +422,13 @@ class ScenarioDataset(Dataset):
         return [self._view(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
 
     def _view(self, start: int, end: int) -> ScenarioDataset:
-        inter = Interaction({field: self.inter_feat[field][start:end] for field in self.inter_feat.columns})
+        joined = (self.user_feat, self.item_feat)
+        inter = self.inter_feat.part(slice(start, end), joined)
         if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
             # A single-task model can use only the rows that carry the main task's label.
             labelled = inter[self.schema.tasks[self.schema.main_index].label_field] != MISSING_LABEL
             if not bool(labelled.all()):
-                inter = Interaction({field: inter[field][labelled] for field in inter.columns})
+                inter = inter.part(labelled, joined)
         return self.copy(inter)
 
     # One scenario alone.
@@ -424,15 +464,20 @@ class ScenarioDataset(Dataset):
                     f"{sum(sizes)} rows; eval_args: {{group_by: scenario}} gives every scenario its share of each split"
                 )
         self._all_views = self._views()
-        self.inter_feat = Interaction({field: column[inside] for field, column in self.inter_feat.interaction.items()})
-        table = f"{self.field2source[SCENARIO_FIELD].value}_feat"
-        columns = getattr(self, table).interaction
-        ids = torch.where(columns[SCENARIO_FIELD] == index, 1, UNKNOWN_SCENARIO)
-        setattr(self, table, Interaction(columns | {SCENARIO_FIELD: ids}))
-        self.field2id_token = {**self.field2id_token, SCENARIO_FIELD: np.array(["[PAD]", name])}
-        self.field2token_id = {**self.field2token_id, SCENARIO_FIELD: {"[PAD]": UNKNOWN_SCENARIO, name: 1}}
+        source = self.field2source[SCENARIO_FIELD]
+        if source != FeatureSource.INTERACTION:
+            columns = getattr(self, f"{source.value}_feat").interaction
+            ids = torch.where(columns[SCENARIO_FIELD] == index, 1, UNKNOWN_SCENARIO)
+            setattr(self, f"{source.value}_feat", Interaction(columns | {SCENARIO_FIELD: ids}))
+        self.inter_feat = self.inter_feat.part(inside, (self.user_feat, self.item_feat))
+        packed = self.inter_feat.packed  # a copy, by the selection
+        packed.tokens[:, packed.places[SCENARIO_FIELD][1]] = 1
+        self.field2id_token = self.field2id_token.copy()
+        self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", name])
+        self.field2token_id = TokenIds(self.field2id_token)
         self.schema = _alone(self.schema, name)
         self.split_sizes, self.scenario_names, self.scenario_shares = sizes, [name], [1.0]
+        self._count_cells(np.ones(len(self.inter_feat), dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -461,3 +506,14 @@ def _natural_order(values: Any) -> list[str]:
     if numbers.notna().all():
         return [tokens[i] for i in np.argsort(numbers.to_numpy(), kind="stable")]
     return sorted(tokens)
+
+
+def _numbers(column: pd.Series) -> Any:
+    """The values of a column; tokens that are all numbers as these."""
+    if not is_categorical(column):
+        return column.values
+    try:
+        numbers = np.array([float(token) for token in column.cat.categories], dtype=np.float64)
+    except ValueError:
+        return column.astype(object).values
+    return np.append(numbers, np.nan)[column.cat.codes.to_numpy()]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from recbole.data.interaction import Interaction
+
+from recbole_msr.data.rows import Packed, PackedRows, pack_dataset
+from recbole_msr.threads import local_processes
 
 
 class PackedTable:
     """One split of a built RecBole dataset, joined with its user and item fields.
 
-    Fields with one number a row lie side by side: token ids in an int32 table (N, F), floats in a float32 table.
-    Fields with several numbers a row (sequences, numerical features) stay tensors of their own; those of users and
-    items are not copied for every row but looked up by the row's id when a batch is made.
+    All numbers of a row lie side by side: token ids in an int32 table (N, F), floats in a float32 table (N, G), so that
+    a batch is one indexing of each. A split of a `ScenarioDataset` is packed already (where it comes from the cache, in
+    memory that is mapped from the file and shared by all processes), and is used as it is. Fields of users and items
+    with several numbers a row are not copied for every row but looked up by the row's id when a batch is made.
 
     Args:
         dataset: a built split (its `inter_feat` is an Interaction).
@@ -25,39 +30,26 @@ class PackedTable:
     """
 
     def __init__(self, dataset: Any, device: torch.device | str = "cpu") -> None:
-        self._narrow: dict[torch.dtype, dict[str, torch.Tensor]] = {torch.int64: {}, torch.float32: {}}
-        self._wide: dict[str, torch.Tensor] = {}
-        self._looked_up: list[tuple[str, dict[str, torch.Tensor]]] = []
         self.scenario_names: list[str] | None = getattr(dataset, "scenario_names", None)
-        inter = dataset.inter_feat
-        self._length = len(inter)
-        self._add(inter.interaction)
+        packed = _packed(dataset)
+        self._length = len(packed)
+        self._looked_up: list[tuple[int, dict[str, torch.Tensor]]] = []
         for key, feat in ((dataset.uid_field, dataset.user_feat), (dataset.iid_field, dataset.item_feat)):
-            if feat is None or key not in inter:
-                continue
-            columns = {name: column for name, column in feat.interaction.items() if name != key}
-            self._add({name: c[inter[key]] for name, c in columns.items() if c.dim() == 1})
-            wide = {name: c.to(device) for name, c in columns.items() if c.dim() > 1}
-            if wide:
-                self._looked_up.append((key, wide))
-        self._tokens = self._stack(torch.int64, torch.int32, device)
-        self._floats = self._stack(torch.float32, torch.float32, device)
-        self._wide = {name: column.to(device) for name, column in self._wide.items()}
+            if feat is not None and key in packed.places:
+                wide = {name: c.to(device) for name, c in feat.interaction.items() if name != key and c.dim() > 1}
+                if wide:
+                    self._looked_up.append((packed.places[key][1], wide))
+        self._tokens, self._floats = packed.tokens.to(device), packed.floats.to(device)
+        self._others = {name: column.to(device) for name, column in packed.others.items()}
+        self._cuts = [_Cut(name, *place) for name, place in packed.places.items() if place[0] != "others"]
 
-    def _add(self, columns: dict[str, torch.Tensor]) -> None:
-        for name, column in columns.items():
-            if column.dim() == 1 and column.dtype in self._narrow:
-                self._narrow[column.dtype][name] = column
-            else:
-                self._wide[name] = column
-
-    def _stack(self, kind: torch.dtype, kept_as: torch.dtype, device: torch.device | str) -> torch.Tensor:
-        columns = list(self._narrow[kind].values())
-        self._narrow[kind] = dict.fromkeys(self._narrow[kind], torch.empty(0))  # only the names are still needed
-        table = torch.empty((self._length, len(columns)), dtype=kept_as)
-        for j, column in enumerate(columns):
-            table[:, j] = column
-        return table.to(device)
+    @classmethod
+    def for_run(cls, dataset: Any, config: Any) -> PackedTable:
+        """The table of a split where `data_device` says, or where it is best for the device that is trained on."""
+        device = config["device"]
+        if local_processes(config["lightning"]) > 1:  # each has a GPU of its own, which this one does not know yet
+            device = torch.device("cpu")
+        return cls(dataset, table_device(config["data_device"], device, _packed(dataset).size))
 
     def __len__(self) -> int:
         return self._length
@@ -69,15 +61,95 @@ class PackedTable:
     def batch(self, rows: torch.Tensor | slice) -> Interaction:
         """The named rows, as RecBole's data loader would give them (fields in another order).
 
+        The columns share their memory: they are the rows of one int64 and of one float32 matrix.
+
         Args:
-            rows: row numbers (B,), or a slice of rows.
+            rows: row numbers (B,) from 0 on, a mask of all rows (N,) of booleans, or a slice of rows.
         """
-        values = dict(zip(self._narrow[torch.int64], self._tokens[rows].t().long().contiguous(), strict=True))
-        values |= dict(zip(self._narrow[torch.float32], self._floats[rows].t().contiguous(), strict=True))
-        values |= {name: column[rows] for name, column in self._wide.items()}
-        for key, columns in self._looked_up:
-            values |= {name: column[values[key]] for name, column in columns.items()}
-        return Interaction(values)
+        return self.columns(self.gather(rows))
+
+    def gather(self, rows: torch.Tensor | slice) -> dict[str, torch.Tensor]:
+        """The numbers of the named rows as they are kept, where the tables live: what `columns` makes a batch of."""
+        if isinstance(rows, slice):
+            tokens, floats = self._tokens[rows], self._floats[rows]
+        else:
+            if rows.dtype == torch.bool:
+                rows = rows.nonzero().squeeze(1)
+            tokens, floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
+        parts = {"tokens": tokens, "floats": floats}
+        parts |= {f"/{name}": column[rows] for name, column in self._others.items()}
+        for place, columns in self._looked_up:
+            ids = tokens[:, place]
+            parts |= {f"/{name}": column[ids] for name, column in columns.items()}
+        return parts
+
+    def whole(self, names: Iterable[str]) -> Interaction:
+        """All rows of the named fields, of those with one number a row; a field that there is not is left out."""
+        tables = {"tokens": self._tokens, "floats": self._floats}
+        wanted = set(names)
+        return Interaction(
+            {
+                cut.name: tables[cut.table][:, cut.start].to(torch.int64 if cut.table == "tokens" else torch.float32)
+                for cut in self._cuts
+                if cut.name in wanted and not cut.shape
+            }
+        )
+
+    def columns(self, parts: dict[str, torch.Tensor]) -> Interaction:
+        """A batch from what `gather` gave, on the device where that is now."""
+        tokens = parts["tokens"]
+        # Turned round and made int64 in one pass, so that every column lies in one piece.
+        wide = torch.empty(tokens.shape[::-1], dtype=torch.int64, device=tokens.device).copy_(tokens.t())
+        tables = {"tokens": wide, "floats": parts["floats"].t().contiguous()}
+        lines = {kind: table.unbind() for kind, table in tables.items()}
+        values = {
+            name: lines[kind][start] if not shape else _several(tables[kind], start, shape)
+            for name, kind, start, shape in self._cuts
+        }
+        return Interaction(values | {name[1:]: part for name, part in parts.items() if name.startswith("/")})
+
+
+def table_device(wanted: Any, device: torch.device, size: int, free: int | None = None) -> torch.device:
+    """Where a packed table should live.
+
+    Args:
+        wanted: `data_device` of the configuration; None to choose.
+        device: where the model is trained.
+        size: bytes of the table.
+        free: free bytes of the GPU, if known.
+
+    Returns:
+        The GPU where one is trained on and at least half of its free memory stays free; else the CPU, from which
+        `PackedLoader` sends batches ahead.
+    """
+    if wanted is not None:
+        return torch.device(wanted)
+    if device.type != "cuda":
+        return torch.device("cpu")
+    if free is None:
+        free = torch.cuda.mem_get_info(device)[0]
+    return device if 2 * size <= free else torch.device("cpu")
+
+
+def _packed(dataset: Any) -> Packed:
+    inter = dataset.inter_feat
+    if not (isinstance(inter, PackedRows) and inter.is_as_packed((dataset.user_feat, dataset.item_feat))):
+        inter = pack_dataset(dataset)
+    return inter.packed
+
+
+class _Cut(NamedTuple):
+    """Where a column is in its table."""
+
+    name: str
+    table: str
+    start: int
+    shape: tuple[int, ...]
+
+
+def _several(part: torch.Tensor, start: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """The column (B, *shape) from its places in a matrix of places x rows."""
+    return part[start : start + math.prod(shape)].t().unflatten(1, shape)
 
 
 class EpochOrder:
@@ -124,13 +196,20 @@ class PackedLoader:
         batch_size: rows a batch, over all processes.
         order: the order of the rows for training; None for evaluation.
         rank, world_size: which of how many processes this is.
+        ahead: the device to which the next batch is copied while one is worked on; None where the tables live there.
     """
 
     def __init__(
-        self, table: PackedTable, batch_size: int, order: EpochOrder | None = None, rank: int = 0, world_size: int = 1
+        self,
+        table: PackedTable,
+        batch_size: int,
+        order: EpochOrder | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        ahead: torch.device | None = None,
     ) -> None:
         self.table, self.batch_size, self.order = table, max(int(batch_size), world_size), order
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.ahead = rank, world_size, ahead
         if order is not None:
             self.sampler, self.batch_sampler = order, None  # Lightning calls sampler.set_epoch before every epoch
 
@@ -140,6 +219,12 @@ class PackedLoader:
         return full + (rest >= needed)
 
     def __iter__(self) -> Iterator[Interaction]:
+        if self.ahead is None:
+            return map(self.table.batch, self._parts())
+        return _sent_ahead(self.table, self._parts(), self.ahead)
+
+    def _parts(self) -> Iterator[torch.Tensor | slice]:
+        """The rows of every batch."""
         rows = self.order.rows() if self.order is not None else None
         if rows is not None:
             rows = rows.to(self.table.device)
@@ -149,7 +234,39 @@ class PackedLoader:
             if self.order is not None and self.world_size > 1:
                 end -= (end - start) % self.world_size  # equal parts
             part = slice(start + self.rank, end, self.world_size)
-            yield self.table.batch(part if rows is None else rows[part])
+            yield part if rows is None else rows[part]
+
+
+def _sent_ahead(
+    table: PackedTable, parts: Iterator[torch.Tensor | slice], device: torch.device
+) -> Iterator[Interaction]:
+    """Batches on a device, each sent there before the one before it is worked on."""
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def send(rows: torch.Tensor | slice) -> tuple[dict[str, torch.Tensor], Any]:
+        gathered = table.gather(rows)
+        if side is None:
+            return {name: part.to(device) for name, part in gathered.items()}, None
+        with torch.cuda.stream(side):  # only from pinned memory does a copy run beside other work
+            sent = {name: part.pin_memory().to(device, non_blocking=True) for name, part in gathered.items()}
+        return sent, side.record_event()
+
+    def receive(sent: dict[str, torch.Tensor], done: Any) -> Interaction:
+        if side is not None:
+            working = torch.cuda.current_stream(device)
+            working.wait_event(done)
+            for part in sent.values():
+                part.record_stream(working)  # its memory is not used again before the work on it is done
+        return table.columns(sent)
+
+    waiting = None
+    for rows in parts:
+        sent = send(rows)
+        if waiting is not None:
+            yield receive(*waiting)
+        waiting = sent
+    if waiting is not None:
+        yield receive(*waiting)
 
 
 def row_numbers(loader: PackedLoader) -> torch.Tensor:

@@ -1,8 +1,14 @@
 """A prepared dataset is the same from the cache, and is made again whenever anything that made it changes."""
 
+import errno
+import json
 import logging
+import os
+import pickle
 import shutil
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,7 +45,9 @@ def start(tiny_data):
 
 def _entries(tiny_data):
     folder = tiny_data / "cache"
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    # Beside the entries there are locks and remembered digests.
+    found = (path.name for path in folder.iterdir()) if folder.exists() else ()
+    return sorted(name for name in found if name not in (".locks", ".digests"))
 
 
 def _same(one, other):
@@ -136,6 +144,8 @@ def test_another_content_of_a_file_makes_another_entry(suffix, start, loads, tin
 def _break(entry, how):
     state, tensors = entry / "dataset.json", entry / "tables.safetensors"
     content = tensors.read_bytes()
+    tensors.unlink()  # those who have the file open go on with what they have
+    tensors.write_bytes(content)
     if how == "cut tensors":
         tensors.write_bytes(content[: len(content) // 2])
     elif how == "a flipped byte":
@@ -145,6 +155,9 @@ def _break(entry, how):
         tensors.unlink()
     elif how == "cut state":
         state.write_text(state.read_text()[:100])
+    elif how == "an altered state":
+        assert "women" in state.read_text()
+        state.write_text(state.read_text().replace("women", "wumen"))
     elif how == "another state":
         state.write_text("{}")
     elif how == "empty":
@@ -152,7 +165,10 @@ def _break(entry, how):
         entry.mkdir()
 
 
-@pytest.mark.parametrize("how", ["cut tensors", "a flipped byte", "no tensors", "cut state", "another state", "empty"])
+DAMAGES = ["cut tensors", "a flipped byte", "no tensors", "cut state", "an altered state", "another state", "empty"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_entry_is_made_again(how, start, loads, tiny_data, caplog):
     first = start()
     (name,) = _entries(tiny_data)
@@ -164,6 +180,67 @@ def test_a_damaged_entry_is_made_again(how, start, loads, tiny_data, caplog):
     start()
     assert len(loads) == 2
     assert _entries(tiny_data) == [name]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_entry_that_cannot_be_removed_is_not_used(how, start, tiny_data, monkeypatch):
+    from recbole_msr.data import cache
+
+    first = start()
+    (name,) = _entries(tiny_data)
+    entry = tiny_data / "cache" / name
+    _break(entry, how)
+    if how == "empty":
+        (entry / "something").touch()  # else the new entry takes its place
+    remove = shutil.rmtree
+    monkeypatch.setattr(cache.shutil, "rmtree", lambda path, **options: Path(path) != entry and remove(path, **options))
+    monkeypatch.setattr(cache, "map_rows", lambda *_: pytest.fail("an entry that is not its own is mapped"))
+    _same(first, start())
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "too many open files"), OSError(errno.ENOMEM, "no memory"), MemoryError()]
+)
+def test_a_good_entry_that_cannot_be_read_now_is_left(error, start, loads, tiny_data, monkeypatch, caplog):
+    from recbole_msr.data import cache
+
+    first = start()
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(cache, "load_file", fail)
+        _same(first, start())
+    assert "cannot be read" in caplog.text
+    assert "damaged" not in caplog.text
+    assert len(loads) == 2
+    _same(first, start())
+    assert len(loads) == 2
+
+
+def test_inference_mode_leaves_no_trace_in_the_data(start, loads, caplog):
+    from recbole_msr.data.packed import PackedTable
+
+    first = start(packed_cache=False)
+    for number, given in enumerate([{"packed_cache": False}, {}, {}]):
+        with torch.inference_mode(), caplog.at_level(logging.WARNING):
+            dataset, splits = start(**given)
+            splits[0].inter_feat["user_id"]
+        assert "damaged" not in caplog.text
+        assert len(loads) == 2 + min(number, 1)
+        for table in (dataset.user_feat, dataset.item_feat, splits[0].inter_feat):
+            assert not any(column.is_inference() for column in table.interaction.values())
+        assert PackedTable(splits[0])._tokens.data_ptr() == splits[0].inter_feat.packed.tokens.data_ptr()
+        _same(first, (dataset, splits))
+
+
+@pytest.mark.parametrize("given", [{}, {"only_scenario": "women"}])
+def test_splits_can_be_pickled_also_where_the_entry_was_just_made(given, start):
+    for _ in range(2):
+        dataset, splits = start(**given)
+        again = pickle.loads(pickle.dumps(splits))
+        _same((dataset, splits), (dataset, again))
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(start, tiny_data, caplog):
@@ -222,7 +299,7 @@ def test_others_may_read_what_one_has_kept(start, tiny_data):
 def test_the_folder_may_come_from_the_environment(start, tiny_data, monkeypatch):
     monkeypatch.setenv("RECBOLE_MSR_CACHE", str(tiny_data / "elsewhere"))
     start(cache_dir=None)
-    assert len(list(Path(tiny_data / "elsewhere").iterdir())) == 1
+    assert len(list(Path(tiny_data / "elsewhere").glob("tiny-*"))) == 1
     assert _entries(tiny_data) == []
 
 
@@ -235,3 +312,184 @@ def test_recboles_own_pickles_are_neither_written_nor_read(start, tiny_data, mon
     dataset, _ = start(**given)
     data_preparation(dataset.config, dataset)
     assert not saved.exists() or not list(saved.iterdir())
+
+
+# Several processes, and files that did not change
+
+_PROCESS = """
+import sys, json, logging
+import recbole_msr
+from recbole.config import Config
+from recbole.data import create_dataset
+from recbole.data.dataset import Dataset
+sys.argv[1:], given = [], json.loads(sys.argv[1])
+loaded, original = [], Dataset._load_data
+Dataset._load_data = lambda self, *args: (loaded.append(1), original(self, *args))[1]
+dataset = create_dataset(Config(model="HiNet", dataset="tiny", config_dict=given))
+split = dataset.build()[0]
+maps = open("/proc/self/maps").read() if sys.platform == "linux" else None
+address = split.inter_feat.packed.tokens.data_ptr()
+mapped = maps and [line for line in maps.splitlines() if "tables.safetensors" in line and
+    int(line.split("-")[0], 16) <= address < int(line.split()[0].split("-")[1], 16)]
+print(json.dumps({"loaded": len(loaded), "mapped": mapped and bool(mapped), "rows": len(split)}))
+"""
+
+
+def test_of_processes_that_start_together_one_makes_the_entry_and_all_map_it(tiny_data):
+    given = json.dumps(SETTINGS | {"data_path": str(tiny_data), "cache_dir": str(tiny_data / "cache")})
+    started = [
+        subprocess.Popen([sys.executable, "-c", _PROCESS, given], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    found = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in started]
+    assert sorted(one["loaded"] for one in found) == [0, 0, 1]
+    assert {one["rows"] for one in found} == {480}
+    assert len(_entries(tiny_data)) == 1
+    if sys.platform == "linux":
+        assert all(one["mapped"] for one in found), "also the process that made it"
+
+
+def test_a_dataset_that_is_not_split_yet_does_not_stop_another_of_the_same_process(tiny_data, start):
+    from recbole.config import Config
+    from recbole.data import create_dataset
+
+    given = SETTINGS | {"data_path": str(tiny_data), "cache_dir": str(tiny_data / "cache")}
+    first = create_dataset(Config(model="HiNet", dataset="tiny", config_dict=given))
+    second = start()
+    _same((first, first.build()), second)
+
+
+def test_who_fails_lets_the_next_one_in(start, monkeypatch):
+    from recbole_msr.data import cache
+
+    turn, asked = cache.turn, []
+    monkeypatch.setattr(cache, "turn", lambda folder: (asked.append(folder), turn(folder))[1])
+    with pytest.raises(InputError, match="no field"):
+        start(tasks={"click": {"field": "nothing", "at_least": 4}})
+    with pytest.raises(InputError, match="empty"):
+        start(eval_args={"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "labeled"})
+    with pytest.raises(InputError, match="no scenario 'wimen'"):
+        start(only_scenario="wimen", data_seed=7)
+    assert len(set(asked)) == 3
+    for folder in asked:
+        lock = turn(folder)
+        assert lock is not None
+        assert lock.is_locked
+        lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_does_without(number, start, loads, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    start()
+    start()
+    assert len(loads) == 1
+
+
+def test_the_right_is_known_by_any_path_of_the_same_folder(tmp_path, monkeypatch):
+    from recbole_msr.data import cache
+
+    monkeypatch.chdir(tmp_path)
+    lock = cache.turn(tmp_path / "cache" / "x")
+    try:
+        assert cache.turn(Path("cache", "x")) is None
+        assert cache.turn(tmp_path / "cache" / ".." / "cache" / "x") is None
+    finally:
+        lock.release()
+
+
+def test_who_waits_too_long_goes_on_and_was_told_how_not_to_wait(tmp_path, monkeypatch, caplog):
+    import filelock
+
+    from recbole_msr.data import cache
+
+    (tmp_path / ".locks").mkdir()
+    other = filelock.FileLock(tmp_path / ".locks" / "x.lock", thread_local=False)
+    monkeypatch.setattr(cache, "_WAIT_SECONDS", 0.1)
+    with other, caplog.at_level(logging.WARNING):
+        assert cache.turn(tmp_path / "x") is None
+    assert "packed_cache: False" in caplog.text
+
+
+def test_a_path_that_is_no_utf8_is_digested(tmp_path):
+    from recbole_msr.data import cache
+
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/donn\xe9es"))
+    try:
+        path.write_text("1")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    os.utime(path, (1, 1))
+    assert cache._remembered_digest(path, tmp_path) == cache._digest(path)
+
+
+@pytest.fixture
+def digests(monkeypatch):
+    """Counts how often a file's content is digested."""
+    from recbole_msr.data import cache
+
+    original, read = cache._digest, []
+    monkeypatch.setattr(cache, "_digest", lambda path: (read.append(path.name), original(path))[1])
+    return read
+
+
+def test_files_that_did_not_change_are_not_read_again(start, digests, tiny_data, monkeypatch):
+    from recbole_msr.data import cache
+
+    monkeypatch.setattr(cache, "_RACY_SECONDS", -1.0)  # as if the files were old
+    start()
+    assert sorted(digests) == ["tiny.inter", "tiny.item", "tiny.user"]
+    start()
+    assert len(digests) == 3
+    path = tiny_data / "tiny" / "tiny.user"
+    before = path.stat()
+    path.write_text(path.read_text().replace("\tF", "\tM", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # of the same size, and made to look as old
+    start()
+    assert digests[3:] == ["tiny.user"]
+    assert len(_entries(tiny_data)) == 2
+
+
+def test_a_file_that_changed_just_now_is_not_trusted_to_stay(start, digests):
+    start()
+    start()
+    assert len(digests) == 6
+
+
+def test_a_damaged_memory_of_digests_is_made_again(start, digests, tiny_data, monkeypatch, loads):
+    from recbole_msr.data import cache
+
+    monkeypatch.setattr(cache, "_RACY_SECONDS", -1.0)
+    start()
+    for note in (tiny_data / "cache" / ".digests").iterdir():
+        note.write_text(note.read_text()[:20])
+    start()
+    assert (len(digests), len(loads)) == (6, 1)
+
+
+def test_vocabularies_are_decoded_when_asked_for(start):
+    start()
+    dataset, splits = start()
+    assert dataset.user_num == splits[0].num("user_id") == 41
+    assert not dataset.field2id_token._tokens
+    assert not dataset.field2token_id._ids
+    assert dataset.id2token("user_id", [0, 3])[0] == "[PAD]"
+    assert set(dataset.field2id_token._tokens) == {"user_id"}
+    assert dataset.token2id("item_id", dataset.field2id_token["item_id"][5]) == 5
+    assert set(dataset.field2token_id._ids) == {"item_id"}
+
+
+def test_tokens_of_all_kinds_come_back(tmp_path):
+    import numpy as np
+
+    from recbole_msr.data.vocabulary import decode, encode
+
+    for tokens in (["[PAD]"], ["[PAD]", "ü", "日本語", "a b", "\U0001f600", "x" * 300, "\udcff"]):
+        again = decode(encode(np.array(tokens)))
+        assert again.tolist() == tokens
+        assert again.dtype == np.array(tokens).dtype

@@ -161,6 +161,16 @@ def test_labels_and_scenario_are_those_of_the_raw_files(declared, tmp_path):
     assert splits[0].scenario_shares == pytest.approx(shares)
 
 
+@pytest.mark.parametrize("name", ["rows", "labels"])
+def test_a_task_may_have_any_name(name, tmp_path):
+    dataset = _dataset(tmp_path, tasks={name: {"field": "click"}})
+    named = _dataset(tmp_path, tasks={"click": {"field": "click"}})
+    for one in (dataset, named):
+        one.build()
+    assert dataset.cells["rows"] == named.cells["rows"]
+    assert dataset.cells["labels"][name] == named.cells["labels"]["click"]
+
+
 def test_scenarios_stand_in_their_declared_or_natural_order(tmp_path):
     def names(**declared):
         return _dataset(tmp_path, scenario=declared).scenario_names

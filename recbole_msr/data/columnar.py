@@ -1,0 +1,180 @@
+"""RecBole's Dataset with columns of numbers where it has a Python string a row; its results, to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureType
+
+from recbole_msr import compat
+from recbole_msr.data.atomic import read_columns
+from recbole_msr.data.rows import SelectedRows
+from recbole_msr.data.vocabulary import TokenIds, Vocabularies
+
+
+class ColumnarDataset(Dataset):
+    """RecBole's `Dataset`, reading, filtering, mapping to ids and splitting without Python objects for rows.
+
+    Tokens are categorical until they become ids, which changes no result of RecBole's own filters. Its steps that go
+    through the rows one by one stand here again, over arrays. A split moves row numbers, not rows.
+    """
+
+    inter_feat: Any
+    user_feat: Any
+    item_feat: Any
+    field2id_token: Any
+    field2token_id: Any
+
+    def _get_preset(self) -> None:
+        super()._get_preset()
+        self.field2id_token = Vocabularies()
+        self.field2token_id = TokenIds(self.field2id_token)
+        self._numerical: dict[tuple[str, str], np.ndarray] = {}
+
+    def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        with compat.reading_with(read_columns):
+            return super()._load_feat(filepath, source)
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        if self.user_feat is not None or self.item_feat is not None:  # else there is nothing to look up
+            super()._filter_inter_by_user_or_item()
+
+    def _filter_by_inter_num(self) -> None:
+        """RecBole's k-core filter, counting numbers instead of strings."""
+        sides = []
+        for name, field in (("user", self.uid_field), ("item", self.iid_field)):
+            interval = self._parse_intervals_str(self.config[f"{name}_inter_num_interval"])
+            column = self.inter_feat.get(field)
+            if column is None or not is_categorical(column) or (interval is not None and len(interval) != 1):
+                return super()._filter_by_inter_num()
+            if interval is not None:
+                feat = getattr(self, f"{name}_feat")
+                tokens = [] if feat is None else feat[field].astype(object)
+                sides.append(
+                    (name, feat, interval, column.cat.codes.to_numpy(), column.cat.categories.get_indexer(tokens))
+                )
+        stays = np.ones(len(self.inter_feat), dtype=bool)
+        known = [np.ones(len(of_feat), dtype=bool) for *_, of_feat in sides]
+        while True:
+            banned_any, goes = False, np.zeros_like(stays)
+            for in_feat, (_, _, interval, codes, of_feat) in zip(known, sides, strict=True):
+                # One more count, of nothing, for users and items without interactions (which have the code -1).
+                counts = np.bincount(
+                    codes[stays], minlength=int(max(codes.max(initial=-1), of_feat.max(initial=-1))) + 2
+                )
+                banned = (counts > 0) & ~self._within_intervals(counts, interval)
+                few = in_feat & (counts[of_feat] < interval[0][1])
+                banned[of_feat[few]] = True
+                banned_any |= bool(banned[:-1].any() or few.any())
+                banned[-1] = False
+                in_feat &= ~(few | banned[of_feat])
+                goes |= banned[codes]
+            if not banned_any:
+                break
+            stays &= ~goes
+        if not stays.all():
+            self.inter_feat = self.inter_feat[stays]
+        for in_feat, (name, feat, *_) in zip(known, sides, strict=True):
+            if feat is not None and not in_feat.all():
+                setattr(self, f"{name}_feat", feat[in_feat])
+        return None
+
+    def _remap(self, remap_list: list[Any]) -> None:
+        """Give tokens RecBole's ids: numbered as they first appear, over all columns of the list."""
+        if not all(kind == FeatureType.TOKEN and is_categorical(feat[field]) for feat, field, kind in remap_list):
+            for feat, field, _ in remap_list:
+                if is_categorical(feat[field]):
+                    feat[field] = feat[field].astype(object)
+            super()._remap(remap_list)
+            return
+        known = pd.Index([], dtype=object)
+        for feat, field, _ in remap_list:
+            column = feat[field].cat
+            # Filters may have taken tokens away, or changed which comes first.
+            codes, present = _by_appearance(column.codes.to_numpy(), len(column.categories))
+            tokens = column.categories[present]
+            if len(known):
+                ids = known.get_indexer(tokens)
+                ids[ids < 0] = np.arange(len(known), len(known) + int((ids < 0).sum()))
+                known = known.append(tokens[ids >= len(known)])
+                codes = np.append(ids, -1)[codes]
+            else:
+                known = tokens
+            feat[field] = codes.astype(np.int32 if feat is self.inter_feat else np.int64) + 1
+        vocabulary = np.array(["[PAD]", *known])
+        for _, field, _ in remap_list:
+            if field not in self.field2id_token:
+                self.field2id_token[field] = vocabulary
+
+    def num(self, field: str) -> int:
+        tokens = self.field2type.get(field) in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
+        if tokens and isinstance(self.field2id_token, Vocabularies):
+            return self.field2id_token.size(field)
+        return super().num(field)
+
+    def _discretization(self) -> None:
+        """RecBole's; the pair of a number and a 1 that it makes of a numerical feature is a list a row there."""
+        features = self.config["numerical_features"] or []
+        plain = [
+            field
+            for field in dict.fromkeys(features)
+            if field not in (self.config["discretization"] or {}) and self.field2type.get(field) == FeatureType.FLOAT
+        ]
+        for field in plain:
+            for name in self.feat_name_list:
+                feat = getattr(self, name)
+                if field in feat:
+                    numbers = feat[field].to_numpy().astype(np.float32)
+                    self._numerical[name, field] = np.stack([numbers, np.ones_like(numbers)], axis=-1)
+        self.config["numerical_features"] = [field for field in features if field not in plain]
+        try:
+            super()._discretization()
+        finally:
+            self.config["numerical_features"] = features
+
+    def _change_feat_format(self) -> None:
+        for name in self.feat_name_list:
+            feat, columns = getattr(self, name), {}
+            for field in list(feat):
+                columns[field] = self._tensor(name, feat, field)
+                if name == "inter_feat":
+                    del feat[field]  # its memory is given back before the next column is made
+            setattr(self, name, SelectedRows(columns) if name == "inter_feat" else Interaction(columns))
+        self._numerical = {}
+
+    def _tensor(self, name: str, feat: pd.DataFrame, field: str) -> torch.Tensor:
+        if (name, field) in self._numerical:
+            return torch.from_numpy(self._numerical.pop((name, field)))
+        kind, values = self.field2type[field], feat[field].to_numpy()
+        if kind == FeatureType.TOKEN and values.dtype == np.int32:
+            return torch.from_numpy(values.copy())
+        if kind == FeatureType.FLOAT and field not in self.config["numerical_features"] and values.dtype.kind == "f":
+            return torch.from_numpy(values.astype(np.float32))
+        return self._dataframe_to_interaction(feat[[field]])[field]
+
+    def _grouped_index(self, group_by_list: Any) -> list[list[int]]:
+        ids, _ = pd.factorize(np.asarray(group_by_list))
+        rows = np.argsort(ids, kind="stable")
+        return [part.tolist() for part in np.split(rows, np.cumsum(np.bincount(ids))[:-1])]
+
+
+def is_categorical(column: Any) -> bool:
+    return isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def _by_appearance(codes: np.ndarray, categories: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N,) numbered again as they first appear, -1 staying -1, and which old code each new one was."""
+    highest = np.maximum.accumulate(codes) if len(codes) else codes
+    if len(codes) and highest[0] <= 0 and highest[-1] == categories - 1 and (np.diff(highest) <= 1).all():
+        return codes, np.arange(categories)
+    new, old = pd.factorize(codes)
+    missing = np.flatnonzero(old < 0)
+    if len(missing):
+        new = np.where(new == missing[0], -1, new - (new > missing[0]))
+        old = np.delete(old, missing)
+    return new, old

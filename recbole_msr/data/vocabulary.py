@@ -1,0 +1,98 @@
+"""What ids stand for, as a dataset and its cache keep it: read when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+
+import numpy as np
+import torch
+
+Encoded = tuple[torch.Tensor, torch.Tensor]
+"""The tokens of a field in UTF-8, one after the other (bytes,), and where each ends (tokens,)."""
+
+
+class Vocabularies(MutableMapping[str, np.ndarray]):
+    """Field -> its tokens by id (RecBole's `field2id_token`), decoded when a field is first asked for.
+
+    Args:
+        encoded: field -> its tokens as `encode` gives them.
+    """
+
+    def __init__(self, encoded: Mapping[str, Encoded] | None = None) -> None:
+        self._encoded = dict(encoded or {})
+        self._tokens: dict[str, np.ndarray] = {}
+
+    def size(self, field: str) -> int:
+        """The number of tokens of a field, without decoding them."""
+        return len(self._encoded[field][1]) if field in self._encoded else len(self._tokens[field])
+
+    def copy(self) -> Vocabularies:
+        other = Vocabularies(self._encoded)
+        other._tokens = dict(self._tokens)
+        return other
+
+    def __getitem__(self, field: str) -> np.ndarray:
+        if field not in self._tokens:
+            self._tokens[field] = decode(self._encoded[field])
+        return self._tokens[field]
+
+    def __setitem__(self, field: str, tokens: np.ndarray) -> None:
+        self._encoded.pop(field, None)
+        self._tokens[field] = tokens
+
+    def __delitem__(self, field: str) -> None:
+        if field not in self:
+            raise KeyError(field)
+        self._encoded.pop(field, None)
+        self._tokens.pop(field, None)
+
+    def __contains__(self, field: object) -> bool:
+        return field in self._encoded or field in self._tokens
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._encoded, *(field for field in self._tokens if field not in self._encoded)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class TokenIds(MutableMapping[str, dict[str, int]]):
+    """Field -> id of every token (RecBole's `field2token_id`), made from the vocabulary when first asked for."""
+
+    def __init__(self, vocabularies: Mapping[str, np.ndarray]) -> None:
+        self._vocabularies = vocabularies
+        self._ids: dict[str, dict[str, int]] = {}
+
+    def __getitem__(self, field: str) -> dict[str, int]:
+        if field not in self._ids:
+            self._ids[field] = {token: i for i, token in enumerate(self._vocabularies[field].tolist())}
+        return self._ids[field]
+
+    def __setitem__(self, field: str, ids: dict[str, int]) -> None:
+        self._ids[field] = ids
+
+    def __delitem__(self, field: str) -> None:
+        self._ids.pop(field, None)
+
+    def __contains__(self, field: object) -> bool:
+        return field in self._vocabularies or field in self._ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._vocabularies, *(field for field in self._ids if field not in self._vocabularies)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def encode(tokens: np.ndarray) -> Encoded:
+    """Tokens as bytes, for a file."""
+    parts = [str(token).encode("utf-8", "surrogatepass") for token in tokens.tolist()]
+    text = np.frombuffer(b"".join(parts), dtype=np.uint8)
+    return torch.from_numpy(text.copy()), torch.from_numpy(np.cumsum([len(part) for part in parts], dtype=np.int64))
+
+
+def decode(encoded: Encoded) -> np.ndarray:
+    """The tokens that `encode` was given."""
+    text, ends = encoded[0].numpy().tobytes(), encoded[1].tolist()
+    parts = [text[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False)]
+    return np.array(parts)
