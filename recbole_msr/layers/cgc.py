@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recbole_msr.layers import written
 from recbole_msr.layers.gates import GateBank
 from recbole_msr.layers.mlp import BatchNorm, MLPBank
 
@@ -87,24 +88,33 @@ class CGC(nn.Module):
         Args:
             x: one input for all (B, D), or what a layer before passed on: (T + 1, B, D), the shared one last.
         """
-        experts = self.experts(self._expert_inputs(x))
-        n_all_own = self.n_tasks * self.n_own
-        own = experts[:n_all_own].unflatten(0, (self.n_tasks, self.n_own))
-        shared = experts[n_all_own:]
-        w = self.gate(x).unsqueeze(-1)
-        z = (w[:, : self.n_own] * own).sum(dim=1) + (w[:, self.n_own :] * shared).sum(dim=1)
+        experts = self.experts(x, None if x.dim() == 2 else self._reads())
+        w = self.gate(x)
+        if written.is_for(experts):
+            z = written.weighted_sums(w, experts, [self._members(t) for t in range(self.n_tasks)])
+        else:
+            n_all_own = self.n_tasks * self.n_own
+            own, shared = experts[:n_all_own].unflatten(0, (self.n_tasks, self.n_own)), experts[n_all_own:]
+            w = w.unsqueeze(-1)
+            z = (w[:, : self.n_own] * own).sum(dim=1) + (w[:, self.n_own :] * shared).sum(dim=1)
         if not self.passes_shared:
             return z
         return torch.cat([z, self._pass_shared(x, experts).unsqueeze(0)])
 
-    def _expert_inputs(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            return x
-        tasks, shared = x[: self.n_tasks], x[self.n_tasks :]
-        return torch.cat([tasks.repeat_interleave(self.n_own, dim=0), shared.expand(self.n_shared, -1, -1)])
+    def _members(self, task: int) -> list[int]:
+        """The experts of a task's gate: its own, then the shared ones."""
+        n_all_own = self.n_tasks * self.n_own
+        own = range(task * self.n_own, (task + 1) * self.n_own)
+        return [*own, *range(n_all_own, n_all_own + self.n_shared)]
+
+    def _reads(self) -> list[int]:
+        """Which of the inputs x_1 .. x_T, x_shared each expert reads."""
+        return [t for t in range(self.n_tasks) for _ in range(self.n_own)] + [self.n_tasks] * self.n_shared
 
     def _pass_shared(self, x: Tensor, experts: Tensor) -> Tensor:
         if self.shared_gate is None:
             return experts[0]
         w = self.shared_gate(x if x.dim() == 2 else x[-1]).softmax(dim=-1).t()
+        if written.is_for(experts):
+            return written.weighted_sums(w.unsqueeze(0), experts, [range(len(experts))]).squeeze(0)
         return (w.unsqueeze(-1) * experts).sum(dim=0)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recbole_msr.layers import written
+from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLP, MLPBank
 
 
@@ -52,8 +54,11 @@ class SubExpertIntegration(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Every expert's output (experts, B, H) for rows x (B, D)."""
-        q = self.sub_experts(x).unflatten(0, self.shape)
-        return (self.gate(x).unsqueeze(-1) * q).sum(dim=1)
+        q, g = self.sub_experts(x), self.gate(x)
+        if written.is_for(q):
+            n_experts, k = self.shape
+            return written.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
+        return (g.unsqueeze(-1) * q.unflatten(0, self.shape)).sum(dim=1)
 
 
 class ScenarioAwareAttention(nn.Module):
@@ -106,8 +111,10 @@ class ScenarioAwareAttention(nn.Module):
             scenario: each row's own scenario i (B,), 0-based.
             e: see `weights`.
         """
-        a = self.weights(e)[scenario]
-        return (a.t().unsqueeze(-1) * s).sum(dim=0)
+        a = self.weights(e)[scenario].t()
+        if written.is_for(s):
+            return written.weighted_sums(a.unsqueeze(0), s, [range(len(s))]).squeeze(0)
+        return (a.unsqueeze(-1) * s).sum(dim=0)
 
 
 class ScenarioExtraction(nn.Module):
@@ -149,7 +156,7 @@ class ScenarioExtraction(nn.Module):
             n_scenarios + 1, n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm
         )
         self.san = ScenarioAwareAttention(n_scenarios, scenario_embedding_size, san_hidden_sizes, activation)
-        self.n_scenarios = n_scenarios
+        self.n_scenarios, self.own = n_scenarios, Groups("scenario", n_scenarios, 1)
         self.output_size = (3 if n_scenarios > 1 else 2) * self.experts.output_size
 
     def forward(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
@@ -160,9 +167,8 @@ class ScenarioExtraction(nn.Module):
             scenario: each row's scenario (B,), 0-based.
             e: embeddings of all scenarios (M, E); not read if M <= 2.
         """
-        experts = self.experts(x)
-        s, g = experts[:-1], experts[-1]  # the scenarios' experts, then the shared one
-        s_i = s[scenario, torch.arange(len(x), device=x.device)]
+        s, g = self.experts(x).split([self.n_scenarios, 1])  # the scenarios' experts, then the shared one
+        g, s_i = g.squeeze(0), self.own.pick(s, scenario).squeeze(0)
         if self.n_scenarios == 1:
             return torch.cat([g, s_i], dim=-1)
         a_i = self.san(s, scenario, e)

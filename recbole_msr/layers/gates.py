@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from recbole_msr.layers import written
 from recbole_msr.layers.mlp import BatchNorm, MLPBank
 
 
@@ -25,13 +28,14 @@ class GateBank(MLPBank):
         super().__init__(n_gates, input_size, [], output_size=n_experts)
         self.norm = BatchNorm(n_gates * n_experts) if batch_norm else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, reads: Sequence[int] | None = None) -> Tensor:
         """Scores (P, B, E).
 
         Args:
-            x: one input (B, D) for all gates, or one for each: (P, B, D).
+            x, reads: as for `MLPBank`: one input (B, D) for all gates, or one for each: (P, B, D).
         """
-        scores = super().forward(x)
+        # So few outputs a gate are one product also on a CPU, where all gates read the same rows.
+        scores = self._batched(x) if x.dim() == 2 else super().forward(x, reads)
         if self.norm is None:
             return scores
         channels = self.norm(scores.transpose(0, 1).flatten(1))
@@ -48,4 +52,7 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     Returns:
         z (P, B, H).
     """
+    if written.is_for(experts):
+        everyone = range(len(experts))
+        return written.weighted_sums(weights.transpose(1, 2), experts, [everyone for _ in weights])
     return torch.einsum("pbe,ebh->pbh", weights, experts)

@@ -49,7 +49,7 @@ class Towers(nn.Module):
             z: (B, H), or (P', B, H) for every group of `inputs`.
             scenario: each row's scenario (B,), 0..M-1.
         """
-        groups = self.groups
+        groups, reads = self.groups, None
         if self.inputs is not None and self.inputs.per != groups.per:
             z = self.inputs.pick(z, scenario)  # (T or 1, B, H)
             if len(z) == 1:
@@ -57,8 +57,8 @@ class Towers(nn.Module):
             elif groups.per == "scenario":
                 return self._own_output(z, scenario)
             elif groups.per == "scenario_task":
-                z = z.repeat_interleave(groups.n_scenarios, dim=0)
-        own = groups.pick(self.bank(z), scenario)
+                reads = [t for t in range(groups.n_tasks) for _ in range(groups.n_scenarios)]
+        own = groups.pick(self.bank(z, reads), scenario)
         return own.squeeze(0) if groups.per == "scenario" else own.squeeze(-1).t()
 
     def _own_output(self, z: Tensor, scenario: Tensor) -> Tensor:

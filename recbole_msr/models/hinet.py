@@ -103,6 +103,6 @@ class HiNet(MultiScenarioRecommender):
         """tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""
         if not self.tower_per_scenario:
             return self.towers(z).squeeze(-1).t()
-        all_scenarios = self.towers(z.repeat_interleave(self.n_scenarios, dim=0))
+        all_scenarios = self.towers(z, [t for t in range(self.n_tasks) for _ in range(self.n_scenarios)])
         by_task = all_scenarios.unflatten(0, (self.n_tasks, self.n_scenarios)).squeeze(-1)  # (T, M, B)
         return by_task[:, scenario, torch.arange(len(scenario), device=z.device)].t()

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recbole_msr.errors import InputError
+from recbole_msr.layers.written import plain_operations
 
 
 def parameters(model: Any) -> int:
@@ -47,7 +48,7 @@ def flops(model: Any, batch: Any) -> int:
         batch = batch.to(_device(model))
         score(batch)
         counter = FlopCounterMode(display=False, custom_mapping=_PRODUCTS)
-        with counter, _plain_attention():
+        with counter, _plain_attention(), plain_operations():
             score(batch)
     return round(counter.get_total_flops() / rows)
 

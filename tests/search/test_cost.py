@@ -56,6 +56,17 @@ def test_the_operations_of_deepfm_are_those_of_its_dense_layers(make_model, batc
     assert cost.flops(model, batch()) == 2 * (width * 12 + 12 * 5 + 5)
 
 
+def test_sums_over_experts_are_counted_wherever_they_are_products(make_model, batch):
+    """MMoE's mix of experts is a matrix product on a GPU; on a CPU it is summed expert by expert."""
+    kept_apart = {"gates_per": "task", "towers_per": "task"}
+    sizes = {"embedding_size": 6, "experts": 4, "expert_hidden_sizes": [10, 7], "tower_hidden_sizes": [8]}
+    model, _ = make_model(3, "MMoE", **sizes, **kept_apart)
+    width, tasks = 5 * 6, 2
+    experts, gates, mixes = 4 * (width * 10 + 10 * 7), tasks * width * 4, tasks * 4 * 7
+    towers = tasks * (7 * 8 + 8)
+    assert cost.flops(model, batch()) == 2 * (experts + gates + mixes + towers)
+
+
 def test_a_model_without_matrix_products_costs_nothing(make_model, batch):
     assert cost.flops(make_model(3, "LR", embedding_size=6)[0], batch()) == 0
 
