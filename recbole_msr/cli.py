@@ -177,6 +177,9 @@ def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-failures", type=int, default=5, metavar="N", help="failed trials in a row that end it (default: 5)"
     )
+    command.add_argument(
+        "--fused", default="auto", metavar="N", help="trials a worker trains at once: N, off, or auto (default: auto)"
+    )
     command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
 
 
@@ -233,7 +236,7 @@ def _search(given: argparse.Namespace) -> int:
         name: getattr(given, name)
         for name in (
             *("space", "trials", "timeout", "total_epochs", "workers", "study", "output", "storage", "objectives"),
-            *("tolerance", "trial_seeds", "final_seeds", "max_failures", "wandb"),
+            *("tolerance", "trial_seeds", "final_seeds", "max_failures", "fused", "wandb"),
         )
     }
     for name in ("sampler", "pruner"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,12 @@ from recbole_msr.compare.settings import CompareSettings, Entry
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import Schema
-from recbole_msr.search.given import cores, threads_each
 from recbole_msr.search.settings import whole
 from recbole_msr.search.space import Space
+from recbole_msr.threads import share, tell_workers
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
 from recbole_msr.training.trainer import plain, plain_settings
-
-logger = logging.getLogger(__name__)
 
 PROTOCOL = (
     "epochs",
@@ -83,7 +80,7 @@ def read_compare(
     if given.get("preset") is None and given.get("tasks") is None and dataset in presets:
         given["preset"] = dataset
 
-    given["threads"] = given.get("threads") or threads_each(options["workers"])
+    given["threads"] = given.get("threads") or share(options["workers"])
     given["valid_metric"] = _valid_metric(given.get("valid_metric"))
     given |= {"trainer": "lightning", "show_progress": False, "metric_decimal_place": 6}
     kept = {key: given.pop(key, None) for key in ("wandb", "wandb_project", "log_wandb")}
@@ -119,10 +116,7 @@ def read_compare(
     refused = next((entry.refused for entry in checked if entry.label == first.label), None)
     if refused is not None:
         raise InputError(f"nothing can be tested against the reference '{first.label}': {refused}")
-    if options["workers"] > cores():
-        logger.warning(
-            "%d workers share %d cores, one thread each: they take turns", options["workers"], cores()
-        )  # fmt: skip
+    tell_workers(options["workers"], given["threads"])
     settings = CompareSettings(
         dataset=dataset,
         entries=checked,

@@ -25,11 +25,12 @@ from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError
 from recbole_msr.plugin import read_yaml
-from recbole_msr.search.folder import held, torch_threads
+from recbole_msr.search.folder import held
 from recbole_msr.search.objective import reason_of
 from recbole_msr.search.processes import run_workers
 from recbole_msr.search.run import build_stores
 from recbole_msr.search.study import FREE_KEYS
+from recbole_msr.threads import cores, torch_threads
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.config import build_config, check_metric, reading_data
 from recbole_msr.training.run import built_knowledge, versions
@@ -122,15 +123,18 @@ def compare(
         wandb_project=wandb_project,
     )  # fmt: skip
     occupied = f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
-    with held(settings.folder, occupied), torch_threads(int(settings.config["threads"])):
-        with reading_data(rows_config):
+    threads = int(settings.config["threads"])
+    alone = min(threads * settings.workers, cores())  # while the workers are not there yet
+    with held(settings.folder, occupied), torch_threads(threads):
+        with reading_data(rows_config), torch_threads(alone):
             from recbole.data import create_dataset
 
             splits = create_dataset(rows_config).build()
         check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
         shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
         settings = replace(settings, scenarios=shared.scenarios)
-        settings = _with_knowledge(settings)
+        with torch_threads(alone):
+            settings = _with_knowledge(settings)
         _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
         settings.write()
         jobs = Jobs(settings)
@@ -150,7 +154,7 @@ def _with_knowledge(settings: CompareSettings) -> CompareSettings:
     """All knowledge that entries need is built now, once; what is named ENCODER/TEMPLATE is then known by its name."""
 
     def built(entry: Entry) -> Entry:
-        own = {**settings.config, **entry.settings}
+        own = {**settings.config, **entry.settings, "threads": None}
         try:
             if "/" in str(own.get("knowledge") or ""):
                 name = built_knowledge(entry.model, settings.dataset, own)

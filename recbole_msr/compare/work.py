@@ -84,7 +84,6 @@ class Jobs:
 
     def work(self, orphaned: Callable[[], bool] = lambda: False, after: Callable[[], Any] | None = None) -> None:
         """Do jobs until all are over; those that another process is at are left to it."""
-        torch.set_num_threads(int(self.settings.config["threads"]))
         while not orphaned():
             left = [job for job in self.jobs if not self.over(job)]
             if not left:

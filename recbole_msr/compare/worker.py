@@ -14,11 +14,14 @@ from recbole_msr.search.worker import Given, run_as_worker
 def work(given: Given) -> None:
     from recbole_msr.compare.settings import CompareSettings
     from recbole_msr.compare.work import Jobs
+    from recbole_msr.threads import tell, torch_threads
 
     settings = CompareSettings.of_folder(given.folder)
     if given.gpu is not None:
         settings = replace(settings, config={**settings.config, "gpu_id": given.gpu})
-    Jobs(settings).work(given.orphaned)
+    with torch_threads(int(settings.config["threads"])):
+        tell()
+        Jobs(settings).work(given.orphaned)
 
 
 if __name__ == "__main__":

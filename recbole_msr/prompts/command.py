@@ -15,6 +15,7 @@ from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
+from recbole_msr.threads import local_processes, torch_threads
 
 _TEXT = ("template", "language", "max_items", "max_tokens", "title_field", "category_field", "liked", "levels")
 _BUILD = ("encoder", "name", "knowledge_dir", "batch_size", "sort_by_length", "store_dtype")
@@ -103,10 +104,11 @@ def embed(
     if outcome is None:
         prompts = [build_prompts(facts, template, level, encoder, own.get("max_tokens")) for level in levels]
         yield from _cut(prompts, encoder, own.get("max_tokens"))
-        outcome = build_knowledge(
-            str(own["name"]), where, prompts, encoder, made_by, request=request, replace=replace,
-            show_progress=bool(config["show_progress"]), lightning=config["lightning"], **passed,
-        )  # fmt: skip
+        with torch_threads(config["threads"], local_processes(config["lightning"])):
+            outcome = build_knowledge(
+                str(own["name"]), where, prompts, encoder, made_by, request=request, replace=replace,
+                show_progress=bool(config["show_progress"]), lightning=config["lightning"], **passed,
+            )  # fmt: skip
     knowledge = outcome.knowledge
     counts = ", ".join(f"{knowledge.meta['levels'][level]['rows']} {level}" for level in knowledge.levels)
     if outcome.found == knowledge.name:

@@ -33,7 +33,8 @@ _STUDY = {
 
 _NO_DIFFERENCE = {
     *("epochs", "eval_step", "eval_batch_size", "trainer", "lightning", "threads", "worker", "data_device"),
-    *("packed_cache", "cache_dir", "use_gpu", "gpu_id", "reproducibility", "state", "show_progress", "fused_optimizer"),
+    *("packed_cache", "cache_dir", "use_gpu", "gpu_id", "reproducibility", "state", "show_progress"),
+    *("fused_optimizer", "compile"),
     *("loss_decimal_place", "knowledge_dir", "knowledge_device", "knowledge_bake"),
 }
 """Keys that change how long trials take or where they run. The budget of epochs must be the same for all."""

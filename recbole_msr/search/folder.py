@@ -7,7 +7,6 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 from recbole_msr.errors import InputError
@@ -47,14 +46,3 @@ def held(folder: Path, occupied: str) -> Iterator[None]:
         ) from error
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """PyTorch with so many threads; afterwards with as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

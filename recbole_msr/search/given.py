@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,12 @@ from typing import Any
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.search.objective import trial_config
-from recbole_msr.search.settings import SearchSettings, read_objectives, read_pruner, read_sampler, whole
+from recbole_msr.search.settings import SearchSettings, read_fused, read_objectives, read_pruner, read_sampler, whole
 from recbole_msr.search.space import Space
+from recbole_msr.threads import share, tell_workers
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
 from recbole_msr.training.trainer import plain
-
-logger = logging.getLogger(__name__)
 
 
 def read_search(
@@ -62,12 +59,13 @@ def read_search(
             given[key] = str(Path(given[key]).expanduser().resolve())
 
     whole("workers", options["workers"], 1)
-    threads = given.get("threads") or threads_each(options["workers"])
+    threads = given.get("threads") or share(options["workers"])
     recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
     objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
     given.pop("valid_metric", None)  # it is the first objective that is a metric
     options["sampler"] = read_sampler(options["sampler"])
     options["pruner"] = read_pruner(options["pruner"], objectives)
+    options["fused"] = read_fused(options.get("fused"))
     kept = {key: given.pop(key, None) for key in ("wandb", "wandb_project", "log_wandb")}
     mode, project = options.pop("wandb") or kept["wandb"], options.pop("wandb_project") or kept["wandb_project"]
     name = study or f"{model}-{dataset}"
@@ -90,24 +88,5 @@ def read_search(
     )
     recbole_config = trial_config(settings, dict(parameters.fixed))
     parameters.check(model, recbole_config)
-    if settings.workers > cores():
-        logger.warning(
-            "%d workers share %d cores, one thread each: they take turns, and the search is not faster than with "
-            "--workers=%d",
-            settings.workers,
-            cores(),
-            cores(),
-        )
+    tell_workers(settings.workers, threads)
     return settings, parameters, recbole_config
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_each(workers: int) -> int:
-    """An even share of the cores: PyTorch's threads beyond the cores make training many times slower."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, cores() // workers)
-    return min(share, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else share

@@ -7,7 +7,8 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
 from recbole_msr.training.config import build_config, check_metric, reading_data
 from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.members import Member
 from recbole_msr.training.module import DivergedError
 from recbole_msr.training.trainer import LightningTrainer
 
@@ -63,11 +65,11 @@ class StudyData:
 
     @cached_property
     def train(self) -> PackedTable:
-        return PackedTable(self.train_split, self.config["data_device"] or "cpu")
+        return PackedTable.for_run(self.train_split, self.config)
 
     @cached_property
     def valid(self) -> PackedTable:
-        return PackedTable(self._valid_split, self.config["data_device"] or "cpu")
+        return PackedTable.for_run(self._valid_split, self.config)
 
 
 def trial_config(settings: SearchSettings, sampled: dict[str, Any]) -> Any:
@@ -121,54 +123,37 @@ class Objective:
 
     def __call__(self, trial: Trial) -> Outcome:
         """Run a trial to its end. What goes wrong in it is its outcome; only what ends the search is raised."""
-        started = time.perf_counter()
-        outcome = Outcome(TrialState.FAIL)
-        runs: list[_Training] = []
-        tracked: TrackedRun | None = None
+        attempt = Attempt(trial)
         try:
-            outcome.settings = self._space.suggest(trial)
-            trial.set_user_attr("settings", outcome.settings)
-            tracked = self._track(trial, outcome.settings)
-            for index in range(self._settings.trial_seeds):
-                runs.append(_Training(self._settings, self._data, outcome.settings, index))
-                runs[-1].go([EpochLogger(tracked)], self._after_epoch(trial, runs[-1].epochs), started)
-                if self._settings.trial_seeds > 1:
-                    self._after_seed(trial, index, runs)
-            outcome.values = [sum(values) / len(runs) for values in zip(*(run.values() for run in runs), strict=True)]
-            outcome.state = TrialState.COMPLETE
-        except optuna.TrialPruned as stop:
-            outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
-        except _TimeUpError as stop:
-            outcome.cut_off, outcome.reason = True, str(stop)
-        except optuna.exceptions.StorageInternalError:
-            raise  # not the trial's fault
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
-                raise
-            outcome.reason = reason_of(error)
-            if outcome.reason.startswith("error"):
-                logger.error("trial %d: %s", trial.number, traceback.format_exc())
-            traceback.clear_frames(error.__traceback__)  # they hold the model
-        except BaseException:
-            outcome.reason = "interrupted"
-            raise
+            with attempt.judged():
+                self.begin(attempt)
+                self.train(attempt)
         finally:
-            outcome.attributes = {
-                "seconds": round(time.perf_counter() - started, 3),
-                "threads": torch.get_num_threads(),
-            }
-            if runs:
-                outcome.attributes |= runs[0].attributes()
-                outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
-            if outcome.reason:
-                outcome.attributes["reason"] = outcome.reason
-            if tracked is not None:
-                _finish(tracked, outcome)
-            runs.clear()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        return outcome
+            attempt.close()
+        return attempt.outcome
+
+    def begin(self, attempt: Attempt) -> None:
+        """Sample a trial's settings, and build the model of its first training."""
+        outcome, trial = attempt.outcome, attempt.trial
+        outcome.settings = self._space.suggest(trial)
+        trial.set_user_attr("settings", outcome.settings)
+        attempt.tracked = self._track(trial, outcome.settings)
+        self.begin_seed(attempt, 0)
+
+    def begin_seed(self, attempt: Attempt, index: int) -> None:
+        """Build the model of a trial's next training."""
+        attempt.runs.append(_Training(self._settings, self._data, attempt.outcome.settings, index))
+
+    def train(self, attempt: Attempt) -> None:
+        """Train a trial that has begun, seed after seed."""
+        for index in range(self._settings.trial_seeds):
+            if index:
+                self.begin_seed(attempt, index)
+            run = attempt.runs[-1]
+            run.go([attempt.epoch_logger(index)], self.after_epoch(attempt, run.epochs), attempt.started)
+            if self._settings.trial_seeds > 1:
+                self._after_seed(attempt, index)
+        attempt.complete()
 
     def _track(self, trial: Trial, sampled: dict[str, Any]) -> TrackedRun:
         settings = self._settings
@@ -183,7 +168,7 @@ class Objective:
             | trial_settings(settings, sampled),
         )
 
-    def _after_epoch(self, trial: Trial, epochs: int) -> Callable[[int, float], None]:
+    def after_epoch(self, attempt: Attempt, epochs: int) -> Callable[[int, float], None]:
         """Report to the study and stop if it says so. Trials over several seeds report seed by seed instead."""
 
         def report(epoch: int, score: float) -> None:
@@ -191,18 +176,123 @@ class Objective:
                 raise _TimeUpError(f"the time was up after epoch {epoch + 1}")
             if self._settings.trial_seeds > 1 or len(self._settings.objectives) > 1:
                 return
-            trial.report(score, epoch + 1)
-            if trial.should_prune():
+            if attempt.report(score, epoch + 1) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
 
         return report
 
-    def _after_seed(self, trial: Trial, index: int, runs: list[_Training]) -> None:
+    def report_seeds(self, attempt: Attempt) -> None:
+        """Report every seed's value of a trial whose seeds were trained together."""
+        if self._settings.trial_seeds > 1 and len(self._settings.objectives) == 1:
+            for index, run in enumerate(attempt.runs):
+                attempt.report(run.values()[0], index)
+
+    def _after_seed(self, attempt: Attempt, index: int) -> None:
         if len(self._settings.objectives) > 1:
             return
-        trial.report(runs[index].values()[0], index)
-        if index + 1 < self._settings.trial_seeds and trial.should_prune():
+        attempt.report(attempt.runs[index].values()[0], index)
+        if index + 1 < self._settings.trial_seeds and attempt.trial.should_prune():
             raise optuna.TrialPruned(f"pruned after {index + 1} of {self._settings.trial_seeds} seeds")
+
+
+class Attempt:
+    """A trial under way in this process.
+
+    Args:
+        trial: the trial.
+
+    Attributes:
+        runs: its trainings, one a seed.
+        outcome: how it ended, as far as that is known.
+        started: `time.perf_counter()` of its beginning.
+        seconds: its share of the time, where it does not have it all from beginning to end.
+        fused: how many trainings were together with it, where there were more than its own.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.runs: list[_Training] = []
+        self.outcome = Outcome(TrialState.FAIL)
+        self.tracked: TrackedRun | None = None
+        self.started = time.perf_counter()
+        self.seconds: float | None = None
+        self.fused: int | None = None
+        self.closed = False
+        self._reported: set[int] = set()
+        self._loggers: dict[int, EpochLogger] = {}
+
+    def report(self, value: float, step: int) -> bool:
+        """Tell the study a value of a step, if it does not have it from a training that was begun anew since.
+
+        Returns:
+            Whether it was told.
+        """
+        if step in self._reported:
+            return False
+        self.trial.report(value, step)
+        self._reported.add(step)
+        return True
+
+    def epoch_logger(self, index: int) -> EpochLogger:
+        """What sends the epochs of one of its seeds to its W&B run: each once, though the training be begun anew."""
+        assert self.tracked is not None
+        return self._loggers.setdefault(index, EpochLogger(self.tracked))
+
+    def complete(self) -> None:
+        """All its trainings came to their ends."""
+        values = [run.values() for run in self.runs]
+        self.outcome.values = [sum(of_one) / len(values) for of_one in zip(*values, strict=True)]
+        self.outcome.state = TrialState.COMPLETE
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """What is raised inside becomes the outcome, unless it ends the search."""
+        outcome = self.outcome
+        try:
+            yield
+        except optuna.TrialPruned as stop:
+            outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
+        except _TimeUpError as stop:
+            outcome.cut_off, outcome.reason = True, str(stop)
+        except Exception as error:
+            if ends_search(error):
+                raise
+            outcome.reason = reason_of(error)
+            if outcome.reason.startswith("error"):
+                logger.error("trial %d: %s", self.trial.number, traceback.format_exc())
+            traceback.clear_frames(error.__traceback__)  # they hold the model
+        except BaseException:
+            outcome.reason = "interrupted"
+            raise
+
+    def close(self) -> None:
+        """Keep what is known, end its W&B run, and let go of its models."""
+        if self.closed:
+            return
+        self.closed = True
+        outcome, runs = self.outcome, self.runs
+        seconds = time.perf_counter() - self.started if self.seconds is None else self.seconds
+        outcome.attributes = {"seconds": round(seconds, 3), "threads": torch.get_num_threads()}
+        if self.fused is not None:
+            outcome.attributes["fused"] = self.fused
+        if runs:
+            outcome.attributes |= runs[0].attributes()
+            outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
+        if outcome.reason:
+            outcome.attributes["reason"] = outcome.reason
+        if self.tracked is not None:
+            _finish(self.tracked, outcome)
+        runs.clear()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def ends_search(error: BaseException) -> bool:
+    """Whether an error is not the trial's fault, so that the search cannot go on."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return True
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 class _Training:
@@ -227,6 +317,23 @@ class _Training:
             trainer.fit(self._data.train, self._data.valid, verbose=False, saved=False, callback_fn=after_epoch)
         finally:
             self._kept = trainer.epochs
+        self.check_validated()
+
+    def member(self, after_epoch: Callable[[int, float], None], on_end: Callable[[], None]) -> Member:
+        """The same as a member of several trainings; to be called before anything else draws random numbers."""
+        made = Member(self._config, self._model, callback_fn=after_epoch, on_end=on_end)
+        self._kept = made.epochs
+        return made
+
+    @property
+    def config(self) -> Any:
+        return self._config
+
+    @property
+    def model(self) -> torch.nn.Module:
+        return self._model
+
+    def check_validated(self) -> None:
         if self._kept is None or self._kept.best_score is None:
             raise InputError(
                 "no epoch was validated: eval_step must be at least 1 and not larger than epochs "
@@ -297,10 +404,14 @@ def _finish(tracked: TrackedRun, outcome: Outcome) -> None:
     tracked.finish(state, outcome.reason)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
 def reason_of(error: BaseException) -> str:
     """Why a trial failed, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in text:
+    if is_out_of_memory(error):
         return f"out of memory: {text[:300]}"
     if isinstance(error, DivergedError):
         return f"diverged: {text}"

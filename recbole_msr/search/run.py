@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from recbole_msr.errors import InputError
 from recbole_msr.search.best import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.search.final import final_test
-from recbole_msr.search.folder import held, torch_threads
+from recbole_msr.search.folder import held
 from recbole_msr.search.given import read_search
 from recbole_msr.search.objective import StudyData
 from recbole_msr.search.processes import run_workers
@@ -29,6 +29,7 @@ from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.study import counted_trials, storage_errors
 from recbole_msr.search.work import open_search, run_trials, wanted_trials
+from recbole_msr.threads import cores, torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def search(
     trial_seeds: int = 1,
     final_seeds: int = 3,
     max_failures: int = 5,
+    fused: str | int = "auto",
     wandb: str | None = None,
     wandb_project: str | None = None,
     progress: bool = True,
@@ -109,6 +111,7 @@ def search(
         trial_seeds: trainings of each trial, with seeds that follow one another; the value is their mean.
         final_seeds: seeds of the final test; 0 for no test.
         max_failures: failed trials in a row that end the search.
+        fused: how many trials a worker trains at once, sharing the work: a number, off, or auto, where it is quicker.
         wandb: online, offline or disabled; wandb_project: the project there.
         progress: draw a progress bar.
         command: what to show as the command that made the results.
@@ -121,17 +124,19 @@ def search(
         model, dataset, config_files, config or {}, space, study, output,
         objectives=objectives, sampler=sampler, pruner=pruner, trials=trials, epochs=total_epochs, timeout=timeout,
         storage=storage, workers=workers, tolerance=tolerance, trial_seeds=trial_seeds, final_seeds=final_seeds,
-        max_failures=max_failures, wandb=wandb, wandb_project=wandb_project,
+        max_failures=max_failures, fused=fused, wandb=wandb, wandb_project=wandb_project,
     )  # fmt: skip
     deadline = None if timeout is None else started + timeout
     occupied = (
         f"a search is under way in {settings.folder}; to add workers give it more --workers, or join its --storage "
         "from another --output"
     )
-    with held(settings.folder, occupied), torch_threads(int(settings.config["threads"])):
+    threads = int(settings.config["threads"])
+    with held(settings.folder, occupied), torch_threads(threads):
         settings.write()
-        build_stores(settings.model, settings.dataset, settings.config, parameters)
-        data = StudyData(settings)  # prepared once: workers find it in the cache
+        with torch_threads(min(threads * settings.workers, cores())):  # the workers are not there yet
+            build_stores(settings.model, settings.dataset, settings.config, parameters)
+            data = StudyData(settings)  # prepared once: workers find it in the cache
         found = open_search(settings, parameters, data.config)
         _enqueue_defaults(found, parameters, recbole_config, settings)
         failure = _run(settings, found, data, deadline, progress)
@@ -201,7 +206,7 @@ def build_stores(model: str, dataset: str, config: Mapping[str, Any], parameters
     for wanted in parameters.stores():
         if wanted.settings is not None:
             logger.info("knowledge '%s'", wanted.name)
-            own = {"model": model, **config, **wanted.settings, "name": wanted.name}
+            own = {"model": model, **config, **wanted.settings, "name": wanted.name, "threads": None}
             for line in embed(dataset, [], own, False):
                 logger.debug("%s", line)
 

@@ -39,6 +39,7 @@ class SearchSettings:
             whose first is at most so much worse than the best, as a share of it.
         max_failures: so many failed trials in a row end the search.
         retries: how often a trial is tried again whose worker was killed.
+        fused: how many trainings a worker has at once: a number, "off" for one, or "auto" (`search/together.py`).
         wandb: online, offline or disabled.
         wandb_project: the project there.
     """
@@ -62,6 +63,7 @@ class SearchSettings:
     tolerance: float = 0.01
     max_failures: int = 5
     retries: int = 2
+    fused: str | int = "auto"
     wandb: str = "offline"
     wandb_project: str = "recbole-msr"
 
@@ -143,6 +145,20 @@ def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
         InputError: no such pruner or option.
     """
     return Named.read("pruner", given or ("median" if len(objectives) == 1 else "none"), PRUNERS).to_dict()
+
+
+def read_fused(given: Any) -> str | int:
+    """`--fused`: auto, off, or a number.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    word = "auto" if given is None else str(given).strip().lower()
+    if word in ("auto", "off"):
+        return word
+    if not word.isdigit() or int(word) < 1:
+        raise InputError(f"--fused must be auto, off, or how many trials are trained at once, got {given!r}")
+    return int(word)
 
 
 def whole(name: str, value: Any, least: int) -> None:

@@ -43,6 +43,9 @@ SILENT_SECONDS = 120.0
 _WAIT_SECONDS = 0.5
 _LOST, _SURPLUS = "lost", "surplus"
 _KILLED = "its worker was killed"
+Together = Callable[[Trial, Callable[[], Trial | None], Callable[[Trial, Outcome], None]], None]
+"""Runs a trial and, if it wants, others that the second argument hands out (None: there are no more now); calls the
+third with each of them and its outcome."""
 
 
 class Trials:
@@ -79,6 +82,7 @@ class Trials:
         objective: Callable[[Trial], Outcome],
         after: Callable[[FrozenTrial], Any] | None = None,
         stop: Callable[[], bool] = lambda: False,
+        together: Together | None = None,
     ) -> None:
         """Run trials until the budget is spent.
 
@@ -86,26 +90,49 @@ class Trials:
             objective: runs one.
             after: called with every trial that has ended.
             stop: asked after every trial whether to end.
+            together: runs one or more, in place of `objective`.
 
         Raises:
             InputError: too many trials failed in a row, or the storage is gone.
         """
         with quiet(), storage_errors(self._settings):
             while not stop() and (trial := self._next()) is not None:
-                with _Beat(trial):
-                    self._run(trial, objective)
-                if after is not None:
-                    after(self._frozen(trial))
+                self._run(trial, together or _one_by_one(objective), after, stop)
                 self.check_failures()
 
-    def _run(self, trial: Trial, objective: Callable[[Trial], Outcome]) -> None:
+    def _run(
+        self, first: Trial, objective: Together, after: Callable[[FrozenTrial], Any] | None, stop: Callable[[], bool]
+    ) -> None:
+        beats: dict[int, _Beat] = {}
+        trials: dict[int, Trial] = {}
+
+        def take(trial: Trial | None) -> Trial | None:
+            if trial is not None:
+                trials[trial.number], beats[trial.number] = trial, _Beat(trial)
+                beats[trial.number].start()
+            return trial
+
+        def tell(trial: Trial, outcome: Outcome) -> None:
+            beats.pop(trial.number).end()
+            self._tell(trial, outcome)
+            del trials[trial.number]
+            if after is not None:
+                after(self._frozen(trial))
+
+        take(first)
         try:
-            outcome = objective(trial)
+            objective(first, lambda: None if stop() else take(self._next(waits=False)), tell)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
-            with contextlib.suppress(Exception):  # the storage may be what failed; then the next reaper does it
-                self._lose(self._frozen(trial), f"its worker ended: {reason}", trial)
+            for trial in trials.values():
+                with contextlib.suppress(Exception):  # the storage may be what failed; then the next reaper does it
+                    self._lose(self._frozen(trial), f"its worker ended: {reason}", trial)
             raise
+        finally:
+            for beat in beats.values():
+                beat.end()
+
+    def _tell(self, trial: Trial, outcome: Outcome) -> None:
         try:
             for key, value in outcome.attributes.items():
                 trial.set_user_attr(key, value)
@@ -117,8 +144,8 @@ class Trials:
             # The machine slept, say, and the others took this worker for dead.
             logger.warning("trial %d has been given to another worker meanwhile", trial.number)
 
-    def _next(self) -> Trial | None:
-        """The next trial; None when the budget is spent. Waits while all that are left are under way elsewhere."""
+    def _next(self, waits: bool = True) -> Trial | None:
+        """The next trial; None when the budget is spent. Waits while all that are left are under way."""
         while True:
             with self._together:
                 self.reap()
@@ -131,6 +158,8 @@ class Trials:
                     if not self._surplus(trial):
                         return trial
                     continue
+            if not waits:
+                return None
             time.sleep(_WAIT_SECONDS)
 
     def _spent(self, ended: int) -> bool:
@@ -268,12 +297,16 @@ class _Beat:
             except Exception as error:  # the trial itself will say so where it matters
                 logger.debug("no beat: %s", error)
 
-    def __enter__(self) -> None:
+    def start(self) -> None:
         self._thread.start()
 
-    def __exit__(self, *_: Any) -> None:
+    def end(self) -> None:
         self._end.set()
         self._thread.join()
+
+
+def _one_by_one(objective: Callable[[Trial], Outcome]) -> Together:
+    return lambda trial, _, tell: tell(trial, objective(trial))
 
 
 def _given_up(trial: FrozenTrial, first: int, killed: int) -> FrozenTrial:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial
 
 from recbole_msr.data.cache import fingerprint
@@ -14,6 +13,7 @@ from recbole_msr.search.objective import Objective, StudyData
 from recbole_msr.search.settings import COSTS, SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.study import grid_points, open_study
+from recbole_msr.search.together import Together
 from recbole_msr.search.trials import Trials
 from recbole_msr.training.evaluation import smaller_is_better
 
@@ -48,8 +48,9 @@ def run_trials(
         after: called after every trial.
     """
     space = Space.load(settings.space)
-    torch.set_num_threads(int(settings.config["threads"]))
     data = data or StudyData(settings)
     study = study or open_search(settings, space, data.config)
-    with Trials(study, settings, wanted_trials(settings, study), deadline) as trials:
-        trials.run(Objective(settings, space, data, deadline), after, orphaned)
+    wanted = wanted_trials(settings, study)
+    with Trials(study, settings, wanted, deadline) as trials:
+        objective = Objective(settings, space, data, deadline)
+        trials.run(objective, after, orphaned, Together(objective, settings, space, data, wanted))

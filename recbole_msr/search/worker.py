@@ -80,15 +80,18 @@ def run_as_worker(about: str | None, work: Callable[[Given], None]) -> int:
 def _work(given: Given) -> None:
     from recbole_msr.search.final import run_final
     from recbole_msr.search.work import run_trials
+    from recbole_msr.threads import tell, torch_threads
 
     settings = SearchSettings.of_folder(given.folder)
     if given.gpu is not None:
         settings = replace(settings, config={**settings.config, "gpu_id": given.gpu})
-    if given.final is not None:
-        assert given.seed is not None
-        run_final(settings, given.final, given.seed)
-    else:
-        run_trials(settings, given.deadline, given.orphaned)
+    with torch_threads(int(settings.config["threads"])):
+        tell()
+        if given.final is not None:
+            assert given.seed is not None
+            run_final(settings, given.final, given.seed)
+        else:
+            run_trials(settings, given.deadline, given.orphaned)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class EpochLogger(pl.Callback):
         """Send the rows that have not been sent."""
         for row in keeper.history[self._sent :]:
             self._run.log_epoch(row)
-        self._sent = len(keeper.history)
+        self._sent = max(self._sent, len(keeper.history))  # a training that is begun anew has had them before
 
 
 class RecBoleEpochs:

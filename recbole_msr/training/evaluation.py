@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO
-from recbole_msr.training.metrics import GroupedAUC, grouped_auc, log_losses, ranks, weighted_mean_auc
+from recbole_msr.training.metrics import GroupedAUC, ScoredRows, log_losses, ranks, weighted_mean_auc
 
 METRICS = ("auc", "gauc", "logloss")
 
@@ -186,52 +186,87 @@ def evaluate_cells(
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
     for column, task in enumerate(task_names):
         known = labels[:, column] != MISSING_LABEL
-        of = _Rows(predictions[known, column], labels[known, column], None if user_code is None else user_code[known])
-        everywhere = np.full(len(of.label), UNKNOWN_SCENARIO + 1)
-        pooled[task] = of.cells(everywhere, 1, min_rows=1)[0]
-        for name, cell in zip(scenario_names, of.cells(scenario[known], len(scenario_names), min_rows), strict=True):
+        rows = slice(None) if known.all() else known
+        of = _Rows(predictions[rows, column], labels[rows, column], None if user_code is None else user_code[rows])
+        pooled[task] = of.together(min_rows=1)
+        for name, cell in zip(scenario_names, of.cells(scenario[rows], len(scenario_names), min_rows), strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
 
 
+def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:
+    """Those of RecBole's metrics that a cell already knows, as RecBole would report them.
+
+    Args:
+        cell: the main task's, of all rows.
+        names: RecBole's metrics; of these, `auc` and `logloss` are given.
+        decimals: RecBole's `metric_decimal_place`.
+
+    Returns:
+        Rounded values; NaN for what is undefined.
+    """
+    values = {"auc": cell.auc, "logloss": cell.logloss}
+    known = {name: values[name] for name in names if name in values}
+    # NumPy rounds, and RecBole with it, not quite as Python does.
+    return {name: float(round(np.float64(np.nan if one is None else one), decimals)) for name, one in known.items()}
+
+
 class _Rows:
-    """One task's labelled rows; ranks and losses are worked out once for all groupings."""
+    """One task's labelled rows; they are sorted, and losses worked out, once for all groupings."""
 
     def __init__(self, prediction: np.ndarray, label: np.ndarray, user: np.ndarray | None) -> None:
-        self.label, self.user = label, user
-        self.rank = ranks(prediction)
-        self.loss = log_losses(prediction, label)
+        self._user = user
+        self._scored = ScoredRows(prediction, label)
+        self._loss = log_losses(prediction, label)
+        self._together = self._scored.auc()
+        self._by_user = None if user is None else self._scored.auc(user)
+
+    def together(self, min_rows: int) -> Cell:
+        """The cell of all rows."""
+        if not len(self._loss):
+            return _cell(0, None, 0, 0.0, None, min_rows)
+        auc, rows, positives = (part.item() for part in self._together[1:])
+        # Summed as RecBole sums it (pairwise): the last digits agree.
+        return _cell(rows, auc, positives, self._loss.sum(), self._by_user, min_rows)
 
     def cells(self, scenario: np.ndarray, count: int, min_rows: int) -> list[Cell]:
         """The cells of scenarios 1..count, given each row's scenario."""
-        by_scenario = grouped_auc(scenario, self.rank, self.label)
-        # A lone group is summed as RecBole sums it (pairwise): the last digits agree.
-        loss = [0.0, self.loss.sum()] if count == 1 and (scenario == 1).all() else np.bincount(scenario, self.loss)
-        gauc = self._gauc(scenario, count)
-        found = {}
-        for number, auc, rows, positives in zip(*(part.tolist() for part in by_scenario), strict=True):
-            reason = _why_undefined(rows, positives, min_rows)
-            found[number] = Cell(
-                rows,
-                positives,
-                auc=auc if reason is None else None,
-                gauc=gauc[number] if reason is None else None,
-                logloss=float(loss[number]) / rows,
-                undefined=reason,
-            )
-        empty = Cell(0, 0, None, None, None, undefined=_why_undefined(0, 0, min_rows))
-        return [found.get(number, empty) for number in range(1, count + 1)]
+        if count == 1 and (scenario == 1).all():
+            return [self.together(min_rows)]
+        loss = np.bincount(scenario, self._loss, minlength=count + 1)
+        by_user = [None] * (count + 1) if self._user is None else self._by_scenario(scenario, count)
+        cells = [_cell(0, None, 0, 0.0, None, min_rows)] * (count + 1)
+        for number, auc, rows, positives in zip(*(part.tolist() for part in self._scored.auc(scenario)), strict=True):
+            cells[number] = _cell(rows, auc, positives, loss[number], by_user[number], min_rows)
+        return cells[1:]
 
-    def _gauc(self, scenario: np.ndarray, count: int) -> list[float | None]:
-        if self.user is None:
-            return [None] * (count + 1)
+    def _by_scenario(self, scenario: np.ndarray, count: int) -> list[GroupedAUC]:
+        """The AUC of each user in scenarios 0..count."""
+        assert self._user is not None
+        assert self._by_user is not None
+        width = int(self._user.max(initial=0)) + 1
+        only = np.zeros(width, dtype=scenario.dtype)
+        only[self._user] = scenario
+        if (only[self._user] == scenario).all():  # a user's rows are all of one scenario, and are counted already
+            where = only[self._by_user.group]
+            return [GroupedAUC(*(part[where == number] for part in self._by_user)) for number in range(count + 1)]
         # Scenario by scenario, and in each user by user: the groups of a scenario stay together.
-        width = int(self.user.max(initial=0)) + 1
-        by_user = grouped_auc(scenario * width + self.user, self.rank, self.label)
-        edges = np.searchsorted(by_user.group, np.arange(count + 2) * width)
-        return [
-            weighted_mean_auc(GroupedAUC(*(part[start:stop] for part in by_user))) for start, stop in pairwise(edges)
-        ]
+        users = self._scored.auc(scenario * width + self._user)
+        edges = np.searchsorted(users.group, np.arange(count + 2) * width)
+        return [GroupedAUC(*(part[start:stop] for part in users)) for start, stop in pairwise(edges)]
+
+
+def _cell(rows: int, auc: float | None, positives: int, loss: float, by_user: GroupedAUC | None, min_rows: int) -> Cell:
+    """A cell from what was counted: its rows, the sum of their losses, and the AUC of each of its users."""
+    reason = _why_undefined(rows, positives, min_rows)
+    return Cell(
+        rows,
+        positives,
+        auc=auc if reason is None else None,
+        gauc=weighted_mean_auc(by_user) if reason is None and by_user is not None else None,
+        logloss=float(loss) / rows if rows else None,
+        undefined=reason,
+    )
 
 
 def _why_undefined(rows: int, positives: int, min_rows: int) -> str | None:

@@ -20,6 +20,7 @@ from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.hinet import HiNet
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.prompts.store import Knowledge
+from recbole_msr.threads import torch_threads
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.finished import FinishedRun
 from recbole_msr.training.usage import GateUse, GateWatch
@@ -129,6 +130,7 @@ class Explanation:
     gates: list[GateUse]
 
 
+@torch_threads()
 def explain(
     run_dir: str | Path,
     users: Sequence[str] | None = None,

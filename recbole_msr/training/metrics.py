@@ -18,8 +18,8 @@ class GroupedAUC(NamedTuple):
     positives: np.ndarray
 
 
-def grouped_auc(groups: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> GroupedAUC:
-    r"""AUC of each group's rows, all groups in one sort.
+class ScoredRows:
+    r"""Rows sorted by their scores, once; the AUC of any grouping of them is then counted without sorting again.
 
     With P positives and N negatives, the chance that a positive scores above a negative, ties counted half
     (Mann-Whitney, the same as the area by average ranks):
@@ -30,39 +30,70 @@ def grouped_auc(groups: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> G
     not on how many processes they were gathered from.
 
     Args:
-        groups: (N,), anything that sorts.
-        scores: (N,), no NaN. Where the same scores are grouped several ways, give their `ranks`: faster.
+        scores: (N,), no NaN.
         labels: (N,), 0 or 1.
     """
-    group_code, group = _codes(groups)
-    score_code, score = _codes(scores)
-    positive = np.asarray(labels) == 1
-    if not len(positive):
-        return GroupedAUC(group, np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 
-    # (group, score, label) as one number: sorting numbers is several times faster than sorting rows by them.
-    # Both codes are below N, so it fits into 63 bits up to two thousand million rows.
-    key = np.sort((group_code * len(score) + score_code) * 2 + positive)
-    positive = key & 1
-    key >>= 1
+    def __init__(self, scores: np.ndarray, labels: np.ndarray) -> None:
+        key = _sortable(np.asarray(scores))
+        self._order = _stable_order(key)
+        # A row's place among the different scores, and 1 for a negative in the last bit: looked up together.
+        narrow = np.int32 if len(key) < 2**30 else np.int64
+        self._rows = np.cumsum(_changes(key[self._order]), dtype=narrow) * 2 + (np.asarray(labels) != 1)[self._order]
 
-    first = _starts(key)  # of each run of rows with the same group and the same score
-    run_group = key[first] // len(score)
-    run_rows = np.diff(first, append=len(key))
-    run_positives = np.add.reduceat(positive, first)
-    run_negatives = run_rows - run_positives
+    def auc(self, groups: np.ndarray | None = None) -> GroupedAUC:
+        """AUC of each group's rows.
 
-    first = _starts(run_group)  # of each group's runs
-    rows = np.add.reduceat(run_rows, first)
-    positives = np.add.reduceat(run_positives, first)
-    negatives = rows - positives
+        Args:
+            groups: (N,) integers from 0; None for all rows as one group, 0.
+        """
+        if not len(self._order):
+            return GroupedAUC(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+        rows, group, starts = self._rows, np.zeros(1, np.int64), np.zeros(1, np.int64)
+        if groups is not None:
+            if groups.max() < 2**16:
+                groups = groups.astype(np.uint16)
+            by_score = groups[self._order]
+            order = _stable_order(by_score)  # by group, and in each group still by score
+            rows, by_group = rows[order], by_score[order]
+            starts = np.flatnonzero(_changes(by_group))
+            group = by_group[starts].astype(np.int64)
 
-    below = np.cumsum(run_negatives) - run_negatives
-    below -= np.repeat(below[first], np.diff(first, append=len(below)))
-    wins = np.add.reduceat(run_positives * (2 * below + run_negatives), first)
-    auc = np.full(len(rows), np.nan)
-    np.divide(wins, 2 * positives * negatives, out=auc, where=(positives > 0) & (negatives > 0))
-    return GroupedAUC(group[run_group[first]], auc, rows, positives)
+        # Runs are rows of one group with one score. `below` has the negatives before each run, of all groups.
+        edge = np.ones(len(rows) + 1, dtype=bool)
+        edge[:-1] = _changes(rows >> 1)
+        edge[starts] = True
+        edges = np.flatnonzero(edge)
+        below = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(rows & 1, out=below[1:])
+        if len(edges) < len(below):  # some scores are equal
+            below = below[edges]
+        positives_of_run = np.diff(edges)
+        positives_of_run -= np.diff(below)
+        runs = np.searchsorted(edges, starts)  # the first of each group
+
+        count = np.diff(starts, append=len(rows))
+        positives = np.add.reduceat(positives_of_run, runs)
+        before = below[runs]
+        negatives = np.diff(before, append=below[-1])
+        positives_of_run *= below[:-1] + below[1:]
+        wins = np.add.reduceat(positives_of_run, runs) - 2 * positives * before
+        auc = np.full(len(count), np.nan)
+        np.divide(wins, 2 * positives * negatives, out=auc, where=(positives > 0) & (negatives > 0))
+        return GroupedAUC(group, auc, count, positives)
+
+
+def grouped_auc(groups: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> GroupedAUC:
+    """AUC of each group's rows, as `ScoredRows` counts it.
+
+    Args:
+        groups: (N,), anything that sorts.
+        scores: (N,), no NaN.
+        labels: (N,), 0 or 1.
+    """
+    code, group = _codes(groups)
+    found = ScoredRows(scores, labels).auc(code)
+    return found._replace(group=group[found.group])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -87,13 +118,51 @@ def log_losses(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Their mean is RecBole's `LogLoss`, its clipping of scores to [1e-15, 1 - 1e-15] included.
     """
-    scores = np.clip(np.asarray(scores, dtype=np.float64), 1e-15, 1 - 1e-15)
-    return -labels * np.log(scores) - (1 - labels) * np.log(1 - scores)
+    losses = np.array(scores, dtype=np.float64)
+    np.clip(losses, 1e-15, 1 - 1e-15, out=losses)
+    np.subtract(1, losses, out=losses, where=np.asarray(labels) != 1)
+    np.log(losses, out=losses)
+    return np.negative(losses, out=losses)
 
 
-def _starts(ordered: np.ndarray) -> np.ndarray:
-    """The first position of each run of equal values."""
-    return np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+def _changes(ordered: np.ndarray) -> np.ndarray:
+    """Where (N,) a run of equal values begins."""
+    begins = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    return begins
+
+
+def _sortable(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers (N,) that order as `values` do and are equal where these are."""
+    if values.dtype.kind in "iu" and len(values):
+        return values.astype(np.uint64) - np.uint64(int(values.min()) % 2**64)  # exact: it wraps around twice
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    if values.dtype not in (np.float32, np.float64):
+        return _codes(values)[0].astype(np.uint64)
+    # IEEE numbers order as their bits do, once those of negative numbers are flipped and the others' sign bit is set
+    # (that of -0.0 stays: it equals 0.0).
+    size = values.dtype.itemsize * 8
+    bits = values.view(f"u{size // 8}")
+    sign = bits.dtype.type(1 << (size - 1))
+    if not len(bits) or bits.max() < sign:
+        return bits
+    return np.where(bits > sign, ~bits, bits | sign)
+
+
+def _stable_order(key: np.ndarray) -> np.ndarray:
+    """What puts non-negative integers (N,) in order, equal ones as they stood.
+
+    Sixteen bits at a time, for which NumPy has a radix sort: several times faster than sorting floats or long integers.
+    """
+    bits = int(key.max()).bit_length() if len(key) else 0
+    order = None
+    for shift in range(0, max(bits, 1), 16):
+        digits = (key >> key.dtype.type(shift)).astype(np.uint16)  # the cast drops the higher bits
+        step = np.argsort(digits if order is None else digits[order], kind="stable")
+        order = step if order is None else order[step]
+    assert order is not None
+    return order
 
 
 def _codes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,15 @@ from recbole.evaluator.collector import DataStruct
 
 from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
 from recbole_msr.errors import InputError
+from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
-from recbole_msr.training.evaluation import Evaluation, evaluate_cells
+from recbole_msr.training.evaluation import Evaluation, evaluate_cells, recbole_metrics
+from recbole_msr.training.fast import check_sparse, compiled, prepare_model
+from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
 from recbole_msr.training.weighting import GradientWeighting, build_weighting
 
-_OPTIMIZERS: dict[str, Any] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "rmsprop": torch.optim.RMSprop,
-    "sparse_adam": torch.optim.SparseAdam,
-}
+_CHECK_EVERY = 50
+"""Steps from one look at the sum of the losses to the next: a look waits for the device."""
 
 
 class DivergedError(ArithmeticError):
@@ -57,7 +53,17 @@ class RecModule(pl.LightningModule):
     def __init__(self, model: Any, config: Any) -> None:
         super().__init__()
         self.model = model
+        prepare_model(model, config)
         self.weighting = build_weighting(model, config)
+        weighted = self.weighting is not None
+        self._loss: Callable[[Any], Any] = model.counted_losses if weighted else model.calculate_loss
+        if Options(config).flag("compile"):
+            if isinstance(self.weighting, GradientWeighting):
+                raise InputError(
+                    "compile: loss_weighting: gradnorm and pcgrad go back through a loss several times, which compiled "
+                    "code cannot: set compile: False"
+                )
+            self._loss = compiled(self._loss, config["device"])
         self._config = config
         self._schema = Schema.from_config(config)
         self._evaluator = Evaluator(config)
@@ -75,19 +81,19 @@ class RecModule(pl.LightningModule):
 
     def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
         loss = self._model_loss(batch) if self.weighting is None else self._weighted_loss(batch)
-        if loss.device.type == "cpu":  # on a GPU the check would wait for every step; there it comes with the epoch
-            self._check(loss)
         detached = loss.detach()
         self._loss_sum = detached if self._loss_sum is None else self._loss_sum + detached
+        if (batch_idx + 1) % _CHECK_EVERY == 0:
+            self._check(self._loss_sum)  # once no number, it stays none
         return loss
 
     def _model_loss(self, batch: Interaction) -> torch.Tensor:
-        losses = self.model.calculate_loss(batch)
+        losses = self._loss(batch)
         return sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[return-value]
 
     def _weighted_loss(self, batch: Interaction) -> torch.Tensor:
         assert self.weighting is not None
-        losses, counts = self.model.counted_losses(batch)
+        losses, counts = self._loss(batch)
         if isinstance(self.weighting, GradientWeighting):
             self._step = batch, losses, counts  # for `backward`
         return self.weighting(losses, counts)
@@ -111,6 +117,8 @@ class RecModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         if isinstance(self.weighting, GradientWeighting):
             self.weighting.check_strategy(self.trainer.strategy)
+        if self._config["embedding_gradients"] == "sparse":
+            check_sparse(self.weighting, self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
         self._loss_sum = None
@@ -133,9 +141,22 @@ class RecModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = build_optimizer(_parameter_groups(self.model), self._config)
+        optimizer = build_optimizer(parameter_groups(self.model), self._config)
         self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
         return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if self._config["embedding_gradients"] != "sparse":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            by_value = str(gradient_clip_algorithm) == "value"
+            clip = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
+            clip_sparse(optimizer, lambda parameters: clip(parameters, gradient_clip_val))
 
     def step_scheduler(self, valid_score: float | None) -> None:
         """One epoch is over. (Stepped here and not by Lightning, whose checkpoints lag behind its schedulers.)"""
@@ -170,6 +191,8 @@ class RecModule(pl.LightningModule):
     # Evaluation: rows of this process are kept, then put in their place in the table.
 
     def on_validation_epoch_start(self) -> None:
+        if self._loss_sum is not None:  # a training that has diverged has nothing to validate
+            self._check(self._loss_sum)
         self._predictions: list[torch.Tensor] = []
 
     def validation_step(self, batch: Interaction, batch_idx: int) -> None:
@@ -184,11 +207,13 @@ class RecModule(pl.LightningModule):
         scores = gather_rows(own, row_numbers(loader), len(loader.table))
         del self._predictions
         self._check(scores, "predictions")
-        everything = loader.table.batch(slice(None))
+        labels = self._schema.label_fields if self._schema is not None else []
+        needed = (self._config["USER_ID_FIELD"], self._config["LABEL_FIELD"], SCENARIO_FIELD, *labels)
+        rows = loader.table.whole(needed)
         if self.trainer.testing and self._config["save_predictions"]:
             self.test_scores = scores
-        self.evaluation = self._evaluate(scores, everything)
-        self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, everything)
+        self.evaluation = self._evaluate(scores, rows)
+        self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, rows)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -216,14 +241,22 @@ class RecModule(pl.LightningModule):
         return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least)
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:
-        """The configured metrics of the main task, computed by RecBole."""
+        """The configured metrics of the main task, those that are not known yet computed by RecBole."""
+        assert self.evaluation is not None
+        cell = self.evaluation.pooled[self.evaluation.main_task]
+        wanted = [name.lower() for name in self._config["metrics"]]
+        known = recbole_metrics(cell, wanted, self._config["metric_decimal_place"])
+        self._evaluator.metrics = [name for name in wanted if name not in known]
+        if not self._evaluator.metrics:
+            return OrderedDict(known)
         main = self._schema.main_index if self._schema is not None and scores.shape[1] > 1 else 0
         label = rows[self._config["LABEL_FIELD"]].cpu()
         present = label >= 0
         struct = DataStruct()
         struct.set("rec.score", scores[present, main])
         struct.set("data.label", label[present])
-        return self._evaluator.evaluate(struct)
+        others = self._evaluator.evaluate(struct)
+        return OrderedDict((name, known[name] if name in known else others[name]) for name in wanted)
 
 
 class PackedData(pl.LightningDataModule):
@@ -238,7 +271,7 @@ class PackedData(pl.LightningDataModule):
         super().__init__()
         self._config = config
         self._tables = {
-            name: split if isinstance(split, PackedTable) else PackedTable(split, config["data_device"] or "cpu")
+            name: split if isinstance(split, PackedTable) else PackedTable.for_run(split, config)
             for name, split in splits.items()
             if split is not None
         }
@@ -247,10 +280,12 @@ class PackedData(pl.LightningDataModule):
     def _loader(self, split: str) -> PackedLoader:
         table = self._tables[split]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        device = self.trainer.strategy.root_device if self.trainer else self._config["device"]
+        ahead = device if device.type == "cuda" and table.device.type == "cpu" else None
         if split != "train":
-            return PackedLoader(table, self._config["eval_batch_size"], None, rank, world_size)
+            return PackedLoader(table, self._config["eval_batch_size"], None, rank, world_size, ahead)
         order = EpochOrder(len(table), self._config["seed"], self._config["shuffle"])
-        return PackedLoader(table, self._config["train_batch_size"], order, rank, world_size)
+        return PackedLoader(table, self._config["train_batch_size"], order, rank, world_size, ahead)
 
     def train_dataloader(self) -> PackedLoader:
         return self._loader("train")
@@ -273,65 +308,6 @@ def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.
     for part, places in parts:
         table[places] = part
     return table
-
-
-def _parameter_groups(model: torch.nn.Module) -> Any:
-    """The model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
-    log_variances = getattr(model, "log_variances", None)
-    if log_variances is None:
-        return model.parameters()
-    others = [parameter for parameter in model.parameters() if parameter is not log_variances]
-    return [{"params": others}, {"params": [log_variances], "weight_decay": 0.0}]
-
-
-def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
-    """The optimiser that RecBole's `learner`, `learning_rate` and `weight_decay` name, with fused kernels if asked.
-
-    Raises:
-        InputError: there is no such learner.
-    """
-    learner = str(config["learner"]).lower()
-    if learner not in _OPTIMIZERS:
-        raise InputError(f"learner must be one of {', '.join(_OPTIMIZERS)}, got '{config['learner']}'")
-    options: dict[str, Any] = {"lr": config["learning_rate"]}
-    if learner != "sparse_adam":
-        options["weight_decay"] = config["weight_decay"] or 0.0
-    if config["fused_optimizer"] and learner in ("adam", "adamw", "sgd", "adagrad") and not _clips_mixed(config):
-        options["fused"] = True
-    try:
-        return _OPTIMIZERS[learner](parameters, **options)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"learner {learner}: {error}") from error
-
-
-def _clips_mixed(config: Any) -> bool:
-    """Whether gradients are clipped in mixed precision, which Lightning refuses to do with fused kernels."""
-    lightning = config["lightning"] or {}
-    mixed = config["enable_amp"] or "mixed" in str(lightning.get("precision", ""))
-    return bool(mixed and (config["clip_grad_norm"] or lightning.get("gradient_clip_val")))
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
-    """A scheduler of `torch.optim.lr_scheduler` from {name: CLASS, argument: value, ...}; None for none.
-
-    Raises:
-        InputError: no such class, or its arguments do not fit.
-    """
-    if not schedule:
-        return None
-    if not isinstance(schedule, Mapping) or "name" not in schedule:
-        raise InputError(
-            f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}"
-        )
-    arguments = {key: value for key, value in schedule.items() if key != "name"}
-    found = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
-    if not inspect.isclass(found):
-        raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
-    scheduler: Any = found
-    try:
-        return scheduler(optimizer, **arguments)
-    except TypeError as error:
-        raise InputError(f"lr_scheduler {schedule['name']}: {error}") from error
 
 
 def _random_state() -> dict[str, Any]:

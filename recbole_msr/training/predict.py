@@ -15,6 +15,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO, as_token
+from recbole_msr.threads import torch_threads
 from recbole_msr.training.checkpoint import load_checkpoint, load_weights, write_atomically
 from recbole_msr.training.config import build_config
 
@@ -54,6 +55,7 @@ class Predictor:
         self.tasks: list[str] = self._dataset.schema.task_names if several else [self._dataset.schema.main_task]
         self.unknown: dict[str, int] = {}
 
+    @torch_threads()
     @torch.no_grad()
     def predict(self, rows: pd.DataFrame, batch_size: int = 65536) -> pd.DataFrame:
         """Probabilities of new rows.

@@ -21,12 +21,14 @@ from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.threads import local_processes, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.config import build_config, check_metric, check_version, reading_data
 from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.fast import LIGHTNING_ONLY
 from recbole_msr.training.folder import RunFolder
 from recbole_msr.training.predictions import write_predictions
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
@@ -98,14 +100,13 @@ def run(
     if "/" in str(settings.get("knowledge") or ""):
         settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
     recbole_config = build_config(name, data_name, settings)
-    if recbole_config["threads"]:
-        torch.set_num_threads(int(recbole_config["threads"]))
 
     folder = RunFolder(output_dir, f"{name}-{data_name}", resume)
     try:
         if resume and folder.finished:
             raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
-        with _log_file(folder.file("run.log"), str(recbole_config["state"] or "INFO")):
+        with _log_file(folder.file("run.log"), str(recbole_config["state"] or "INFO")), _threads(recbole_config):
+            tell()
             return _Run(recbole_config, folder, resume, callbacks, started).go()
     except BaseException as error:
         began = folder.file("metrics.csv").exists()
@@ -152,6 +153,20 @@ def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> st
     return name
 
 
+def _under_lightning(config: Any) -> bool:
+    if config["trainer"] == "auto":
+        return config["tasks"] is not None
+    return config["trainer"] == "lightning"
+
+
+def _threads(config: Any) -> AbstractContextManager[None]:
+    """As many threads as `threads` says, or as are this process's share."""
+    # RecBole's own trainer keeps PyTorch's choice: with more or fewer its sums have other last digits.
+    if config["threads"] is None and not _under_lightning(config):
+        return nullcontext()
+    return torch_threads(config["threads"], local_processes(config["lightning"]))
+
+
 class _Run:
     """The steps of one run; kept together because they share its configuration and its folder."""
 
@@ -174,7 +189,7 @@ class _Run:
         data_seconds = time.perf_counter() - self.started
         init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
         model = self._build_model(loaders[0]._dataset)
-        under_lightning = self._under_lightning()
+        under_lightning = _under_lightning(config)
         if not self.resume and _first_process():
             self.folder.write_yaml("config.yaml", self.settings)
         with self._tracked() as tracked:
@@ -227,11 +242,6 @@ class _Run:
         from recbole.utils import get_model
 
         return get_model(self.config["model"])(self.config, dataset).to(self.config["device"])
-
-    def _under_lightning(self) -> bool:
-        if self.config["trainer"] == "auto":
-            return self.config["tasks"] is not None
-        return self.config["trainer"] == "lightning"
 
     def _train_lightning(
         self, model: torch.nn.Module, loaders: tuple[Any, Any, Any], tracked: TrackedRun | None
@@ -286,6 +296,9 @@ class _Run:
         if self.resume:
             raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
         config = self.config
+        for key, plain in LIGHTNING_ONLY.items():
+            if config[key] != plain:
+                raise InputError(f"{key} is for runs under Lightning: declare tasks, or set trainer: lightning")
         config["checkpoint_dir"] = str(self.folder.path)
         metrics = [name.lower() for name in config["metrics"]]
         if config["eval_type"] == EvaluatorType.RANKING:

@@ -20,6 +20,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.fast import lightning_precision
 from recbole_msr.training.module import PackedData, RecModule
 
 _EVERY_ROW = "results are exact only if every row is evaluated"
@@ -191,7 +192,7 @@ class LightningTrainer:
             "max_epochs": config["epochs"],
             "check_val_every_n_epoch": max(min(config["eval_step"], config["epochs"]), 1),
             "gradient_clip_val": clip.get("max_norm"),
-            "precision": {False: "32-true", True: "16-mixed"}[bool(config["enable_amp"])],
+            "precision": lightning_precision(config),
             "num_sanity_val_steps": 0,
             "logger": False,
             "enable_model_summary": False,
@@ -199,8 +200,6 @@ class LightningTrainer:
             "default_root_dir": str(Path(self.saved_model_file).parent),
             "use_distributed_sampler": False,  # the loaders know their process
         }
-        if config["enable_amp"] and config["device"].type == "cpu":
-            options["precision"] = "bf16-mixed"
         given = dict(config["lightning"] or {})
         known = inspect.signature(pl.Trainer).parameters
         for key in given:

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_msr.schema import MISSING_LABEL
-from recbole_msr.training.evaluation import Evaluation, evaluate_cells, smaller_is_better
-from recbole_msr.training.metrics import grouped_auc, ranks
+from recbole_msr.training.evaluation import Evaluation, evaluate_cells, recbole_metrics, smaller_is_better
+from recbole_msr.training.metrics import ScoredRows, grouped_auc, ranks
 
 
 def _made(rows=3000, seed=0):
@@ -285,3 +285,110 @@ def test_arguments_that_do_not_fit_are_refused(change, message):
     evaluate_cells(**arguments)
     with pytest.raises(ValueError, match=message):
         evaluate_cells(**arguments | change)
+
+
+_TINY_FLOAT = np.nextafter(np.float32(0), np.float32(1))  # the smallest denormal number
+_ODD = [0.0, -0.0, _TINY_FLOAT, -_TINY_FLOAT, 1e-40, 1.0, 1 - 2**-24, -1.0, np.inf, -np.inf, 3.4e38, -3.4e38, 0.5]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", np.int8, np.int64, np.uint64])
+@pytest.mark.parametrize("kind", ["odd", "ties", "spread"])
+def test_auc_of_any_numbers_equals_counting_all_pairs(dtype, kind):
+    random = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "f":
+        ties, spread = random.integers(-3, 4, 120) / 4, random.normal(size=120)
+        values = {"odd": random.choice(_ODD, 120), "ties": ties, "spread": spread}[kind]
+    else:
+        whole = np.iinfo(dtype)
+        odd, spread = [whole.min, whole.min + 1, 0, whole.max - 1, whole.max], whole.max // 120 * np.arange(120)
+        values = {"odd": random.choice(np.array(odd, dtype), 120), "ties": np.arange(120) % 4, "spread": spread}[kind]
+    with np.errstate(over="ignore"):
+        scores = random.permutation(np.asarray(values).astype(dtype))
+    labels, groups = random.integers(0, 2, 120), random.integers(0, 3, 120)
+    found = grouped_auc(groups, scores, labels)
+    for group, auc in zip(found.group, found.auc, strict=True):
+        rows = groups == group
+        positive, negative = scores[rows & (labels == 1)], scores[rows & (labels == 0)]
+        pairs = [(1.0 if p > n else 0.5 if p == n else 0.0) for p in positive for n in negative]
+        assert auc == pytest.approx(np.mean(pairs), abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", [1, 7, 300, 70_000, 2**33])
+def test_many_groups_are_sorted_like_few(groups):
+    random = np.random.default_rng(groups % 1000)
+    of = random.integers(0, groups, 4000)
+    scores, labels = random.random(4000).astype(np.float32).round(2), random.integers(0, 2, 4000)
+    found = ScoredRows(scores, labels).auc(of)
+    expected = grouped_auc(of.astype(str), scores, labels)  # by way of np.unique
+    by_name = dict(zip(expected.group.tolist(), expected.auc.tolist(), strict=True))
+    assert found.group.tolist() == sorted(set(of.tolist()))
+    np.testing.assert_array_equal(found.auc, [by_name[str(group)] for group in found.group])
+    assert found.rows.sum() == 4000
+    assert found.positives.sum() == labels.sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_cell_equals_sklearn_with_exact_zeros_and_ones(dtype, seed):
+    """Users of one scenario (seed 0) and of several, tiny cells, cells of one class, scores from 0 to 1 with both."""
+    random = np.random.default_rng(seed)
+    rows, names = 2000, [f"s{number}" for number in range(1, 9)]
+    users = random.integers(0, 150, rows)
+    scenario = (
+        users % 9 if seed == 0 else random.choice(9, rows, p=[0.3, 0.3, 0.3, 0.094, 0.002, 0.001, 0.001, 0.001, 0.001])
+    )
+    predictions = random.choice([0.0, -0.0, 1.0, _TINY_FLOAT, 1e-3, 0.25, 0.5, 0.75, 1 - 1e-7], (rows, 2)).astype(dtype)
+    labels = random.choice([0.0, 1.0, MISSING_LABEL], (rows, 2), p=[0.5, 0.3, 0.2])
+    labels[scenario == 3, 0] = 1
+    result = evaluate_cells(predictions, labels, scenario, users, names, ["click", "like"], "click")
+    assert result.cells["s3"]["click"].undefined == "one class: all 1"
+    clipped = np.clip(predictions.astype(np.float64), 1e-15, 1 - 1e-15)
+    for number, name in enumerate(names, 1):
+        for task, cell in zip((0, 1), result.cells[name].values(), strict=True):
+            of = (scenario == number) & (labels[:, task] != MISSING_LABEL)
+            label, score = labels[of, task], predictions[of, task].astype(np.float64)
+            assert (cell.rows, cell.positives) == (of.sum(), (label == 1).sum())
+            if cell.undefined is None:
+                assert cell.auc == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+                gauc = _gauc_one_user_at_a_time(users[of], score, label)
+                assert cell.gauc == (None if gauc is None else pytest.approx(gauc, abs=1e-12))
+            if of.any():
+                losses = -np.log(np.where(label == 1, clipped[of, task], 1 - clipped[of, task]))
+                assert cell.logloss == pytest.approx(losses.mean(), rel=1e-12)
+            else:
+                assert (cell.logloss, cell.undefined) == (None, "no rows")
+
+
+def test_a_lone_scenario_has_the_pooled_values_to_the_last_digit(data):
+    predictions, labels, _, users = data
+    alone = evaluate_cells(predictions, labels, np.ones(3000, int), users, ["all"], ["click", "like"], "click")
+    assert alone.cells["all"] == alone.pooled
+    small = evaluate_cells(
+        predictions, labels, np.ones(3000, int), users, ["all"], ["click", "like"], "click", min_rows=10**6
+    )
+    assert small.pooled == alone.pooled
+    assert small.cells["all"]["click"].auc is None
+
+
+def test_recboles_metrics_are_known_without_recbole_computing_them(data):
+    metrics = _recbole_metrics()
+    predictions, labels, scenario, users = data
+    labels = np.where(labels == MISSING_LABEL, 0, labels).astype(np.float32)
+    cell = _evaluate(predictions, labels, scenario, users).pooled["click"]
+    for decimals in (1, 4, 9):
+        config = {"metric_decimal_place": decimals}
+        theirs = {
+            name: float(round(metric(config).metric_info(predictions[:, 0], labels[:, 0]), decimals))
+            for name, metric in (("auc", metrics.AUC), ("logloss", metrics.LogLoss))
+        }
+        assert recbole_metrics(cell, ["logloss", "mae", "auc"], decimals) == theirs
+    assert list(recbole_metrics(cell, ["logloss", "mae", "auc"], 4)) == ["logloss", "auc"]
+
+
+def test_what_recbole_cannot_define_is_no_number():
+    everything_clicked = evaluate_cells(
+        np.full((3, 1), 0.5), np.ones((3, 1)), np.ones(3, int), None, ["all"], ["click"], "click"
+    )
+    found = recbole_metrics(everything_clicked.pooled["click"], ["auc", "logloss"], 4)
+    assert np.isnan(found["auc"])
+    assert found["logloss"] == 0.6931

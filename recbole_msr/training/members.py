@@ -1,0 +1,375 @@
+"""Several trainings at once: settings of a search, or seeds, that share data and model and differ in little else.
+
+Each is a `Member`, with a configuration, a model and random numbers of its own, and comes to the numbers it would come
+to alone. What they share is the work: batches are made once, and where the models are alike they are stacked, so that
+one call of a kernel serves all of them (`recbole_msr.training.stacked`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.data.packed import PackedLoader, PackedTable
+from recbole_msr.errors import InputError
+from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.module import PackedData, RecModule
+from recbole_msr.training.optimizers import clip_sparse
+from recbole_msr.training.stacked import RandomState, Stack, why_apart
+
+_SHARED_ON_CPU = 1_000_000
+"""Numbers of a model's layers times rows of a batch; LR and FM gain from shared batches, models with layers do not."""
+HOW = ("auto", "stacked", "side by side")
+"""How members may be trained: see `train_members`."""
+
+
+class Member:
+    """One training among several.
+
+    Made right after its model was built: the state of the random generators at that moment is the one from which its
+    training would draw alone.
+
+    Args:
+        config: its RecBole configuration.
+        model: its model, on its device.
+        settings: its settings, kept in `best_path`.
+        best_path: where the weights of the best epoch go; None to keep none.
+        metrics_path: where a table with one row an epoch goes; None for none.
+        callback_fn: called after every validation with (epoch from 0, score). What it raises ends this member alone.
+        on_end: called when it has ended, while others may go on. What it raises ends all.
+
+    Attributes:
+        epochs: what is known of its epochs, as of any training (`EpochKeeper`).
+        error: what ended it before its time: what `callback_fn` raised, a `DivergedError`, or another `Exception`;
+            None where it came to its end.
+        seconds: its share of the time that its group has trained and validated.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        model: nn.Module,
+        settings: Mapping[str, Any] | None = None,
+        best_path: Path | None = None,
+        metrics_path: Path | None = None,
+        callback_fn: Callable[[int, float], Any] | None = None,
+        on_end: Callable[[], Any] | None = None,
+    ) -> None:
+        self.config, self.model, self.on_end = config, model, on_end
+        self.module = RecModule(model, config)
+        self.random = RandomState(config["device"])
+        self.epochs: EpochKeeper = _Epochs(config, settings or {}, best_path, None, metrics_path, callback_fn)
+        self.error: Exception | None = None
+        self.seconds = 0.0
+        if best_path is not None:
+            model.register_state_dict_post_hook(_own_tensors)
+        self.optimizer: torch.optim.Optimizer = self.module.configure_optimizers()
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """What the order of its rows follows from: members with the same have the same batches."""
+        return (self.config["seed"], self.config["shuffle"])
+
+    def attempt(self, action: Callable[[], Any]) -> None:
+        """Do something; what it raises becomes this member's `error`."""
+        try:
+            action()
+        except Exception as error:
+            self.error = error
+
+    def check(self, loss: Tensor) -> None:
+        """End it where its loss is no number."""
+        self.attempt(lambda: self.module._check(loss))
+
+    def end_steps(self, loss_sum: Tensor | None = None) -> None:
+        """The batches of an epoch are over; the sum of their losses is given where the module has not seen them."""
+        if loss_sum is not None:
+            self.module._loss_sum = loss_sum
+        self.attempt(self.module.on_train_epoch_end)
+
+    def clip(self) -> None:
+        """Clip its gradient, dense or sparse."""
+        norm = (self.config["clip_grad_norm"] or {}).get("max_norm")
+        if norm is not None:
+            clip_sparse(self.optimizer, lambda parameters: torch.nn.utils.clip_grad_norm_(parameters, norm))
+
+
+def _own_tensors(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
+    """A file of a tensor that is part of another holds all of that: here the other members' weights."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            state[name] = value.detach().clone()
+
+
+class Steps(Protocol):
+    """A way to train members on a batch each."""
+
+    def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
+        """One step of every member; sets the `error` of one that cannot go on.
+
+        Args:
+            members: those under way.
+            batch_of: for each `Member.order`, its batch.
+            number: of the batch in the epoch, from 0.
+        """
+
+    def end_epoch(self, members: Sequence[Member]) -> None:
+        """An epoch's batches are over: `train_loss` of each member's module, or its `error`, is known."""
+
+    def drop(self, members: Sequence[Member]) -> None:
+        """Go on with these members only."""
+
+
+class SideBySide:
+    """One member after the other on each batch: any model, each with exactly the arithmetic it has alone."""
+
+    def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
+        for member in members:
+            member.attempt(partial(self._step, member, batch_of[member.order], number))
+
+    @staticmethod
+    def _step(member: Member, batch: Any, number: int) -> None:
+        with member.random:
+            loss = member.module.training_step(batch, number)
+            member.optimizer.zero_grad()
+            member.module.backward(loss)
+        member.clip()
+        member.optimizer.step()
+
+    def end_epoch(self, members: Sequence[Member]) -> None:
+        for member in members:
+            member.end_steps()
+
+    def drop(self, members: Sequence[Member]) -> None:
+        pass
+
+
+def why_alone(config: Any) -> str | None:
+    """Why a configuration cannot be trained among others; None if it can."""
+    if config["lightning"]:
+        return "it has options for Lightning's trainer, which trains one model"
+    if config["enable_amp"] or config["precision"] not in (None, 32):
+        return "it trains in mixed precision"
+    if config["compile"]:
+        return "it is compiled"
+    if (config["clip_grad_norm"] or {}).get("norm_type", 2) != 2:
+        return "its clip_grad_norm is of another norm than 2"
+    if config["embedding_gradients"] == "sparse" and config["loss_weighting"] in ("gradnorm", "pcgrad"):
+        return "its loss_weighting compares whole gradients, and they are sparse"
+    return None
+
+
+def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTable | None, how: str = "auto") -> None:
+    """Train members to their ends: all epochs, early stopping, or an error. Results are in `Member.epochs` and `error`.
+
+    The models hold the weights of the last epoch then. With `how="side by side"` every member does bit for bit what
+    it does alone. With "stacked", members whose models are alike (all but learning rate, weight decay, dropout, seed
+    and initial weights) are one batched model, where PyTorch has batched forms of all that the model does: sums are
+    then taken in another order, so numbers are those of a member alone up to rounding. What cannot be stacked is
+    trained side by side. "auto" takes what is faster, see `stacks`.
+
+    A member that ends, is stopped by its `callback_fn` or diverges leaves the others as they are.
+
+    Args:
+        members: of one model and dataset, on one device, that `why_alone` has no objection to.
+        train, valid: the tables of the splits; no validation without the second.
+        how: a word of `HOW`.
+
+    Raises:
+        InputError: a member that cannot be trained among others, no such word, or no batch to train on.
+    """
+    if how not in HOW:
+        raise InputError(f"members are trained {', '.join(HOW[:-1])} or {HOW[-1]}, got '{how}'")
+    for member in members:
+        if (reason := why_alone(member.config)) is not None:
+            raise InputError(f"this configuration cannot be trained together with others: {reason}")
+    groups: dict[Any, list[Member]] = {}
+    for member in members:
+        groups.setdefault(member.config["train_batch_size"], []).append(member)
+    for group in groups.values():
+        for part, steps in _parts(group, train, how):
+            _Group(part, train, valid, steps).go()
+
+
+def _parts(members: list[Member], train: PackedTable, how: str) -> Iterator[tuple[list[Member], Steps]]:
+    """Members that are trained together, and how."""
+    left = list(members)
+    while left:
+        first, alike = left[0], left[:1]
+        others: list[Member] = []
+        for member in left[1:]:
+            same = why_apart(first.model, member.model) is None
+            (alike if same else others).append(member)
+        stack = None
+        if len(alike) > 1 and (how == "stacked" or (how == "auto" and stacks(first.model))):
+            stack = Stack.of(alike, train)
+        if stack is None:
+            yield left, SideBySide()  # nothing more is to be had from what the others share
+            return
+        yield alike, stack
+        left = others
+
+
+def stacks(model: nn.Module) -> bool:
+    """Whether stacking is expected to be faster than training side by side: on a GPU, most of which one small model
+    leaves idle. A CPU core is busy with one model, and batched products of small matrices take it longer than one after
+    the other.
+    """
+    return next(model.parameters()).device.type != "cpu"
+
+
+def pays(model: nn.Module, rows: int) -> bool:
+    """Whether several trainings at once are expected to be clearly quicker than one after the other.
+
+    On a GPU, always. On a CPU only batches are shared, so only where making them is much of a step: in models of no or
+    hardly any layers (LR, FM).
+
+    Args:
+        model: one of the models.
+        rows: of a batch.
+    """
+    if stacks(model):
+        return True
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Embedding, nn.EmbeddingBag))}
+    layers = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
+    return layers * rows <= _SHARED_ON_CPU
+
+
+class _Group:
+    """Trains members of one batch size, epoch by epoch."""
+
+    def __init__(self, members: Sequence[Member], train: PackedTable, valid: PackedTable | None, steps: Steps) -> None:
+        self._members, self._steps = list(members), steps
+        self._train, self._validate = train, valid is not None
+        self._trainers = {}
+        self._loaders: dict[Any, PackedLoader] = {}
+        for member in members:
+            data = PackedData(member.config, {"train": train, "valid": valid})
+            loader = data.train_dataloader()
+            self._loaders.setdefault(member.order, loader)
+            validated = self._validate and member.config["eval_step"] > 0
+            self._trainers[member] = _Trainer(member, data, loader, data.val_dataloader() if validated else None)
+
+    def go(self) -> None:
+        if not all(len(loader) for loader in self._loaders.values()):
+            raise InputError("there is no row to train on")
+        for member, trainer in self._trainers.items():
+            trainer.ended = member.config["epochs"] < 1
+        self._shared_until = time.perf_counter()
+        self._keep_going()
+        epoch = 0
+        while self._members:
+            began = time.perf_counter()
+            for member in self._members:
+                self._trainers[member].current_epoch = epoch
+                member.module.train()
+                member.module.on_train_epoch_start()
+            self._train_epoch(epoch)
+            self._steps.end_epoch(self._members)
+            self._keep_going()
+            share = (time.perf_counter() - began) / max(1, len(self._members))
+            self._validate_epoch(epoch + 1)
+            for member in self._members:
+                self._end_epoch(member, epoch + 1, share)
+            self._keep_going()
+            epoch += 1
+
+    def _train_epoch(self, epoch: int) -> None:
+        orders = {member.order: self._loaders[member.order] for member in self._members}
+        for loader in orders.values():
+            assert loader.order is not None
+            loader.order.set_epoch(epoch)
+        device = self._members[0].config["device"]
+        for number, batches in enumerate(zip(*orders.values(), strict=True)):
+            moved = [batch.to(device) for batch in batches]
+            self._steps.step(self._members, dict(zip(orders, moved, strict=True)), number)
+            self._keep_going()
+            if not self._members:
+                return
+
+    def _keep_going(self) -> None:
+        """Leave out who has ended."""
+        left = [m for m in self._members if m.error is None and not self._trainers[m].ended]
+        if len(left) == len(self._members):
+            return
+        self._share_time()
+        over = [member for member in self._members if member not in left]
+        self._members = left
+        self._steps.drop(left)
+        for member in over:
+            self._trainers.pop(member)
+            if member.on_end is not None:
+                member.on_end()
+        self._shared_until = time.perf_counter()
+
+    def _share_time(self) -> None:
+        now = time.perf_counter()
+        for member in self._members:
+            member.seconds += (now - self._shared_until) / len(self._members)
+        self._shared_until = now
+
+    @torch.no_grad()
+    def _validate_epoch(self, epoch: int) -> None:
+        """Validate those whose turn it is, all on the same batches, each as it is alone."""
+        due = [member for member in self._members if self._trainers[member].validates(epoch)]
+        if not due:
+            return
+        for member in due:
+            member.module.eval()
+            member.attempt(member.module.on_validation_epoch_start)
+        loader, device = self._trainers[due[0]].val_dataloaders, due[0].config["device"]
+        assert loader is not None
+        for number, batch in enumerate(loader):
+            batch = batch.to(device)
+            for member in due:
+                if member.error is None:
+                    with member.random:
+                        member.attempt(partial(member.module.validation_step, batch, number))
+        for member in due:
+            if member.error is None:
+                member.attempt(member.module.on_validation_epoch_end)
+
+    def _end_epoch(self, member: Member, epoch: int, seconds: float) -> None:
+        if member.error is None:
+            trainer, keeper = self._trainers[member], member.epochs
+            assert isinstance(keeper, _Epochs)
+            member.attempt(lambda: keeper.end(trainer, member.module, seconds))
+            trainer.ended = trainer.should_stop or epoch >= member.config["epochs"]
+
+
+class _Trainer:
+    """What `RecModule` and `EpochKeeper` ask of `pytorch_lightning.Trainer`, of one member."""
+
+    testing = False
+    is_global_zero = True
+    progress_bar_callback = None
+    should_stop = False
+    ended = False
+    current_epoch = 0
+
+    def __init__(self, member: Member, data: PackedData, train: PackedLoader, valid: PackedLoader | None) -> None:
+        config = member.config
+        self.datamodule, self.train_dataloader, self.val_dataloaders = data, train, valid
+        self.check_val_every_n_epoch = max(min(config["eval_step"], config["epochs"]), 1)
+        self.optimizers = [member.optimizer]
+        member.module.trainer = self  # type: ignore[assignment]
+
+    def validates(self, epoch: int) -> bool:
+        return self.val_dataloaders is not None and epoch % self.check_val_every_n_epoch == 0
+
+
+class _Epochs(EpochKeeper):
+    """An `EpochKeeper` that is told how long an epoch's steps took: a member's share of what all took together."""
+
+    def end(self, trainer: _Trainer, module: RecModule, seconds: float) -> None:
+        self._started, self._validation_seconds = time.perf_counter() - seconds, 0.0
+        self.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
+
+    def _tell(self, *_: Any) -> None:
+        """Lines of several trainings would mix."""

@@ -1,0 +1,220 @@
+"""The optimiser of a run, and its row-wise form for embedding tables of which a batch touches few rows."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_msr.errors import InputError
+
+_OPTIMIZERS: dict[str, Any] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "sparse_adam": torch.optim.SparseAdam,
+}
+_FUSED = ("adam", "adamw", "sgd", "adagrad")
+
+
+def parameter_groups(model: nn.Module) -> Any:
+    """The model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
+    log_variances = getattr(model, "log_variances", None)
+    if log_variances is None:
+        return model.parameters()
+    others = [parameter for parameter in model.parameters() if parameter is not log_variances]
+    return [{"params": others}, {"params": [log_variances], "weight_decay": 0.0}]
+
+
+def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
+    """The optimiser that RecBole's `learner`, `learning_rate` and `weight_decay` name, with fused kernels if asked.
+
+    With `embedding_gradients: sparse` it updates a parameter whose gradient is sparse row by row (`RowWise`).
+
+    Raises:
+        InputError: there is no such learner, or it has no row-wise form.
+    """
+    learner = str(config["learner"]).lower()
+    if learner not in _OPTIMIZERS:
+        raise InputError(f"learner must be one of {', '.join(_OPTIMIZERS)}, got '{config['learner']}'")
+    options: dict[str, Any] = {"lr": config["learning_rate"]}
+    if learner != "sparse_adam":
+        options["weight_decay"] = config["weight_decay"] or 0.0
+    if config["fused_optimizer"] and learner in _FUSED and not _clips_mixed(config):
+        options["fused"] = True
+    kind = _OPTIMIZERS[learner]
+    if config["embedding_gradients"] == "sparse":
+        if learner == "sparse_adam":
+            raise InputError(
+                "learner sparse_adam takes no dense gradients, which all parameters but embeddings have; with "
+                "embedding_gradients: sparse set learner: adam, which updates embeddings as sparse_adam does"
+            )
+        kind = row_wise(kind)
+    try:
+        optimizer: torch.optim.Optimizer = kind(parameters, **options)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"learner {learner}: {error}") from error
+    return optimizer
+
+
+def _clips_mixed(config: Any) -> bool:
+    """Whether gradients are clipped in mixed precision, which Lightning refuses to do with fused kernels."""
+    lightning = config["lightning"] or {}
+    mixed = config["enable_amp"] or "mixed" in f"{config['precision']} {lightning.get('precision', '')}"
+    return bool(mixed and (config["clip_grad_norm"] or lightning.get("gradient_clip_val")))
+
+
+class RowWise(torch.optim.Optimizer):
+    """Makes a PyTorch optimiser lazy: of a parameter with a sparse gradient, only the rows in the gradient change.
+
+    For such a parameter the optimiser is given the rows that the gradient names: their weights, their summed gradient
+    and their part of the state; the results go back to their places. So a step costs as much as the batch has rows of
+    the table, however long the table is. Parameters with dense gradients are updated as ever, in the same call.
+
+    What differs from a dense update, where a row is in no sample of a batch: it stays as it is. A dense Adam would move
+    it by its fading first moment, let both moments fade, and decay its weight. The number of steps, from which Adam
+    corrects its moments, is that of the table. For SGD and Adagrad without weight decay there is no difference. Where
+    a batch has all rows, there is none for any optimiser.
+
+    This is PyTorch's SparseAdam, for all of its optimisers that treat every number of a parameter by itself, with
+    weight decay, and with the fused kernels.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with self._touched_rows():
+            super().step()
+        return loss
+
+    @contextmanager
+    def _touched_rows(self) -> Iterator[None]:
+        """While it lasts, parameters with sparse gradients are replaced by their touched rows."""
+        replaced: list[tuple[list[Tensor], int, Tensor, Tensor, nn.Parameter]] = []
+        find = UniqueRows()
+        for group in self.param_groups:
+            members = group["params"]
+            for place, table in enumerate(members):
+                if table.grad is None or not table.grad.is_sparse:
+                    continue
+                rows, gradient = find.summed(table.grad)
+                part = nn.Parameter(table.index_select(0, rows))
+                part.grad = gradient
+                if table in self.state:
+                    self.state[part] = {
+                        name: value.index_select(0, rows) if _is_by_row(value, table) else value
+                        for name, value in self.state[table].items()
+                    }
+                members[place] = part
+                replaced.append((members, place, table, rows, part))
+        try:
+            yield
+            for _, _, table, rows, part in replaced:
+                table.index_copy_(0, rows, part)
+                state = self.state[table]
+                for name, value in self.state[part].items():
+                    if _is_by_row(value, part):
+                        if name not in state:  # PyTorch's optimisers begin from zeros
+                            state[name] = value.new_zeros(table.shape)
+                        state[name].index_copy_(0, rows, value)
+                    else:
+                        state[name] = value
+        finally:
+            for members, place, table, _, part in replaced:
+                members[place] = table
+                self.state.pop(part, None)
+
+
+def row_wise(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The row-wise form of one of PyTorch's optimisers that treat every number by itself."""
+    return type(f"RowWise{kind.__name__}", (RowWise, kind), {})
+
+
+def _is_by_row(value: Any, parameter: Tensor) -> bool:
+    """Whether an entry of the state has a number for every number of the parameter (and is no count of steps)."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape
+
+
+class UniqueRows:
+    """The rows that sparse gradients name, each once; tables that were read at the same rows are sorted once."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def summed(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows (R,) of a sparse gradient, in their order, and its sum for each (R, K)."""
+        indices, values = gradient._indices()[0], gradient._values()
+        if gradient.is_coalesced():
+            return indices, values
+        if self._last is None or not torch.equal(self._last[0], indices):
+            self._last = indices, *torch.unique(indices, return_inverse=True)
+        _, rows, places = self._last
+        return rows, sum_at(places, values, len(rows))
+
+
+def sum_at(places: Tensor, values: Tensor, length: int) -> Tensor:
+    """y (length, K) with y[p] the sum of the values (n, K) whose place (n,) is p, added up in their order."""
+    total = values.new_zeros(length, values.shape[1])
+    if values.shape[1] == 1:  # one number a row is added without the cost of a row
+        total.view(-1).index_add_(0, places, values.reshape(-1))
+    else:
+        total.index_add_(0, places, values)
+    return total
+
+
+def clip_sparse(optimizer: torch.optim.Optimizer, clip: Callable[[list[nn.Parameter]], Any]) -> None:
+    """Clip gradients some of which are sparse, which PyTorch's own clipping does not take.
+
+    Args:
+        optimizer: whose parameters' gradients are clipped; the sparse ones are coalesced.
+        clip: clips the gradients of parameters in place, for instance by `torch.nn.utils.clip_grad_norm_`.
+    """
+    whole: list[nn.Parameter] = []
+    find = UniqueRows()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and gradient.is_sparse:
+                rows, values = find.summed(gradient)
+                shape = gradient.shape
+                parameter.grad = torch.sparse_coo_tensor(
+                    rows[None], values, shape, is_coalesced=True, check_invariants=False
+                )
+                part = nn.Parameter(values, requires_grad=False)
+                part.grad = parameter.grad._values()
+                whole.append(part)
+            elif gradient is not None:
+                whole.append(parameter)
+    clip(whole)
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
+    """A scheduler of `torch.optim.lr_scheduler` from {name: CLASS, argument: value, ...}; None for none.
+
+    Raises:
+        InputError: no such class, or its arguments do not fit.
+    """
+    if not schedule:
+        return None
+    if not isinstance(schedule, Mapping) or "name" not in schedule:
+        raise InputError(
+            f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}"
+        )
+    arguments = {key: value for key, value in schedule.items() if key != "name"}
+    found = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
+    if not inspect.isclass(found):
+        raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
+    scheduler: Any = found
+    try:
+        return scheduler(optimizer, **arguments)
+    except TypeError as error:
+        raise InputError(f"lr_scheduler {schedule['name']}: {error}") from error
