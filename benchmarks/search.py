@@ -1,172 +1,186 @@
-"""A search of this package beside RecBole's HyperTuning doing the same trials; and what a trial costs besides training.
+"""A search of this package beside RecBole's HyperTuning doing the same eight trials.
 
-Method. HiNet on a random sample of MovieLens-1M (200,000 ratings), eight trials: all combinations of two learning
-rates, two dropouts and two numbers of sub-experts; the same rows, split, epochs, model code and thread total (the
-cores of the machine) on every side, each side in a process of its own, one after the other, nothing else running:
-    HyperTuning       RecBole's HyperTuning (hyperopt, exhaustive) over RecBole's own Trainer, one process, all threads
-    search, 1 worker  one process, all threads
+Method. Eight trials: all combinations of a few values, the same rows, split, epochs and thread total (the cores of the
+machine) on every side, each side in a process of its own, one after the other:
+    HyperTuning       RecBole's HyperTuning (hyperopt, exhaustive) over RecBole's own Trainer as published, one process
+                      with all threads; the objective is RecBole's `objective_function`, the data are read by RecBole
+                      as published. HiNet is the plain one there, on data read by this package, without its cache
+    search, 1 worker  this package's, one process with all threads
     search, 2 workers two processes, half the threads each
+    not fused         two workers, and never several trials in one batched model (a search does that where it pays)
 None prunes. The wall time of the whole command is taken, imports and reading the data included; our runs begin with an
-empty cache. Then the search with two workers and more epochs, without and with the median pruner (after two trials,
-from the first epoch on): trials an hour. The fixed cost of a trial is the time from `ask` to its first batch
-(`setup_seconds`), once the data are prepared: the first trial of a process is left out. Needs `pip install hyperopt`.
+empty cache. What a trial costs depends on the model: where it is small, RecBole's time is that of reading the data anew
+for every trial; where it is large, that of its arithmetic. Needs `pip install hyperopt`.
 
-    recbole-msr data ml-1m RAW_DIR DIR --sample=200000
-    python benchmarks/search.py --data_path=DIR
+    python -m benchmarks.search --models LR HiNet --data_path=DIR --pruning
+
+`--pruning` also measures trials an hour without and with the median pruner (after two trials, from the first epoch on).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import inspect
 import os
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks.cases import Case, has_data, without_tasks
+from benchmarks.process import measured
 
-from recbole_msr import search
-
-POINTS = {"learning_rate": [0.001, 0.003], "dropout": [0.1, 0.3], "sub_experts": [2, 4]}
-
-
-def settings_of(given: argparse.Namespace, epochs: int, threads: int) -> dict[str, Any]:
-    return {
-        "preset": "ml-1m",
-        "data_path": given.data_path,
-        "epochs": epochs,
-        "threads": threads,
-        "show_progress": False,
-        "use_gpu": False,
-        "state": "ERROR",
-    }
+POINTS: dict[str, dict[str, list[float]]] = {
+    "LR": {"learning_rate": [0.001, 0.003, 0.01, 0.03], "weight_decay": [0.0, 0.00001]},
+    "DeepFM": {"learning_rate": [0.001, 0.003], "dropout_prob": [0.1, 0.3], "embedding_size": [8, 16]},
+    "HiNet": {"learning_rate": [0.001, 0.003], "dropout": [0.1, 0.3], "sub_experts": [2, 4]},
+}
+_OURS = ("preset", "scenario", "tasks", "main_task")
+DATASETS = {"LR": "ml-1m", "DeepFM": "ml-1m", "HiNet": "ml-100k"}
+"""HiNet's trials are long enough on ml-100k to say what its arithmetic costs."""
 
 
-def hyper_tuning(given: argparse.Namespace, folder: Path, threads: int) -> None:
-    """RecBole's search; run in a process of its own."""
-    import torch
+def hyper_tuning(model: str, dataset: str, data_path: str | None, epochs: int) -> dict[str, Any]:
+    """RecBole's search; for a process of its own."""
     from recbole.data import create_dataset, data_preparation
     from recbole.trainer import HyperTuning, Trainer
     from recbole.utils import get_model, init_seed
 
+    from benchmarks.measure import as_recbole, configuration
     from recbole_msr.training.config import build_config
 
-    torch.set_num_threads(threads)
-    own = settings_of(given, given.epochs, threads) | {"packed_cache": False, "checkpoint_dir": str(folder)}
+    case = Case(model, dataset, "RecBole, plain" if model == "HiNet" else "RecBole")
+    scores: list[float] = []
+
+    def prepared(own: dict[str, Any]) -> tuple[Any, Any]:
+        if model == "HiNet":  # needs scenarios and tasks, and so this package's dataset
+            config = configuration(case, data_path, own)
+            data = create_dataset(config)
+            return config, as_recbole(config, data, data.build())
+        given = case.settings(data_path) | without_tasks(dataset, data_path) | {"checkpoint_dir": os.getcwd()} | own
+        config = build_config(model, dataset, {k: v for k, v in given.items() if k not in _OURS})
+        return config, create_dataset(config)
 
     def objective(config_dict: Any = None, config_file_list: Any = None) -> dict[str, Any]:
         # recbole.quick_start.objective_function, but for where the configuration comes from.
-        config = build_config("HiNet", "ml-1m", own | dict(config_dict))
+        own = {"epochs": epochs, "packed_cache": False, **config_dict}
+        init_seed(2022, True)
+        config, data = prepared(own)
+        train, valid, test = data_preparation(config, data)
         init_seed(config["seed"], config["reproducibility"])
-        dataset = create_dataset(config)
-        train, valid, test = data_preparation(config, dataset)
-        init_seed(config["seed"], config["reproducibility"])
-        model = get_model("HiNet")(config, train._dataset).to(config["device"])
-        trainer = Trainer(config, model)
+        trainer = Trainer(config, get_model(case.class_name)(config, train._dataset).to(config["device"]))
         score, result = trainer.fit(train, valid, verbose=False, saved=True, show_progress=False)
         tested = trainer.evaluate(test, load_best_model=True, show_progress=False)
-        print(json.dumps({**config_dict, "valid": float(score)}, default=float), flush=True)
+        scores.append(float(score))
         return {
-            "model": "HiNet",
+            "model": model,
             "best_valid_score": score,
             "valid_score_bigger": config["valid_metric_bigger"],
             "best_valid_result": result,
             "test_result": tested,
         }
 
-    space = {"choice": POINTS}
-    HyperTuning(objective, params_dict=space, algo="exhaustive", max_evals=8, early_stop=100).run()
+    points = {"choice": POINTS[model]}
+    HyperTuning(objective, params_dict=points, algo="exhaustive", max_evals=8, early_stop=100).run()
+    return {"trials": len(scores), "best": max(scores)}
 
 
-def ours(given: argparse.Namespace, folder: Path, workers: int, threads: int, epochs: int, pruner: str) -> None:
-    """This package's search; run in a process of its own."""
-    search(
-        "HiNet",
-        "ml-1m",
-        space={"model": "HiNet", "search": POINTS},
-        sampler="grid",
-        config=settings_of(given, epochs, threads),
-        output=folder / "out",
-        workers=workers,
-        pruner=yaml.safe_load(pruner),
-        final_seeds=0,
-        wandb="disabled",
-        progress=False,
-    )
+def ours(
+    model: str, dataset: str, data_path: str | None, epochs: int, workers: int, fused: str = "auto",
+    pruner: Any = "none",
+) -> dict[str, Any]:  # fmt: skip
+    """This package's search; for a process of its own."""
+    from recbole_msr.search import search
+
+    config = Case(model, dataset, "ours").settings(data_path) | {"epochs": epochs}
+    config = {key: value for key, value in config.items() if key not in POINTS[model]}  # else they would be fixed
+    options = {"fused": fused} if _has_fused() else {}
+    found = search(
+        model, dataset, space={"model": model, "search": POINTS[model]}, sampler="grid", config=config,
+        output=Path("search"), workers=workers, pruner=pruner, final_seeds=0, wandb="disabled", progress=False,
+        **options,
+    )  # fmt: skip
+    return {"trials": int((found.trials["state"] == "complete").sum()), "best": found.best_value}
 
 
-def measured(arguments: list[str], threads: int, folder: Path) -> float:
-    """Wall seconds of this script, called with the arguments of one side."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "RECBOLE_MSR_CACHE": str(folder / "cache")}
-    started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, __file__, *arguments, f"--folder={folder}"], check=True, env=environment, cwd=folder
-    )
-    return time.perf_counter() - started
+def _has_fused() -> bool:
+    from recbole_msr.search.run import search
+
+    return "fused" in inspect.signature(search).parameters
+
+
+def sides(model: str, threads: int, only: bool) -> Iterator[tuple[str, str, dict[str, Any], int]]:
+    """Name, function, its arguments and the threads of each process; `only` the two of the target."""
+    half = max(1, threads // 2)
+    if find_spec("hyperopt") is not None:
+        yield "HyperTuning", "search.hyper_tuning", {}, threads
+    if not only:
+        yield "search, 1 worker", "search.ours", {"workers": 1}, threads
+    yield "search, 2 workers", "search.ours", {"workers": 2}, half
+    if _has_fused() and not only:
+        yield "search, not fused", "search.ours", {"workers": 2, "fused": "off"}, half
+
+
+def compare(model: str, data_path: str | None, folder: Path, epochs: int = 1, only: bool = False) -> dict[str, Any]:
+    """Wall seconds of every side on a model's eight trials, and what they found; empty where the data are not there."""
+    found: dict[str, Any] = {}
+    dataset, threads = DATASETS[model], len(os.sched_getaffinity(0))
+    if not has_data(dataset, data_path):
+        return found
+    common = {"model": model, "dataset": dataset, "data_path": data_path, "epochs": epochs}
+    for name, function, own, each in sides(model, threads, only):
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            begin = time.perf_counter()
+            result = measured(
+                function,
+                common | own,
+                Path(work),
+                recbole=name == "HyperTuning",
+                threads=each,
+                cache=Path(work, "cache"),
+            )
+            found[name] = {"seconds": time.perf_counter() - begin, **result}
+        print(
+            f"  {model} on {dataset}: {name:<18} {found[name]['seconds']:7.1f} s, best {result['best']:.4f}", flush=True
+        )
+    return found
+
+
+def pruning(model: str, data_path: str | None, folder: Path, epochs: int) -> None:
+    """Trials an hour of two workers, without and with the median pruner."""
+    half = max(1, len(os.sched_getaffinity(0)) // 2)
+    for pruner in ("none", {"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0}):
+        own = {"model": model, "dataset": DATASETS[model], "data_path": data_path, "epochs": epochs}
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            begin = time.perf_counter()
+            arguments = own | {"workers": 2, "pruner": pruner}
+            measured("search.ours", arguments, Path(work), threads=half, cache=Path(work, "cache"))
+            taken = time.perf_counter() - begin
+        print(f"  {model}, pruner {pruner}: {8 * 3600 / taken:.0f} trials an hour ({taken:.1f} s)", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_path", required=True)
-    parser.add_argument("--epochs", type=int, default=1, help="of every trial in the comparison")
-    parser.add_argument("--pruned_epochs", type=int, default=4, help="of every trial in the runs on pruning")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="in all")
-    parser.add_argument("--side", choices=["hyper_tuning", "ours"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--pruner", default="none", help=argparse.SUPPRESS)
+    parser.add_argument("--models", nargs="+", choices=POINTS, default=["LR", "HiNet"])
+    parser.add_argument("--data_path", help="the folder with ml-1m; models that need it are left out else")
+    parser.add_argument("--epochs", type=int, default=1, help="of every trial")
+    parser.add_argument("--pruning", action="store_true", help="also what pruning brings")
+    parser.add_argument("--pruned_epochs", type=int, default=4, help="of every trial there")
     given = parser.parse_args()
-    given.data_path = str(Path(given.data_path).resolve())
-    if given.side == "hyper_tuning":
-        return hyper_tuning(given, given.folder, given.threads)
-    if given.side == "ours":
-        return ours(given, given.folder, given.workers, given.threads, given.epochs, given.pruner)
-
-    common = [f"--data_path={given.data_path}", f"--epochs={given.epochs}"]
-    half = max(1, given.threads // 2)
-    seconds: dict[str, float] = {}
-    fixed: list[float] = []
+    data_path = str(Path(given.data_path).resolve()) if given.data_path else None
     with tempfile.TemporaryDirectory() as name:
-        for side, options, threads in (
-            ("HyperTuning", ["--side=hyper_tuning"], given.threads),
-            ("search, 1 worker", ["--side=ours"], given.threads),
-            ("search, 2 workers", ["--side=ours", "--workers=2"], half),
-        ):
-            folder = Path(name, side.replace(" ", "-").replace(",", ""))
-            folder.mkdir()
-            seconds[side] = measured([*common, *options, f"--threads={threads}"], threads, folder)
-            ratio = seconds["HyperTuning"] / seconds[side]
-            print(f"{side:<20} {seconds[side]:7.1f} s   HyperTuning / it: {ratio:.2f}", flush=True)
-            fixed += setup_seconds(folder)
-        print(f"fixed cost of a trial: median {statistics.median(fixed):.2f} s, most {max(fixed):.2f} s", flush=True)
-        for pruner in ("none", "{name: median, n_startup_trials: 2, n_warmup_steps: 0}"):
-            folder = Path(name, f"pruner-{len(pruner)}")
-            folder.mkdir()
-            options = [
-                f"--data_path={given.data_path}",
-                f"--epochs={given.pruned_epochs}",
-                "--side=ours",
-                "--workers=2",
-            ]
-            taken = measured([*options, f"--threads={half}", f"--pruner={pruner}"], half, folder)
-            print(f"pruner {pruner}: {8 * 3600 / taken:6.0f} trials an hour ({taken:.1f} s)", flush=True)
-
-
-def setup_seconds(folder: Path) -> list[float]:
-    """Of the trials after the first of each process."""
-    import pandas as pd
-
-    file = folder / "out" / "trials.csv"
-    if not file.is_file():
-        return []
-    frame = pd.read_csv(file).sort_values("started")
-    later = frame[frame.duplicated("worker")]
-    return [float(value) for value in later["setup_seconds"].dropna()]
+        for model in given.models:
+            found = compare(model, data_path, Path(name), given.epochs)
+            if not found:
+                print(f"{model}: left out, there is no {DATASETS[model]} (--data_path)")
+            for side, result in found.items():
+                if "HyperTuning" in found:
+                    ratio = found["HyperTuning"]["seconds"] / result["seconds"]
+                    print(f"{model}: HyperTuning / {side}: {ratio:.2f}")
+            if given.pruning and found:
+                pruning(model, data_path, Path(name), given.pruned_epochs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What this package costs beside RecBole: `python -m benchmarks`. Method and figures: docs/performance.md."""
