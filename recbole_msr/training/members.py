@@ -192,9 +192,11 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
     groups: dict[Any, list[Member]] = {}
     for member in members:
         groups.setdefault(member.config["train_batch_size"], []).append(member)
-    for group in groups.values():
-        for part, steps in _parts(group, train, how):
-            _Group(part, train, valid, steps).go()
+    # As Lightning does: a model of RecBole's (SINE) turns anomaly detection on for all when it is imported.
+    with torch.autograd.set_detect_anomaly(False):
+        for group in groups.values():
+            for part, steps in _parts(group, train, how):
+                _Group(part, train, valid, steps).go()
 
 
 def _parts(members: list[Member], train: PackedTable, how: str) -> Iterator[tuple[list[Member], Steps]]:
