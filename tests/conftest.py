@@ -48,6 +48,12 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_anomaly_detection():
+    """RecBole's SINE turns it on for the whole process when it is imported: tests would depend on their order."""
+    torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start a command in a process group of its own; what is left of all groups is killed after the test."""

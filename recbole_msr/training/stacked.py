@@ -133,7 +133,7 @@ class Stack:
         cls._restore(members, before, states)
         stack = cls(members)
         try:
-            together, _ = stack._losses({member.order: rows for member in members})
+            together = stack._losses({member.order: rows for member in members})
             together.sum().backward()
             reason = None
         except Exception as error:  # whatever a model's code may do where it meets a batch of models
@@ -190,14 +190,14 @@ class Stack:
         for stacked in self._parameters.values():
             stacked.grad = None
 
-    def _losses(self, batch_of: Mapping[Any, Any]) -> tuple[Tensor, list[Any]]:
+    def _losses(self, batch_of: Mapping[Any, Any]) -> Tensor:
         """Every member's loss (K,)."""
         orders = [member.order for member in self._members]
         batches = [batch_of[order].interaction for order in orders]
         shared = len(set(orders)) == 1
         columns = batches[0] if shared else {n: torch.stack([b[n] for b in batches]) for n in batches[0]}
         call = torch.vmap(self._one, in_dims=(0, 0, 0, None if shared else 0), randomness="error")
-        return call(self._parameters, self._buffers, self._index, columns), batches
+        return call(self._parameters, self._buffers, self._index, columns)
 
     def _one(self, parameters: Any, buffers: Any, index: Tensor, columns: Any) -> Tensor:
         tensors = {f"model.{name}": tensor for name, tensor in (*parameters.items(), *buffers.items())}
@@ -221,7 +221,7 @@ class Stack:
         return x * _Masks.apply(index, x.detach(), own, [member.random for member in self._members])
 
     def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
-        losses, _ = self._losses(batch_of)
+        losses = self._losses(batch_of)
         detached = losses.detach()
         if losses.device.type == "cpu" and not torch.isfinite(detached).all():
             for member, loss in zip(members, detached, strict=True):

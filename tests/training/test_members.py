@@ -106,6 +106,18 @@ def _only_stacked(monkeypatch):
     monkeypatch.setattr(SideBySide, "step", refused)
 
 
+def _train_as_alone(study, model, given, how, monkeypatch):
+    """Train members, and see that each comes to what it comes to alone."""
+    alone = [study.alone(model, settings) for settings in given]
+    if how == "stacked":
+        _only_stacked(monkeypatch)
+    members = [study.member(model, settings) for settings in given]
+    train_members(members, study.train, study.valid, how)
+    for member, one in zip(members, alone, strict=True):
+        _assert_same(member, one, exactly=how == "side by side")
+    return members
+
+
 DIFFERENT = {
     "HiNet": [
         {"dropout": 0.2},
@@ -125,24 +137,13 @@ def test_members_come_to_the_numbers_they_have_alone(model, how, study, monkeypa
     """With learning rates, schedules, decays, dropouts, clipping and seeds of their own; the last batch is smaller."""
     assert len(study.train) % study.given["train_batch_size"] > 1
     given = [DESCENT | settings for settings in DIFFERENT[model]]
-    alone = [study.alone(model, settings) for settings in given]
-    if how == "stacked":
-        _only_stacked(monkeypatch)
-    members = [study.member(model, settings) for settings in given]
-    train_members(members, study.train, study.valid, how)
-    for member, one in zip(members, alone, strict=True):
-        _assert_same(member, one, exactly=how == "side by side")
+    _train_as_alone(study, model, given, how, monkeypatch)
 
 
 @pytest.mark.parametrize("learner", ["adam", "adamw", "adagrad", "rmsprop"])
 def test_every_optimiser_steps_as_it_does_alone(learner, study, monkeypatch):
     given = [{"learner": learner, "learning_rate": rate, "weight_decay": rate} for rate in (0.003, 0.01)]
-    alone = [study.alone("LR", settings) for settings in given]
-    _only_stacked(monkeypatch)
-    members = [study.member("LR", settings) for settings in given]
-    train_members(members, study.train, study.valid, "stacked")
-    for member, one in zip(members, alone, strict=True):
-        _assert_same(member, one, exactly=False)
+    _train_as_alone(study, "LR", given, "stacked", monkeypatch)
 
 
 @pytest.mark.parametrize("how", ["side by side", "stacked"])
@@ -150,13 +151,7 @@ def test_batch_norm_keeps_the_statistics_of_every_member(how, study, monkeypatch
     """The last batch has one row, which leaves them as they are."""
     rows = {"train_batch_size": len(study.train) - 1, "batch_norm": True, "dropout": 0.2, "epochs": 3}
     given = [DESCENT | rows | settings for settings in ({}, {"learning_rate": 0.01}, {"seed": 5})]
-    alone = [study.alone("MMoE", settings) for settings in given]
-    if how == "stacked":
-        _only_stacked(monkeypatch)
-    members = [study.member("MMoE", settings) for settings in given]
-    train_members(members, study.train, study.valid, how)
-    for member, one in zip(members, alone, strict=True):
-        _assert_same(member, one, exactly=how == "side by side")
+    members = _train_as_alone(study, "MMoE", given, how, monkeypatch)
     means = [member.model.state_dict()["experts.norms.0.running_mean"] for member in members]
     assert means[0].any()
     assert not means[0].equal(means[1])
@@ -174,13 +169,7 @@ def test_labels_may_be_missing(how, tiny_data, monkeypatch):
         load_col={"inter": ["user_id", "item_id", "rating", "bought"], "user": ["user_id", "age"]},
     )
     given = [DESCENT | {"dropout": 0.2}, DESCENT | {"dropout": 0.4}]
-    alone = [study.alone("MMoE", settings) for settings in given]
-    if how == "stacked":
-        _only_stacked(monkeypatch)
-    members = [study.member("MMoE", settings) for settings in given]
-    train_members(members, study.train, study.valid, how)
-    for member, one in zip(members, alone, strict=True):
-        _assert_same(member, one, exactly=how == "side by side")
+    _train_as_alone(study, "MMoE", given, how, monkeypatch)
 
 
 @pytest.mark.parametrize("how", ["side by side", "stacked"])
