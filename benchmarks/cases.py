@@ -49,6 +49,10 @@ SIDES = {
         Side("ours, fast", settings={"fast_dropout": True}),
         Side("ours, sparse", settings={"embedding_gradients": "sparse"}),
         Side("ours, sparse, fast", settings={"embedding_gradients": "sparse", "fast_dropout": True}),
+        Side(
+            "ours, sparse, fast, bf16",
+            settings={"embedding_gradients": "sparse", "fast_dropout": True, "precision": "bf16-mixed"},
+        ),
         Side("ours, bf16", settings={"precision": "bf16-mixed"}),
         Side("ours, fast, bf16", settings={"fast_dropout": True, "precision": "bf16-mixed"}),
         Side("ours, compiled", settings={"compile": True}),
@@ -68,7 +72,7 @@ def sides_of(model: str, dataset: str) -> list[Side]:
         names += ["ours, fast, bf16", "ours, compiled"] if model == "DeepFM" else []
     elif dataset == synthetic.NAME:
         names += ["ours, sparse"]
-        names += ["ours, sparse, fast"] if model == "DeepFM" else []
+        names += ["ours, sparse, fast", "ours, sparse, fast, bf16"] if model == "DeepFM" else []
     return [SIDES[name] for name in names]
 
 

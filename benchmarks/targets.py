@@ -80,6 +80,7 @@ def targets(results: Results) -> list[Target]:
     large = f"DeepFM, training rows/s, {rows} x {size['ids']:,} ids a field"
     speed(f"{large}: sparse path / RecBole's Trainer", "DeepFM", SYNTHETIC, "ours, sparse", "RecBole", 4)
     speed("same, sparse path and fast_dropout", "DeepFM", SYNTHETIC, "ours, sparse, fast", "RecBole", 4)
+    speed("same, sparse path, fast_dropout and bf16", "DeepFM", SYNTHETIC, "ours, sparse, fast, bf16", "RecBole", 4)
     speed("same, exact path", "DeepFM", SYNTHETIC, "ours", "RecBole", 1, "no target of its own")
 
     found += _loading(results, rows)

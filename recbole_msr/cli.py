@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--out", required=True, metavar="FILE", help="where they go, with a column a task: .parquet or .csv"
     )
-    predict.add_argument("--batch-size", type=int, default=65536, help="rows scored at once (default: 65536)")
+    predict.add_argument("--batch-size", type=int, default=8192, help="rows scored at once (default: 8192)")
 
     explain = commands.add_parser(
         "explain", parents=[common], help="show what a finished run has learnt between scenarios and for users"

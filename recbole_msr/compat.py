@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from recbole_msr.memory import use_huge_pages
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -421,6 +423,8 @@ def apply(speedups: bool = True) -> None:
     """
     global _speedups
     _speedups = speedups and os.environ.get("RECBOLE_MSR_NO_SPEEDUPS") != "1"
+    if _speedups:
+        use_huge_pages()
     _define_numpy_aliases()
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)

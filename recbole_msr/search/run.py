@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 from recbole_msr.errors import InputError
+from recbole_msr.memory import give_back
 from recbole_msr.search.best import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.search.final import final_test
 from recbole_msr.search.folder import held
@@ -176,6 +177,7 @@ def _run(
             return error
         finally:
             report.update()
+            give_back()
     return None
 
 

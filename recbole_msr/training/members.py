@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recbole_msr.data.packed import PackedLoader, PackedTable
 from recbole_msr.errors import InputError
+from recbole_msr.memory import keep_freed
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.module import PackedData, RecModule
 from recbole_msr.training.optimizers import clip_sparse
@@ -189,6 +190,7 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
     for member in members:
         if (reason := why_alone(member.config)) is not None:
             raise InputError(f"this configuration cannot be trained together with others: {reason}")
+    keep_freed()
     groups: dict[Any, list[Member]] = {}
     for member in members:
         groups.setdefault(member.config["train_batch_size"], []).append(member)

@@ -57,7 +57,7 @@ class Predictor:
 
     @torch_threads()
     @torch.no_grad()
-    def predict(self, rows: pd.DataFrame, batch_size: int = 65536) -> pd.DataFrame:
+    def predict(self, rows: pd.DataFrame, batch_size: int = 8192) -> pd.DataFrame:
         """Probabilities of new rows.
 
         Args:
@@ -188,7 +188,7 @@ class Predictor:
         return ids
 
 
-def predict_file(run_dir: str | Path, data: str | Path, out: str | Path, batch_size: int = 65536) -> list[str]:
+def predict_file(run_dir: str | Path, data: str | Path, out: str | Path, batch_size: int = 8192) -> list[str]:
     """Score the rows of a CSV or Parquet file; the output has the input's columns and one a task.
 
     Returns:

@@ -21,6 +21,7 @@ from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.memory import give_back
 from recbole_msr.threads import local_processes, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
@@ -116,6 +117,7 @@ def run(
         raise
     finally:
         folder.close()
+        give_back()
 
 
 def run_once(folder: Path, config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ import torch
 from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.memory import keep_freed
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
@@ -76,6 +77,7 @@ class LightningTrainer:
         modes = config["eval_args"]["mode"]
         if set(modes.values()) != {"labeled"}:
             raise InputError(f"eval_args: mode must be 'labeled' here, got {modes}")
+        keep_freed()
         self.config, self.model = config, model
         self._callbacks, self._settings, self._resume_from = list(callbacks), settings, resume_from
         self._folder = Path(folder) if folder is not None else None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import recbole_msr
 from recbole_msr.errors import InputError
-from recbole_msr.training.optimizers import build_optimizer, clip_sparse
+from recbole_msr.training.optimizers import UniqueRows, _put, _take, build_optimizer, clip_sparse
 
 SMALL = {
     "use_gpu": False,
@@ -161,6 +161,34 @@ def test_without_weight_decay_adam_is_pytorchs_sparse_adam():
     one, other = (model.state_dict() for model in models)
     for name, weight in other.items():  # SparseAdam adds its eps before the moments are corrected, Adam after
         torch.testing.assert_close(one[name], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 10])
+@pytest.mark.parametrize("layout", ["in one piece", "every other row", "turned"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_are_copied_as_they_are(width, layout, dtype):
+    """Of any width and layout; sums of repeated rows are those of a loop, in the order of the batch."""
+    whole = torch.randn(40, width).to(dtype)
+    rows = torch.tensor([0, 3, 7, 19])
+    table = {"in one piece": whole[:20].clone(), "every other row": whole[::2], "turned": whole.t().clone().t()}[layout]
+    values, expected = torch.randn(4, width).to(dtype), table.clone()
+    expected[rows] = values
+    _put(table, rows, values)
+    assert table.equal(expected)
+    assert _take(table, rows).equal(values)
+
+
+@pytest.mark.parametrize("distinct", [3, 50, 5000])
+@pytest.mark.parametrize("width", [1, 4])
+def test_gradients_of_a_row_are_summed_in_their_order(distinct, width):
+    indices, values = torch.randint(distinct, (200,)), torch.randn(200, width)
+    gradient = torch.sparse_coo_tensor(indices[None], values, (5000, width))
+    rows, sums = UniqueRows().summed(gradient)
+    expected: dict[int, torch.Tensor] = {}
+    for index, value in zip(indices.tolist(), values, strict=True):
+        expected[index] = expected[index] + value if index in expected else value
+    assert rows.tolist() == sorted(expected)
+    assert sums.equal(torch.stack([expected[row] for row in sorted(expected)]))
 
 
 def test_its_state_goes_on_after_saving_and_loading_to_the_same_bits(tmp_path):

@@ -1,0 +1,58 @@
+"""How a process gets its memory from the system: in large pages, and kept for the next batch.
+
+Every step makes tensors of some megabytes and frees them. The C library would give that memory back each time, and the
+system would hand it out again in zeroed pages of 4 KiB: that can take as long as the arithmetic on it. Rows of a large
+embedding table lie in as many pages as there are rows, so that each lookup also has to look up its page.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
+_LARGE = 1 << 26, 1 << 25
+"""Blocks below are kept; the second where a C library does not take the first."""
+
+
+def use_huge_pages() -> None:
+    """Have PyTorch ask for pages of 2 MiB for tensors at least as large, if it has made none yet.
+
+    It reads the variable once. A value that is there already stays; elsewhere than on Linux it is without effect.
+    """
+    if sys.platform == "linux":
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+@cache
+def keep_freed() -> bool:
+    """From now on this process keeps memory that it frees, for itself, but for blocks of 64 MiB and more.
+
+    It does not need more at its peak; it only does not shrink after it, until `give_back`.
+
+    Returns:
+        Whether that has been arranged. Not where the environment has settings of malloc's own (MALLOC_..., or
+        GLIBC_TUNABLES), and not without glibc.
+    """
+    theirs = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
+    mallopt = None if theirs else _glibc("mallopt")
+    if mallopt is None:
+        return False
+    return any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGE) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def give_back() -> None:
+    """Return to the system what this process has kept and does not use, if `keep_freed` has been called."""
+    if keep_freed.cache_info().currsize and (trim := _glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None on systems with another C library."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    return getattr(library, name, None) if hasattr(library, "gnu_get_libc_version") else None
