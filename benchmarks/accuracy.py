@@ -58,7 +58,7 @@ def compare(
 ) -> dict[str, Any]:  # fmt: skip
     """Test AUCs of every path of a model, by seed; without paths that fell back to another."""
     found: dict[str, list[float | None]] = {}
-    known = [side for side in sides_of(model) if not side.missing]
+    known = sides_of(model)
     runs = [(side, seed) for seed in range(2022, 2022 + seeds) for side in known]
 
     def one(run: tuple[Side, int]) -> float | None:

@@ -34,11 +34,6 @@ class Side:
     plain: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def missing(self) -> list[str]:
-        """Its keys that this version does not know."""
-        return [key for key in self.settings if key not in read_yaml(properties("overall.yaml"))]
-
 
 SIDES = {
     side.name: side

@@ -20,7 +20,6 @@ for every trial; where it is large, that of its arithmetic. Needs `pip install h
 from __future__ import annotations
 
 import argparse
-import inspect
 import os
 import tempfile
 import time
@@ -96,19 +95,12 @@ def ours(
 
     config = Case(model, dataset, "ours").settings(data_path) | {"epochs": epochs}
     config = {key: value for key, value in config.items() if key not in POINTS[model]}  # else they would be fixed
-    options = {"fused": fused} if _has_fused() else {}
     found = search(
         model, dataset, space={"model": model, "search": POINTS[model]}, sampler="grid", config=config,
-        output=Path("search"), workers=workers, pruner=pruner, final_seeds=0, wandb="disabled", progress=False,
-        **options,
+        output=Path("search"), workers=workers, pruner=pruner, fused=fused, final_seeds=0, wandb="disabled",
+        progress=False,
     )  # fmt: skip
     return {"trials": int((found.trials["state"] == "complete").sum()), "best": found.best_value}
-
-
-def _has_fused() -> bool:
-    from recbole_msr.search.run import search
-
-    return "fused" in inspect.signature(search).parameters
 
 
 def sides(model: str, threads: int, only: bool) -> Iterator[tuple[str, str, dict[str, Any], int]]:
@@ -119,7 +111,7 @@ def sides(model: str, threads: int, only: bool) -> Iterator[tuple[str, str, dict
     if not only:
         yield "search, 1 worker", "search.ours", {"workers": 1}, threads
     yield "search, 2 workers", "search.ours", {"workers": 2}, half
-    if _has_fused() and not only:
+    if not only:
         yield "search, not fused", "search.ours", {"workers": 2, "fused": "off"}, half
 
 

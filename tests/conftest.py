@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -52,6 +53,20 @@ def own_cache(tmp_path_factory):
 def no_anomaly_detection():
     """RecBole's SINE turns it on for the whole process when it is imported: tests would depend on their order."""
     torch.autograd.set_detect_anomaly(False)
+
+
+@pytest.fixture(autouse=True)
+def own_port(monkeypatch):
+    """A port for processes that train together, below those that a system hands out to connections.
+
+    Lightning takes one of these, and by the time it is used another test's process may have it.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            monkeypatch.setenv("MASTER_PORT", str(port))
+            return
+    raise OSError("no free port")
 
 
 @pytest.fixture
