@@ -39,7 +39,8 @@ def measured(
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(threads)
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment.pop("RECBOLE_MSR_NO_SPEEDUPS", None)
+    for name in ("RECBOLE_MSR_NO_SPEEDUPS", "THP_MEM_ALLOC_ENABLE"):  # the second is set by `import recbole_msr` here
+        environment.pop(name, None)
     if recbole:
         environment["RECBOLE_MSR_NO_SPEEDUPS"] = "1"
     done = subprocess.run(

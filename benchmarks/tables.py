@@ -2,7 +2,8 @@
 
     python -m benchmarks.tables FILE.json ... --page docs/performance.md
 
-Of several files, the parts of the later ones win. A page has a table between `<!-- table:NAME -->` and
+The figures of several files are put together, rounds of the same measurement among them.
+A page has a table between `<!-- table:NAME -->` and
 `<!-- /table:NAME -->`; one that no file has figures for is left as it is.
 """
 
@@ -49,7 +50,18 @@ def start_table(results: Results) -> list[str]:
 
 def train_table(results: Results) -> list[str]:
     """Training and evaluating: medians of every dataset, model and side, and the ratio to RecBole's Trainer."""
-    head = ["dataset", "model", "side", "rows/s", "/ RecBole", "epoch s", "evaluation s", "peak GB", "AUC then"]
+    head = [
+        "dataset",
+        "model",
+        "side",
+        "rounds",
+        "rows/s",
+        "/ RecBole",
+        "epoch s",
+        "evaluation s",
+        "peak GB",
+        "AUC then",
+    ]
     rows: list[list[Any]] = []
     for dataset, models in results["train"].items():
         for model, sides in models.items():
@@ -60,7 +72,7 @@ def train_table(results: Results) -> list[str]:
                 own = [median(results, dataset, model, side, key) for key in ("epoch", "evaluation", "peak_gb", "auc")]
                 auc = "" if own[3] is None else f"{own[3]:.4f}"
                 told = f"{side} (could not be compiled)" if speed is None and any(map(fell_back, sides[side])) else side
-                rows.append([dataset, model, told, speed, divided(speed, theirs), *own[:3], auc])
+                rows.append([dataset, model, told, len(sides[side]), speed, divided(speed, theirs), *own[:3], auc])
     return table(head, rows)
 
 
@@ -148,8 +160,7 @@ def machine_table(results: Results) -> list[str]:
     return [
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']:.0f} GB, bfloat16 by {machine['bf16']}; "
         f"Python {machine['python']}, {', '.join(f'{name} {number}' for name, number in versions.items())}. "
-        f"{results['threads']} thread a process, {results['rounds']} rounds of {results['stretches']} stretches, "
-        f"{results['clock']} time."
+        f"{results['threads']} thread a process, {results['stretches']} stretches a round, {results['clock']} time."
     ]
 
 
@@ -163,6 +174,17 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "gpu": gpu_table,
     "accuracy": accuracy_table,
 }
+
+
+def together(first: Any, second: Any) -> Any:
+    """Two files' results as one: runs of the same measurement side by side; of single values the second's."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return {
+            **first, **{key: together(first[key], value) if key in first else value for key, value in second.items()}
+        }  # fmt: skip
+    if isinstance(first, list) and isinstance(second, list):
+        return [*first, *second]
+    return second
 
 
 def fill(page: str, results: Results) -> str:
@@ -184,7 +206,7 @@ def main() -> None:
     given = parser.parse_args()
     results: dict[str, Any] = {}
     for file in given.files:
-        results |= {key: value for key, value in json.loads(file.read_text(encoding="utf-8")).items() if value}
+        results = together(results, json.loads(file.read_text(encoding="utf-8")))
     given.page.write_text(fill(given.page.read_text(encoding="utf-8"), results), encoding="utf-8")
 
 

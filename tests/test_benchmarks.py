@@ -212,10 +212,18 @@ def test_a_side_that_was_not_compiled_does_not_count():
     results = {"train": {"ml-1m": {"LR": runs}}}
     (row,) = [target for target in targets(results) if target.what.startswith("LR, training")]
     assert (row.ratio, row.met, row.note) == (None, None, "the model could not be compiled")
-    assert "| ours (could not be compiled) |  |" in tables.train_table(results)[-1]
+    assert "| ours (could not be compiled) | 1 |  |" in tables.train_table(results)[-1]
     runs["ours"].append({"rows_per_second": [30.0], "warnings": ["another one"]})
     (row,) = [target for target in targets(results) if target.what.startswith("LR, training")]
     assert row.ratio == 3.0
+
+
+def test_figures_of_several_files_are_put_together():
+    first = {"threads": 1, "train": {"ml-1m": {"LR": {"ours": [{"rows_per_second": [10.0]}]}}}}
+    second = {"threads": 2, "train": {"ml-1m": {"LR": {"ours": [{"rows_per_second": [30.0]}], "RecBole": []}}}}
+    found = tables.together(tables.together({}, first), second)
+    runs = [{"rows_per_second": [10.0]}, {"rows_per_second": [30.0]}]
+    assert found == {"threads": 2, "train": {"ml-1m": {"LR": {"ours": runs, "RecBole": []}}}}
 
 
 def test_the_command_measures_and_writes(tmp_path):
