@@ -38,8 +38,6 @@ TRIALS = 4
 
 def searched(workers: int, unshared: bool, dataset: str, data_path: str | None, epochs: int) -> dict[str, Any]:
     """The search, in this process; seconds of its trials, and their threads."""
-    import pandas as pd
-
     from recbole_msr.search import search
     from recbole_msr.threads import cores
 
@@ -52,12 +50,11 @@ def searched(workers: int, unshared: bool, dataset: str, data_path: str | None, 
     trials = [trial for trial in found.study.trials if trial.datetime_start and trial.datetime_complete]
     begin = min(trial.datetime_start for trial in trials if trial.datetime_start)
     end = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
-    frame = pd.read_csv(Path("search", "trials.csv"))
     return {
-        "trials": int((frame["state"] == "complete").sum()),
+        "trials": int((found.trials["state"] == "complete").sum()),
         "seconds_of_trials": (end - begin).total_seconds(),
         "threads": sorted({trial.user_attrs["threads"] for trial in trials}),
-        "best": float(frame["value"].max()),
+        "best": found.best_value,
     }
 
 

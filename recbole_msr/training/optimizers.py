@@ -157,7 +157,9 @@ def _put(table: Tensor, rows: Tensor, values: Tensor) -> None:
     if table.is_contiguous():
         if table.shape[1:] == (1,):
             table, values = table.view(-1), values.view(-1)
-        elif table.element_size() == 4 and table.shape[-1] % 2 == 0:  # copied number by number: half as many
+        elif table.element_size() == 4 and not any(
+            place % 2 for place in (table.shape[-1], table.storage_offset(), values.storage_offset())
+        ):  # copied number by number: half as many
             table, values = table.view(torch.int64), values.view(torch.int64)
     table.index_copy_(0, rows, values)
 

@@ -164,13 +164,18 @@ def test_without_weight_decay_adam_is_pytorchs_sparse_adam():
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 10])
-@pytest.mark.parametrize("layout", ["in one piece", "every other row", "turned"])
+@pytest.mark.parametrize("layout", ["in one piece", "from an odd place on", "every other row", "turned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_rows_are_copied_as_they_are(width, layout, dtype):
     """Of any width and layout; sums of repeated rows are those of a loop, in the order of the batch."""
     whole = torch.randn(40, width).to(dtype)
     rows = torch.tensor([0, 3, 7, 19])
-    table = {"in one piece": whole[:20].clone(), "every other row": whole[::2], "turned": whole.t().clone().t()}[layout]
+    table = {
+        "in one piece": whole[:20].clone(),
+        "from an odd place on": whole.flatten()[1 : 1 + 20 * width].view(20, width),
+        "every other row": whole[::2],
+        "turned": whole.t().clone().t(),
+    }[layout]
     values, expected = torch.randn(4, width).to(dtype), table.clone()
     expected[rows] = values
     _put(table, rows, values)
