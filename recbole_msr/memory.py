@@ -11,8 +11,11 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
+_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
 _LARGE = 1 << 26, 1 << 25
 """Blocks below are kept; the second where a C library does not take the first."""
@@ -21,10 +24,12 @@ _LARGE = 1 << 26, 1 << 25
 def use_huge_pages() -> None:
     """Have PyTorch ask for pages of 2 MiB for tensors at least as large, if it has made none yet.
 
-    It reads the variable once. A value that is there already stays; elsewhere than on Linux it is without effect.
+    It reads the variable once. A value that is there already stays. Nothing is done where the system has no such pages,
+    which PyTorch would warn of.
     """
-    if sys.platform == "linux":
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    with suppress(OSError):  # elsewhere than on Linux there is no such file
+        if "[never]" not in _PAGES.read_text(encoding="ascii"):
+            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @cache

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 
+from recbole_msr import memory
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for its pages")
-_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 FAULTS = """
     import resource, sys
@@ -54,13 +54,30 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     assert returned >= 100, "give_back returns what is not used"
 
 
+@pytest.mark.parametrize(
+    ("pages", "expected"), [("always [madvise] never", "1"), ("always madvise [never]", None), (None, None)]
+)
+def test_large_pages_are_asked_for_where_there_are_any(tmp_path, monkeypatch, pages, expected):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "")  # noted, and put back
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(memory, "_PAGES", tmp_path / "enabled")
+    if pages is not None:
+        (tmp_path / "enabled").write_text(pages + "\n")
+    memory.use_huge_pages()
+    assert os.environ.get("THP_MEM_ALLOC_ENABLE") == expected
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    memory.use_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+
+
 def test_a_user_who_has_set_malloc_is_left_alone():
     kept, *_ = _run(FAULTS, MALLOC_ARENA_MAX="2")
     assert not kept
 
 
 @pytest.mark.skipif(
-    not _PAGES.exists() or "[never]" in _PAGES.read_text(), reason="this system has no transparent huge pages"
+    not memory._PAGES.exists() or "[never]" in memory._PAGES.read_text(),
+    reason="this system has no transparent huge pages",
 )
 @pytest.mark.parametrize(("environment", "huge"), [({}, True), ({"RECBOLE_MSR_NO_SPEEDUPS": "1"}, False)])
 def test_large_tensors_ask_for_large_pages(environment, huge):
