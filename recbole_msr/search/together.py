@@ -126,7 +126,7 @@ class Together:
                 alone, trial = trial, None
         members = [member for one in opened if not one.attempt.closed for member in one.members]
         if members:
-            self._train(members, opened, tell)
+            self._train(members, opened)
             members.clear()  # they hold the models
         for one in self._no_room:
             self._again(one, tell)
@@ -184,7 +184,7 @@ class Together:
             one.attempt.epoch_logger(index).send(one.members[index].epochs)
         report(epoch, score)
 
-    def _train(self, members: list[Member], opened: list[_Open], tell: Callable[[Trial, Outcome], None]) -> None:
+    def _train(self, members: list[Member], opened: list[_Open]) -> None:
         for one in opened:
             one.attempt.fused = len(members)
         try:

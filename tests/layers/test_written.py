@@ -225,27 +225,29 @@ class extraction(torch.nn.Module):
         return self.layer(x, torch.arange(len(x)) % 3, self.e)
 
 
+def with_gradients(output, inputs):
+    return [output, *gradients(output, inputs)]
+
+
+def assert_same_either_way(find, monkeypatch):
+    """What is found by the backward passes of this package is what is found by autograd's."""
+    found = []
+    for by_hand in (True, False):
+        monkeypatch.setattr(written, "is_for", lambda x, by_hand=by_hand: by_hand)
+        found.append(find())
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("build", [lambda: CGC(2, 5, 2, 1, [8, 4], passes_shared=True), lambda: extraction()])
 def test_layers_have_the_gradients_that_autograd_finds_by_itself(build, monkeypatch):
     layer, x = build().double(), torch.randn(6, 5, dtype=torch.double, requires_grad=True)
-    results = []
-    for by_hand in (True, False):
-        monkeypatch.setattr(written, "is_for", lambda x, by_hand=by_hand: by_hand)
-        out = layer(x)
-        results.append([out, *gradients(out, [x, *layer.parameters()])])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    assert_same_either_way(lambda: with_gradients(layer(x), [x, *layer.parameters()]), monkeypatch)
 
 
 def test_a_mix_is_the_same_by_hand_and_by_autograd(monkeypatch):
     weights, experts = torch.rand(2, 7, 3, requires_grad=True), torch.randn(3, 7, 4, requires_grad=True)
-    results = []
-    for by_hand in (True, False):
-        monkeypatch.setattr(written, "is_for", lambda x, by_hand=by_hand: by_hand)
-        out = mix(weights, experts)
-        results.append([out, *gradients(out, [weights, experts])])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
+    assert_same_either_way(lambda: with_gradients(mix(weights, experts), [weights, experts]), monkeypatch)
 
 
 def slopes_of_slopes(output, inputs):
@@ -276,12 +278,7 @@ def test_a_gradient_can_be_differentiated(hidden, output, dropout):
 @pytest.mark.parametrize("build", [lambda: CGC(2, 5, 2, 1, [8, 4], passes_shared=True), lambda: extraction()])
 def test_gradients_of_layers_can_be_differentiated(build, monkeypatch):
     layer, x = build().double(), torch.randn(6, 5, dtype=torch.double, requires_grad=True)
-    found = []
-    for by_hand in (True, False):
-        monkeypatch.setattr(written, "is_for", lambda x, by_hand=by_hand: by_hand)
-        found.append(slopes_of_slopes(layer(x), [x, *layer.parameters()]))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    assert_same_either_way(lambda: slopes_of_slopes(layer(x), [x, *layer.parameters()]), monkeypatch)
 
 
 def test_gradients_of_several_outputs_can_be_asked_for_at_once():

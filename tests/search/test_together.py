@@ -247,12 +247,12 @@ def test_what_is_tried_again_after_its_worker_was_killed_is_trained_alone(tmp_pa
 
     class Groups(Together):
         def _make_members(self, one, tell):
-            one.members = [one]
+            one.members, self.tell = [one], tell
 
-        def _train(self, members, opened, tell):
+        def _train(self, members, opened):
             groups.append([one.attempt.trial.number for one in members])
             for one in list(members):
-                self._close(one, tell)
+                self._close(one, self.tell)
 
         def _alone(self, one, tell):
             groups.append(one.attempt.trial.number)
