@@ -68,13 +68,14 @@ def ended(study):
     return [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
 
 
-def test_a_lost_trial_is_tried_again_with_its_parameters_and_counts_once(tmp_path):
+@pytest.mark.parametrize("suggest", [("a",), ("a", "b")])
+def test_a_lost_trial_is_tried_again_with_its_parameters_and_counts_once(tmp_path, suggest):
     work(tmp_path, wanted=2)
-    lost = kill(tmp_path, suggest=("a", "b"))
+    lost = kill(tmp_path, suggest)
     study = work(tmp_path)
     assert len(ended(study)) == 4
     retry = next(trial for trial in study.trials if trial.user_attrs.get("replaces") == lost.number)
-    assert retry.params == lost.params
+    assert {name: retry.params[name] for name in suggest} == lost.params
     assert study.trials[lost.number].user_attrs["reason"] == "its worker was killed"
 
 
