@@ -21,13 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, search, synthetic, tables
+from benchmarks import accuracy, fused, search, synthetic, tables
 from benchmarks.cases import DATASETS, MODELS, SIDES, STEPS, Side, has_data, sides_of
 from benchmarks.measure import CLOCKS
 from benchmarks.process import FailedError, machine, measured
 from benchmarks.targets import targets
 
-PARTS = ("start", "train", "limits", "profile", "search", "gpu", "accuracy")
+PARTS = ("start", "train", "limits", "profile", "search", "fused", "gpu", "accuracy")
 PROFILED = (("LR", "RecBole"), ("DeepFM", "RecBole"), ("HiNet", "RecBole, plain"))
 """The models whose steps are profiled, with the side before."""
 _SECONDS = {"ml-100k": 11, "ml-1m": 16, synthetic.NAME: 22}
@@ -91,7 +91,7 @@ class Benchmarks:
             "limits": 20 * len(given.models),
             "profile": 90,
         }
-        seconds |= {"search": 60 + 330 * ("ml-1m" in given.datasets), "gpu": 0, "accuracy": 2400}
+        seconds |= {"search": 60 + 330 * ("ml-1m" in given.datasets), "fused": 900, "gpu": 0, "accuracy": 2400}
         return sum(seconds[part] for part in given.parts)
 
     def call(self, name: str, what: str, arguments: dict[str, Any], **options: Any) -> dict[str, Any] | None:
@@ -216,6 +216,25 @@ class Benchmarks:
         if any("HyperTuning" not in sides for sides in kept.values()):
             print("  HyperTuning is left out: it needs hyperopt (pip install hyperopt)")
         return ["", *tables.search_table(self.results)]
+
+    def fused(self) -> list[str]:
+        """Trainings at once, of trials and of seeds; on a GPU where there is one."""
+        import torch
+
+        kept: dict[str, Any] = self.results.setdefault("fused", {"members": [], "final": []})
+        dataset = "ml-1m" if "ml-1m" in self.given.datasets else self.given.datasets[0]
+        own: dict[str, Any] = {"dataset": dataset, "data_path": self.paths[dataset], "rounds": self.given.rounds}
+        own["gpu"] = torch.cuda.is_available()
+        for model, kind, batch, members in fused.CASES:
+            case = {"model": model, "kind": kind, "batch": batch, "members": members}
+            found = self.call(f"{model}, {members} {kind}, batch {batch}", "fused.together", own | case)
+            if found is not None:
+                kept["members"].append(own | case | found)
+        for model in fused.FINALS:
+            found = self.call(f"final test of {model}", "fused.final", own | {"model": model})
+            if found is not None:
+                kept["final"].append(own | {"model": model, "seeds": fused.SEEDS} | found)
+        return ["", *tables.fused_table(self.results)]
 
     def gpu(self) -> list[str]:
         """HiNet on a GPU: ours at batch 65536, RecBole's Trainer at several, and the limit."""

@@ -154,6 +154,23 @@ def accuracy_table(results: Results) -> list[str]:
     return lines[1:]
 
 
+def fused_table(results: Results) -> list[str]:
+    """Trainings at once beside the same ones one by one, and the final test."""
+    head = ["model", "batch", "what", "one by one, rows/s", "side by side / it", "stacked / it"]
+    rows = []
+    for found in results["fused"]["members"]:
+        alone = found["one by one"]
+        gains = [divided(found.get(way), alone) for way in ("side by side", "stacked")]
+        rows.append([found["model"], found["batch"], f"{found['members']} {found['kind']}", alone, *gains])
+    lines = table(head, rows)
+    head = ["final test", "seeds", "one by one, s", "together, s", "one by one / together"]
+    rows = [
+        [found["model"], found["seeds"], alone := found["one by one"], found["together"], alone / found["together"]]
+        for found in results["fused"]["final"]
+    ]
+    return [*lines, "", *table(head, rows)]
+
+
 def machine_table(results: Results) -> list[str]:
     """What the figures were measured on."""
     machine, versions = results["machine"], results["versions"]
@@ -169,6 +186,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "start": start_table,
     "train": train_table,
     "search": search_table,
+    "fused": fused_table,
     "profile": profile_table,
     "limits": limit_table,
     "gpu": gpu_table,

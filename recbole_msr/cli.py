@@ -178,7 +178,7 @@ def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
         "--max-failures", type=int, default=5, metavar="N", help="failed trials in a row that end it (default: 5)"
     )
     command.add_argument(
-        "--fused", default="auto", metavar="N", help="trials a worker trains at once: N, off, or auto (default: auto)"
+        "--fused", default="auto", metavar="N", help="trainings a worker has at once: N, off, or auto (default: auto)"
     )
     command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
 

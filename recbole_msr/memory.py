@@ -61,3 +61,10 @@ def _glibc(name: str) -> Callable[..., int] | None:
         return None
     library = ctypes.CDLL(None)
     return getattr(library, name, None) if hasattr(library, "gnu_get_libc_version") else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, of the machine or of a GPU."""
+    import torch  # not before `use_huge_pages`
+
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import accuracy, synthetic, tables
+from benchmarks import accuracy, fused, synthetic, tables
 from benchmarks.limits import Products, flops
 from benchmarks.targets import targets
 
@@ -224,6 +224,28 @@ def test_figures_of_several_files_are_put_together():
     found = tables.together(tables.together({}, first), second)
     runs = [{"rows_per_second": [10.0]}, {"rows_per_second": [30.0]}]
     assert found == {"threads": 2, "train": {"ml-1m": {"LR": {"ours": runs, "RecBole": []}}}}
+
+
+def test_trainings_at_once_are_measured_beside_the_same_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    data = {"dataset": "ml-100k", "data_path": None, "rounds": 1}
+    case = {"model": "LR", "kind": "seeds", "batch": 2048, "members": 2}
+    found = fused.together(**case, **data)
+    assert set(found) == {"one by one", "side by side", "stacked"}
+    assert min(found.values()) > 0
+    # Sparse gradients cannot be stacked: what is trained side by side then is not called stacked.
+    whole = fused._settings
+    monkeypatch.setattr(fused, "_settings", lambda *a, **k: whole(*a, **k) | {"embedding_gradients": "sparse"})
+    assert set(fused.together(**case, **data)) == {"one by one", "side by side"}
+
+
+def test_the_table_of_trainings_at_once_has_the_ratios():
+    members = [{"model": "LR", "batch": 64, "members": 8, "kind": "trials", "one by one": 10.0, "side by side": 15.0}]
+    final = [{"model": "LR", "seeds": 5, "one by one": 12.0, "together": 8.0}]
+    lines = tables.fused_table({"fused": {"members": members, "final": final}})
+    assert lines[2] == "| LR | 64 | 8 trials | 10.0 | 1.50 |  |"
+    assert lines[-1] == "| LR | 5 | 12.0 | 8.00 | 1.50 |"
 
 
 def test_the_command_measures_and_writes(tmp_path):

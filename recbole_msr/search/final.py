@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,58 +14,146 @@ from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
 from recbole_msr.search.best import best_settings
-from recbole_msr.search.objective import reason_of, trial_config
+from recbole_msr.search.objective import StudyData, reason_of, trial_config
 from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.work import open_search
-from recbole_msr.training.run import run_once
+from recbole_msr.training.members import how_many
+from recbole_msr.training.seeds import run_seeds, why_one_by_one
+
+logger = logging.getLogger(__name__)
 
 
 def final_test(
-    settings: SearchSettings, trial: FrozenTrial, progress: bool
+    settings: SearchSettings, trial: FrozenTrial, data: StudyData, progress: bool
 ) -> tuple[list[dict[str, Any]], dict[int, str]]:
     """Train and test a trial's configuration with every final seed that is not there yet.
+
+    Seeds are trained together where that is quicker (`SearchSettings.fused`).
+
+    Args:
+        settings: the search.
+        trial: the trial.
+        data: the search's data, which says what the model is like.
+        progress: draw a progress bar.
 
     Returns:
         result.json of each seed that ended well, and for each of the others, why not.
     """
     first = int(settings.config["seed"])
-    seeds = list(range(first, first + settings.final_seeds))
-    files = {seed: _folder(settings, trial.number, seed) / "result.json" for seed in seeds}
-    missing = [seed for seed in seeds if not files[seed].is_file()]
-    bar = tqdm(total=len(missing), desc="final test", unit="seed", disable=not (progress and missing), leave=False)
+    files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
+    missing = [seed for seed, folder in files.items() if not _is_there(folder)]
+    if not missing:
+        return _results(files), {}
+    groups = _groups(settings, missing, _together(settings, trial, data, len(missing)))
+    bar = tqdm(total=len(missing), desc="final test", unit="seed", disable=not progress, leave=False)
     with contextlib.closing(bar):
         if settings.workers > 1:
-            failed = run_finals(settings, trial.number, missing, bar)
+            failed = _run_workers(settings, trial.number, groups, files, bar)
         else:
-            failed = _run_here(settings, trial.number, missing, bar)
-    found = [json.loads(files[seed].read_text(encoding="utf-8")) for seed in seeds if files[seed].is_file()]
-    return found, failed
+            failed = _run_here(settings, trial.number, groups, bar)
+    return _results(files), {seed: reason for seed, reason in failed.items() if not _is_there(files[seed])}
 
 
-def _run_here(settings: SearchSettings, trial: int, seeds: Sequence[int], bar: Any) -> dict[int, str]:
-    failed = {}
+def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:
+    failed: dict[int, str] = {}
     with quiet_terminal():
-        for seed in seeds:
+        for group in groups:
             try:
-                run_final(settings, trial, seed)
+                failed |= run_final(settings, trial, group, bar.update)
             except Exception as error:
-                failed[seed] = reason_of(error)
-            bar.update()
+                failed |= dict.fromkeys(group, reason_of(error))
     return failed
+
+
+def _run_workers(
+    settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], folders: Mapping[int, Path], bar: Any
+) -> dict[int, str]:
+    marks = {seed: _failed(folder) for seed, folder in folders.items()}
+    for mark in marks.values():
+        mark.unlink(missing_ok=True)
+    lost = run_finals(settings, trial, groups, bar, lambda seed: _is_there(folders[seed]) or marks[seed].is_file())
+    return lost | {seed: mark.read_text(encoding="utf-8") for seed, mark in marks.items() if mark.is_file()}
+
+
+def _results(folders: Mapping[int, Path]) -> list[dict[str, Any]]:
+    there = [folder / "result.json" for folder in folders.values() if _is_there(folder)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in there]
+
+
+def _together(settings: SearchSettings, trial: FrozenTrial, data: StudyData, seeds: int) -> int:
+    """How many of the seeds are trained at once, at most."""
+    from recbole.utils import get_model
+
+    if seeds == 1 or settings.fused == "off":
+        return 1
+    config = trial_config(settings, trial.user_attrs["settings"])
+    if why_one_by_one(config, data.train_split) is not None:
+        return 1
+    if isinstance(settings.fused, int):
+        return settings.fused
+    try:
+        return how_many(get_model(settings.model)(config, data.train_split), config)
+    except Exception as error:  # a large model, say, which a worker has had room for
+        logger.warning("the final test is done one by one, as its model cannot be built here: %s", reason_of(error))
+        return 1
+
+
+def _groups(settings: SearchSettings, seeds: Sequence[int], most: int) -> list[list[int]]:
+    """The seeds in groups of at most so many, as even as they come to be, and none of the workers idle."""
+    rounds = -(-len(seeds) // (most * settings.workers))
+    count = min(len(seeds), rounds * settings.workers)
+    ends = [len(seeds) * k // count for k in range(count + 1)]
+    return [list(seeds[begin:end]) for begin, end in pairwise(ends)]
 
 
 def _folder(settings: SearchSettings, trial: int, seed: int) -> Path:
     return settings.folder / "final" / f"trial-{trial}-seed-{seed}"
 
 
-def run_final(settings: SearchSettings, trial: int, seed: int) -> None:
-    """Train a trial's configuration with one seed and test it; a run that was interrupted goes on."""
+def _failed(folder: Path) -> Path:
+    """Where a worker leaves why a run has failed."""
+    return folder.with_name(f"{folder.name}.failed")
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / "result.json").is_file()
+
+
+def run_final(
+    settings: SearchSettings, trial: int, seeds: Sequence[int], ended: Callable[[], Any] = lambda: None
+) -> dict[int, str]:
+    """Train a trial's configuration with these seeds, together, and test it; what was interrupted goes on.
+
+    Args:
+        settings, trial: the search, and the trial's number.
+        seeds: the seeds.
+        ended: called with every run that is over, well or not.
+
+    Returns:
+        For every seed that failed, why.
+    """
     space = Space.load(settings.space)
     study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
-    config = {**best_settings(settings, study.trials[trial]), "seed": seed, "show_progress": False}
-    run_once(_folder(settings, trial, seed), config)  # waits: one that outlived its parent may still be at it
+    config = {**best_settings(settings, study.trials[trial]), "show_progress": False}
+    failed = {}
+    for seed, error in run_seeds({seed: _folder(settings, trial, seed) for seed in seeds}, config, ended).items():
+        failed[seed] = reason_of(error)
+        if failed[seed].startswith("error"):
+            logger.error("the final run with seed %d", seed, exc_info=error)
+    return failed
+
+
+def run_final_in_worker(settings: SearchSettings, trial: int, seeds: Sequence[int]) -> None:
+    """`run_final`; why a run has failed is left beside its folder."""
+    for seed in seeds:
+        _failed(_folder(settings, trial, seed)).unlink(missing_ok=True)  # by one that outlived its command, perhaps
+    for seed, reason in run_final(settings, trial, seeds).items():
+        try:
+            _failed(_folder(settings, trial, seed)).write_text(reason, encoding="utf-8")
+        except OSError as error:
+            logger.error("%s, and the final run with seed %d failed: %s", error, seed, reason)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from optuna.trial import Trial, TrialState
 
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
+from recbole_msr.memory import is_out_of_memory
 from recbole_msr.search.cost import flops, latency, parameters
 from recbole_msr.search.folder import NO_ROOM
 from recbole_msr.search.settings import COSTS, SearchSettings
@@ -402,10 +403,6 @@ def _finish(tracked: TrackedRun, outcome: Outcome) -> None:
     tracked.summary(values)
     state = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(outcome.state, "failed")
     tracked.finish(state, outcome.reason)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def reason_of(error: BaseException) -> str:

@@ -166,36 +166,56 @@ def _error(settings: Crew, name: str) -> str:
     return errors[-1].removeprefix("error: ") if errors else f"it left no word in {_log(settings, name)}"
 
 
-def run_finals(settings: SearchSettings, trial: int, seeds: Sequence[int], bar: Any) -> dict[int, str]:
-    """Run the final test of a trial with these seeds, as many at a time as there are workers.
+def run_finals(
+    settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any, over: Callable[[int], bool]
+) -> dict[int, str]:
+    """Run the final test of a trial, as many groups of seeds at a time as there are workers.
+
+    A group whose worker was killed is tried again seed by seed: together they may have been too much for the memory.
+
+    Args:
+        settings: the search.
+        trial: the trial's number.
+        groups: seeds that one worker trains together.
+        bar: the progress bar, of seeds.
+        over: whether a seed's run has ended, well or with a reason that its worker left.
 
     Returns:
-        For every seed that failed, why.
+        For every seed that neither ended nor has such a reason, why.
     """
-    waiting, failed = list(seeds), {}
-    tries = dict.fromkeys(seeds, 0)
-    running: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
+    waiting, failed = [tuple(group) for group in groups], {}
+    tries = dict.fromkeys([seed for group in groups for seed in group], 0)
+    running: dict[tuple[int, ...], tuple[int, subprocess.Popen[bytes]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < settings.workers:
-                seed = waiting.pop(0)
+                seeds = waiting.pop(0)
                 index = min(set(range(settings.workers)) - {used for used, _ in running.values()})
-                arguments = [f"--final={trial}", f"--seed={seed}"]
-                running[seed] = (index, _start(settings, f"final-{seed}", index, arguments))
-                tries[seed] += 1
+                arguments = [f"--final={trial}", "--seeds", *map(str, seeds)]
+                running[seeds] = (index, _start(settings, _final(seeds), index, arguments))
+                for seed in seeds:
+                    tries[seed] += 1
             time.sleep(_POLL_SECONDS)
-            for seed, (_, process) in list(running.items()):
+            for seeds, (_, process) in list(running.items()):
                 code = process.poll()
                 if code is None:
                     continue
-                del running[seed]
-                if code < 0 and tries[seed] <= settings.retries:
-                    logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
-                    waiting.append(seed)
-                    continue
-                if code != 0:
-                    failed[seed] = _error(settings, f"final-{seed}")
-                bar.update()
+                del running[seeds]
+                for seed in seeds:
+                    if over(seed):
+                        continue
+                    if code < 0 and tries[seed] <= settings.retries:
+                        logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
+                        waiting.append((seed,))
+                    else:
+                        failed[seed] = _error(settings, _final(seeds))
+            ended = sum(map(over, tries)) + len(failed)
+            if ended > bar.n:
+                bar.update(ended - bar.n)
     finally:
         _end([process for _, process in running.values()])
     return failed
+
+
+def _final(seeds: Sequence[int]) -> str:
+    return f"final-{seeds[0]}"

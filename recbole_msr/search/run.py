@@ -112,7 +112,8 @@ def search(
         trial_seeds: trainings of each trial, with seeds that follow one another; the value is their mean.
         final_seeds: seeds of the final test; 0 for no test.
         max_failures: failed trials in a row that end the search.
-        fused: how many trials a worker trains at once, sharing the work: a number, off, or auto, where it is quicker.
+        fused: how many trials, or seeds of the final test, a worker trains at once, sharing the work: a number, off, or
+            auto, where it is quicker.
         wandb: online, offline or disabled; wandb_project: the project there.
         progress: draw a progress bar.
         command: what to show as the command that made the results.
@@ -147,7 +148,7 @@ def search(
         if best is not None:
             write_best(settings, found, best)
             if failure is None and settings.final_seeds:
-                finals, failed = final_test(settings, best, progress)
+                finals, failed = final_test(settings, best, data, progress)
         seconds = time.monotonic() - started
         summary = summarise(settings, found, best, finals, failed, seconds, command or _python_call(settings))
         _leave(settings, found, summary)
@@ -164,12 +165,14 @@ def _run(
     settings: SearchSettings, study: optuna.Study, data: StudyData, deadline: float | None, progress: bool
 ) -> InputError | None:
     """Run the trials. Returns what ended them too early: what there is by then is still written down."""
-    bar = tqdm(total=wanted_trials(settings, study), desc=settings.study, unit="trial", disable=not progress)
+    wanted = wanted_trials(settings, study)
+    bar = tqdm(total=wanted, desc=settings.study, unit="trial", disable=not progress)
     report = _Report(settings, study, bar)
     with contextlib.closing(bar):
         report.update()
+        over = wanted is not None and report.ended >= wanted
         try:
-            if settings.workers == 1:
+            if settings.workers == 1 or over:  # no worker is started to find that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)
             else:
                 run_workers(settings, report.update, deadline)

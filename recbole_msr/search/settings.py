@@ -39,7 +39,8 @@ class SearchSettings:
             whose first is at most so much worse than the best, as a share of it.
         max_failures: so many failed trials in a row end the search.
         retries: how often a trial is tried again whose worker was killed.
-        fused: how many trainings a worker has at once: a number, "off" for one, or "auto" (`search/together.py`).
+        fused: how many trainings a worker has at once: a number, "off" for one, or "auto"
+            (`search/together.py`, `search/final.py`).
         wandb: online, offline or disabled.
         wandb_project: the project there.
     """

@@ -17,25 +17,20 @@ from typing import Any
 from optuna.trial import Trial
 from torch import nn
 
+from recbole_msr.memory import is_out_of_memory
 from recbole_msr.search.objective import (
     Attempt,
     Objective,
     Outcome,
     StudyData,
     ends_search,
-    is_out_of_memory,
     reason_of,
 )
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
-from recbole_msr.training.members import Member, pays, train_members, why_alone
+from recbole_msr.training.members import Member, how_many, train_members, why_alone
 
 logger = logging.getLogger(__name__)
-
-MOST = {"cpu": 8, "cuda": 16}
-"""Trainings at once, where that is left to the search."""
-_MOST_NUMBERS = 400_000_000
-"""Parameters and buffers of all of them; with the parameters' gradients and Adam's state at most 6.4 GB."""
 
 
 @dataclass(eq=False)
@@ -152,10 +147,7 @@ class Together:
                 return 1  # when the budget is spent, one trial may be half done, and not a group of them
             if not self._light:
                 return 1
-        if not pays(model, config["train_batch_size"]):
-            return 1
-        size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
-        most = min(MOST.get(config["device"].type, 1), max(1, _MOST_NUMBERS // size))
+        most = how_many(model, config)
         if not several_seeds:
             assert self._wanted is not None
             share = self._wanted // settings.workers  # no worker is to stand idle

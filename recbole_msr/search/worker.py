@@ -1,7 +1,7 @@
 """A worker of a search, as a process of its own; started by `search/processes.py`.
 
-python -m recbole_msr.search.worker FOLDER                          # trials until the budget is spent
-python -m recbole_msr.search.worker FOLDER --final TRIAL --seed SEED  # one run of the final test
+python -m recbole_msr.search.worker FOLDER                              # trials until the budget is spent
+python -m recbole_msr.search.worker FOLDER --final TRIAL --seeds S1 S2  # runs of the final test, together
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Given:
         parent: that command's process.
         gpu: RecBole's gpu_id for this worker.
         deadline: `time.monotonic()` after which no trial begins.
-        final, seed: the run of the final test that it is to do.
+        final, seeds: the runs of the final test that it is to do.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Given:
     gpu: str | None = None
     deadline: float | None = None
     final: int | None = None
-    seed: int | None = None
+    seeds: Sequence[int] = ()
 
     def orphaned(self) -> bool:
         """Whether the process that started this one is gone: then it ends after what it is at, so that none is lost."""
@@ -55,7 +55,7 @@ def run_as_worker(about: str | None, work: Callable[[Given], None]) -> int:
     parser.add_argument("--gpu", help="RecBole's gpu_id for this worker")
     parser.add_argument("--deadline", type=float, help="time.time() after which no trial begins")
     parser.add_argument("--final", type=int, metavar="TRIAL")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=())
     given = vars(parser.parse_args())
     if given["deadline"] is not None:
         given["deadline"] += time.monotonic() - time.time()
@@ -78,7 +78,7 @@ def run_as_worker(about: str | None, work: Callable[[Given], None]) -> int:
 
 
 def _work(given: Given) -> None:
-    from recbole_msr.search.final import run_final
+    from recbole_msr.search.final import run_final_in_worker
     from recbole_msr.search.work import run_trials
     from recbole_msr.threads import tell, torch_threads
 
@@ -88,8 +88,7 @@ def _work(given: Given) -> None:
     with torch_threads(int(settings.config["threads"])):
         tell()
         if given.final is not None:
-            assert given.seed is not None
-            run_final(settings, given.final, given.seed)
+            run_final_in_worker(settings, given.final, given.seeds)
         else:
             run_trials(settings, given.deadline, given.orphaned)
 

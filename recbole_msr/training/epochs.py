@@ -67,11 +67,16 @@ class EpochKeeper(Checkpoint):
         self.seconds_before = 0.0
         self.stopped = False
         self._without_gain = 0
+        self._name = ""  # of the training, in what is told of its epochs
 
     _STATE = (
         *("best_score", "best_epoch", "best_metrics", "best_evaluation", "history", "train_seconds", "train_rows"),
         *("stopped", "_without_gain"),
     )
+
+    @property
+    def state_key(self) -> str:
+        return EpochKeeper.__name__  # of those that derive from it too: either goes on from the other's checkpoint
 
     def state_dict(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in self._STATE}
@@ -162,14 +167,15 @@ class EpochKeeper(Checkpoint):
     def _tell(self, trainer: pl.Trainer, row: Mapping[str, Any], score: float | None, improved: bool) -> None:
         if not trainer.is_global_zero:
             return
-        line = f"epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  {row['rows_per_second']:,} rows/s"
+        line = f"{self._name}epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  {row['rows_per_second']:,} rows/s"
         if score is not None:
             line += f"  valid {self.metric} {score:.4f}{'  best' if improved else ''}"
         bar = trainer.progress_bar_callback
         shown = isinstance(bar, pl.callbacks.TQDMProgressBar) and bar.is_enabled
         if shown:
             bar.print(line)  # type: ignore[union-attr]
-        logger.info(line, extra={"shown": shown})  # for the log file; a terminal has it already
+        folder = None if self._metrics_path is None else self._metrics_path.parent
+        logger.info(line, extra={"shown": shown, "folder": folder})  # for the log file; a terminal has it already
 
     def _write_metrics(self, path: Path) -> None:
         columns = list(dict.fromkeys(key for row in self.history for key in row))

@@ -8,11 +8,13 @@ one call of a kernel serves all of them (`recbole_msr.training.stacked`).
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -23,9 +25,14 @@ from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.module import PackedData, RecModule
 from recbole_msr.training.optimizers import clip_sparse
 from recbole_msr.training.stacked import RandomState, Stack, why_apart
+from recbole_msr.training.trainer import quiet_lightning
 
 _SHARED_ON_CPU = 1_000_000
 """Numbers of a model's layers times rows of a batch; LR and FM gain from shared batches, models with layers do not."""
+MOST = {"cpu": 8, "cuda": 16}
+"""Trainings at once, where nobody says how many."""
+_MOST_NUMBERS = 400_000_000
+"""Parameters and buffers of all of them; with the parameters' gradients and Adam's state at most 6.4 GB."""
 HOW = ("auto", "stacked", "side by side")
 """How members may be trained: see `train_members`."""
 
@@ -41,6 +48,7 @@ class Member:
         model: its model, on its device.
         settings: its settings, kept in `best_path`.
         best_path: where the weights of the best epoch go; None to keep none.
+        last_path: where the state goes after every epoch from which `LightningTrainer` can go on; None for none.
         metrics_path: where a table with one row an epoch goes; None for none.
         callback_fn: called after every validation with (epoch from 0, score). What it raises ends this member alone.
         on_end: called when it has ended, while others may go on. What it raises ends all.
@@ -50,6 +58,7 @@ class Member:
         error: what ended it before its time: what `callback_fn` raised, a `DivergedError`, or another `Exception`;
             None where it came to its end.
         seconds: its share of the time that its group has trained and validated.
+        stacked: whether it is trained in a batched model.
     """
 
     def __init__(
@@ -58,17 +67,19 @@ class Member:
         model: nn.Module,
         settings: Mapping[str, Any] | None = None,
         best_path: Path | None = None,
+        last_path: Path | None = None,
         metrics_path: Path | None = None,
         callback_fn: Callable[[int, float], Any] | None = None,
         on_end: Callable[[], Any] | None = None,
     ) -> None:
         self.config, self.model, self.on_end = config, model, on_end
-        self.module = RecModule(model, config)
+        self.module = RecModule(model, config).to(config["device"])  # what weighs the losses has tensors of its own
         self.random = RandomState(config["device"])
-        self.epochs: EpochKeeper = _Epochs(config, settings or {}, best_path, None, metrics_path, callback_fn)
+        self.epochs: EpochKeeper = _Epochs(config, settings or {}, best_path, last_path, metrics_path, callback_fn)
         self.error: Exception | None = None
         self.seconds = 0.0
-        if best_path is not None:
+        self.stacked = False
+        if best_path is not None or last_path is not None:
             model.register_state_dict_post_hook(_own_tensors)
         self.optimizer: torch.optim.Optimizer = self.module.configure_optimizers()
 
@@ -197,8 +208,12 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
     # As Lightning does: a model of RecBole's (SINE) turns anomaly detection on for all when it is imported.
     with torch.autograd.set_detect_anomaly(False):
         for group in groups.values():
+            began = time.perf_counter()
             for part, steps in _parts(group, train, how):
-                _Group(part, train, valid, steps).go()
+                for member in part:
+                    member.stacked = isinstance(steps, Stack)
+                _Group(part, train, valid, steps, began).go()
+                began = time.perf_counter()
 
 
 def _parts(members: list[Member], train: PackedTable, how: str) -> Iterator[tuple[list[Member], Steps]]:
@@ -228,28 +243,33 @@ def stacks(model: nn.Module) -> bool:
     return next(model.parameters()).device.type != "cpu"
 
 
-def pays(model: nn.Module, rows: int) -> bool:
-    """Whether several trainings at once are expected to be clearly quicker than one after the other.
+def how_many(model: nn.Module, config: Any) -> int:
+    """How many trainings of one model are expected to be clearly quicker at once than one after the other; 1 if none.
 
-    On a GPU, always. On a CPU only batches are shared, so only where making them is much of a step: in models of no or
-    hardly any layers (LR, FM).
+    On a GPU, several of all but the largest models. On a CPU only batches are shared, so only where making them is much
+    of a step: in models of no or hardly any layers (LR, FM).
 
     Args:
-        model: one of the models.
-        rows: of a batch.
+        model: the model, on any device.
+        config: its RecBole configuration (`device`, `train_batch_size`).
     """
-    if stacks(model):
-        return True
-    tables = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Embedding, nn.EmbeddingBag))}
-    layers = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
-    return layers * rows <= _SHARED_ON_CPU
+    device = config["device"].type
+    if device == "cpu":
+        tables = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Embedding, nn.EmbeddingBag))}
+        layers = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in tables)
+        if layers * config["train_batch_size"] > _SHARED_ON_CPU:
+            return 1
+    size = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    return min(MOST.get(device, 1), max(1, _MOST_NUMBERS // max(1, size)))
 
 
 class _Group:
-    """Trains members of one batch size, epoch by epoch."""
+    """Trains members of one batch size, epoch by epoch; `began` is when they began to take time."""
 
-    def __init__(self, members: Sequence[Member], train: PackedTable, valid: PackedTable | None, steps: Steps) -> None:
-        self._members, self._steps = list(members), steps
+    def __init__(
+        self, members: Sequence[Member], train: PackedTable, valid: PackedTable | None, steps: Steps, began: float
+    ) -> None:
+        self._members, self._steps, self._shared_until = list(members), steps, began
         self._train, self._validate = train, valid is not None
         self._trainers = {}
         self._loaders: dict[Any, PackedLoader] = {}
@@ -265,11 +285,11 @@ class _Group:
             raise InputError("there is no row to train on")
         for member, trainer in self._trainers.items():
             trainer.ended = member.config["epochs"] < 1
-        self._shared_until = time.perf_counter()
         self._keep_going()
         epoch = 0
         while self._members:
-            began = time.perf_counter()
+            self._share_time()
+            before = {member: member.seconds for member in self._members}
             for member in self._members:
                 self._trainers[member].current_epoch = epoch
                 member.module.train()
@@ -277,10 +297,11 @@ class _Group:
             self._train_epoch(epoch)
             self._steps.end_epoch(self._members)
             self._keep_going()
-            share = (time.perf_counter() - began) / max(1, len(self._members))
+            self._share_time()
+            steps = {member: member.seconds - before[member] for member in self._members}
             self._validate_epoch(epoch + 1)
             for member in self._members:
-                self._end_epoch(member, epoch + 1, share)
+                self._end_epoch(member, epoch + 1, steps[member])
             self._keep_going()
             epoch += 1
 
@@ -362,18 +383,70 @@ class _Trainer:
         self.datamodule, self.train_dataloader, self.val_dataloaders = data, train, valid
         self.check_val_every_n_epoch = max(min(config["eval_step"], config["epochs"]), 1)
         self.optimizers = [member.optimizer]
+        self._member = weakref.proxy(member)  # which has the module, which has this: models are freed at once
         member.module.trainer = self  # type: ignore[assignment]
 
     def validates(self, epoch: int) -> bool:
         return self.val_dataloaders is not None and epoch % self.check_val_every_n_epoch == 0
 
+    def save_checkpoint(self, path: Path) -> None:
+        """At the end of an epoch: what Lightning's trainer saves of a training alone."""
+        member, batches = self._member, len(self.train_dataloader)
+        content: dict[str, Any] = {
+            "pytorch-lightning_version": pl.__version__,
+            "epoch": self.current_epoch,
+            "global_step": (self.current_epoch + 1) * batches,
+            "state_dict": member.module.state_dict(),
+            "optimizer_states": [member.optimizer.state_dict()],
+            "lr_schedulers": [],
+            "callbacks": {member.epochs.state_key: member.epochs.state_dict()},
+            "loops": {"fit_loop": _fit_loop(self.current_epoch + 1, batches)},
+        }
+        with member.random:
+            member.module.on_save_checkpoint(content)
+        torch.save(content, path)
+
+
+def _fit_loop(epochs: int, batches: int) -> dict[str, Any]:
+    """The state of Lightning's loop at the end of an epoch, which is not complete before its last callback returns."""
+    loop = _any_trainer().fit_loop
+    optimizer = loop.epoch_loop.automatic_optimization.optim_progress.optimizer
+    for part, each, total in (
+        (loop.epoch_progress, epochs, epochs),
+        (loop.epoch_loop.batch_progress, batches, epochs * batches),
+        (optimizer.step, batches, epochs * batches),
+        (optimizer.zero_grad, batches, epochs * batches),
+    ):
+        for counts, count in ((part.current, each), (part.total, total)):
+            for name in vars(counts):
+                setattr(counts, name, count)
+    loop.epoch_progress.current.completed = loop.epoch_progress.total.completed = epochs - 1
+    loop.epoch_loop.batch_progress.is_last_batch = True
+    loop.epoch_loop._batches_that_stepped = epochs * batches
+    return loop.state_dict()
+
+
+@cache
+def _any_trainer() -> pl.Trainer:
+    """One whose loop can be asked how it would be saved; it trains nothing."""
+    with quiet_lightning():
+        return pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+
 
 class _Epochs(EpochKeeper):
-    """An `EpochKeeper` that is told how long an epoch's steps took: a member's share of what all took together."""
+    """An `EpochKeeper` that is told how long an epoch's steps took: a member's share of what all took together.
+
+    Epochs are told of trainings that leave files, with the seed: lines of several of them mix.
+    """
+
+    def __init__(self, config: Any, *args: Any) -> None:
+        super().__init__(config, *args)
+        self._name = f"seed {config['seed']}: "
 
     def end(self, trainer: _Trainer, module: RecModule, seconds: float) -> None:
         self._started, self._validation_seconds = time.perf_counter() - seconds, 0.0
         self.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
 
-    def _tell(self, *_: Any) -> None:
-        """Lines of several trainings would mix."""
+    def _tell(self, *args: Any) -> None:
+        if self._metrics_path is not None:
+            super()._tell(*args)

@@ -28,6 +28,7 @@ from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.config import build_config, check_metric, check_version, reading_data
+from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.fast import LIGHTNING_ONLY
 from recbole_msr.training.folder import RunFolder
@@ -91,24 +92,43 @@ def run(
     output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
     if resume and output_dir is not None and model is None and "model" not in settings:
         settings = plugin.read_yaml(RunFolder.to_resume(output_dir)) | settings
-    name = model or settings.pop("model", None)
-    data_name = dataset or settings.pop("dataset", None)
-    settings.pop("model", None)
-    settings.pop("dataset", None)
+    recbole_config = configured(model, dataset, settings)
+    with (
+        run_folder(recbole_config, output_dir, resume) as folder,
+        logged(folder),
+        log_level(recbole_config),
+        run_threads(recbole_config),
+    ):
+        tell()
+        return Run(recbole_config, folder, resume, callbacks, started).go()
+
+
+def configured(model: str | None, dataset: str | None, settings: Mapping[str, Any]) -> Any:
+    """RecBole's configuration of a run; knowledge that it names by encoder and template is built.
+
+    Args:
+        model, dataset: names; where they are not given, they are among the settings.
+        settings: configuration keys.
+    """
+    settings = dict(settings)
+    in_settings = settings.pop("model", None), settings.pop("dataset", None)
+    name, data_name = model or in_settings[0], dataset or in_settings[1]
     for what, value in (("model", name), ("dataset", data_name)):
         if not value:
             raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
     if "/" in str(settings.get("knowledge") or ""):
         settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
-    recbole_config = build_config(name, data_name, settings)
+    return build_config(name, data_name, settings)
 
-    folder = RunFolder(output_dir, f"{name}-{data_name}", resume)
+
+@contextmanager
+def run_folder(config: Any, path: str | Path | None, resume: bool = False) -> Iterator[RunFolder]:
+    """A run's folder while it runs. Where the run could not begin, nothing of it is left."""
+    folder = RunFolder(path, f"{config['model']}-{config['dataset']}", resume)
     try:
         if resume and folder.finished:
             raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
-        with _log_file(folder.file("run.log"), str(recbole_config["state"] or "INFO")), _threads(recbole_config):
-            tell()
-            return _Run(recbole_config, folder, resume, callbacks, started).go()
+        yield folder
     except BaseException as error:
         began = folder.file("metrics.csv").exists()
         if not resume and not began and (isinstance(error, InputError) or not folder.file("config.yaml").exists()):
@@ -127,13 +147,23 @@ def run_once(folder: Path, config: Mapping[str, Any]) -> None:
         folder: the run's folder.
         config: all settings, `model` and `dataset` among them.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # another process may be at it still: it is waited for
+    with only_one(folder):
         if not (folder / "result.json").is_file():
-            resume = (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
+            resume = can_resume(folder)
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)
             run(config={**config, "output_dir": str(folder), "resume": resume})
+
+
+def only_one(folder: Path) -> FileLock:
+    """A lock for the process that trains in a folder; another one may be at it still, and is waited for."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{folder}.lock")
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run was interrupted in a folder and can go on."""
+    return (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
 
 
 def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
@@ -155,26 +185,45 @@ def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> st
     return name
 
 
-def _under_lightning(config: Any) -> bool:
+def under_lightning(config: Any) -> bool:
     if config["trainer"] == "auto":
         return config["tasks"] is not None
     return config["trainer"] == "lightning"
 
 
-def _threads(config: Any) -> AbstractContextManager[None]:
+def run_threads(config: Any) -> AbstractContextManager[None]:
     """As many threads as `threads` says, or as are this process's share."""
     # RecBole's own trainer keeps PyTorch's choice: with more or fewer its sums have other last digits.
-    if config["threads"] is None and not _under_lightning(config):
+    if config["threads"] is None and not under_lightning(config):
         return nullcontext()
     return torch_threads(config["threads"], local_processes(config["lightning"]))
 
 
-class _Run:
-    """The steps of one run; kept together because they share its configuration and its folder."""
+class Run:
+    """The steps of one run; kept together because they share its configuration, its data and its folder.
 
-    def __init__(self, config: Any, folder: RunFolder, resume: bool, callbacks: Sequence[Any], started: float) -> None:
+    Args:
+        config: RecBole's configuration.
+        folder: where its files go.
+        resume: whether it goes on from the folder's last.ckpt.
+        callbacks: Lightning callbacks.
+        started: `time.perf_counter()` of its beginning.
+
+    Attributes:
+        settings: the configuration as a user would write it.
+        loaders: RecBole's loaders of the three splits, after `load`; with them `dataset`.
+        model: after `build`.
+    """
+
+    dataset: Any
+    loaders: tuple[Any, Any, Any]
+    model: torch.nn.Module
+
+    def __init__(
+        self, config: Any, folder: RunFolder, resume: bool = False, callbacks: Sequence[Any] = (), started: float = 0.0
+    ) -> None:
         self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
-        self.started = started
+        self.started, self.data_seconds = started, 0.0
         self.settings = plain_settings(config)
         for key in ("data_path", "knowledge_dir"):  # a run is resumed, and scored with, from other folders too
             if self.settings.get(key):
@@ -183,93 +232,107 @@ class _Run:
             folder.check_same(self.settings)
 
     def go(self) -> RunResult:
+        """Do all of them."""
+        self.load()
+        self.build()
+        with self.tracked() as tracked:
+            train = self._train_lightning if under_lightning(self.config) else self._train_recbole
+            return self.finish(train(tracked), tracked)
+
+    def load(self) -> None:
+        """Read and split the data."""
+        from recbole.data import create_dataset, data_preparation
         from recbole.utils import init_seed
 
-        config = self.config
-        init_seed(config["seed"], config["reproducibility"])
-        dataset, loaders = self._load_data()
-        data_seconds = time.perf_counter() - self.started
-        init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-        model = self._build_model(loaders[0]._dataset)
-        under_lightning = _under_lightning(config)
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        with reading_data(self.config):
+            self.dataset = create_dataset(self.config)
+            if self.config["tasks"] is not None and not isinstance(self.dataset, ScenarioDataset):
+                raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
+            self.loaders = data_preparation(self.config, self.dataset)
+        self.data_seconds = time.perf_counter() - self.started
+
+    def build(self) -> None:
+        """Build the model, and leave config.yaml: the run has begun."""
+        from recbole.utils import get_model, init_seed
+
+        init_seed(self.config["seed"] + self.config["local_rank"], self.config["reproducibility"])
+        self.model = get_model(self.config["model"])(self.config, self.loaders[0]._dataset).to(self.config["device"])
         if not self.resume and _first_process():
             self.folder.write_yaml("config.yaml", self.settings)
-        with self._tracked() as tracked:
-            train = self._train_lightning if under_lightning else self._train_recbole
-            outcome = train(model, loaders, tracked)
-            if isinstance(dataset, ScenarioDataset) and _first_process():
-                self._keep_vocabulary(loaders[0]._dataset)
-            summary = {
-                "model": config["model"],
-                "dataset": config["dataset"],
-                "seed": config["seed"],
-                "data_seed": config["data_seed"] if isinstance(dataset, ScenarioDataset) else config["seed"],
-                "trainer": "lightning" if under_lightning else "recbole",
-                "scenarios": getattr(dataset, "scenario_names", None),
-                "tasks": dataset.schema.task_names if isinstance(dataset, ScenarioDataset) else None,
-                "main_task": config["main_task"],
-                "valid_metric": str(config["valid_metric"]).lower(),
-                **outcome.summary,
-                "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, loaders, strict=True)},
-                "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-                "device": str(config["device"]),
-                "versions": versions(),
-            }
-            summary["seconds"] = {"data": round(data_seconds, 3), **summary["seconds"]}
-            summary["seconds"]["total"] = round(time.perf_counter() - self.started + outcome.seconds_before, 3)
-            if _first_process():
-                self.folder.write_json("result.json", summary)
-                self.folder.file("last.ckpt").unlink(missing_ok=True)
-            if tracked is not None:
-                log_result(tracked, summary)
-        return RunResult(summary, self.folder.path, outcome.valid, outcome.test, model)
 
-    def _tracked(self) -> AbstractContextManager[TrackedRun | None]:
+    def tracked(self) -> AbstractContextManager[TrackedRun | None]:
         """The W&B run, if one is asked for; in the first process only."""
         asked = self.config["log_wandb"] or self.config["wandb"] is not None
         if not asked or not _first_process():
             return nullcontext()
         return tracked_run(self.config, self.settings, self.folder.path, self.resume)
 
-    def _load_data(self) -> tuple[Any, tuple[Any, Any, Any]]:
-        from recbole.data import create_dataset, data_preparation
+    def finish(self, outcome: Outcome, tracked: TrackedRun | None, seconds: float | None = None) -> RunResult:
+        """Write result.json, and what scores new rows.
 
-        with reading_data(self.config):
-            dataset = create_dataset(self.config)
-            if self.config["tasks"] is not None and not isinstance(dataset, ScenarioDataset):
-                raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
-            return dataset, data_preparation(self.config, dataset)
+        Args:
+            outcome: what training and test came to.
+            tracked: its W&B run.
+            seconds: what the whole run took; by default the time since it began.
+        """
+        config, several = self.config, isinstance(self.dataset, ScenarioDataset)
+        if several and _first_process():
+            self._keep_vocabulary(self.loaders[0]._dataset)
+        summary = {
+            "model": config["model"],
+            "dataset": config["dataset"],
+            "seed": config["seed"],
+            "data_seed": config["data_seed"] if several else config["seed"],
+            "trainer": "lightning" if under_lightning(config) else "recbole",
+            "scenarios": getattr(self.dataset, "scenario_names", None),
+            "tasks": self.dataset.schema.task_names if several else None,
+            "main_task": config["main_task"],
+            "valid_metric": str(config["valid_metric"]).lower(),
+            **outcome.summary,
+            "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
+            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "device": str(config["device"]),
+            "versions": versions(),
+        }
+        if seconds is None:
+            seconds = time.perf_counter() - self.started + outcome.seconds_before
+        summary["seconds"] = {"data": round(self.data_seconds, 3), **summary["seconds"], "total": round(seconds, 3)}
+        if _first_process():
+            self.folder.write_json("result.json", summary)
+            self.folder.file("last.ckpt").unlink(missing_ok=True)
+        if tracked is not None:
+            log_result(tracked, summary)
+        return RunResult(summary, self.folder.path, outcome.valid, outcome.test, self.model)
 
-    def _build_model(self, dataset: Any) -> torch.nn.Module:
-        from recbole.utils import get_model
-
-        return get_model(self.config["model"])(self.config, dataset).to(self.config["device"])
-
-    def _train_lightning(
-        self, model: torch.nn.Module, loaders: tuple[Any, Any, Any], tracked: TrackedRun | None
-    ) -> _Outcome:
+    def _train_lightning(self, tracked: TrackedRun | None) -> Outcome:
         last = self.folder.file("last.ckpt")
         epoch_logger = EpochLogger(tracked) if tracked is not None else None
-        trainer = LightningTrainer(
-            self.config,
-            model,
+        trainer = self.trainer(
             [*self.callbacks, *([epoch_logger] if epoch_logger is not None else [])],
-            self.folder.path,
-            self.settings,
             last if self.resume and last.exists() else None,
         )
-        check_metric(self.config["valid_metric"], self.config, loaders[0]._dataset, hasattr(model, "predict_tasks"))
-        show = bool(self.config["show_progress"])
-        trainer.fit(loaders[0], loaders[1], show_progress=show)
-        epochs = trainer.epochs
-        assert epochs is not None
+        trainer.fit(self.loaders[0], self.loaders[1], show_progress=bool(self.config["show_progress"]))
+        assert trainer.epochs is not None
         if epoch_logger is not None:
-            epoch_logger.send(epochs)  # a training resumed after its last epoch sends none by itself
-        metrics = trainer.evaluate(loaders[2], show_progress=False)
+            epoch_logger.send(trainer.epochs)  # a training resumed after its last epoch sends none by itself
+        return self.test(trainer, trainer.epochs)
+
+    def trainer(self, callbacks: Sequence[Any] = (), resume_from: Path | None = None) -> LightningTrainer:
+        """What trains and tests the model in the folder, under Lightning."""
+        made = LightningTrainer(self.config, self.model, callbacks, self.folder.path, self.settings, resume_from)
+        several = hasattr(self.model, "predict_tasks")
+        check_metric(self.config["valid_metric"], self.config, self.loaders[0]._dataset, several)
+        return made
+
+    def test(self, trainer: LightningTrainer, epochs: EpochKeeper) -> Outcome:
+        """Test the best epoch of a training that has ended."""
+        metrics = trainer.evaluate(self.loaders[2], show_progress=False)
         assert trainer.evaluation is not None
         if self.config["save_predictions"] and _first_process():
             assert trainer.test_scores is not None
-            write_predictions(self.folder.file("predictions.parquet"), trainer.test_scores, loaders[2]._dataset)
+            predictions = self.folder.file("predictions.parquet")
+            write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
         names = [name.lower() for name in self.config["metrics"]]
         summary = {
@@ -284,11 +347,9 @@ class _Run:
             "seconds": {"train": round(epochs.train_seconds, 3)},
             "rows_per_second": round(epochs.train_rows / epochs.train_seconds) if epochs.train_seconds else None,
         }
-        return _Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
+        return Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
 
-    def _train_recbole(
-        self, model: torch.nn.Module, loaders: tuple[Any, Any, Any], tracked: TrackedRun | None
-    ) -> _Outcome:
+    def _train_recbole(self, tracked: TrackedRun | None) -> Outcome:
         """RecBole's own trainer, unchanged, with its files in the run's folder."""
         from recbole.trainer import Trainer
         from recbole.utils import EvaluatorType, get_trainer
@@ -297,7 +358,7 @@ class _Run:
             raise InputError("save_predictions is for runs under Lightning: declare tasks, or set trainer: lightning")
         if self.resume:
             raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
-        config = self.config
+        config, model, loaders = self.config, self.model, self.loaders
         for key, plain in LIGHTNING_ONLY.items():
             if config[key] != plain:
                 raise InputError(f"{key} is for runs under Lightning: declare tasks, or set trainer: lightning")
@@ -348,7 +409,7 @@ class _Run:
             "seconds": {"train": round(seconds, 3)},
             "rows_per_second": None,
         }
-        return _Outcome(summary)
+        return Outcome(summary)
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """What turns a new row's values into ids: written beside the weights, for `recbole-msr predict`."""
@@ -358,7 +419,9 @@ class _Run:
 
 
 @dataclass
-class _Outcome:
+class Outcome:
+    """What training and test came to: their part of result.json, and the cells."""
+
     summary: dict[str, Any]
     valid: Evaluation | None = None
     test: Evaluation | None = None
@@ -405,21 +468,32 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _log_file(path: Path, state: str) -> Iterator[None]:
-    """What is logged also goes to the run's folder."""
-    level = getattr(logging, state.upper(), logging.INFO)
+def logged(folder: RunFolder) -> Iterator[None]:
+    """What is logged also goes to the run's folder, but for what is told of another run (a record's `folder`)."""
+    path = folder.file("run.log")
     try:
         handler = logging.FileHandler(path, encoding="utf-8", delay=True)
     except OSError as error:
         raise InputError(f"the log file {path} cannot be written: {error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(lambda record: getattr(record, "folder", None) in (None, folder.path))
     root = logging.getLogger()
-    before = root.level
     root.addHandler(handler)
-    root.setLevel(min(level, before) if before else level)
     try:
         yield
     finally:
         root.removeHandler(handler)
-        root.setLevel(before)
         handler.close()
+
+
+@contextmanager
+def log_level(config: Any) -> Iterator[None]:
+    """What `state` asks for is logged."""
+    level = getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO)
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(min(level, before) if before else level)
+    try:
+        yield
+    finally:
+        root.setLevel(before)

@@ -144,7 +144,7 @@ class LightningTrainer:
     def _train(self, data: PackedData) -> None:
         assert self._lightning is not None
         try:
-            with _quiet():
+            with quiet_lightning():
                 self._lightning.fit(self._module, datamodule=data, ckpt_path=self._resume_from, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error
@@ -173,9 +173,12 @@ class LightningTrainer:
             load_weights(self.model, model_file or self.saved_model_file, self.config["device"])
         if self._lightning is None:
             self._lightning = self._build_lightning(show_progress, False)
-        with _quiet():
+        with quiet_lightning():
             data = PackedData(self.config, {"test": _split(eval_data)})
-            self._lightning.test(self._module, datamodule=data, verbose=False)
+            try:
+                self._lightning.test(self._module, datamodule=data, verbose=False)
+            except SystemExit as error:  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from error
         self.model.to(self.config["device"])
         self.evaluation, self.test_scores = self._module.evaluation, self._module.test_scores
         return self._recbole_only(self._module.metrics)
@@ -220,7 +223,7 @@ class LightningTrainer:
         if not validate:
             options["limit_val_batches"] = 0
         try:
-            with _quiet():
+            with quiet_lightning():
                 return pl.Trainer(**options, callbacks=callbacks)
         except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
             raise InputError(f"lightning: {error}") from error
@@ -261,7 +264,7 @@ def _split(data: Any) -> Any:
     return getattr(data, "_dataset", data)
 
 
-class _quiet:
+class quiet_lightning:
     """Lightning's advice about data loaders and its start-up lines are not for the reader of a result."""
 
     _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")

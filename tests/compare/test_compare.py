@@ -138,13 +138,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compare):
     def die(*_):
         raise Killed
 
-    before = module._Run._keep_vocabulary
-    module._Run._keep_vocabulary = die  # after training, before the result
+    before = module.Run._keep_vocabulary
+    module.Run._keep_vocabulary = die  # after training, before the result
     try:
         with pytest.raises(Killed):
             compare(["SharedBottom"], seeds=1)
     finally:
-        module._Run._keep_vocabulary = before
+        module.Run._keep_vocabulary = before
     folder = next(path.parent for path in Path("out/runs").rglob("last.ckpt"))
     assert not (folder / "result.json").exists()
     result = compare(["SharedBottom"], seeds=1)
@@ -335,7 +335,7 @@ def test_an_interrupted_run_of_other_settings_is_begun_anew(compare, monkeypatch
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Run, "_keep_vocabulary", die)
+        patch.setattr(module.Run, "_keep_vocabulary", die)
         with pytest.raises(Killed):
             compare(["SharedBottom"], seeds=1)
     result = compare(["SharedBottom"], seeds=1, config={"epochs": 1, "embedding_size": 8})

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.search.final import _groups
 from tests.tracking.read_back import runs
 
 from .conftest import CONFIG, SPACE
@@ -231,21 +233,71 @@ def test_values_that_a_file_writes_otherwise_are_the_same_search(search):
     assert len(result.trials) == 2
 
 
-def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(search, caplog, monkeypatch):
-    """The second seed diverges: its learning rate is poisoned where the final runs begin."""
-    from recbole_msr.search import final
+def final_results(folder):
+    """result.json of every final run, without what depends on the clock; and how many were trained together."""
+    found = {}
+    for path in sorted(Path(folder, "final").glob("*/result.json")):
+        found[path.parent.name] = json.loads(path.read_text())
+    together = [result.pop("fused", 1) for result in found.values()]
+    for result in found.values():
+        del result["seconds"], result["rows_per_second"]
+    return found, together
 
-    whole = final.run_once
 
-    def run_once(folder, config):
-        return whole(folder, config | ({"learning_rate": 1e30} if config["seed"] == 2021 else {}))
+def test_seeds_of_the_final_test_are_trained_together(search):
+    """On a CPU side by side, where the numbers are the same to the last bit."""
+    small = {"bottom_hidden_sizes": [4], "tower_hidden_sizes": [4]}
+    given = {"trials": 1, "space": {"search": {"learning_rate": [0.01]}}, "final_seeds": 5, "config": small}
+    search(fused="off", output="alone", **given)
+    expected, together = final_results("alone")
+    assert (len(expected), together) == (5, [1] * 5)
+    sizes = {"one": [5] * 5, "two": [2, 2, 3, 3, 3], "pairs": [1, 2, 2, 2, 2]}
+    for name, options in (("one", {}), ("two", {"workers": 2}), ("pairs", {"fused": 2})):
+        result = search(output=name, **given, **options)
+        found, together = final_results(name)
+        assert [key for key in expected if found[key] == expected[key]] == list(expected)
+        assert together == sizes[name]
+        assert result.summary["final_failures"] == {}
 
-    monkeypatch.setattr(final, "run_once", run_once)
-    result = search(trials=2, final_seeds=2)
-    assert result.summary["final"]["seeds"] == [2020]
-    assert result.summary["final_failures"]["2021"].startswith("diverged")
-    assert "the final run with seed 2021 failed" in caplog.text
+
+def test_models_with_layers_have_their_final_test_one_by_one_on_a_cpu(search):
+    search(trials=1, space={"search": {"learning_rate": [0.01]}}, final_seeds=2)
+    assert final_results("out")[1] == [1, 1]
+
+
+def test_final_seeds_are_shared_out_evenly():
+    def sizes(seeds, most, workers):
+        given = list(range(2020, 2020 + seeds))
+        groups = _groups(SimpleNamespace(workers=workers), given, most)
+        assert [seed for group in groups for seed in group] == given
+        return [len(group) for group in groups]
+
+    assert sizes(3, 1, 1) == [1, 1, 1]
+    assert sizes(5, 8, 1) == [5]
+    assert sizes(5, 8, 2) == [2, 3]
+    assert sizes(10, 8, 1) == [5, 5]
+    assert sizes(10, 4, 2) == [2, 3, 2, 3]
+    assert sizes(3, 16, 4) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("options", [{"fused": 2}, {"fused": "off"}, {"workers": 2, "final_seeds": 3}])
+def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(options, search, caplog):
+    """Where the run with seed 2021 should write its result lies a folder that cannot be removed."""
+    first = search(trials=2)
+    name = f"trial-{first.summary['best']['number']}-seed-2021"
+    Path("out/final").mkdir()
+    Path("out/final", name).write_text("no folder")
+    result = search(**{"trials": 2, "final_seeds": 2} | options)
+    kept = [2020] if "workers" not in options else [2020, 2022]
+    assert result.summary["final"]["seeds"] == kept
+    (reason,) = result.summary["final_failures"].values()
+    assert reason.startswith("refused: the output folder")
+    assert "the final run with seed 2021 failed: refused: the output folder" in caplog.text
     assert Path("out/report.html").is_file()
+    Path("out/final", name).unlink()
+    again = search(**{"trials": 2, "final_seeds": 2} | options)
+    assert again.summary["final_failures"] == {}
+    assert not list(Path("out/final").glob("*.failed"))
 
 
 def test_weights_and_biases_has_a_finished_run_a_trial_and_one_of_the_study(search, monkeypatch):

@@ -1,10 +1,12 @@
 """Several processes, one study: nothing is lost or done twice, whoever is killed and when."""
 
+import json
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import optuna
@@ -170,6 +172,39 @@ def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, sta
         assert check_whole(study, here), "a trial was under way in the command that was killed"
         assert len({trial.user_attrs["worker"] for trial in study.trials}) >= 2
         assert pd.read_csv(there / "trials.csv")["auc"].max() == study.best_value
+
+
+def children(parent):
+    """The processes that a process has started, and what they were called with."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")[:-1]
+    return found
+
+
+def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(command, start, tmp_path):
+    given = [part.replace(f"--trials={TRIALS}", "--trials=1") for part in command]
+    process = start([*given, "--final-seeds=4", "--fused=2", "--epochs=30", "--stopping_step=30"])
+    final = tmp_path / "searches" / "SharedBottom-tiny" / "final"
+    end = time.monotonic() + 600
+    while len(begun := list(final.glob("*-seed-2020/metrics.csv")) + list(final.glob("*-seed-2021/metrics.csv"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < end, "the final test did not begin"
+        time.sleep(0.1)
+    words = ["--final=0", "--seeds", "2020", "2021"]
+    (victim,) = [pid for pid, asked in children(process.pid).items() if asked[-4:] == words]
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    for seed in (2020, 2021):
+        assert f"the final run with seed {seed} was killed by signal 9 and goes on" in told, told
+    together = {}
+    for path in final.glob("*/result.json"):
+        together[int(path.parent.name.rsplit("-", 1)[1])] = json.loads(path.read_text()).get("fused")
+    assert len(begun) == 2
+    assert together == {2020: None, 2021: None, 2022: 2, 2023: 2}
 
 
 def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import csv
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.training.config import build_config
-from recbole_msr.training.members import Member, SideBySide, pays, train_members
+from recbole_msr.training.members import Member, SideBySide, how_many, train_members
 from recbole_msr.training.module import DivergedError
 from recbole_msr.training.stacked import RandomState, Stack, why_apart
 from recbole_msr.training.trainer import LightningTrainer
@@ -252,6 +254,74 @@ def test_files_are_those_of_a_training_alone(how, study, tmp_path):
             assert [int(row["epoch"]) for row in csv.DictReader(file)] == [1, 2, 3, 4]
 
 
+SCHEDULE = {"lr_scheduler": {"name": "ExponentialLR", "gamma": 0.7}}
+INTERRUPTED = {
+    "HiNet": DESCENT | SCHEDULE | {"dropout": 0.3},
+    "MMoE": {"loss_weighting": "dwa", "dropout": 0.2, "batch_norm": True},
+    "DeepFM": {"eval_step": 2, "embedding_gradients": "sparse"},
+    "LR": {"lr_scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "mode": "max"}},
+}
+
+
+@pytest.mark.parametrize("how", ["side by side", "stacked"])
+@pytest.mark.parametrize("model", list(INTERRUPTED))
+def test_an_interrupted_member_goes_on_alone(model, how, study, tmp_path):
+    """Lightning's trainer resumes it to the numbers of a training that was never interrupted, nor among others."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(epoch, score):
+        if epoch == 1:
+            raise Interrupted
+
+    given = [INTERRUPTED[model] | {"epochs": 5, "stopping_step": 9, "seed": seed} for seed in (5, 6)]
+    whole = [study.alone(model, settings) for settings in given]
+    paths = [tmp_path / f"{k}.ckpt" for k in range(2)]
+    members = [
+        study.member(model, settings, last_path=path, callback_fn=interrupt)
+        for path, settings in zip(paths, given, strict=True)
+    ]
+    train_members(members, study.train, study.valid, how)
+    stacked = members[0].stacked
+    assert stacked == (how == "stacked" and model in ("HiNet", "LR")), "the others cannot be"
+    for path, settings, expected in zip(paths, given, whole, strict=True):
+        config = study.config(model, settings)
+        torch.manual_seed(99)  # what the process drew before it goes on makes no difference
+        resumed = LightningTrainer(config, study.built(config), resume_from=path)
+        resumed.fit(study.train, study.valid, verbose=False, saved=False)
+        ours, theirs = _numbers(resumed.epochs), _numbers(expected.epochs)
+        assert len(ours) == 5
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == (pytest.approx(other, rel=1e-5, abs=1e-5) if stacked else other)
+        assert resumed.epochs.best_epoch == expected.epochs.best_epoch
+        near = {"rtol": 1e-5, "atol": 1e-6} if stacked else {"rtol": 0, "atol": 0}
+        for key, value in resumed.model.state_dict().items():
+            torch.testing.assert_close(value, expected.model.state_dict()[key], **near)
+        saved = tmp_path / "alone.ckpt"
+        torch.save({**torch.load(path, weights_only=True), "state_dict": expected.model.state_dict()}, saved)
+        assert path.stat().st_size < 1.1 * saved.stat().st_size, "the other member's weights are not in it"
+
+
+def test_the_state_of_a_member_is_what_lightning_saves_of_a_training(study, tmp_path):
+    settings = {"epochs": 3, "dropout": 0.2}
+    config = study.config("HiNet", settings)
+    LightningTrainer(config, study.built(config), folder=tmp_path).fit(study.train, study.valid, verbose=False)
+    member = study.member("HiNet", settings, last_path=tmp_path / "member.ckpt")
+    train_members([member], study.train, study.valid)
+    theirs, ours = (torch.load(tmp_path / name, weights_only=True) for name in ("last.ckpt", "member.ckpt"))
+    assert set(theirs) - set(ours) <= {"hparams_name", "hyper_parameters"}
+    for key in ("epoch", "global_step", "pytorch-lightning_version", "lr_schedulers", "scheduler"):
+        assert ours[key] == theirs[key]
+    loops = [
+        {key: value for key, value in content["loops"]["fit_loop"].items() if "val_loop" not in key}
+        for content in (ours, theirs)
+    ]
+    assert loops[0] == loops[1]
+    assert ours["random"][0]["torch"].equal(theirs["random"][0]["torch"])
+    assert set(ours["callbacks"]) == set(theirs["callbacks"]) == {"EpochKeeper"}
+
+
 @pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
 def test_weightings_of_losses_are_each_members_own(weighting, study):
     rows = {"loss_weighting": weighting, "epochs": 3}
@@ -329,6 +399,29 @@ def test_a_configuration_for_another_trainer_is_refused(study):
         train_members([study.member("MMoE", {})], study.train, study.valid, "fast")
 
 
+def test_a_trained_model_is_freed_with_its_member(study):
+    """At once, and not when Python next looks for circles: what is trained after it needs the memory."""
+    members = [study.member("LR", {"seed": seed}) for seed in (1, 2)]
+    models = [weakref.ref(member.model) for member in members]
+    gc.collect()
+    gc.disable()
+    try:
+        train_members(members, study.train, study.valid)
+        members.clear()
+        assert [model() for model in models] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("weighting", ["dwa", "gradnorm"])
+def test_weightings_on_a_gpu_are_on_it(weighting, study):
+    given = [{"loss_weighting": weighting, "use_gpu": True, "seed": seed} for seed in (1, 2)]
+    members = [study.member("MMoE", settings) for settings in given]
+    train_members(members, study.train, study.valid)
+    assert [member.error for member in members] == [None, None]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_members_on_a_gpu_come_to_the_numbers_they_have_alone(study, monkeypatch):
     given = [DESCENT | settings | {"use_gpu": True} for settings in DIFFERENT["HiNet"]]
@@ -346,8 +439,8 @@ def test_on_a_cpu_members_are_trained_side_by_side(study, monkeypatch):
     member, other = study.member("LR", settings), study.member("LR", {})
     train_members([member, other], study.train, study.valid)
     _assert_same(member, study.alone("LR", settings), exactly=True)
-    wide = study.built(study.config("MMoE", {"expert_hidden_sizes": [512, 512]}))
-    assert [pays(one, 2048) for one in (member.model, wide)] == [True, False]
+    config = study.config("MMoE", {"expert_hidden_sizes": [512, 512], "train_batch_size": 2048})
+    assert [how_many(one, config) for one in (member.model, study.built(config))] == [8, 1]
 
 
 def test_random_states_do_not_mix():
