@@ -56,11 +56,15 @@ def no_anomaly_detection():
 
 
 @pytest.fixture(autouse=True)
-def own_port(monkeypatch):
-    """A port for processes that train together, below those that a system hands out to connections.
+def own_processes(monkeypatch):
+    """Processes that train together are those of one test.
 
-    Lightning takes one of these, and by the time it is used another test's process may have it.
+    Lightning leaves variables that say which of several processes this is; with them the next training would start no
+    other one, and wait for it. And it takes a port of those that a system hands out to connections, which another
+    test's process may have by the time it is used: here is one below them.
     """
+    for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
     for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
         with socket.socket() as tried, suppress(OSError):
             tried.bind(("127.0.0.1", port))

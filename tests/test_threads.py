@@ -299,7 +299,7 @@ def test_two_processes_of_one_run_share_the_cores(tiny_data, tmp_path):
     script.with_name("start.py").write_text(start)
     clean = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(
-        [sys.executable, "start.py"], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
+        [sys.executable, "start.py"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["1", "1"]
