@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy, fused, search, synthetic, tables
-from benchmarks.cases import DATASETS, MODELS, SIDES, STEPS, Side, has_data, sides_of
+from benchmarks.cases import DATASETS, MEMORY, MODELS, SIDES, STEPS, Side, has_data, memory_ways, sides_of
 from benchmarks.measure import CLOCKS
 from benchmarks.process import FailedError, machine, measured
 from benchmarks.targets import targets
 
-PARTS = ("start", "train", "limits", "profile", "search", "fused", "gpu", "accuracy")
+PARTS = ("start", "train", "limits", "profile", "search", "fused", "memory", "gpu", "accuracy")
 PROFILED = (("LR", "RecBole"), ("DeepFM", "RecBole"), ("HiNet", "RecBole, plain"))
 """The models whose steps are profiled, with the side before."""
 _SECONDS = {"ml-100k": 11, "ml-1m": 16, synthetic.NAME: 22}
@@ -91,7 +91,13 @@ class Benchmarks:
             "limits": 20 * len(given.models),
             "profile": 90,
         }
-        seconds |= {"search": 60 + 330 * ("ml-1m" in given.datasets), "fused": 900, "gpu": 0, "accuracy": 2400}
+        seconds |= {
+            "search": 60 + 330 * ("ml-1m" in given.datasets),
+            "fused": 900,
+            "memory": 220 * given.rounds,
+            "gpu": 0,
+            "accuracy": 2400,
+        }
         return sum(seconds[part] for part in given.parts)
 
     def call(self, name: str, what: str, arguments: dict[str, Any], **options: Any) -> dict[str, Any] | None:
@@ -235,6 +241,25 @@ class Benchmarks:
             if found is not None:
                 kept["final"].append(own | {"model": model, "seeds": fused.SEEDS} | found)
         return ["", *tables.fused_table(self.results)]
+
+    def memory(self) -> list[str]:
+        """The same steps and evaluations with and without large pages, and memory that is kept."""
+        kept: dict[str, Any] = self.results.setdefault("memory", {})
+        for model, dataset, sides in MEMORY:
+            if dataset not in self.given.datasets or model not in self.given.models:
+                continue
+            own: dict[str, Any] = {"model": model, "dataset": dataset, "data_path": self.paths[dataset]}
+            self.call(f"{dataset}, {model}, into the cache", "prepare", own)
+            own |= {"steps": STEPS[model], "stretches": self.given.stretches}
+            for _ in range(self.given.rounds):
+                for side in sides:
+                    for way, variables in memory_ways(side).items():
+                        label, recbole = f"{dataset}, {model}, {side}, {way}", SIDES[side].recbole
+                        found = self.call(label, "train", own | {"side": side}, recbole=recbole, variables=variables)
+                        if found is not None:
+                            of_side = kept.setdefault(dataset, {}).setdefault(model, {}).setdefault(side, {})
+                            of_side.setdefault(way, []).append(found)
+        return ["", *tables.memory_table(self.results)]
 
     def gpu(self) -> list[str]:
         """HiNet on a GPU: ours at batch 65536, RecBole's Trainer at several, and the limit."""

@@ -123,3 +123,19 @@ def without_tasks(dataset: str, data_path: str | None) -> dict[str, Any]:
 def has_data(dataset: str, data_path: str | None) -> bool:
     """Whether a dataset's files are there; ml-100k comes with RecBole."""
     return dataset == "ml-100k" or (data_path is not None and Path(data_path, dataset, f"{dataset}.inter").is_file())
+
+
+MEMORY = (
+    ("DeepFM", "ml-1m", ("RecBole", "ours")),
+    ("DeepFM", synthetic.NAME, ("RecBole", "ours, sparse")),
+)
+"""Where it is measured what a process gains by how it gets its memory: model, dataset, sides."""
+
+
+def memory_ways(side: str) -> dict[str, dict[str, str]]:
+    """Environments that a side is measured in, its usual one first."""
+    if SIDES[side].recbole:
+        return {"as it is": {}, "large pages": {"THP_MEM_ALLOC_ENABLE": "1"}}
+    small = {"THP_MEM_ALLOC_ENABLE": "0"}
+    back = {"MALLOC_PERTURB_": "0"}  # malloc's own value; where any is set, this package leaves malloc as it is
+    return {"as it is": {}, "small pages": small, "memory given back": back, "both": small | back}

@@ -19,7 +19,14 @@ class FailedError(RuntimeError):
 
 
 def measured(
-    what: str, arguments: Mapping[str, Any], folder: Path, *, recbole: bool = False, threads: int = 1, cache: Path
+    what: str,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    *,
+    recbole: bool = False,
+    threads: int = 1,
+    cache: Path,
+    variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a function of `benchmarks` returns when it is called in a new process.
 
@@ -30,6 +37,7 @@ def measured(
         recbole: without this package's speed-ups of RecBole.
         threads: of PyTorch and of all numerical libraries.
         cache: folder of prepared datasets.
+        variables: of its environment.
 
     Raises:
         FailedError: the process ended with an error.
@@ -43,6 +51,7 @@ def measured(
         environment.pop(name, None)
     if recbole:
         environment["RECBOLE_MSR_NO_SPEEDUPS"] = "1"
+    environment |= variables or {}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.measure", json.dumps({"what": what, "threads": threads, **arguments})],
         env=environment, cwd=folder, capture_output=True, text=True,

@@ -140,7 +140,8 @@ def target_table(found: Sequence[Target]) -> list[str]:
 
 
 def _middle(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [run[key] for run in runs if key in run]
+    kept = [run[key] for run in runs if key in run]
+    values = [value for one in kept for value in (one if isinstance(one, list) else [one])]
     return statistics.median(values) if values else None
 
 
@@ -171,6 +172,23 @@ def fused_table(results: Results) -> list[str]:
     return [*lines, "", *table(head, rows)]
 
 
+def memory_table(results: Results) -> list[str]:
+    """What large pages and memory that is kept bring, to either side."""
+    head = ["dataset", "model", "side", "memory", "rows/s", "/ as it is", "evaluation s", "as it is / it", "peak GB"]
+    rows: list[list[Any]] = []
+    for dataset, models in results["memory"].items():
+        for model, sides in models.items():
+            for side, ways in sides.items():
+                usual = [_middle(ways.get("as it is", ()), key) for key in ("rows_per_second", "evaluation")]
+                for way, runs in ways.items():
+                    speed, seconds = _middle(runs, "rows_per_second"), _middle(runs, "evaluation")
+                    gains = divided(speed, usual[0]), divided(usual[1], seconds)
+                    rows.append(
+                        [dataset, model, side, way, speed, gains[0], seconds, gains[1], _middle(runs, "peak_gb")]
+                    )
+    return table(head, rows)
+
+
 def machine_table(results: Results) -> list[str]:
     """What the figures were measured on."""
     machine, versions = results["machine"], results["versions"]
@@ -187,6 +205,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "train": train_table,
     "search": search_table,
     "fused": fused_table,
+    "memory": memory_table,
     "profile": profile_table,
     "limits": limit_table,
     "gpu": gpu_table,

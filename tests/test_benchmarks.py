@@ -240,6 +240,16 @@ def test_trainings_at_once_are_measured_beside_the_same_one_by_one(tmp_path, mon
     assert set(fused.together(**case, **data)) == {"one by one", "side by side"}
 
 
+def test_the_table_of_memory_has_the_ratios_to_the_usual():
+    ways = {
+        "as it is": [{"rows_per_second": [100.0, 120.0, 80.0], "evaluation": [2.0], "peak_gb": 1.0}],
+        "both": [{"rows_per_second": [50.0], "evaluation": [4.0], "peak_gb": 1.0}],
+    }
+    lines = tables.memory_table({"memory": {"ml-1m": {"HiNet": {"ours": ways}}}})
+    assert lines[2] == "| ml-1m | HiNet | ours | as it is | 100.0 | 1.00 | 2.00 | 1.00 | 1.00 |"
+    assert lines[3] == "| ml-1m | HiNet | ours | both | 50.0 | 0.50 | 4.00 | 0.50 | 1.00 |"
+
+
 def test_the_table_of_trainings_at_once_has_the_ratios():
     members = [{"model": "LR", "batch": 64, "members": 8, "kind": "trials", "one by one": 10.0, "side by side": 15.0}]
     final = [{"model": "LR", "seeds": 5, "one by one": 12.0, "together": 8.0}]
