@@ -6,7 +6,7 @@ process with one thread, after a turn of each that is not counted; their medians
     one by one      each by Lightning's trainer, as --fused=off does
     side by side    one member after the other on each batch: what a search does on a CPU
     stacked         one batched model: what a search does on a GPU
-What comes to another way than it was to (a model that cannot be stacked) is told and left out.
+A way that a model cannot go (it cannot be stacked) is left out.
 
 The final test is measured whole: the runs of `SEEDS` seeds as a search leaves them, with reading the data from the
 cache, validation, test and files, two epochs each; together and one by one, by turns, in one process.
@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def together(
         return seconds if all(member.stacked == (how == "stacked") for member in trained) else None
 
     ways: dict[str, Callable[[], float | None]] = {"one by one": one_by_one}
-    ways |= {how: lambda how=how: at_once(how) for how in ("side by side", "stacked")}  # type: ignore[misc]
+    ways |= {how: partial(at_once, how) for how in ("side by side", "stacked")}
     return {way: len(rows) * members / seconds for way, seconds in _medians(ways, rounds).items()}
 
 
@@ -111,7 +112,7 @@ def final(model: str, rounds: int, dataset: str, data_path: str | None, gpu: boo
                     run_once(path, own | {"seed": seed})
             return time.perf_counter() - begin
 
-    return _medians({"one by one": lambda: timed(False), "together": lambda: timed(True)}, rounds)
+    return _medians({"one by one": partial(timed, False), "together": partial(timed, True)}, rounds)
 
 
 def _medians(ways: dict[str, Callable[[], float | None]], rounds: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy
-from benchmarks.targets import Target, divided, fell_back, median, targets
+from benchmarks.targets import Target, divided, fell_back, median, middle, targets
 
 Results = Mapping[str, Any]
 
@@ -42,9 +42,9 @@ def start_table(results: Results) -> list[str]:
     rows = []
     for dataset, sides in results["start"].items():
         for side, runs in sides.items():
-            own = [_middle(runs, key) for key in ("import", "load", "pack")]
+            own = [middle(runs, key) for key in ("import", "load", "pack")]
             total = own[1] + own[2] if own[1] is not None and own[2] is not None else None
-            rows.append([dataset, side, *own, total, _middle(runs, "trial"), _middle(runs, "peak_gb")])
+            rows.append([dataset, side, *own, total, middle(runs, "trial"), middle(runs, "peak_gb")])
     return table(head, rows)
 
 
@@ -139,12 +139,6 @@ def target_table(found: Sequence[Target]) -> list[str]:
     return table(["what", "found", "at least", "met"], rows)
 
 
-def _middle(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    kept = [run[key] for run in runs if key in run]
-    values = [value for one in kept for value in (one if isinstance(one, list) else [one])]
-    return statistics.median(values) if values else None
-
-
 def accuracy_table(results: Results) -> list[str]:
     """Test AUC of the fast paths against the exact one."""
     lines: list[str] = []
@@ -179,12 +173,12 @@ def memory_table(results: Results) -> list[str]:
     for dataset, models in results["memory"].items():
         for model, sides in models.items():
             for side, ways in sides.items():
-                usual = [_middle(ways.get("as it is", ()), key) for key in ("rows_per_second", "evaluation")]
+                usual = [middle(ways.get("as it is", ()), key) for key in ("rows_per_second", "evaluation")]
                 for way, runs in ways.items():
-                    speed, seconds = _middle(runs, "rows_per_second"), _middle(runs, "evaluation")
+                    speed, seconds = middle(runs, "rows_per_second"), middle(runs, "evaluation")
                     gains = divided(speed, usual[0]), divided(usual[1], seconds)
                     rows.append(
-                        [dataset, model, side, way, speed, gains[0], seconds, gains[1], _middle(runs, "peak_gb")]
+                        [dataset, model, side, way, speed, gains[0], seconds, gains[1], middle(runs, "peak_gb")]
                     )
     return table(head, rows)
 

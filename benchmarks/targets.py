@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,7 +40,12 @@ class Target:
 def median(results: Results, dataset: str, model: str, side: str, key: str = "rows_per_second") -> float | None:
     """Median over all stretches of all rounds of one side's training, without those that fell back to another."""
     runs = results.get("train", {}).get(dataset, {}).get(model, {}).get(side, [])
-    kept = [run[key] for run in runs if key in run and not fell_back(run)]
+    return middle([run for run in runs if not fell_back(run)], key)
+
+
+def middle(runs: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Median of a key over runs that have it; of lists, over all their values."""
+    kept = [run[key] for run in runs if key in run]
     values = [value for one in kept for value in (one if isinstance(one, list) else [one])]
     return statistics.median(values) if values else None
 

@@ -33,6 +33,7 @@ from recbole_msr.search.study import FREE_KEYS
 from recbole_msr.threads import cores, torch_threads
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.folder import has_ended
 from recbole_msr.training.run import built_knowledge, versions
 from recbole_msr.training.trainer import plain_settings
 
@@ -200,7 +201,7 @@ def _check_done(jobs: Jobs) -> None:
             _check_search(jobs, job)
         elif folder is not None and (folder / "config.yaml").is_file():
             changed = _changed(folder, jobs.run_settings(job))
-            if changed and (folder / "result.json").is_file():
+            if changed and has_ended(folder):
                 raise InputError(f"{folder} was trained with other settings ({', '.join(changed)}); {_OTHERWISE}")
             if changed:
                 with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):

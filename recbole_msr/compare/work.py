@@ -21,6 +21,7 @@ from recbole_msr.search.final import quiet_terminal
 from recbole_msr.search.folder import NO_ROOM
 from recbole_msr.search.objective import reason_of
 from recbole_msr.search.study import FREE_KEYS
+from recbole_msr.training.folder import has_ended
 from recbole_msr.training.run import run_once
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Jobs:
         if self.settings.searched and not self.finished(Search(job.entry, job.task)):
             return False
         folder = self.folder(job)
-        return folder is not None and (folder / "result.json").is_file()
+        return folder is not None and has_ended(folder)
 
     def failure(self, job: Job) -> str | None:
         """Why a job failed; a training fails with its search."""

@@ -19,6 +19,7 @@ from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.work import open_search
+from recbole_msr.training.folder import has_ended
 from recbole_msr.training.members import how_many
 from recbole_msr.training.seeds import run_seeds, why_one_by_one
 
@@ -43,7 +44,7 @@ def final_test(
     """
     first = int(settings.config["seed"])
     files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
-    missing = [seed for seed, folder in files.items() if not _is_there(folder)]
+    missing = [seed for seed, folder in files.items() if not has_ended(folder)]
     if not missing:
         return _results(files), {}
     groups = _groups(settings, missing, _together(settings, trial, data, len(missing)))
@@ -53,7 +54,7 @@ def final_test(
             failed = _run_workers(settings, trial.number, groups, files, bar)
         else:
             failed = _run_here(settings, trial.number, groups, bar)
-    return _results(files), {seed: reason for seed, reason in failed.items() if not _is_there(files[seed])}
+    return _results(files), {seed: reason for seed, reason in failed.items() if not has_ended(files[seed])}
 
 
 def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:
@@ -73,12 +74,12 @@ def _run_workers(
     marks = {seed: _failed(folder) for seed, folder in folders.items()}
     for mark in marks.values():
         mark.unlink(missing_ok=True)
-    lost = run_finals(settings, trial, groups, bar, lambda seed: _is_there(folders[seed]) or marks[seed].is_file())
+    lost = run_finals(settings, trial, groups, bar, lambda seed: has_ended(folders[seed]) or marks[seed].is_file())
     return lost | {seed: mark.read_text(encoding="utf-8") for seed, mark in marks.items() if mark.is_file()}
 
 
 def _results(folders: Mapping[int, Path]) -> list[dict[str, Any]]:
-    there = [folder / "result.json" for folder in folders.values() if _is_there(folder)]
+    there = [folder / "result.json" for folder in folders.values() if has_ended(folder)]
     return [json.loads(file.read_text(encoding="utf-8")) for file in there]
 
 
@@ -115,10 +116,6 @@ def _folder(settings: SearchSettings, trial: int, seed: int) -> Path:
 def _failed(folder: Path) -> Path:
     """Where a worker leaves why a run has failed."""
     return folder.with_name(f"{folder.name}.failed")
-
-
-def _is_there(folder: Path) -> bool:
-    return (folder / "result.json").is_file()
 
 
 def run_final(

@@ -109,7 +109,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        return self.file("result.json").is_file()
+        return has_ended(self.path)
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
         text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
@@ -126,6 +126,11 @@ class RunFolder:
         if changed:
             told = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
             raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a folder holds a run that came to its end: its results are written last."""
+    return (folder / "result.json").is_file()
 
 
 def _holds_a_run(path: Path) -> bool:

@@ -31,7 +31,7 @@ from recbole_msr.training.config import build_config, check_metric, check_versio
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.fast import LIGHTNING_ONLY
-from recbole_msr.training.folder import RunFolder
+from recbole_msr.training.folder import RunFolder, has_ended
 from recbole_msr.training.predictions import write_predictions
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
 
@@ -148,7 +148,7 @@ def run_once(folder: Path, config: Mapping[str, Any]) -> None:
         config: all settings, `model` and `dataset` among them.
     """
     with only_one(folder):
-        if not (folder / "result.json").is_file():
+        if not has_ended(folder):
             resume = can_resume(folder)
             if not resume:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.threads import tell
 from recbole_msr.training.epochs import EpochKeeper
-from recbole_msr.training.folder import RunFolder
+from recbole_msr.training.folder import RunFolder, has_ended
 from recbole_msr.training.members import Member, train_members, why_alone
 from recbole_msr.training.run import (
     Run,
@@ -76,8 +76,7 @@ def run_seeds(
     with ExitStack() as locks:
         for _, folder in sorted(folders.items()):
             locks.enter_context(only_one(folder))
-        new = {s: folder for s, folder in folders.items() if not (folder / "result.json").is_file()}
-        new = {s: folder for s, folder in new.items() if not can_resume(folder)}
+        new = {seed: folder for seed, folder in folders.items() if not has_ended(folder) and not can_resume(folder)}
         if len(new) > 1:
             group = _Group(new, settings, ended)
             group.go()
@@ -140,6 +139,7 @@ class _Group:
 
     def _train(self) -> None:
         tell()
+        logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO)  # which a search's trials keep silent
         seeds = ", ".join(map(str, self._open))
         logger.info("trained together: the runs with seeds %s", seeds)
         run = next(iter(self._open.values())).run
@@ -207,7 +207,6 @@ class _OneOfSeveral:
             self.run.dataset, self.run.loaders = first.dataset, first.loaders
         self.run.build()
         self._trainer = self.run.trainer()
-        logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO)
         self.member = Member(
             config,
             self.run.model,
