@@ -10,10 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
-
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
+from recbole_msr.yaml_files import parse_argument
 
 _RUN_HELP = """
 any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
@@ -62,7 +61,7 @@ def run_recbole(arguments: Sequence[str] | None = None) -> int:
 def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
     settings = parse_settings([*rest, *_strayed(given)])
     if given.resume is not None:
-        settings["resume"] = _value(given.resume)
+        settings["resume"] = parse_argument("resume", given.resume)
         if settings["resume"] not in (True, False):
             raise InputError(f"--resume is given alone, or as --resume=True or False, got {given.resume!r}")
     files = _files(given)
@@ -218,7 +217,7 @@ def _compare(given: argparse.Namespace) -> int:
         given.dataset,
         config_files=_files(given),
         config=parse_settings([*given.rest, *_strayed(given)]),
-        vary=_value(given.vary) if given.vary is not None else None,
+        vary=parse_argument("vary", given.vary) if given.vary is not None else None,
         command=shlex.join(["recbole-msr", *given.words]),
         **{name: getattr(given, name) for name in names},
     )
@@ -241,7 +240,7 @@ def _search(given: argparse.Namespace) -> int:
     }
     for name in ("sampler", "pruner"):
         value = getattr(given, name)
-        options[name] = _value(value) if value is not None else None
+        options[name] = parse_argument(name, value) if value is not None else None
     command = shlex.join(["recbole-msr", *(hide_password(word) for word in given.words)])
     sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
     result = search(
@@ -350,20 +349,11 @@ def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
             if not arguments or arguments[0].startswith("--"):
                 raise InputError(f"--{key} needs a value: --{key}=VALUE")
             value = arguments.pop(0)
-        if key in settings and settings[key] != _value(value):
+        read = parse_argument(key, value)
+        if key in settings and settings[key] != read:
             raise InputError(f"--{key} is given twice, with different values")
-        settings[key] = _value(value)
+        settings[key] = read
     return settings
-
-
-def _value(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-        if isinstance(value, (dict, list)):
-            value = yaml.load(text, Loader=plugin.yaml_loader())  # 1e-3 in it is a number, as in RecBole's files
-    except yaml.YAMLError:
-        return text
-    return value if not isinstance(value, str) else text
 
 
 def _guarded(debug: bool, work: Callable[[], int]) -> int:
@@ -386,5 +376,6 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
             )
         else:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    line = f"error: {' '.join(message.split())}"
+    print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # a path may hold half a character
     return code

@@ -13,6 +13,7 @@ What is no fragment is a small function further down.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.abc
@@ -26,12 +27,13 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from recbole_msr.errors import InputError
 from recbole_msr.memory import use_huge_pages
 
 if TYPE_CHECKING:
@@ -111,6 +113,12 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
         ("trainer.hyper_tuning", "exhaustive_search",
             "np.random.RandomState(seed)", "_msr.hyperopt_rng(seed)"),
     ),
+    "RecBole passes text of files to eval, which runs whatever stands there. Until it reads literals and names.": (
+        ("trainer.hyper_tuning", "HyperTuning._build_space_from_file",
+            "eval(para_value)", "_msr.literal(para_value, para_name)"),
+        ("model.context_aware_recommender.kd_dagfm", "KD_DAGFM.__init__",
+            """eval(f"{config['teacher']}")""", """_msr.module_class(globals(), config["teacher"], "teacher")"""),
+    ),
     "A spawned process starts without the changes made here. Until RecBole needs none.": (
         ("quick_start.quick_start", "run", "  run_recboles,\n", "  _msr.run_recboles,\n"),
     ),
@@ -148,6 +156,34 @@ def load_pickle(file: Any, map_location: Any = None, own: bool = False) -> Any:
 def plain(result: dict[str, Any]) -> dict[str, Any]:
     """A metric's result with NumPy scalars turned into Python numbers of the same value."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in result.items()}
+
+
+def literal(text: str, name: str) -> Any:
+    """The Python literal in a line of a RecBole parameter file.
+
+    Raises:
+        InputError: it is something else, which RecBole would evaluate.
+    """
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise InputError(f"'{name} choice' wants a list of values such as [64, 128], got {text!r}") from error
+
+
+def module_class(names: Mapping[str, Any], name: Any, key: str) -> type:
+    """The class of this name that a module defines itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = {
+        word: value
+        for word, value in names.items()
+        if isinstance(value, type) and value.__module__ == names["__name__"]
+    }
+    if name not in known:
+        raise InputError(f"{key} must be one of {', '.join(known)}, got {name!r}")
+    return known[name]
 
 
 def hyperopt_rng(seed: int) -> np.random.Generator | np.random.RandomState:

@@ -20,11 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from recbole_msr import compat
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
+from recbole_msr.yaml_files import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_yaml, write_yaml_text
 
 ENTRY_POINT_GROUP = "recbole_msr.models"
 _PACKAGE = "recbole.model.context_aware_recommender"
@@ -142,30 +141,6 @@ def _installed(folder: str) -> Path:
     return inside if inside.is_dir() else here.parent / folder
 
 
-def yaml_loader() -> Any:
-    """RecBole's YAML loader, for which 1e-3 is a number."""
-    from recbole.config import Config
-
-    return Config._build_yaml_loader(None)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping from a YAML file, with the numbers as RecBole reads them (1e-3 is one).
-
-    Raises:
-        InputError: the file is missing, is not YAML, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml_loader())
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the configuration file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if content is not None and not isinstance(content, dict):
-        raise InputError(f"{path} must hold keys and values (key: value), not {type(content).__name__}")
-    return content or {}
-
-
 def _registrations() -> dict[str, Registration]:
     found = {
         name: Registration(
@@ -270,13 +245,21 @@ def _extend_config(configurator: ModuleType) -> None:
 
     def convert(original: Any) -> Any:
         def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
-            # RecBole evaluates every text, and 18-25 is a scenario's name, not -7.
-            kept = {key: config_dict.pop(key) for key in ("only_scenario",) if key in config_dict}
-            config_dict = original(self, config_dict)
-            config_dict.update(kept)
-            return config_dict
+            # RecBole passes every text to eval, and would run what a file says. Until it does not.
+            if isinstance(config_dict, TypedSettings):
+                return dict(config_dict)
+            return {
+                key: python_literal(value) if isinstance(value, str) and key not in NAME_KEYS else value
+                for key, value in config_dict.items()
+            }
 
         return _convert_config_dict
+
+    def build_loader(original: Any) -> Any:
+        def _build_yaml_loader(self: Any) -> Any:
+            return SafeLoader  # RecBole's resolves !!python/name
+
+        return _build_yaml_loader
 
     def get_final(original: Any) -> Any:
         def _get_final_config_dict(self: Any) -> dict[str, Any]:
@@ -308,6 +291,7 @@ def _extend_config(configurator: ModuleType) -> None:
         return _set_default_parameters
 
     _wrap(configurator.Config, "_convert_config_dict", convert)
+    _wrap(configurator.Config, "_build_yaml_loader", build_loader)
     _wrap(configurator.Config, "_load_internal_config_dict", load_internal)
     _wrap(configurator.Config, "_get_final_config_dict", get_final)
     _wrap(configurator.Config, "_set_default_parameters", set_default)
@@ -410,7 +394,7 @@ def describe(name: str) -> str:
     model_class(name)
     registration = _registrations().get(name)
     if registration is not None and not isinstance(registration.defaults, (str, Path)):
-        return yaml.safe_dump(registration.default_settings(), sort_keys=False)
+        return write_yaml_text(registration.default_settings())
     if registration is not None:
         return Path(str(registration.defaults)).read_text(encoding="utf-8")
     (folder,) = importlib.import_module("recbole").__path__

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.prompts.store import LEVELS
+from recbole_msr.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).resolve().parent / "templates"
 _KEYS = ("name", "version", "description", "limits", "languages")
@@ -72,10 +72,7 @@ class Template:
             raise InputError(f"there is no template file {path}") from error
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the template {path} cannot be read: {error}") from error
-        try:
-            content = yaml.safe_load(raw)
-        except yaml.YAMLError as error:
-            raise InputError(f"the template {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = parse_yaml(raw, f"the template {path}")
         return cls._checked(path, content, raw, language, max_items)
 
     @classmethod

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import yaml
 from markupsafe import Markup
 
 from recbole_msr.report.compare_board import Entry
@@ -20,6 +19,7 @@ from recbole_msr.report.compare_figures import Line, curves
 from recbole_msr.report.figures import short
 from recbole_msr.report.page import Number, choice, heat_map, note, table, text
 from recbole_msr.training.evaluation import smaller_is_better
+from recbole_msr.yaml_files import write_yaml_text
 
 if TYPE_CHECKING:
     import optuna
@@ -338,4 +338,4 @@ def _listed(words: list[str], most: int = 8) -> str:
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return write_yaml_text(dict(settings), width=100)

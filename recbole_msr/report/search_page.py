@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from markupsafe import Markup
 
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.page import Number, Page, facts, heat_map, note, table, text
 from recbole_msr.report.search_figures import StudyFigures
 from recbole_msr.training.evaluation import METRICS, Cell, Evaluation
+from recbole_msr.yaml_files import write_yaml_text
 
 if TYPE_CHECKING:
     import optuna
@@ -354,4 +354,4 @@ def _duration(seconds: float | None) -> str:
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return write_yaml_text(dict(settings), width=100)

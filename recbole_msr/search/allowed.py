@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from recbole.utils.argument_list import dataset_arguments
 
 from recbole_msr import plugin
@@ -13,6 +12,7 @@ from recbole_msr.data import cache
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import known_keys
 from recbole_msr.search.conditions import needs
+from recbole_msr.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from recbole_msr.search.space import Space
@@ -108,4 +108,4 @@ def _known(model: str, backbone: Any, config: Any) -> set[str]:
 
 
 def _defaults(model: str) -> dict[str, Any]:
-    return yaml.load(plugin.describe(model), Loader=plugin.yaml_loader()) or {}
+    return parse_yaml(plugin.describe(model), model) or {}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import yaml
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,6 +18,7 @@ from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.study import counted_trials
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.trainer import plain_settings
+from recbole_msr.yaml_files import write_yaml_text
 
 _END = "\n..."  # what YAML writes behind a single word or number
 
@@ -106,7 +106,7 @@ def _yaml(content: Mapping[str, Any]) -> list[str]:
     """A line a key."""
 
     def line(value: Any) -> str:
-        text = yaml.safe_dump(value, allow_unicode=True, default_flow_style=True, width=10**6)
+        text = write_yaml_text(value, flow=True, width=10**6)
         return text.split(_END)[0].strip()
 
     return [f"{key}: {line(value)}" for key, value in content.items()]

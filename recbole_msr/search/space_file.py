@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 import yaml
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.plugin import yaml_loader
 from recbole_msr.search.parameters import Categorical, Layers, Number, Parameter, is_number, label, plain, same
 from recbole_msr.search.stores import Stores, read_stores
+from recbole_msr.yaml_files import SafeLoader, read_text, yaml_error
 
 _HYPER_TYPES = ("choice", "uniform", "quniform", "loguniform")
 _HYPER = re.compile(rf"^\s*\w+\s+({'|'.join(_HYPER_TYPES)})\s", re.MULTILINE)
@@ -82,29 +82,27 @@ def read_source(source: str | Path | Mapping[str, Any]) -> Source:
     if isinstance(source, Mapping):
         return Source(source)
     path = Path(source).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read the search space {path}: {told}") from error
+    text = read_text(path, "the search space")
     if path.suffix not in (".yaml", ".yml", ".json") and _HYPER.search(text):
         return _read_hyper(text, path)
     return _read_yaml(text, path)
 
 
 def _read_yaml(text: str, path: Path) -> Source:
-    loader = yaml_loader()(text)
+    loader = None
     try:
+        loader = SafeLoader(text)
         node = loader.get_single_node()
         lines: dict[tuple[str, ...], int] = {}
         source = Source({}, str(path), path.parent, lines)
         if node is not None:
             _note_lines(node, (), source, lines)
         content = None if node is None else loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise yaml_error(error, str(path)) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(content, dict):
         kind = "nothing" if content is None else f"a {type(content).__name__}"
         raise InputError(f"{path} must hold keys and values (search: {{...}}), it holds {kind}")

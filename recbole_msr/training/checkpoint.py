@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from recbole_msr.errors import InputError
+from recbole_msr.yaml_files import TypedSettings
 
 FORMAT = "recbole-msr/1"
 
@@ -143,7 +144,7 @@ def load_data_and_model(path: str | Path) -> tuple[Any, ...]:
     from recbole.utils import get_model, init_seed
 
     content = load_checkpoint(path)
-    config = Config(config_dict=content["config"])
+    config = Config(config_dict=TypedSettings(content["config"]))
     init_seed(config["seed"], config["reproducibility"])
     dataset = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, dataset)

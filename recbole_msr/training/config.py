@@ -14,6 +14,7 @@ from recbole_msr import plugin
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import check_keys
 from recbole_msr.tracking.wandb import resolve_mode
+from recbole_msr.yaml_files import TypedSettings
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     arguments = sys.argv
     try:
         sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
-        config = Config(model=model, dataset=dataset, config_dict=dict(settings))
+        config = Config(model=model, dataset=dataset, config_dict=TypedSettings(settings))
     except InputError:
         raise
     except Exception as error:
@@ -108,7 +109,7 @@ def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> No
             good = good and (real or float(value).is_integer())
         else:
             continue
-        if not good and not isinstance(_as_recbole_reads(value), type(default)):
+        if not good:
             kind = {bool: "True or False", int: "a whole number", float: "a number"}[type(default)]
             raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
 
@@ -128,13 +129,6 @@ def _check_values(config: Any) -> None:
         torch.empty(0, device=config["data_device"] or "cpu")
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"data_device '{config['data_device']}' is no device here: {_told(error)}") from error
-
-
-def _as_recbole_reads(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:

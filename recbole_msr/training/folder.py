@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_msr.errors import InputError
-from recbole_msr.plugin import process_rank, read_yaml
+from recbole_msr.plugin import process_rank
 from recbole_msr.training.checkpoint import write_atomically
+from recbole_msr.yaml_files import read_yaml, write_yaml_text
 
 # Settings that a resumed run may change: none of them touches what has been computed.
 FREE = {
@@ -112,7 +111,7 @@ class RunFolder:
         return has_ended(self.path)
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
-        text = yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        text = write_yaml_text(dict(content))
         write_atomically(self.file(name), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, content: Any) -> None:

@@ -431,7 +431,7 @@ def test_impossible_stores_are_refused(load, body, told):
         ("search:\n  a: []\n", 2, "'a' must list its choices"),
         ("search:\n  a: [1, 1.0]\n", 2, "twice, or one equal to it"),
         ("search:\n  a: [1, true]\n", 2, "twice, or one equal to it"),
-        ("search:\n  a: [2020-01-01]\n", 2, "no plain value"),
+        ("search:\n  a: [!!timestamp 2020-01-01]\n", 2, "only plain values are read"),
         ("search:\n  a: [.inf]\n", 2, "no plain value"),
         ("search:\n  a: {type: float, low: 1}\n", 2, "'high' of 'a' must be a number, but it is not given"),
         ("search:\n  a: {type: int, low: 1.5, high: 2}\n", 2, "'low' of 'a' must be a whole number, got 1.5"),
