@@ -21,9 +21,9 @@ def _refused(text):
     ("text", "told"),
     [
         ("a: 1\nb: 2\na: 3\n", "shop.yaml:3: the key 'a' stands here already, in line 1"),
-        ("tasks:\n  click: {field: x}\n  buy: {field: y}\n  click: {field: z}\n", "shop.yaml:4 .* 'click'"),
+        ("tasks:\n  click: {field: x}\n  buy: {field: y}\n  click: {field: z}\n", "shop.yaml:4: .* 'click'"),
         ("a: {1: x, 1.0: y}\n", "the key '1.0' stands here already"),
-        ("a: !!python/name:os.system ''\n", "shop.yaml:1 .*python/name:os.system.*only plain values"),
+        ("a: !!python/name:os.system ''\n", "shop.yaml:1: .*python/name:os.system.*only plain values"),
         ("a: !!python/object/apply:os.system ['true']\n", "only plain values"),
         ("a: !!set {x, y}\n", "only plain values"),
         ("a: " + "[" * 5000, "nested deeper than 64 levels"),
