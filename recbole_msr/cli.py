@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
     if not files and not settings.get("resume"):  # RecBole's own defaults
         model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
     result = run(model, dataset, files, settings)
-    if plugin.process_rank() == 0:
+    if result.rank == 0:
         summary = result.summary
         title = f"{summary['model']} on {summary['dataset']}: test, best epoch {summary['best_epoch']}"
         if result.test is not None:

@@ -195,11 +195,6 @@ def activate() -> None:
     compat.after_import("recbole.quick_start.quick_start", _extend_loading)
 
 
-def process_rank() -> int:
-    """Number of this process among those of a run, before a process group exists."""
-    return next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0)
-
-
 @contextmanager
 def tensorboard_below(folder: Path) -> Iterator[None]:
     """RecBole's trainer writes its TensorBoard files into a folder, not into the current one."""

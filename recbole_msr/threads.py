@@ -97,9 +97,32 @@ def local_processes(lightning: Mapping[str, Any] | None) -> int:
         lightning: options of pytorch_lightning.Trainer.
     """
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
-    if told.isdigit():
-        return max(1, int(told))
-    options = lightning or {}
+    return max(1, int(told)) if told.isdigit() else _devices(lightning or {})
+
+
+def trains_in_several_processes(lightning: Mapping[str, Any] | None) -> bool:
+    """Whether the options of pytorch_lightning.Trainer ask for more than one process, on this machine or others."""
+    options = lightning if isinstance(lightning, Mapping) else {}
+    nodes = options.get("num_nodes", 1)
+    return _devices(options) > 1 or (isinstance(nodes, int) and nodes > 1)
+
+
+def process_rank(lightning: Mapping[str, Any] | None) -> int:
+    """Number of this process among those of a run, before a process group exists.
+
+    What torchrun, SLURM or Lightning have put into the environment counts for a run of several processes only: tasks of
+    one SLURM job, for instance, may each be a run of its own.
+
+    Args:
+        lightning: the run's options of `pytorch_lightning.Trainer`.
+    """
+    if not trains_in_several_processes(lightning):
+        return 0
+    told = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(rank) for rank in told if rank.isdigit()), 0)
+
+
+def _devices(options: Mapping[str, Any]) -> int:
     devices = options.get("devices", 1)
     if isinstance(devices, str) and devices.removeprefix("-").isdigit():
         devices = int(devices)

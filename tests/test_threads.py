@@ -278,10 +278,11 @@ def test_recboles_own_trainer_keeps_pytorchs_choice(tiny_data, tmp_path):
 
 
 @needs_two
-def test_two_processes_of_one_run_share_the_cores(tiny_data, tmp_path):
+def test_two_processes_of_one_run_share_the_cores_and_the_knowledge_that_the_first_one_builds(tiny_data, tmp_path):
     script = tmp_path / "train.py"  # Lightning starts the second process by running the same script again
     config = _TINY | {"data_path": str(tiny_data), "output_dir": str(tmp_path / "out")}
     config |= {"lightning": {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}}
+    config |= {"knowledge": "random/full", "knowledge_dir": str(tmp_path / "stores"), "knowledge_features": ["user"]}
     script.write_text(
         textwrap.dedent(f"""
         import os, pathlib
@@ -304,6 +305,8 @@ def test_two_processes_of_one_run_share_the_cores(tiny_data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["1", "1"]
     assert "threads: 1 of 2 cores" in (tmp_path / "out" / "run.log").read_text()
+    assert [store.name for store in (tmp_path / "stores").iterdir()] == ["tiny-random-full"]
+    assert done.stderr.count("Encoded") + done.stdout.count("Encoded") <= 1
 
 
 @needs_two

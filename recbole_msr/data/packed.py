@@ -188,8 +188,10 @@ class EpochOrder:
 class PackedLoader:
     """Batches of a packed table, for any loop that iterates over a data loader.
 
-    With several processes, every batch is cut into as many parts (so `batch_size` is that of all together): for
-    training each process gets the same number of batches; for evaluation every row is seen exactly once.
+    With several processes, every batch is cut into as many parts (so `batch_size` is that of all together), and
+    every row is seen exactly once. For training each process gets the same number of batches: parts may differ by one
+    row, and `weight` says how much the mean over a part counts. Where the last batch has fewer rows than there are
+    processes, some get a row of another process, with weight 0.
 
     Args:
         table: the rows.
@@ -215,8 +217,21 @@ class PackedLoader:
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.table), self.batch_size)
-        needed = self.world_size if self.order is not None else self.rank + 1
+        needed = 1 if self.order is not None else self.rank + 1
         return full + (rest >= needed)
+
+    def rows_of(self, number: int) -> int:
+        """Rows of a batch, over all processes."""
+        return max(0, min(self.batch_size, len(self.table) - number * self.batch_size))
+
+    def weight(self, number: int) -> float:
+        """W n / N of a training batch, for n rows of this process among the N of all W.
+
+        The mean over processes of what each has as a mean over its own rows, times this, is the mean over the N rows.
+        """
+        rows = self.rows_of(number)
+        own = len(range(self.rank, rows, self.world_size))
+        return own * self.world_size / rows
 
     def __iter__(self) -> Iterator[Interaction]:
         if self.ahead is None:
@@ -231,9 +246,10 @@ class PackedLoader:
         for number in range(len(self)):
             start = number * self.batch_size
             end = min(start + self.batch_size, len(self.table))
-            if self.order is not None and self.world_size > 1:
-                end -= (end - start) % self.world_size  # equal parts
-            part = slice(start + self.rank, end, self.world_size)
+            first = start + self.rank
+            if first >= end:  # a training batch of fewer rows than processes: all must take the step
+                first = start
+            part = slice(first, end, self.world_size)
             yield part if rows is None else rows[part]
 
 

@@ -156,9 +156,12 @@ class MultiScenarioRecommender(ContextRecommender):
         """
         if self.loss_weighting in NEED_TRAINER:
             raise _needs_trainer(self.loss_weighting)
+        return self.summed_losses(*self.counted_losses(interaction))
+
+    def summed_losses(self, losses: Tensor, counts: Tensor) -> Tensor:
+        """L, as `calculate_loss`, from L_t (T,) and N_t (T,) of the whole batch."""
         if self.log_variances is None:
-            return self.task_losses(interaction).sum()
-        losses, counts = self.counted_losses(interaction)
+            return losses.sum()
         s = self.log_variances
         return torch.where(counts > 0, (-s).exp() * losses + s / 2, 0.0).sum()
 

@@ -40,6 +40,7 @@ class EpochKeeper(Checkpoint):
         best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
         history: a mapping a finished epoch.
         stopped: whether early stopping has ended the training.
+        last_validated: whether the last epoch was validated.
         train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
         seconds_before: the part of train_seconds from before the run was resumed.
     """
@@ -66,6 +67,7 @@ class EpochKeeper(Checkpoint):
         self.train_rows = 0
         self.seconds_before = 0.0
         self.stopped = False
+        self.last_validated = False
         self._without_gain = 0
         self._name = ""  # of the training, in what is told of its epochs
 
@@ -89,22 +91,31 @@ class EpochKeeper(Checkpoint):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
         self._validation_seconds = 0.0
+        self.last_validated = False
+        self._rows = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._rows += trainer.train_dataloader.rows_of(batch_idx)  # type: ignore[union-attr]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._validation_seconds = time.perf_counter() - self._validation_started
+        self.last_validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         module = pl_module
         assert isinstance(module, RecModule)
         seconds = time.perf_counter() - self._started - self._validation_seconds
-        rows = len(trainer.train_dataloader.table)  # type: ignore[union-attr]
+        rows = self._rows
         self.train_seconds += seconds
         self.train_rows += rows
         epoch = trainer.current_epoch + 1
-        validated = trainer.val_dataloaders is not None and epoch % trainer.check_val_every_n_epoch == 0  # type: ignore[operator]
+        # Not where max_steps or max_time has cut the epoch off: what was measured last is another epoch's.
+        validated = self.last_validated
         metrics = module.metrics if validated else {}
         row = {
             "epoch": epoch,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.plugin import process_rank
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.yaml_files import read_yaml, write_yaml_text
 
@@ -32,15 +31,16 @@ class RunFolder:
     Args:
         path: the folder; None for a new one below runs/ named after model, dataset and time.
         name: "MODEL-DATASET" for that.
+        rank: number of this process among those that train together.
         resume: go on with the run in `path`.
 
     Raises:
         InputError: the folder cannot be made or written, or there is nothing to resume in it.
     """
 
-    def __init__(self, path: str | Path | None, name: str, resume: bool = False) -> None:
+    def __init__(self, path: str | Path | None, name: str, resume: bool = False, rank: int = 0) -> None:
         self._made: list[Path] = []
-        if process_rank() != 0:  # the first process has the folder and writes into it
+        if rank != 0:  # the first process has the folder and writes into it
             lent = os.environ.get(_RUN_DIR) or path
             if lent is None:
                 raise InputError("several processes train together: give all of them the same output_dir")

@@ -373,6 +373,7 @@ class _Trainer:
 
     testing = False
     is_global_zero = True
+    world_size = 1
     progress_bar_callback = None
     should_stop = False
     ended = False
@@ -445,6 +446,8 @@ class _Epochs(EpochKeeper):
 
     def end(self, trainer: _Trainer, module: RecModule, seconds: float) -> None:
         self._started, self._validation_seconds = time.perf_counter() - seconds, 0.0
+        self._rows = len(trainer.train_dataloader.table)
+        self.last_validated = trainer.validates(trainer.current_epoch + 1)
         self.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
 
     def _tell(self, *args: Any) -> None:

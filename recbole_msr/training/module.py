@@ -13,18 +13,22 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
+from recbole.utils import init_seed
 
 from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
 from recbole_msr.errors import InputError
+from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.training.evaluation import Evaluation, evaluate_cells, recbole_metrics
 from recbole_msr.training.fast import check_sparse, compiled, prepare_model
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
-from recbole_msr.training.weighting import GradientWeighting, build_weighting
+from recbole_msr.training.weighting import GradientWeighting, averaged, build_weighting, summed
 
 _CHECK_EVERY = 50
 """Steps from one look at the sum of the losses to the next: a look waits for the device."""
+_SEED_STEP = 1_000_003
+"""From the seed of one process to that of the next: seeds that users take lie closer together."""
 
 
 class DivergedError(ArithmeticError):
@@ -55,16 +59,9 @@ class RecModule(pl.LightningModule):
         self.model = model
         prepare_model(model, config)
         self.weighting = build_weighting(model, config)
-        weighted = self.weighting is not None
-        self._loss: Callable[[Any], Any] = model.counted_losses if weighted else model.calculate_loss
-        if Options(config).flag("compile"):
-            if isinstance(self.weighting, GradientWeighting):
-                raise InputError(
-                    "compile: loss_weighting: gradnorm and pcgrad go back through a loss several times, which compiled "
-                    "code cannot: set compile: False"
-                )
-            self._loss = compiled(self._loss, config["device"])
         self._config = config
+        self._counted = self.weighting is not None
+        self._loss = self._loss_function()
         self._schema = Schema.from_config(config)
         self._evaluator = Evaluator(config)
         self._loss_sum: torch.Tensor | None = None
@@ -79,24 +76,50 @@ class RecModule(pl.LightningModule):
         several = self._schema is not None and hasattr(model, "predict_tasks")
         self._columns = len(self._schema.tasks) if several and self._schema is not None else 1
 
+    def _loss_function(self) -> Callable[[Any], Any]:
+        loss: Callable[[Any], Any] = self.model.counted_losses if self._counted else self.model.calculate_loss
+        if not Options(self._config).flag("compile"):
+            return loss
+        if isinstance(self.weighting, GradientWeighting):
+            raise InputError(
+                "compile: loss_weighting: gradnorm and pcgrad go back through a loss several times, which compiled "
+                "code cannot: set compile: False"
+            )
+        return compiled(loss, self._config["device"])
+
     def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
-        loss = self._model_loss(batch) if self.weighting is None else self._weighted_loss(batch)
+        weight = self._weight(batch_idx)
+        if self._counted:
+            losses, counts = self._loss(batch)
+            if self._several_processes():
+                losses, counts = _of_whole_batch(losses, counts if weight else torch.zeros_like(counts))
+            loss = self._total(batch, losses, counts)
+        else:
+            loss = self._loss(batch)
+            if isinstance(loss, tuple):
+                loss = torch.stack(loss).sum()
+            if weight != 1.0:
+                loss = loss * weight
         detached = loss.detach()
         self._loss_sum = detached if self._loss_sum is None else self._loss_sum + detached
         if (batch_idx + 1) % _CHECK_EVERY == 0:
-            self._check(self._loss_sum)  # once no number, it stays none
+            self._check(averaged(self._loss_sum))  # once no number, it stays none
         return loss
 
-    def _model_loss(self, batch: Interaction) -> torch.Tensor:
-        losses = self._loss(batch)
-        return sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[return-value]
-
-    def _weighted_loss(self, batch: Interaction) -> torch.Tensor:
-        assert self.weighting is not None
-        losses, counts = self._loss(batch)
+    def _total(self, batch: Interaction, losses: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        if self.weighting is None:
+            return self.model.summed_losses(losses, counts)  # type: ignore[no-any-return]
         if isinstance(self.weighting, GradientWeighting):
             self._step = batch, losses, counts  # for `backward`
         return self.weighting(losses, counts)
+
+    def _several_processes(self) -> bool:
+        return self._trainer is not None and self.trainer.world_size > 1
+
+    def _weight(self, batch_idx: int) -> float:
+        """How much this process's mean over a batch counts (`PackedLoader.weight`)."""
+        loader = self.trainer.train_dataloader if self._several_processes() else None
+        return loader.weight(batch_idx) if isinstance(loader, PackedLoader) else 1.0
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         if isinstance(self.weighting, GradientWeighting):
@@ -115,6 +138,10 @@ class RecModule(pl.LightningModule):
         return {} if weights is None else dict(zip(self.model.task_names, weights.tolist(), strict=True))
 
     def on_fit_start(self) -> None:
+        if self._several_processes() and not self._counted and isinstance(self.model, MultiScenarioRecommender):
+            # A task's labels are not spread evenly over the processes: their losses are put together task by task.
+            self._counted = True
+            self._loss = self._loss_function()
         if isinstance(self.weighting, GradientWeighting):
             self.weighting.check_strategy(self.trainer.strategy)
         if self._config["embedding_gradients"] == "sparse":
@@ -129,9 +156,10 @@ class RecModule(pl.LightningModule):
         if self.weighting is not None:
             self.weighting.end_epoch()
         if self._loss_sum is None:
-            raise InputError("there is no batch to train on: train_batch_size is larger than the processes can share")
-        self._check(self._loss_sum)
-        self.train_loss = float(self._loss_sum)
+            raise InputError("there is no batch to train on")
+        whole = averaged(self._loss_sum)
+        self._check(whole)
+        self.train_loss = float(whole)
 
     def _check(self, values: torch.Tensor, what: str = "the training loss") -> None:
         if not torch.isfinite(values).all():
@@ -187,12 +215,14 @@ class RecModule(pl.LightningModule):
                 self._scheduler.load_state_dict(self._scheduler_state)
             _set_random_state(self._random[self.global_rank % len(self._random)])
             self._random = None
+        elif self.global_rank > 0:  # each process draws its own dropout; the first one as if it were alone
+            init_seed(int(self._config["seed"]) + _SEED_STEP * self.global_rank, bool(self._config["reproducibility"]))
 
     # Evaluation: rows of this process are kept, then put in their place in the table.
 
     def on_validation_epoch_start(self) -> None:
         if self._loss_sum is not None:  # a training that has diverged has nothing to validate
-            self._check(self._loss_sum)
+            self._check(averaged(self._loss_sum))
         self._predictions: list[torch.Tensor] = []
 
     def validation_step(self, batch: Interaction, batch_idx: int) -> None:
@@ -295,6 +325,16 @@ class PackedData(pl.LightningDataModule):
 
     def test_dataloader(self) -> PackedLoader:
         return self._loader("test")
+
+
+def _of_whole_batch(losses: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """L_t (T,) and N_t (T,) over the rows of all processes, from those of this process's rows.
+
+    Each process keeps its part of L_t, times W: gradients are averaged over the W processes, and the mean of the parts
+    is L_t of the whole batch.
+    """
+    whole = summed(counts.clone())
+    return losses * (counts * torch.distributed.get_world_size() / whole.clamp(min=1)), whole
 
 
 def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.Tensor:

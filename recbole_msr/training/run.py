@@ -22,7 +22,7 @@ from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.memory import give_back
-from recbole_msr.threads import local_processes, tell, torch_threads
+from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
@@ -47,6 +47,7 @@ class RunResult:
         folder: where the run's files are.
         valid, test: the scenario x task cells of the best epoch; None for models evaluated by RecBole's trainer.
         model: the trained model with the best epoch's weights.
+        rank: number of this process among those that have trained together.
     """
 
     summary: dict[str, Any]
@@ -54,6 +55,7 @@ class RunResult:
     valid: Evaluation | None = None
     test: Evaluation | None = None
     model: torch.nn.Module | None = field(default=None, repr=False)
+    rank: int = 0
 
     @property
     def test_metrics(self) -> dict[str, float]:
@@ -124,7 +126,7 @@ def configured(model: str | None, dataset: str | None, settings: Mapping[str, An
 @contextmanager
 def run_folder(config: Any, path: str | Path | None, resume: bool = False) -> Iterator[RunFolder]:
     """A run's folder while it runs. Where the run could not begin, nothing of it is left."""
-    folder = RunFolder(path, f"{config['model']}-{config['dataset']}", resume)
+    folder = RunFolder(path, f"{config['model']}-{config['dataset']}", resume, process_rank(config["lightning"]))
     try:
         if resume and folder.finished:
             raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
@@ -167,19 +169,25 @@ def can_resume(folder: Path) -> bool:
 
 
 def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> str:
-    """Build the knowledge that ENCODER/TEMPLATE stands for, if it is not there yet. Returns its name."""
-    from recbole_msr.prompts.command import embed  # which builds a configuration too
+    """Build the knowledge that ENCODER/TEMPLATE stands for, if it is not there yet. Returns its name.
 
-    if plugin.process_rank() != 0:
-        raise InputError("several processes cannot build knowledge together: build it first, with recbole-msr embed")
+    Of several processes that train together the first one builds it, by itself; the others wait until it is there.
+    """
+    from recbole_msr.prompts.command import embed  # which builds a configuration too
+    from recbole_msr.prompts.store import knowledge_folder
+
     encoder, _, template = str(settings["knowledge"]).rpartition("/")
     name = f"{dataset}-{encoder}-{template}"
-    data = {key: value for key, value in settings.items() if key != "knowledge"}
+    data = {key: value for key, value in settings.items() if key not in ("knowledge", "lightning")}
     if not template.isidentifier() or not encoder.isidentifier():
         raise InputError(
             f"knowledge '{settings['knowledge']}' is neither a store's name nor ENCODER/TEMPLATE such as minilm/full; "
             "other encoders and templates take recbole-msr embed --name=NAME, and then knowledge: NAME"
         )
+    if process_rank(settings.get("lightning")) != 0:
+        while not (knowledge_folder(settings.get("knowledge_dir")) / name).is_dir():
+            time.sleep(0.5)
+        return name
     for line in embed(dataset, [], {**data, "model": model, "encoder": encoder, "template": template, "name": name}):
         logger.info("%s", line)
     return name
@@ -213,6 +221,7 @@ class Run:
         settings: the configuration as a user would write it.
         loaders: RecBole's loaders of the three splits, after `load`; with them `dataset`.
         model: after `build`.
+        rank: number of this process among those that train together; the first one writes.
     """
 
     dataset: Any
@@ -224,6 +233,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
         self.started, self.data_seconds = started, 0.0
+        self.rank = process_rank(config["lightning"]) if under_lightning(config) else 0
         self.settings = plain_settings(config)
         for key in ("data_path", "knowledge_dir"):  # a run is resumed, and scored with, from other folders too
             if self.settings.get(key):
@@ -258,13 +268,13 @@ class Run:
 
         init_seed(self.config["seed"] + self.config["local_rank"], self.config["reproducibility"])
         self.model = get_model(self.config["model"])(self.config, self.loaders[0]._dataset).to(self.config["device"])
-        if not self.resume and _first_process():
+        if not self.resume and self.rank == 0:
             self.folder.write_yaml("config.yaml", self.settings)
 
     def tracked(self) -> AbstractContextManager[TrackedRun | None]:
         """The W&B run, if one is asked for; in the first process only."""
         asked = self.config["log_wandb"] or self.config["wandb"] is not None
-        if not asked or not _first_process():
+        if not asked or self.rank != 0:
             return nullcontext()
         return tracked_run(self.config, self.settings, self.folder.path, self.resume)
 
@@ -277,7 +287,7 @@ class Run:
             seconds: what the whole run took; by default the time since it began.
         """
         config, several = self.config, isinstance(self.dataset, ScenarioDataset)
-        if several and _first_process():
+        if several and self.rank == 0:
             self._keep_vocabulary(self.loaders[0]._dataset)
         summary = {
             "model": config["model"],
@@ -298,12 +308,12 @@ class Run:
         if seconds is None:
             seconds = time.perf_counter() - self.started + outcome.seconds_before
         summary["seconds"] = {"data": round(self.data_seconds, 3), **summary["seconds"], "total": round(seconds, 3)}
-        if _first_process():
+        if self.rank == 0:
             self.folder.write_json("result.json", summary)
             self.folder.file("last.ckpt").unlink(missing_ok=True)
         if tracked is not None:
             log_result(tracked, summary)
-        return RunResult(summary, self.folder.path, outcome.valid, outcome.test, self.model)
+        return RunResult(summary, self.folder.path, outcome.valid, outcome.test, self.model, self.rank)
 
     def _train_lightning(self, tracked: TrackedRun | None) -> Outcome:
         last = self.folder.file("last.ckpt")
@@ -329,7 +339,7 @@ class Run:
         """Test the best epoch of a training that has ended."""
         metrics = trainer.evaluate(self.loaders[2], show_progress=False)
         assert trainer.evaluation is not None
-        if self.config["save_predictions"] and _first_process():
+        if self.config["save_predictions"] and self.rank == 0:
             assert trainer.test_scores is not None
             predictions = self.folder.file("predictions.parquet")
             write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)
@@ -448,12 +458,6 @@ def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Seque
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
     return {name: (float(value) if value == value else None) for name, value in metrics.items()}
-
-
-def _first_process() -> bool:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank() == 0
-    return plugin.process_rank() == 0
 
 
 def versions() -> dict[str, str]:

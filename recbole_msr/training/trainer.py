@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.errors import InputError, nearest
@@ -23,6 +24,8 @@ from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.fast import lightning_precision
 from recbole_msr.training.module import PackedData, RecModule
+
+logger = logging.getLogger(__name__)
 
 _EVERY_ROW = "results are exact only if every row is evaluated"
 _OWN_OPTIONS = {
@@ -136,6 +139,7 @@ class LightningTrainer:
             self.epochs.load_state_dict(state)
         else:
             self._train(data)
+            self._check_ends(validate)
         self.model.to(self.config["device"])
         if not validate or self.epochs.best_score is None:
             return -1, None
@@ -150,6 +154,25 @@ class LightningTrainer:
             raise KeyboardInterrupt from error
         # Its name has the time and the process in it where no folder is given.
         self.saved_model_file = self._lightning.strategy.broadcast(self.saved_model_file)
+
+    def _check_ends(self, validate: bool) -> None:
+        """Tell of an epoch that max_steps or max_time has cut off.
+
+        Raises:
+            InputError: no epoch was validated, so that there is no best one.
+        """
+        assert self.epochs is not None
+        if not validate or not self.epochs.history or self.epochs.last_validated:
+            return
+        cut_off = [name for name in ("max_steps", "max_time") if (self.config["lightning"] or {}).get(name) is not None]
+        if not cut_off:
+            return
+        ended = f"lightning: {' and '.join(cut_off)} ended epoch {len(self.epochs.history)} before its validation"
+        if self.epochs.best_score is None:
+            raise InputError(
+                f"{ended}, and no epoch was validated before: there is no best one; give it more, or epochs"
+            )
+        logger.warning("%s: its weights are not looked at, the best epoch is %d", ended, self.epochs.best_epoch)
 
     def evaluate(
         self,
@@ -224,9 +247,15 @@ class LightningTrainer:
             options["limit_val_batches"] = 0
         try:
             with quiet_lightning():
-                return pl.Trainer(**options, callbacks=callbacks)
+                trainer = pl.Trainer(**options, callbacks=callbacks)
         except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
             raise InputError(f"lightning: {error}") from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise InputError(
+                f"lightning: strategy '{options.get('strategy', 'auto')}' trains in processes that keep their results "
+                "to themselves: set strategy: ddp (it starts the same command again: not in a notebook), or devices: 1"
+            )
+        return trainer
 
 
 def plain_settings(config: Any) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class DynamicWeightAverage(LossWeighting):
     def end_epoch(self) -> None:
         if self._seen is None:
             return
-        total, batches = _summed(self._seen)
+        total, batches = summed(self._seen)
         self.averages.copy_(torch.stack([self.averages[1], total / batches]))  # 0 / 0: not a number
 
 
@@ -152,9 +152,9 @@ class GradientWeighting(LossWeighting):
             self._reached = reached_by_task(model, batch, parameters)
         (scales,) = torch.autograd.grad(loss, losses, retain_graph=True)  # w_t, times what the trainer has put to it
         gradients, used = _gradients(losses, scales, parameters)
-        gradients = _averaged(gradients)
+        gradients = averaged(gradients)
         present = (counts > 0).to(losses.dtype)
-        total, n = _summed(torch.stack([losses.detach() * present, present]))
+        total, n = summed(torch.stack([losses.detach() * present, present]))
         step = self.combine(gradients, self._reached, scales, total / n)
         sizes = [parameter.numel() for parameter in parameters]
         for parameter, part, is_used in zip(parameters, step.split(sizes), used, strict=True):
@@ -310,14 +310,15 @@ def _gradients(losses: Tensor, scales: Tensor, parameters: list[nn.Parameter]) -
     return torch.stack(rows), used
 
 
-def _summed(values: Tensor) -> Tensor:
+def summed(values: Tensor) -> Tensor:
     """Summed over the processes."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
-def _averaged(values: Tensor) -> Tensor:
+def averaged(values: Tensor) -> Tensor:
+    """The mean over the processes; without other processes, the values themselves."""
     if dist.is_available() and dist.is_initialized():
-        return _summed(values) / dist.get_world_size()
+        return summed(values.clone()) / dist.get_world_size()
     return values

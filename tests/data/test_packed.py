@@ -140,20 +140,24 @@ def test_in_evaluation_every_row_is_seen_once(length, batch_size, world_size):
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize(("length", "batch_size"), SIZES)
-def test_in_training_processes_share_the_batches_of_one_process_equally(length, batch_size, world_size):
-    def batches(rank, world_size):
-        return [b.tolist() for b in PackedLoader(_Rows(length), batch_size, EpochOrder(length, 1), rank, world_size)]
+def test_in_training_processes_share_the_batches_of_one_process(length, batch_size, world_size):
+    def loader(rank, world_size):
+        return PackedLoader(_Rows(length), batch_size, EpochOrder(length, 1), rank, world_size)
 
-    alone = batches(0, 1)
-    parts = [batches(rank, world_size) for rank in range(world_size)]
-    assert len({len(part) for part in parts}) == 1
+    alone = [batch.tolist() for batch in loader(0, 1)]
+    loaders = [loader(rank, world_size) for rank in range(world_size)]
+    parts = [[batch.tolist() for batch in one] for one in loaders]
+    assert {len(part) for part in parts} == {len(one) for one in loaders} == {len(alone)}
     for k, shared in enumerate(zip(*parts, strict=True)):
-        assert len({len(part) for part in shared}) == 1
-        together = {row for part in shared for row in part}
-        assert len(together) == len(alone[k]) - len(alone[k]) % world_size
-        assert together <= set(alone[k])
-    missed = length - sum(len(batch) for part in parts for batch in part)
-    assert missed == sum(len(batch) % world_size for batch in alone), "only what makes parts unequal is left out"
+        weights = [one.weight(k) for one in loaders]
+        assert all(shared), "every process takes every step"
+        assert sorted(row for part, weight in zip(shared, weights, strict=True) if weight for row in part) == sorted(
+            alone[k]
+        ), "every row counts once"
+        # The mean of weighted means is the mean over all rows, whatever stands in them.
+        means = [weight * np.mean(np.square(part)) for part, weight in zip(shared, weights, strict=True)]
+        assert np.mean(means) == pytest.approx(np.mean(np.square(alone[k])))
+        assert loaders[0].rows_of(k) == len(alone[k])
 
 
 # Tables that are shared, and where they live

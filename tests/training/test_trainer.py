@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import recbole_msr
+from recbole_msr.cli import run_recbole
 from recbole_msr.errors import InputError
 
 SMALL = {
@@ -220,6 +221,63 @@ def test_two_processes_evaluate_as_exactly_as_one(tiny_data, tmp_path):
     metrics = one.evaluate(test, load_best_model=False)
     assert summary["test"]["metrics"] == dict(metrics)
     assert summary["test"]["cells"] == one.evaluation.to_dict()["cells"]
+
+
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_a_run_of_one_process_keeps_its_results_whatever_number_its_environment_gives_it(
+    variable, tiny_data, tmp_path, monkeypatch, capsys
+):
+    """As where tasks of one SLURM job are runs of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "1")
+    settings = {key: value for key, value in SMALL.items() if "expert" not in key and "scenario" not in key}
+    words = [f"--{key}={value}" for key, value in settings.items()]
+    tasks = "--tasks={click: {field: rating, at_least: 4}}"
+    words += [f"--data_path={tiny_data}", tasks, "--epochs=1", "--output_dir=out"]
+    assert run_recbole(["--model=SharedBottom", "--dataset=tiny", *words]) == 0
+    assert "Files: out" in capsys.readouterr().out
+    assert {"result.json", "config.yaml", "best.ckpt", "metrics.csv"} <= {path.name for path in Path("out").iterdir()}
+
+
+@pytest.fixture
+def small_run(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {key: value for key, value in SMALL.items() if "expert" not in key and "scenario" not in key}
+    given = settings | {"data_path": str(tiny_data), "tasks": {"click": {"field": "rating", "at_least": 4}}}
+
+    def run(**more):
+        return recbole_msr.run("SharedBottom", "tiny", config=given | {"train_batch_size": 48} | more)
+
+    return run
+
+
+def test_an_epoch_that_is_cut_off_before_its_validation_is_never_the_best(small_run):
+    """480 training rows are 10 batches; 25 steps end in the middle of the third epoch."""
+    whole = small_run(epochs=2, output_dir="whole")
+    cut = small_run(epochs=9, output_dir="cut", lightning={"max_steps": 25})
+    rows = list(csv.DictReader(Path("cut/metrics.csv").read_text().splitlines()))
+    assert [bool(row["valid/auc"]) for row in rows] == [True, True, False]
+    for key in ("best_epoch", "best_valid_score", "valid", "test"):
+        assert cut.summary[key] == whole.summary[key]
+    weights = [torch.load(f"{name}/best.ckpt", weights_only=True)["state_dict"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert "max_steps ended epoch 3 before its validation" in Path("cut/run.log").read_text()
+    with pytest.raises(InputError, match="max_steps ended epoch 1 before its validation"):
+        small_run(epochs=9, lightning={"max_steps": 5})
+
+
+def test_the_rate_counts_the_rows_that_were_trained_on(small_run):
+    run = small_run(epochs=1, lightning={"limit_train_batches": 3})
+    (row,) = csv.DictReader((run.folder / "metrics.csv").read_text().splitlines())
+    seconds = float(row["seconds"])
+    assert float(row["rows_per_second"]) * seconds == pytest.approx(3 * 48, abs=float(row["rows_per_second"]) * 0.001)
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_strategies_that_would_lose_the_results_are_refused_before_training(strategy, small_run):
+    with pytest.raises(InputError, match=f"'{strategy}' trains in processes that keep their results"):
+        small_run(epochs=1, lightning={"accelerator": "cpu", "devices": 2, "strategy": strategy})
+    assert not Path("runs").exists()
 
 
 def test_options_reach_lightning_and_unknown_ones_are_refused(tiny_data, tmp_path, monkeypatch):

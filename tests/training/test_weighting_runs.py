@@ -214,18 +214,42 @@ from recbole_msr.training.config import build_config
 from recbole.data import create_dataset
 from recbole.utils import get_model
 
+class Look(pl.Callback):
+    # Keeps what every process draws first, and the loss of every epoch.
+
+    def __init__(self, path):
+        self.path, self.kept = path, {"losses": []}
+
+    def on_train_epoch_start(self, trainer, module):
+        drawn = [None] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(drawn, torch.rand(()).item())
+        else:
+            drawn = [torch.rand(()).item()]
+        self.kept.setdefault("drawn", drawn)
+
+    def on_train_end(self, trainer, module):
+        if trainer.is_global_zero:
+            self.kept["losses"] = [*self.kept["losses"][1:], module.train_loss]  # a callback hears of an epoch first
+            json.dump(self.kept, open(self.path, "w"))
+
+    def on_train_epoch_end(self, trainer, module):
+        self.kept["losses"].append(module.train_loss)
+
+
 settings = json.load(open(sys.argv[1]))
 found = {}
 for devices in (2, 1):  # the processes are forked, which must be before anything is trained here
-    for method in ("gradnorm", "dwa", "pcgrad"):
-        config = build_config("HiNet", "tiny", settings | {"loss_weighting": method})
+    for method in ("gradnorm", "dwa", "pcgrad", "fixed", "uncertainty", "DeepFM"):
+        model, weighting = ("DeepFM", "fixed") if method == "DeepFM" else ("HiNet", method)
+        config = build_config(model, "tiny", settings | {"loss_weighting": weighting, "strict": False})
         train, _, _ = create_dataset(config).build()
         torch.manual_seed(1)
-        module = RecModule(get_model("HiNet")(config, train), config)
+        module = RecModule(get_model(model)(config, train), config)
         trainer = pl.Trainer(
             accelerator="cpu", devices=devices, strategy="ddp_fork" if devices > 1 else "auto", max_epochs=3,
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            use_distributed_sampler=False, limit_val_batches=0,
+            use_distributed_sampler=False, limit_val_batches=0, callbacks=[Look(f"{method} {devices}.json")],
         )
         trainer.fit(module, datamodule=PackedData(config, {"train": train, "valid": None}))
         state = module.state_dict()
@@ -236,9 +260,19 @@ torch.save(found, sys.argv[2])
 
 
 def test_two_processes_take_the_steps_of_one(tiny_data, tmp_path):
-    """Real two-process gloo runs of SGD, against one process: the same weights up to rounding."""
-    settings = SMALL | {"data_path": str(tiny_data), "dropout": 0.0, "tasks": THREE, "packed_cache": False}
-    settings |= {"learner": "sgd", "learning_rate": 0.2}
+    """Real two-process gloo runs of SGD, against one process: the same weights and losses up to rounding.
+
+    Batches have an odd number of rows, and labels are missing in some, so that the parts of a batch differ in both.
+    """
+    lines = (tiny_data / "tiny" / "tiny.inter").read_text().splitlines()
+    cells = [line.split("\t") for line in lines[1:]]
+    cells = [[u, i, "" if k % 2 and k % 7 else rating, t] for k, (u, i, rating, t) in enumerate(cells)]
+    (tiny_data / "tiny" / "tiny.inter").write_text("\n".join([lines[0], *map("\t".join, cells)]) + "\n")
+    tasks = {name: task | {"missing": "ignore"} for name, task in THREE.items()}
+    tasks["early"] = {"field": "timestamp", "above": 1200}
+    settings = SMALL | {"data_path": str(tiny_data), "dropout": 0.0, "tasks": tasks, "packed_cache": False}
+    settings |= {"learner": "sgd", "learning_rate": 0.2, "train_batch_size": 33, "main_task": "early"}
+    settings |= {"dropout_prob": 0.0, "mlp_hidden_size": [8]}
     (tmp_path / "train.py").write_text(ON_TWO)
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     done = subprocess.run(
@@ -248,10 +282,14 @@ def test_two_processes_take_the_steps_of_one(tiny_data, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "found.pt", weights_only=True)
-    for method in ("gradnorm", "dwa", "pcgrad"):
+    for method in ("gradnorm", "dwa", "pcgrad", "fixed", "uncertainty", "DeepFM"):
         one, two = found[f"{method} 1"], found[f"{method} 2"]
+        alone, together = (json.loads((tmp_path / f"{method} {n}.json").read_text()) for n in (1, 2))
+        assert together["losses"] == pytest.approx(alone["losses"], rel=1e-3), method
+        assert together["drawn"][0] == alone["drawn"][0], "the first process draws as if it were alone"
+        assert together["drawn"][0] != together["drawn"][1], "each process draws its own dropout"
         assert one.keys() == two.keys()
         for name, value in one.items():
             torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=f"{method}: {name}")
-        if method != "pcgrad":
+        if method in ("gradnorm", "dwa"):
             assert (one["weighting.weights"] - 1).abs().max() > 1e-3
