@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.search.cmaes import JsonCmaEsSampler
 from recbole_msr.search.space import Space
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -114,6 +115,7 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
             import cmaes  # noqa: F401
         except ImportError as error:
             raise InputError("the CMA-ES sampler needs the package cmaes: pip install 'recbole-msr[search]'") from error
+        build = JsonCmaEsSampler
     return SeededByTrial(lambda own: _built("sampler", named, lambda: build(seed=own, **options)), seed)
 
 
