@@ -1,0 +1,88 @@
+"""The campaign's command line."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.fuzz.case import Case, Family
+from tests.fuzz.families import FAMILIES
+
+
+def main() -> int:
+    """Run it; exit code 1 if a case is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Malformed input against the commands.")
+    parser.add_argument("--cases", type=int, default=500, help="how many, over all families (default: 500)")
+    parser.add_argument("--seed", type=int, default=1, help="another seed draws other cases (default: 1)")
+    parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="these alone")
+    parser.add_argument("--case", metavar="FAMILY/SEED/NUMBER", help="run one case and show what it says")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at once (default: 1)")
+    parser.add_argument("--list", action="store_true", help="list the cases, run none")
+    given = parser.parse_args()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"  # before NumPy is imported: a process with threads cannot be forked well
+
+    if given.case is not None:
+        name, seed, number = given.case.split("/")
+        wanted = next(case for found, case in FAMILIES[name].cases(int(seed)) if found == int(number))
+        cases = [(given.case, wanted)]
+    else:
+        families = [family for name, family in FAMILIES.items() if not given.family or name in given.family]
+        cases = list(drawn(families, given.cases, given.seed))
+    if given.list:
+        for key, case in cases:
+            print(key, case.what, sep="\t")
+        return 0
+
+    from tests.fuzz.process import OUTCOMES, Processes
+
+    started = time.monotonic()
+    table: Counter[tuple[str, str]] = Counter()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        processes = Processes(Path(folder))
+        ready = time.monotonic()
+        for key, case, ended in processes.run(cases, given.jobs):
+            table[key.split("/")[0], ended.outcome] += 1
+            if ended.outcome != "right" or given.case:
+                print(f"{ended.outcome:12s} {key}  {case.what}: {' '.join(ended.told.split())[:400]}", flush=True)
+            if given.case:
+                print(f"$ {' '.join(case.command)}\n{ended.stdout}{ended.stderr}({ended.seconds:.2f} s)")
+    names = [name for name in FAMILIES if any(table[name, outcome] for outcome in OUTCOMES)]
+    print(f"\n{'family':14s}" + "".join(f"{outcome:>13s}" for outcome in OUTCOMES))
+    for name in [*names, "all"]:
+        counts = [sum(table[one, outcome] for one in (names if name == "all" else [name])) for outcome in OUTCOMES]
+        print(f"{name:14s}" + "".join(f"{count:13d}" for count in counts))
+    print(
+        f"{sum(table.values())} cases in {time.monotonic() - ready:.0f} s, after {ready - started:.0f} s to get ready"
+    )
+    return int(any(outcome != "right" for (_, outcome), count in table.items() if count))
+
+
+def drawn(families: list[Family], count: int, seed: int) -> Iterator[tuple[str, Case]]:
+    """Cases of all families by turns, after all cases of those that are tried as a whole."""
+    streams = {family.name: family.cases(seed) for family in families}
+    left = count
+    for family in families:
+        if family.all_listed:
+            for number, case in itertools.islice(streams[family.name], len(family.listed())):
+                yield f"{family.name}/{seed}/{number}", case
+                left -= 1
+    while streams and left > 0:
+        for name in list(streams):
+            following = next(streams[name], None)
+            if following is None:
+                del streams[name]
+            elif left > 0:
+                yield f"{name}/{seed}/{following[0]}", following[1]
+                left -= 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
