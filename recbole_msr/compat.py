@@ -21,8 +21,10 @@ import importlib.machinery
 import importlib.util
 import inspect
 import linecache
+import logging
 import operator
 import os
+import pickle
 import re
 import sys
 import types
@@ -41,7 +43,10 @@ if TYPE_CHECKING:
 
 __all__ = ["after_import", "apply", "require_recbole"]
 
+logger = logging.getLogger(__name__)
+
 RECBOLE_VERSION = "1.2.1"
+LOAD_PICKLES = "RECBOLE_MSR_LOAD_PICKLES"
 
 
 class Rewrite(NamedTuple):
@@ -101,6 +106,12 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
             ("model.sequential_recommender.s3rec", "S3Rec.__init__"),
         )),
     ),
+    "RecBole unpickles datasets that lie where it saves its own, and arrays. Until it reads what cannot run code.": (
+        ("data.utils", "create_dataset", "if os.path.exists(file):", "if _msr.may_unpickle(config, file):"),
+        ("data.utils", "load_split_dataloaders",
+            "not os.path.exists(dataloaders_save_path)", "not _msr.may_unpickle(config, dataloaders_save_path)"),
+        ("model.general_recommender.ldiffrec", "LDiffRec.__init__", "allow_pickle=True", "allow_pickle=False"),
+    ),
     "Counts are ints and Counters and have no cpu(); four metrics raise on any stack. Until RecBole looks.": (
         ("evaluator.collector", "Collector.get_data_struct",
             "for key in self.data_struct._data_dict:",
@@ -141,16 +152,89 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
 
 
 def load_pickle(file: Any, map_location: Any = None, own: bool = False) -> Any:
-    """``torch.load`` of a checkpoint written by RecBole; ``own``: by this trainer, not from the user."""
+    """``torch.load`` of a checkpoint written by RecBole; ``own``: by this trainer, not from the user.
+
+    One that holds weights alone, as those of this package do, is read without running anything, and without a word.
+    """
     import torch
 
     if not own:
-        _warn_once(
-            f"{file} is a RecBole checkpoint, that is a pickle: reading it can run any code its author put "
-            "there. Load only files that you trust.",
-            key="pickle",
-        )
+        with contextlib.suppress(pickle.UnpicklingError):
+            return _weights_alone(file, map_location)
+        _warn_of_pickle(f"{file} is a RecBole checkpoint, that is a pickle")
     return torch.load(file, map_location=map_location, weights_only=False)
+
+
+def may_unpickle(config: Any, file: str) -> bool:
+    """Whether RecBole may take a dataset, or its loaders, from a pickle: never with tasks, else if the user says so.
+
+    A variable of the environment says it, and no key: a configuration that comes from somebody else sets keys.
+
+    Raises:
+        InputError: as `refuse_pickles`.
+    """
+    refuse_pickles(config)
+    if config["tasks"] is not None or not os.path.exists(file):
+        return False
+    if os.environ.get(LOAD_PICKLES) == "1":
+        _warn_of_pickle(f"{file} is a pickle of RecBole's")
+        return True
+    logger.warning(
+        "%s is a pickle of RecBole's, which can run code: it is not read, the data are prepared anew (%s=1 in the "
+        "environment has such files read)",
+        file,
+        LOAD_PICKLES,
+    )
+    return False
+
+
+def refuse_pickles(config: Any) -> None:
+    """Refuse keys by which a run with tasks would read a pickle.
+
+    Raises:
+        InputError: names the key.
+    """
+    if config["tasks"] is None:
+        return
+    for key in ("dataset_save_path", "dataloaders_save_path"):
+        if config[key] is not None:
+            raise InputError(
+                f"{key}: RecBole's pickles know no tasks, and reading one can run code; leave the key out: prepared "
+                f"datasets have a cache of their own (cache_dir). Got {config[key]!r}"
+            )
+    for key in ("pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "pre_model_path", "warm_up"):
+        if config[key] is not None and not _holds_weights_alone(str(config[key])):
+            raise InputError(
+                f"{key}: with tasks, pretrained weights are read from files of weights alone, such as best.ckpt of a "
+                f"run of this package; {config[key]} is a pickle, and reading it can run code"
+            )
+
+
+def _weights_alone(file: Any, map_location: Any) -> Any:
+    """``torch.load`` of a file that holds nothing but weights and plain values; ``UnpicklingError`` for others."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a pickle's protocol
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def _holds_weights_alone(file: str) -> bool:
+    """False for a pickle of other things; what is no file at all is for the model to refuse."""
+    if os.path.isfile(file):
+        try:
+            _weights_alone(file, "meta")
+        except pickle.UnpicklingError:
+            return False
+        except Exception:  # damaged: the model says so
+            return True
+    return True
+
+
+def _warn_of_pickle(what: str) -> None:
+    _warn_once(
+        f"{what}: reading it can run any code its author put there. Load only files that you trust.", key="pickle"
+    )
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:

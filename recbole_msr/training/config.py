@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from recbole_msr import plugin
+from recbole_msr.compat import refuse_pickles
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import check_keys
 from recbole_msr.tracking.wandb import resolve_mode
@@ -61,6 +62,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
         check_keys(settings, model_class, config.internal_config_dict)
     _check_types(settings, config.internal_config_dict)
     _check_values(config)
+    refuse_pickles(config)
     if config["trainer"] not in ("auto", "lightning", "recbole"):
         raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
     if config["tasks"] is None and config["only_scenario"] is not None:
