@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
@@ -40,9 +40,16 @@ any further --key=value is a configuration key of every run, for instance --epoc
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that refuses in one line, as the commands do; `--help` shows the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {' '.join(message.split())} ({self.prog} --help lists all arguments)\n")
+
+
 def run_recbole(arguments: Sequence[str] | None = None) -> int:
     """`run_recbole`: train, validate and test one model. RecBole's own arguments, and any model of RecBole's."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="run_recbole",
         description="Train a model, keep its best epoch by validation, and test it.",
         epilog=_RUN_HELP,
@@ -84,8 +91,8 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`recbole-msr`: one command a job."""
-    parser = argparse.ArgumentParser(prog="recbole-msr", description="Multi-scenario, multi-task recommendation.")
-    common = argparse.ArgumentParser(add_help=False)
+    parser = _Parser(prog="recbole-msr", description="Multi-scenario, multi-task recommendation.")
+    common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
