@@ -22,47 +22,29 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=500, help="how many, over all families (default: 500)")
     parser.add_argument("--seed", type=int, default=1, help="another seed draws other cases (default: 1)")
     parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="these alone")
+    parser.add_argument("--match", metavar="TEXT", help="only those of them that have this text in their description")
     parser.add_argument("--case", metavar="FAMILY/SEED/NUMBER", help="run one case and show what it says")
     parser.add_argument("--jobs", type=int, default=1, help="cases at once (default: 1)")
     parser.add_argument("--list", action="store_true", help="list the cases, run none")
     given = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"  # before NumPy is imported: a process with threads cannot be forked well
-
     if given.case is not None:
-        name, seed, number = given.case.split("/")
-        wanted = next(case for found, case in FAMILIES[name].cases(int(seed)) if found == int(number))
-        cases = [(given.case, wanted)]
+        cases = [(given.case, find(given.case))]
     else:
         families = [family for name, family in FAMILIES.items() if not given.family or name in given.family]
-        cases = list(drawn(families, given.cases, given.seed))
+        cases = [one for one in drawn(families, given.cases, given.seed) if (given.match or "") in one[1].what]
     if given.list:
         for key, case in cases:
             print(key, case.what, sep="\t")
         return 0
+    return run(cases, given.jobs, show=given.case is not None)
 
-    from tests.fuzz.process import OUTCOMES, Processes
 
-    started = time.monotonic()
-    table: Counter[tuple[str, str]] = Counter()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        processes = Processes(Path(folder))
-        ready = time.monotonic()
-        for key, case, ended in processes.run(cases, given.jobs):
-            table[key.split("/")[0], ended.outcome] += 1
-            if ended.outcome != "right" or given.case:
-                print(f"{ended.outcome:12s} {key}  {case.what}: {' '.join(ended.told.split())[:400]}", flush=True)
-            if given.case:
-                print(f"$ {' '.join(case.command)}\n{ended.stdout}{ended.stderr}({ended.seconds:.2f} s)")
-    names = [name for name in FAMILIES if any(table[name, outcome] for outcome in OUTCOMES)]
-    print(f"\n{'family':14s}" + "".join(f"{outcome:>13s}" for outcome in OUTCOMES))
-    for name in [*names, "all"]:
-        counts = [sum(table[one, outcome] for one in (names if name == "all" else [name])) for outcome in OUTCOMES]
-        print(f"{name:14s}" + "".join(f"{count:13d}" for count in counts))
-    print(
-        f"{sum(table.values())} cases in {time.monotonic() - ready:.0f} s, after {ready - started:.0f} s to get ready"
-    )
-    return int(any(outcome != "right" for (_, outcome), count in table.items() if count))
+def find(key: str) -> Case:
+    """The case of a key FAMILY/SEED/NUMBER."""
+    name, seed, number = key.split("/")
+    return next(case for found, case in FAMILIES[name].cases(int(seed)) if found == int(number))
 
 
 def drawn(families: list[Family], count: int, seed: int) -> Iterator[tuple[str, Case]]:
@@ -82,6 +64,33 @@ def drawn(families: list[Family], count: int, seed: int) -> Iterator[tuple[str, 
             elif left > 0:
                 yield f"{name}/{seed}/{following[0]}", following[1]
                 left -= 1
+
+
+def run(cases: list[tuple[str, Case]], jobs: int, show: bool) -> int:
+    """Run cases, print those that are wrong and the table; returns the exit code."""
+    from tests.fuzz.process import OUTCOMES, Processes
+
+    started = time.monotonic()
+    table: Counter[tuple[str, str]] = Counter()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        processes = Processes(Path(folder))
+        ready = time.monotonic()
+        for key, case, ended in processes.run(cases, jobs):
+            family = key.split("/")[0]
+            table[family, ended.outcome] += 1
+            table[family, "seconds"] += ended.seconds  # type: ignore[assignment]
+            if ended.outcome != "right" or show:
+                print(f"{ended.outcome:12s} {key}  {case.what}: {' '.join(ended.told.split())[:400]}", flush=True)
+            if show:
+                print(f"$ {' '.join(case.command)}\n{ended.stdout}{ended.stderr}({ended.seconds:.2f} s)")
+    columns = (*OUTCOMES, "seconds")
+    names = [name for name in FAMILIES if table[name, "seconds"]]
+    print(f"\n{'family':14s}" + "".join(f"{column:>13s}" for column in columns))
+    for name in [*names, "all"]:
+        sums = [sum(table[one, column] for one in (names if name == "all" else [name])) for column in columns]
+        print(f"{name:14s}" + "".join(f"{value:13.0f}" for value in sums))
+    print(f"{len(cases)} cases in {time.monotonic() - ready:.0f} s, after {ready - started:.0f} s to get ready")
+    return int(any(count and outcome not in ("right", "seconds") for (_, outcome), count in table.items()))
 
 
 if __name__ == "__main__":

@@ -161,6 +161,8 @@ class Processes:
         code = os.WEXITSTATUS(status)
         if code == 0:
             return self._finished(case, place, stdout)
+        if code == 1 and "DivergedError" in last and "runs" in case.right:
+            return "right", last  # a training that diverges says so: its settings may be meant
         if code != 2:
             return "exit 1", last
         if "refused" not in case.right:
@@ -172,7 +174,7 @@ class Processes:
         after = listing(place / "around")
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         changed = [name for name in changed if not _may_change(name, before)]
-        if changed:
+        if changed and "last one: refused" not in last:  # a study whose trials all fail is kept, with their failures
             return "left behind", f"{', '.join(changed[:4])} ({last})"
         return "right", last
 

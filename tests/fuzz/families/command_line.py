@@ -213,8 +213,13 @@ def listed() -> list[Case]:
     return found
 
 
+YAML_COUNTS = (("prompts", "--max_items"), ("prompts", "--max_tokens"), ("embed", "--batch_size"))
 ODD = {
     *(("run", option, "") for option in ("--", "--config_files")),
+    ("search", "--study", ""),
+    ("search", "--objectives", ""),
+    ("compare", "--models", "SharedBottom,"),
+    *((name, option, value) for name, option in YAML_COUNTS for value in ("", " ", "1e3", "0x10")),
     *(("run", "--epochs", value) for value in ("1e3", "0x10")),
     ("explain", "--users", ""),
     *(("search", option, value) for option in ("--timeout", "--tolerance") for value in ("inf", "1,5")),
