@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
@@ -75,21 +76,25 @@ def run(cases: list[tuple[str, Case]], jobs: int, show: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         processes = Processes(Path(folder))
         ready = time.monotonic()
-        for key, case, ended in processes.run(cases, jobs):
-            family = key.split("/")[0]
-            table[family, ended.outcome] += 1
-            table[family, "seconds"] += ended.seconds  # type: ignore[assignment]
-            if ended.outcome != "right" or show:
-                print(f"{ended.outcome:12s} {key}  {case.what}: {' '.join(ended.told.split())[:400]}", flush=True)
-            if show:
-                print(f"$ {' '.join(case.command)}\n{ended.stdout}{ended.stderr}({ended.seconds:.2f} s)")
+        with contextlib.suppress(KeyboardInterrupt):  # the table is of what has been run
+            for key, case, ended in processes.run(cases, jobs):
+                family = key.split("/")[0]
+                table[family, ended.outcome] += 1
+                table[family, "seconds"] += ended.seconds  # type: ignore[assignment]
+                if ended.outcome != "right" or show:
+                    print(f"{ended.outcome:12s} {key}  {case.what}: {' '.join(ended.told.split())[:400]}", flush=True)
+                if show:
+                    print(f"$ {' '.join(case.command)}\n{ended.stdout}{ended.stderr}({ended.seconds:.2f} s)")
     columns = (*OUTCOMES, "seconds")
     names = [name for name in FAMILIES if table[name, "seconds"]]
     print(f"\n{'family':14s}" + "".join(f"{column:>13s}" for column in columns))
     for name in [*names, "all"]:
         sums = [sum(table[one, column] for one in (names if name == "all" else [name])) for column in columns]
         print(f"{name:14s}" + "".join(f"{value:13.0f}" for value in sums))
-    print(f"{len(cases)} cases in {time.monotonic() - ready:.0f} s, after {ready - started:.0f} s to get ready")
+    done = sum(table[name, outcome] for name in names for outcome in OUTCOMES)
+    print(
+        f"{done} of {len(cases)} cases in {time.monotonic() - ready:.0f} s, after {ready - started:.0f} s to get ready"
+    )
     return int(any(count and outcome not in ("right", "seconds") for (_, outcome), count in table.items()))
 
 
