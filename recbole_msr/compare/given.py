@@ -11,6 +11,7 @@ from recbole_msr import plugin
 from recbole_msr.compare.settings import CompareSettings, Entry
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.outputs import check_name, check_path, check_paths
 from recbole_msr.schema import Schema
 from recbole_msr.search.settings import whole
 from recbole_msr.search.space import Space
@@ -58,6 +59,7 @@ def read_compare(
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < most):
             raise InputError(f"--{name} must be a number between 0 and {most:g}, got {value!r}")
     given: dict[str, Any] = {}
+    check_paths(config, config_files, output=output)
     for path in config_files:
         given |= plugin.read_yaml(Path(path))
     given = plain({**given, **config})
@@ -67,6 +69,8 @@ def read_compare(
     for what, value in (("models", models), ("dataset", dataset)):
         if not value:
             raise InputError(f"no {what} given: --{what}={'A,B' if what == 'models' else 'NAME'}")
+    check_name("dataset", dataset)
+    check_paths(given)
     given.pop("model", None)
     for key in _OWN:
         if given.get(key) is not None:
@@ -142,6 +146,7 @@ def read_models(given: str | Sequence[str] | Mapping[str, Any]) -> list[Entry]:
     if isinstance(given, str):
         given = given.strip()
         if given.endswith((".yaml", ".yml")):
+            check_path("--models", given)
             given = plugin.read_yaml(Path(given))
         else:
             given = [name.strip() for name in given.split(",") if name.strip()]
@@ -157,6 +162,7 @@ def read_models(given: str | Sequence[str] | Mapping[str, Any]) -> list[Entry]:
             raise InputError(
                 f"models: '{label}' must be a mapping such as {{model: HiNet, dropout: 0.1}}: {settings!r}"
             )
+        check_name("models", str(label))
         own = dict(plain(settings))
         name = str(own.pop("model", label))
         plugin.check_model_name(name)

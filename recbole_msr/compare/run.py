@@ -24,6 +24,7 @@ from recbole_msr.compare.settings import CompareSettings, Entry, Search
 from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import COMPARISON
 from recbole_msr.plugin import read_yaml
 from recbole_msr.search.folder import held
 from recbole_msr.search.objective import reason_of
@@ -32,7 +33,7 @@ from recbole_msr.search.run import build_stores
 from recbole_msr.search.study import FREE_KEYS
 from recbole_msr.threads import cores, torch_threads
 from recbole_msr.training.checkpoint import write_atomically
-from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.config import build_config, check_metric, check_validation, reading_data
 from recbole_msr.training.folder import has_ended
 from recbole_msr.training.run import built_knowledge, versions
 from recbole_msr.training.trainer import plain_settings
@@ -126,7 +127,7 @@ def compare(
     occupied = f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
     threads = int(settings.config["threads"])
     alone = min(threads * settings.workers, cores())  # while the workers are not there yet
-    with held(settings.folder, occupied), torch_threads(threads):
+    with held(settings.folder, occupied, COMPARISON) as hold, torch_threads(threads):
         with reading_data(rows_config), torch_threads(alone):
             from recbole.data import create_dataset
 
@@ -136,11 +137,17 @@ def compare(
         settings = replace(settings, scenarios=shared.scenarios)
         with torch_threads(alone):
             settings = _with_knowledge(settings)
-        _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
-        settings.write()
+        settings = _validated(settings, rows_config, splits[1])
+        made_by = _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
         jobs = Jobs(settings)
+        outdated = _check_done(jobs)
+        (settings.folder / _MADE_BY).write_text(json.dumps(made_by), encoding="utf-8")
+        settings.write()
+        hold.begun = True
         jobs.forget_failures()
-        _check_done(jobs)
+        for folder in outdated:
+            with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):
+                shutil.rmtree(folder)
         _do(settings, jobs, progress)
         costs = measure(settings, jobs, splits[0], splits[1])
         entries = collect(settings, jobs, shared, costs)
@@ -169,8 +176,31 @@ def _with_knowledge(settings: CompareSettings) -> CompareSettings:
     return replace(settings, entries=[built(one) if one.refused is None else one for one in settings.entries])
 
 
-def _check_same_data(settings: CompareSettings, data: str) -> None:
+def _validated(settings: CompareSettings, config: Any, split: Any) -> CompareSettings:
+    """Entries whose validation metric the rows leave undefined are refused before anything is trained.
+
+    Raises:
+        InputError: the reference is one of them.
+    """
+
+    def checked(entry: Entry) -> Entry:
+        try:
+            for task in entry.tasks:
+                check_validation(settings.config["valid_metric"], config, split, task)
+        except InputError as error:
+            if entry.label == settings.reference:
+                raise
+            return replace(entry, refused=str(error))
+        return entry
+
+    return replace(settings, entries=[checked(one) if one.refused is None else one for one in settings.entries])
+
+
+def _check_same_data(settings: CompareSettings, data: str) -> dict[str, Any]:
     """Runs of one folder are of the same data, fields and split.
+
+    Returns:
+        What identifies them.
 
     Raises:
         InputError: the folder was begun with others.
@@ -184,17 +214,19 @@ def _check_same_data(settings: CompareSettings, data: str) -> None:
             f"the comparison in {settings.folder} was begun with other data, fields, labels or another split "
             f"({', '.join(changed)}); its runs cannot be compared with new ones: give another --output"
         )
-    path.write_text(json.dumps(now), encoding="utf-8")
+    return now
 
 
-def _check_done(jobs: Jobs) -> None:
+def _check_done(jobs: Jobs) -> list[Path]:
     """Refuse to put on one leaderboard what was made with other settings than this command's.
 
-    What was interrupted with other settings is begun anew: no result of it is lost.
+    Returns:
+        Folders of runs that were interrupted with other settings. They are begun anew: no result of them is lost.
 
     Raises:
         InputError: a search that has ended, or a finished run, had other settings; it names them.
     """
+    outdated = []
     for job in jobs.jobs:
         folder = jobs.folder(job)
         if isinstance(job, Search):
@@ -204,8 +236,8 @@ def _check_done(jobs: Jobs) -> None:
             if changed and has_ended(folder):
                 raise InputError(f"{folder} was trained with other settings ({', '.join(changed)}); {_OTHERWISE}")
             if changed:
-                with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):
-                    shutil.rmtree(folder)
+                outdated.append(folder)
+    return outdated
 
 
 def _check_search(jobs: Jobs, job: Search) -> None:

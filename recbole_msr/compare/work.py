@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from recbole_msr.compare.settings import CompareSettings, Search, Training
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import NO_ROOM
 from recbole_msr.search.final import quiet_terminal
-from recbole_msr.search.folder import NO_ROOM
 from recbole_msr.search.objective import reason_of
 from recbole_msr.search.study import FREE_KEYS
 from recbole_msr.training.folder import has_ended

@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_msr import plugin
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.outputs import check_paths
 from recbole_msr.prompts.build import Prompts, build_prompts
 from recbole_msr.prompts.embed import build_knowledge, find_knowledge, request_hash
 from recbole_msr.prompts.encoders import Encoder, make_encoder, option_names
@@ -72,7 +73,7 @@ def embed(
     own, encoder_options, rest = _sorted(dataset, files, settings)
     if not own.get("name"):
         raise InputError("what shall the knowledge be called? --name=NAME; run_recbole --knowledge=NAME then finds it")
-    check_name(str(own["name"]))
+    check_name(own["name"])
     levels, template = _levels(own.get("levels")), _template(own)
     if own.get("levels") is None:
         levels = [level for level in levels if level in template.texts]
@@ -127,12 +128,14 @@ def _sorted(
     dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Settings of prompts and store, of the encoder, and of RecBole."""
+    check_paths(settings, files, **{key: settings.get(key) for key in ("template", "encoder")})
     merged: dict[str, Any] = {}
     for path in files:
         merged |= plugin.read_yaml(Path(path))
     merged |= {key: value for key, value in settings.items() if value is not None}
     if dataset is not None:
         merged["dataset"] = dataset
+    check_paths(merged)
     own = {key: merged.pop(key) for key in (*_TEXT, *_BUILD) if key in merged}
     encoder = {key: merged.pop(key) for key in option_names() if key in merged}
     for key, least in (("max_tokens", 1), ("max_items", 0)):

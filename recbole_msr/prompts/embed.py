@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import KNOWLEDGE, check_path, holds, is_dataset
 from recbole_msr.prompts.build import Prompts
 from recbole_msr.prompts.encoders import Encoder
 from recbole_msr.prompts.fingerprint import differences
@@ -104,6 +105,7 @@ def build_knowledge(
     key = hashlib.blake2b(json.dumps(made_by, sort_keys=False).encode(), digest_size=16).hexdigest()
     root = knowledge_folder(folder)
     target = root / check_name(name)
+    check_store(root, target)
     if os.path.lexists(target):
         present = _key_of(target)
         if present == key:
@@ -164,9 +166,31 @@ def find_knowledge(name: str, folder: str | Path | None, request: str, replace: 
     """The knowledge that this request has made before, under this name or another; None where there is none."""
     root = knowledge_folder(folder)
     target = root / check_name(name)
+    check_store(root, target)
     if _meta_of(target).get("request") == request:
         return Outcome(Knowledge.open(name, root), 0, name)
     return _share(root, target, "request", request) if replace or not os.path.lexists(target) else None
+
+
+def check_store(root: Path, target: Path) -> None:
+    """Refuse to put knowledge below, or in the place of, anything but knowledge.
+
+    Args:
+        root: the knowledge folder.
+        target: the folder of one name in it.
+
+    Raises:
+        InputError: it says what is there.
+    """
+    check_path("knowledge_dir", root)
+    kind = holds(root)
+    if kind is not None or is_dataset(root):
+        what = kind.told if kind is not None else "a dataset"
+        raise InputError(f"{root} holds {what}, and knowledge does not go into it: give another knowledge_dir")
+    if os.path.lexists(target) and not KNOWLEDGE.is_in(target) and not (target.is_dir() and not os.listdir(target)):
+        kind = holds(target) if target.is_dir() else None
+        found = f"the folder of {kind.told}" if kind is not None else "no knowledge"
+        raise InputError(f"{target} is {found} and is not replaced: give another --name or knowledge_dir, or remove it")
 
 
 def _share(root: Path, target: Path, what: str, value: str) -> Outcome | None:

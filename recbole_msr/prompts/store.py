@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from recbole_msr import outputs
 from recbole_msr.errors import InputError, nearest
 
 LEVELS = ("scenario", "user", "item")
@@ -37,8 +38,7 @@ def knowledge_folder(folder: str | Path | None) -> Path:
 
 def check_name(name: str) -> str:
     """Refuse what cannot be a folder's name, and the names that stand for no store."""
-    if not name or name.startswith(".") or Path(name).name != name or "\\" in name:
-        raise InputError(f"a knowledge name is a plain name without '/' that does not begin with a dot, got '{name}'")
+    outputs.check_name("knowledge", name)
     if name in RESERVED:
         raise InputError(f"'{name}' is no name for knowledge: --knowledge={name} means something else")
     return name

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import check_paths
 from recbole_msr.report.page import Page, facts, heat_map, note, table, text
 from recbole_msr.report.table import print_result
 from recbole_msr.training.explain import Explanation, Matrix, Prompt, UserView, explain
@@ -20,6 +21,8 @@ from recbole_msr.training.usage import NEVER
 
 _BEGINNING = 200
 """So many characters of a text are printed in the terminal; the page has all of it."""
+_TITLE = "what it has learnt"
+"""In the title of every such page."""
 
 
 def write_explanation(
@@ -48,9 +51,9 @@ def write_explanation(
     """
     if users is not None and n is not None:
         raise InputError("give --users=ID,ID or --n=NUMBER, not both")
+    check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
     path = Path(out) if out is not None else Path(run_dir, "explain.html")
-    if path.is_dir():
-        raise InputError(f"--out must be a file, but {path} is a folder")
+    _check_page(path)
     found = explain(run_dir, users, 5 if n is None else n, knowledge_dir)
     page(found).write(path)
     print_explanation(found, file=file)
@@ -58,12 +61,30 @@ def write_explanation(
     return path
 
 
+def _check_page(path: Path) -> None:
+    """Refuse to put the page in the place of anything but such a page.
+
+    Raises:
+        InputError: there is something else.
+    """
+    if path.is_dir():
+        raise InputError(f"--out must be a file, but {path} is a folder")
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        beginning = file.read(1 << 12)
+    if _TITLE.encode() not in beginning.split(b"</title>")[0]:
+        raise InputError(
+            f"{path} exists and is no page of recbole-msr explain: give another --out, or remove it if it is not needed"
+        )
+
+
 # The page.
 
 
 def page(found: Explanation) -> Page:
     """The page of an explanation."""
-    made = Page(f"{found.facts['Model']} on {found.facts['Dataset']}: what it has learnt", str(found.run))
+    made = Page(f"{found.facts['Model']} on {found.facts['Dataset']}: {_TITLE}", str(found.run))
     made.section("The run", facts(found.facts), *map(note, _notes(found)))
     if found.evaluation is not None:
         made.section("Results by scenario", *_results(found))

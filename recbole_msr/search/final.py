@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
 from recbole_msr.search.best import best_settings
-from recbole_msr.search.objective import StudyData, reason_of, trial_config
+from recbole_msr.search.objective import StudyData, ends_search, reason_of, trial_config
 from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
@@ -64,6 +64,8 @@ def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[in
             try:
                 failed |= run_final(settings, trial, group, bar.update)
             except Exception as error:
+                if ends_search(error):
+                    raise
                 failed |= dict.fromkeys(group, reason_of(error))
     return failed
 
@@ -136,6 +138,8 @@ def run_final(
     config = {**best_settings(settings, study.trials[trial]), "show_progress": False}
     failed = {}
     for seed, error in run_seeds({seed: _folder(settings, trial, seed) for seed in seeds}, config, ended).items():
+        if ends_search(error):
+            raise error
         failed[seed] = reason_of(error)
         if failed[seed].startswith("error"):
             logger.error("the final run with seed %d", seed, exc_info=error)

@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import NO_ROOM, SEARCH, Kind, Made, WriteError, check_folder
+from recbole_msr.search.storage import hide_password
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""No trial's and no run's fault: writing ends for all."""
-_REFUSED = (*NO_ROOM, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+_REFUSED = (*NO_ROOM, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+class Held:
+    """A folder that a command holds.
+
+    Attributes:
+        begun: whether anything worth keeping is in it; what ends the command before leaves nothing behind.
+    """
+
+    begun = False
 
 
 @contextlib.contextmanager
-def held(folder: Path, occupied: str) -> Iterator[None]:
+def held(folder: Path, occupied: str, kind: Kind) -> Iterator[Held]:
     """Hold a folder for one command of this machine at a time; it is made where it does not exist.
+
+    Until its user sets `begun`, whatever ends the command removes what it has put there, and the folders that it made.
 
     Args:
         folder: the output folder.
         occupied: what to say if another command holds it.
+        kind: what the command makes of it.
 
     Raises:
-        InputError: another command holds it, or it cannot be written, now or later.
+        InputError: it holds something else, another command holds it, or it cannot be written, now or later.
     """
+    check_folder(folder, kind, "--output")
+    made, hold = Made(folder, kind), Held()
     try:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "workers" / "command.lock")
@@ -34,15 +50,43 @@ def held(folder: Path, occupied: str) -> Iterator[None]:
     except Timeout:
         raise InputError(occupied) from None
     except OSError as error:
+        made.undo()
         raise InputError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
     try:
-        yield
+        yield hold
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}; what has ended is kept, and the same "
-            "command goes on"
-        ) from error
+        more = "; what has ended is kept, and the same command goes on" if hold.begun else ""
+        raise WriteError.of(error.filename or folder, error, more) from error
     finally:
+        if not hold.begun:
+            made.undo()
         lock.release()
+
+
+def check_study(folder: Path, study: str, storage: str | None) -> None:
+    """Refuse the folder of another search: its best.yaml and trials.csv would be written over.
+
+    Args:
+        folder: the output folder.
+        study, storage: the study's name, and the address where it is kept.
+
+    Raises:
+        InputError: it has another study, or keeps it elsewhere.
+    """
+    try:
+        before = json.loads((folder / SEARCH.marks[0]).read_text(encoding="utf-8"))
+        other, where = before["study"], hide_password(before["storage"] or "")
+    except (OSError, ValueError, KeyError, TypeError):  # there is none
+        return
+    if other != study:
+        raise InputError(
+            f"{folder} holds the search '{other}', whose results '{study}' would write over: give another --output, or "
+            f"--study={other} to go on with it"
+        )
+    if where != hide_password(storage or ""):
+        raise InputError(
+            f"{folder} holds the search '{other}', kept in {where or 'a journal there'}: go on with it without another "
+            "--storage, or give another --output"
+        )

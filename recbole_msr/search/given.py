@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import check_name, check_paths
 from recbole_msr.search.objective import trial_config
 from recbole_msr.search.settings import SearchSettings, read_fused, read_objectives, read_pruner, read_sampler, whole
 from recbole_msr.search.space import Space
@@ -29,6 +30,7 @@ def read_search(
 ) -> tuple[SearchSettings, Space, Any]:
     """Everything that was given, checked before anything is computed."""
     given: dict[str, Any] = {}
+    check_paths(config, config_files, output=output, space=None if isinstance(space, Mapping) else space)
     for path in config_files:
         given |= plugin.read_yaml(Path(path))
     given |= config
@@ -50,6 +52,10 @@ def read_search(
             raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
     assert model is not None
     assert dataset is not None
+    check_name("dataset", dataset)
+    if study is not None:
+        check_name("--study", study)
+    check_paths(given)
     plugin.model_class(model)
     parameters = (parameters or Space.of_model(model)).resolve(dataset)
     own = {key: value for key, value in given.items() if key in parameters.keys}

@@ -21,12 +21,12 @@ from optuna.trial import Trial, TrialState
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
+from recbole_msr.outputs import NO_ROOM
 from recbole_msr.search.cost import flops, latency, parameters
-from recbole_msr.search.folder import NO_ROOM
 from recbole_msr.search.settings import COSTS, SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
-from recbole_msr.training.config import build_config, check_metric, reading_data
+from recbole_msr.training.config import build_config, check_metric, check_validation, reading_data
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.members import Member
 from recbole_msr.training.module import DivergedError
@@ -61,6 +61,8 @@ class StudyData:
         for name in settings.objectives:
             if name not in COSTS:
                 check_metric(name, self.config, self.train_split, several)
+                task = None if several else self.config["main_task"]
+                check_validation(name, self.config, self._valid_split, task)
 
     # Packed when the first trial asks: the process that only starts workers needs no tables.
 

@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from recbole_msr.errors import InputError
 from recbole_msr.memory import give_back
+from recbole_msr.outputs import SEARCH
 from recbole_msr.search.best import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.search.final import final_test
-from recbole_msr.search.folder import held
+from recbole_msr.search.folder import check_study, held
 from recbole_msr.search.given import read_search
 from recbole_msr.search.objective import StudyData
 from recbole_msr.search.processes import run_workers
@@ -134,13 +135,15 @@ def search(
         "from another --output"
     )
     threads = int(settings.config["threads"])
-    with held(settings.folder, occupied), torch_threads(threads):
-        settings.write()
+    with held(settings.folder, occupied, SEARCH) as hold, torch_threads(threads):
+        check_study(settings.folder, settings.study, settings.storage)
         with torch_threads(min(threads * settings.workers, cores())):  # the workers are not there yet
             build_stores(settings.model, settings.dataset, settings.config, parameters)
             data = StudyData(settings)  # prepared once: workers find it in the cache
         found = open_search(settings, parameters, data.config)
         _enqueue_defaults(found, parameters, recbole_config, settings)
+        settings.write()
+        hold.begun = True
         failure = _run(settings, found, data, deadline, progress)
         best = best_trial(found, settings.tolerance)  # chosen once: other machines may go on
         finals: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -12,8 +13,10 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import check_path
 
 JOURNAL = "study.journal"
+_BEGINNING = b'{"op_code"'
 
 
 class StorageError(InputError):
@@ -36,6 +39,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """
     if url is None or url.startswith("journal:"):
         path = Path(url.removeprefix("journal:")) if url else folder / JOURNAL
+        _check_journal(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))
@@ -49,6 +53,33 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             "sqlite:///FILE or journal:FILE"
         )
     return _database(url)
+
+
+def _check_journal(path: Path) -> None:
+    """Refuse a file that is no journal: opening it as one would cut what follows its last line.
+
+    Raises:
+        InputError: it is none.
+    """
+    check_path("--storage", path)
+    if path.is_dir():
+        raise InputError(f"the study's journal {path} is a folder: give the path of a file, journal:FILE")
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(1 << 16)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f"the study's journal {path} cannot be read: {error.strerror or error}") from error
+    try:
+        begun = not first.endswith(b"\n") and (first.startswith(_BEGINNING) or _BEGINNING.startswith(first))
+        good = begun or "op_code" in json.loads(first)  # a full disk may have left a part of the line
+    except (ValueError, TypeError):
+        good = False
+    if first and not good:
+        raise InputError(
+            f"the study's journal {path} is damaged or no journal of Optuna: give another file, journal:FILE"
+        )
 
 
 def _database(url: str) -> RDBStorage:

@@ -35,20 +35,17 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
         InputError: the storage cannot be used, or it has a study of this name with another space, data or settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = open_storage(settings.storage, settings.folder)
     directions = [StudyDirection.MINIMIZE if smaller[name] else StudyDirection.MAXIMIZE for name in settings.objectives]
     sampler = make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
     pruner = make_pruner(Named.read_back(settings.pruner), epochs)
     identity = _identity(settings, space, data)
+    storage = open_storage(settings.storage, settings.folder)  # last: what is refused has made no study
     with quiet(), storage_errors(settings):
-        study = optuna.create_study(
-            study_name=settings.study,
-            storage=storage,
-            sampler=sampler,
-            pruner=pruner,
-            directions=directions,
-            load_if_exists=True,
-        )
+        given: dict[str, Any] = {"study_name": settings.study, "storage": storage, "sampler": sampler, "pruner": pruner}
+        if settings.study in optuna.get_all_study_names(storage):  # a journal notes every try to make one
+            study = optuna.load_study(**given)
+        else:
+            study = optuna.create_study(**given, directions=directions, load_if_exists=True)
         if _IDENTITY not in study.user_attrs:
             if study.get_trials(deepcopy=False):
                 raise InputError(
@@ -154,7 +151,7 @@ class storage_errors:
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         if isinstance(error, optuna.exceptions.StorageInternalError):
             raise StorageError(f"the study's storage {self._where} does not answer: {error}") from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, InputError):  # which names its own file
             raise StorageError(
                 f"the study's storage {self._where} cannot be written: {error.strerror or error}; "
                 "nothing that ended is lost, and the same command goes on"

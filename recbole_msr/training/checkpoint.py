@@ -13,23 +13,29 @@ from typing import Any
 import torch
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import save_tensors, writing
 from recbole_msr.yaml_files import TypedSettings
 
 FORMAT = "recbole-msr/1"
 
 
 def write_atomically(path: str | Path, write: Any) -> None:
-    """Call `write(temporary_path)` and rename the file into place, so that `path` is never half a file."""
+    """Call `write(temporary_path)` and rename the file into place, so that `path` is never half a file.
+
+    Raises:
+        WriteError: the file cannot be written; it is named.
+    """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(handle)
-    try:
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; results are for others to read too
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        try:
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; results are for others to read too
+            write(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def _umask() -> int:
@@ -59,7 +65,7 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[
         "other_parameter": {key: value for key, value in other.items() if isinstance(value, plain)},
         "left_out": [key for key, value in other.items() if not isinstance(value, plain)],
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    write_atomically(path, lambda temporary: save_tensors(content, temporary))
 
 
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -14,7 +14,9 @@ from recbole_msr import plugin
 from recbole_msr.compat import refuse_pickles
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import check_keys
+from recbole_msr.outputs import check_name, check_paths
 from recbole_msr.tracking.wandb import resolve_mode
+from recbole_msr.training.evaluation import METRICS, of_constant
 from recbole_msr.yaml_files import TypedSettings
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
         InputError: an unknown model or key, or a value that RecBole refuses.
     """
     model_class = plugin.model_class(model)
+    check_name("dataset", dataset)
+    check_paths(settings)
     from recbole.config import Config
     from recbole.utils import ModelType
 
@@ -158,6 +162,36 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     if metric not in [name.lower() for name in known]:
         listing = ", ".join(dict.fromkeys(known))
         raise InputError(f"there is no valid_metric '{wanted}'{nearest(metric, known)} Known: {listing}")
+
+
+def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None) -> None:
+    """Refuse a validation metric that the rows of the validation split leave undefined, before an epoch is spent.
+
+    Args:
+        wanted, config: as for `check_metric`.
+        split: the validation split, as a built dataset.
+        task: the one that is predicted; None for all of them.
+
+    Raises:
+        InputError: it has no value, whatever is predicted; the message names the cells and why.
+    """
+    if str(wanted).lower().split("/")[0] not in METRICS:
+        return
+    found = of_constant(config, split, task)
+    metrics = {name.lower() for name in found.flat()}
+    if str(wanted).lower() in metrics:
+        return
+    cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
+    cells += [
+        f"task '{task}' over all rows: one class ({cell.positives} of {cell.rows} rows are positive)"
+        for task, cell in found.pooled.items()
+        if cell.auc is None
+    ]
+    raise InputError(
+        f"valid_metric '{wanted}' has no value on the validation split of '{config['dataset']}', whatever is predicted"
+        f" ({'; '.join(cells) or 'no user has both classes'}): choose another valid_metric, or give that "
+        "split more rows (eval_args)"
+    )
 
 
 def _told(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from recbole.utils import early_stopping
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.outputs import writing
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.module import RecModule
 
@@ -200,9 +201,10 @@ class EpochKeeper(Checkpoint):
     def _save_last(trainer: pl.Trainer, path: Path) -> None:
         temporary = path.with_name(f".{path.name}-saving")
         try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                os.replace(temporary, path)
+            with writing(path):
+                trainer.save_checkpoint(temporary)
+                if trainer.is_global_zero:
+                    os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO
+from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO, label_field
 from recbole_msr.training.metrics import GroupedAUC, ScoredRows, log_losses, ranks, weighted_mean_auc
 
 METRICS = ("auc", "gauc", "logloss")
@@ -192,6 +192,31 @@ def evaluate_cells(
         for name, cell in zip(scenario_names, of.cells(scenario[rows], len(scenario_names), min_rows), strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
+
+
+def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
+    """The evaluation of one prediction for all rows: which values it has, any model's has, as labels alone decide it.
+
+    Args:
+        config: RecBole's configuration.
+        split: a split as a built dataset.
+        task: the one that is predicted; None for all of them.
+    """
+    inter, schema = split.inter_feat, getattr(split, "schema", None)
+    if schema is None:
+        main = config["LABEL_FIELD"]
+        scenarios, tasks, fields = ["all"], [main], [main]
+        scenario = np.ones(len(split), dtype=np.int64)
+    else:
+        main = task or schema.main_task
+        scenarios, scenario = split.scenario_names, split.row_scenario(inter).numpy()
+        tasks = schema.task_names if task is None else [task]
+        fields = [label_field(name) for name in tasks]
+    labels = np.stack([inter[field].numpy() for field in fields], axis=1)
+    users = inter[split.uid_field].numpy() if split.uid_field in inter else None
+    least = config["min_scenario_rows"] or 1
+    half = np.full(labels.shape, 0.5)
+    return evaluate_cells(half, labels, scenario, users, scenarios, tasks, main, min_rows=least)
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:

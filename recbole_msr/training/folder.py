@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import RUN, Made, check_folder, check_path, holds
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.yaml_files import read_yaml, write_yaml_text
 
@@ -26,7 +27,8 @@ class RunFolder:
     """One run's folder.
 
     A folder that holds a run already, or that one has just started in, is never written over: a new run goes below it,
-    into run-2, run-3, and so on. A folder that was made for a run which could not start is removed again.
+    into run-2, run-3, and so on. A folder of a search, a comparison, knowledge or a dataset is refused. A folder that
+    was made for a run which could not start is removed again.
 
     Args:
         path: the folder; None for a new one below runs/ named after model, dataset and time.
@@ -35,11 +37,11 @@ class RunFolder:
         resume: go on with the run in `path`.
 
     Raises:
-        InputError: the folder cannot be made or written, or there is nothing to resume in it.
+        InputError: the folder cannot be made or written, it is of another kind, or there is nothing to resume in it.
     """
 
     def __init__(self, path: str | Path | None, name: str, resume: bool = False, rank: int = 0) -> None:
-        self._made: list[Path] = []
+        check_path("output_dir", path)
         if rank != 0:  # the first process has the folder and writes into it
             lent = os.environ.get(_RUN_DIR) or path
             if lent is None:
@@ -53,8 +55,9 @@ class RunFolder:
             self._make()
         else:
             wanted = Path(path) if path is not None else Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+            check_folder(wanted, RUN, "output_dir")
             self.path, number = wanted, 2
-            while _holds_a_run(self.path) or not self._make(claim=True):
+            while _is_taken(self.path) or not self._make(claim=True):
                 self.path, number = wanted / f"run-{number}", number + 1
         os.environ[_RUN_DIR] = str(self.path.resolve())
 
@@ -72,7 +75,7 @@ class RunFolder:
 
     def _make(self, claim: bool = False) -> bool:
         """Make the folder and see that it can be written; False if another run claims it first, by its log file."""
-        missing = [folder for folder in (self.path, *self.path.parents) if not os.path.exists(folder)]
+        self._made = Made(self.path, RUN)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):
@@ -84,21 +87,13 @@ class RunFolder:
                 raise InputError(f"the output folder {self.path} cannot be written: {error.strerror}") from error
             return False
         except OSError as error:
-            self._made = [folder for folder in missing if os.path.isdir(folder)]
             self.discard()
             raise InputError(f"the output folder {self.path} cannot be written: {error.strerror or error}") from error
-        self._made = missing
         return True
 
     def discard(self) -> None:
-        """Remove the log file and the folders made for this run, as far as they are empty."""
-        if os.path.isdir(self.path):
-            self.file("run.log").unlink(missing_ok=True)
-        for folder in self._made:
-            try:
-                folder.rmdir()
-            except OSError:
-                return
+        """Remove the files of this run, and the folders made for it as far as they are empty then."""
+        self._made.undo()
 
     def close(self) -> None:
         os.environ.pop(_RUN_DIR, None)
@@ -132,5 +127,6 @@ def has_ended(folder: Path) -> bool:
     return (folder / "result.json").is_file()
 
 
-def _holds_a_run(path: Path) -> bool:
-    return any(os.path.exists(path / name) for name in ("config.yaml", "result.json", "best.ckpt"))
+def _is_taken(path: Path) -> bool:
+    """Whether there is something that a run would write over: of another run, or of somebody's own."""
+    return holds(path) is not None or any(os.path.lexists(path / name) for name in RUN.names)

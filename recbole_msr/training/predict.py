@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
+from recbole_msr.outputs import check_paths, check_scored
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO, as_token
 from recbole_msr.threads import torch_threads
 from recbole_msr.training.checkpoint import load_checkpoint, load_weights, write_atomically
@@ -197,12 +198,14 @@ def predict_file(run_dir: str | Path, data: str | Path, out: str | Path, batch_s
     Raises:
         InputError: a file cannot be read or written, or is neither .csv nor .parquet.
     """
+    check_paths({}, run=run_dir, data=data, out=out)
     for path in (data, out):
         if Path(path).suffix not in (".csv", ".parquet"):
             raise InputError(f"{path} must be a .csv or .parquet file")
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, got {batch_size}")
     predictor = Predictor(run_dir)
+    check_scored(data, out, predictor.tasks)
     try:
         rows = pd.read_parquet(data) if Path(data).suffix == ".parquet" else pd.read_csv(data, dtype=object)
     except (OSError, ValueError) as error:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,12 +23,13 @@ from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.memory import give_back
+from recbole_msr.outputs import NO_ROOM, WriteError, check_paths
 from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
-from recbole_msr.training.config import build_config, check_metric, check_version, reading_data
+from recbole_msr.training.config import build_config, check_metric, check_validation, check_version, reading_data
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.fast import LIGHTNING_ONLY
@@ -86,6 +88,7 @@ def run(
         InputError: something given cannot be used; nothing half-written is left behind.
     """
     started = time.perf_counter()
+    check_paths(config or {}, config_files)
     settings: dict[str, Any] = {}
     for path in config_files:
         settings |= plugin.read_yaml(Path(path))
@@ -131,15 +134,25 @@ def run_folder(config: Any, path: str | Path | None, resume: bool = False) -> It
         if resume and folder.finished:
             raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
         yield folder
-    except BaseException as error:
+    except BaseException as raised:
+        error = _named(raised, folder.path)
         began = folder.file("metrics.csv").exists()
         if not resume and not began and (isinstance(error, InputError) or not folder.file("config.yaml").exists()):
-            folder.file("config.yaml").unlink(missing_ok=True)
             folder.discard()
-        raise
+        if error is raised:
+            raise
+        raise error from raised
     finally:
         folder.close()
         give_back()
+
+
+def _named(error: BaseException, folder: Path) -> BaseException:
+    """The error; one of a full disk names the file, or the folder, and says how to go on."""
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        return error
+    more = f"; make room, and run_recbole --resume --output_dir={folder} goes on" if can_resume(folder) else ""
+    return WriteError.of(error.filename or folder, error, more)
 
 
 def run_once(folder: Path, config: Mapping[str, Any]) -> None:
@@ -333,6 +346,11 @@ class Run:
         made = LightningTrainer(self.config, self.model, callbacks, self.folder.path, self.settings, resume_from)
         several = hasattr(self.model, "predict_tasks")
         check_metric(self.config["valid_metric"], self.config, self.loaders[0]._dataset, several)
+        if self.config["eval_step"] > 0:
+            split = self.loaders[1]._dataset
+            check_validation(
+                self.config["valid_metric"], self.config, split, None if several else self.config["main_task"]
+            )
         return made
 
     def test(self, trainer: LightningTrainer, epochs: EpochKeeper) -> Outcome:
@@ -471,12 +489,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+class _LogFile(logging.FileHandler):
+    """A log file; one that cannot be written ends the run in one line, like any other file of it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise WriteError.of(self.baseFilename, error) from error
+        super().handleError(record)
+
+
 @contextmanager
 def logged(folder: RunFolder) -> Iterator[None]:
     """What is logged also goes to the run's folder, but for what is told of another run (a record's `folder`)."""
     path = folder.file("run.log")
     try:
-        handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+        handler = _LogFile(path, encoding="utf-8", errors="backslashreplace", delay=True)
     except OSError as error:
         raise InputError(f"the log file {path} cannot be written: {error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -487,7 +515,8 @@ def logged(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # of a full disk: it was told when the line was lost
+            handler.close()
 
 
 @contextmanager

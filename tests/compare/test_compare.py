@@ -361,3 +361,54 @@ def test_a_scenario_that_cannot_be_trained_alone_leaves_the_transfer_of_the_othe
     assert any("nobody" in reason for reason in of["reasons"])
     assert of["transfer"]["cells"]["young"]["click"] is not None
     assert of["transfer"]["cells"]["nobody"]["click"] is None
+
+
+NONE_CLICKS = {"tasks": {"click": {"field": "rating", "at_least": 6}, "like": {"field": "rating", "at_least": 5}}}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"scenario": {"field": "agee", "bins": [30]}},
+        {"eval_args": {"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "labeled"}},
+        {"load_col": {"inter": ["user_id"]}},
+        {"min_scenario_rows": 5000},
+        {"tasks": {"click": {"field": "rating", "at_least": 6}}},
+    ],
+    ids=str,
+)
+def test_a_comparison_that_is_refused_leaves_nothing_behind(config, compare, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    for output in ("a/out", "mine"):
+        with pytest.raises(InputError):
+            compare(["SharedBottom"], config=config, output=output)
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_comparison_that_is_refused_leaves_another_as_it_was(compare):
+    compare(["SharedBottom"], seeds=1)
+    Path("out/runs/SharedBottom/all/joint/seed-9.failed").write_text("why")
+    before = {path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()}
+    for models, config in (
+        ({"SharedBottom": {"dropout": 0.4}}, {}),
+        (["SharedBottom"], {"epochs": 1}),
+        (["SharedBottom"], {"data_seed": 7}),
+        (["SharedBottom"], {"tasks": {"click": {"field": "rating", "at_least": 6}}}),
+    ):
+        with pytest.raises(InputError):
+            compare(models, seeds=1, config=config)
+        after = {path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()}
+        assert after == before
+
+
+def test_a_metric_without_a_value_for_one_task_refuses_the_models_that_learn_it_alone(compare):
+    result = compare(["SharedBottom", "LR"], seeds=1, config=NONE_CLICKS | {"epochs": 1})
+    (refused,) = entry(result, "LR")["reasons"]
+    assert "valid_metric 'auc/macro' has no value on the validation split" in refused
+    assert "scenario 'young', task 'click': one class: all 0" in refused
+    assert not Path("out/runs/LR").exists()
+    with pytest.raises(InputError, match="task 'click': one class"):
+        compare(["LR", "SharedBottom"], seeds=1, config=NONE_CLICKS, output="other")
+    assert not Path("other").exists()

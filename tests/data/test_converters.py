@@ -148,6 +148,20 @@ def test_what_stood_there_stays_if_writing_fails(tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_files_of_another_conversion_are_not_written_over(tmp_path):
+    raw = _raw(tmp_path / "raw")
+    folder = convert("ml-1m", raw, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert convert("ml-1m", raw, tmp_path / "out") == folder  # the same again
+    with pytest.raises(InputError, match=r"ml-1m\.inter exists and differs"):
+        convert("ml-1m", raw, tmp_path / "out", sample=2)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "run" / "ml-1m").mkdir(parents=True)
+    (tmp_path / "run" / "ml-1m" / "result.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a run"):
+        convert("ml-1m", raw, tmp_path / "run")
+
+
 def test_the_command_tells_how_to_go_on(tmp_path, capsys):
     raw = _raw(tmp_path / "raw")
     assert main(["data", "ml-1m", str(raw), str(tmp_path / "out"), "--sample", "3"]) == 0

@@ -414,3 +414,58 @@ def test_workers_beyond_the_cores_are_told(search, caplog):
     with pytest.raises(InputError):
         search(trials=1, workers=4096, objectives="auc/none")
     assert "4096 workers share" in caplog.text
+
+
+ONE_CLASS = {"tasks": {"click": {"field": "rating", "at_least": 6}, "like": {"field": "rating", "at_least": 5}}}
+LEFT = [
+    {"storage": "postgresql://me:secret@127.0.0.1:9/none"},
+    {"storage": "sqlite:////no/such/folder/study.db"},
+    {"storage": "journal:tiny/tiny.user"},
+    {"storage": "journal:tiny"},
+    {"sampler": "grid"},
+    {"pruner": {"name": "percentile", "percentile": 200}},
+    {"objectives": "auc/clik"},
+    {"config": {"scenario": {"field": "agee", "bins": [30]}}},
+    {"config": {"eval_args": {"split": {"RS": [1, 0, 0]}, "order": "RO", "group_by": None, "mode": "labeled"}}},
+    {"config": {"load_col": {"inter": ["user_id"]}}},
+    {"config": ONE_CLASS},
+    {"objectives": "auc/young/click", "config": ONE_CLASS},
+]
+
+
+@pytest.mark.parametrize("options", LEFT, ids=str)
+def test_a_search_that_is_refused_leaves_nothing_behind(options, search, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    for output in ("a/out", "mine"):
+        with pytest.raises(InputError):
+            search(**{"trials": 2, "output": output, **options})
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_search_that_is_refused_leaves_another_as_it_was(search, tmp_path):
+    search(trials=1)
+    before = {path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()}
+    for options in (
+        {"space": {**SPACE, "search": {"dropout": {"type": "float", "low": 0.1, "high": 0.2}}}},
+        {"config": {"epochs": 2}},
+        {"objectives": "logloss"},
+        {"sampler": "grid"},
+        {"study": "other"},
+        {"storage": "sqlite:///study.db"},
+        {"config": ONE_CLASS},
+    ):
+        with pytest.raises(InputError):
+            search(trials=2, **options)
+        after = {path: path.read_bytes() for path in sorted(Path("out").rglob("*")) if path.is_file()}
+        assert after == before
+    assert not Path("study.db").exists()
+
+
+def test_a_metric_without_a_value_on_the_validation_rows_is_told_before_a_trial(search):
+    with pytest.raises(InputError, match=r"'auc' has no value on the validation split .*'click'.*one class") as error:
+        search(trials=1, config=ONE_CLASS)
+    assert "scenario 'young', task 'click': one class: all 0" in str(error.value)
+    assert not Path("out").exists()
+    assert search(trials=1, objectives="auc/like", config=ONE_CLASS).summary["best"] is not None

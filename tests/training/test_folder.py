@@ -150,12 +150,36 @@ WRONG = {
     "an unknown key": {"learning_rat": 0.1},
     "a value of another kind": {"epochs": "many"},
     "an unknown validation metric": {"valid_metric": "auc/clik"},
+    "a validation split of one class": {"tasks": {"click": {"field": "rating", "at_least": 6}}},
+    "a validation metric of a cell of one class": {
+        "tasks": {"click": {"field": "rating", "at_least": 4}, "none": {"field": "rating", "at_least": 6}},
+        "valid_metric": "auc/age<30/none",
+    },
     "a metric of rankings": {"metrics": ["Recall"], "valid_metric": "Recall@10"},
     "an unknown option of Lightning": {"lightning": {"precison": "16-mixed"}},
     "an unknown optimiser": {"learner": "adamm"},
     "an unknown scheduler": {"lr_scheduler": {"name": "CosineAnealingLR"}},
     "sampled negatives": {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
 }
+
+
+def test_a_metric_without_a_value_is_told_before_the_first_epoch(settings, tiny_data, monkeypatch):
+    from recbole_msr.training.trainer import LightningTrainer
+
+    monkeypatch.setattr(LightningTrainer, "fit", lambda *_, **__: pytest.fail("it is trained"))
+    none = {"tasks": {"click": {"field": "rating", "at_least": 4}, "none": {"field": "rating", "at_least": 6}}}
+    few = settings | {"min_scenario_rows": 10_000}
+    for model, given, told in (
+        ("HiNet", settings | none | {"main_task": "none"}, "task 'none' over all rows: one class"),
+        ("HiNet", settings | none | {"valid_metric": "auc/none/macro"}, "scenario 'age<30', task 'none': one class"),
+        ("DeepFM", settings | none | {"main_task": "none"}, "'auc' has no value on the validation split of 'tiny'"),
+        ("HiNet", few | {"valid_metric": "auc/macro"}, "scenario 'age>=30', task 'click': .* rows, fewer than 10000"),
+        ("HiNet", few | {"valid_metric": "logloss/worst"}, "has no value on the validation split"),
+    ):
+        given = {k: v for k, v in given.items() if model == "HiNet" or not ("expert" in k or "tower" in k)}
+        with pytest.raises(InputError, match=told):
+            recbole_msr.run(model, "tiny", config=given | {"output_dir": "a/out"})
+        assert not (tiny_data / "a").exists()
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)

@@ -290,6 +290,26 @@ def test_files_that_cannot_be_used_are_named(run, tmp_path, capsys):
     assert main([*arguments[:-1], str(tmp_path / "out.csv"), "--batch-size", "0"]) == 2
 
 
+def test_scores_are_not_written_over_the_rows_or_a_file_of_a_run(run, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    pd.DataFrame([ROW]).to_csv(rows, index=False)
+    (tmp_path / "link.csv").symlink_to(rows)
+    (tmp_path / "mine.csv").write_text("user_id,mine\n")
+    arguments = ["predict", "--run", str(run.folder), "--data", str(rows), "--out"]
+    kept = {path: path.read_bytes() for path in (rows, tmp_path / "mine.csv", run.folder / "metrics.csv")}
+    for out, told in (
+        (rows, "is the file of the rows"),
+        (tmp_path / "link.csv", "is the file of the rows"),
+        (run.folder / "metrics.csv", "is a file of a run"),
+        (tmp_path / "mine.csv", "exists and holds no scores"),
+    ):
+        assert main([*arguments, str(out)]) == 2
+        assert told in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in kept} == kept
+    for _ in range(2):  # older scores are replaced
+        assert main([*arguments, str(tmp_path / "scored.csv")]) == 0
+
+
 def _copy(run, folder):
     import shutil
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
+import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from recbole_msr.data.converters import movielens
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.outputs import check_paths, holds
 
 CONVERTERS = {"ml-1m": movielens.convert_ml_1m}
 
@@ -28,25 +32,47 @@ def convert(
         The dataset's folder.
 
     Raises:
-        InputError: an unknown dataset, missing or unreadable raw files, an impossible sample.
+        InputError: an unknown dataset, missing or unreadable raw files, an impossible sample, other files there.
     """
     if dataset not in CONVERTERS:
         known = ", ".join(CONVERTERS)
         raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS)} There is: {known}.")
     if sample is not None and sample < 1:
         raise InputError(f"--sample must be at least 1, got {sample}")
+    check_paths({}, raw_dir=raw_dir, out_dir=out_dir)
     raw, out = Path(raw_dir), Path(out_dir)
     if not raw.is_dir():
         raise InputError(f"there is no folder {raw} with raw files")
     tables = CONVERTERS[dataset](raw, sample, seed)
     folder = out if out.resolve().name == dataset else out / dataset
+    if (kind := holds(folder)) is not None:
+        raise InputError(f"{folder} holds {kind.told}, and a dataset does not go into it: give another folder")
+    missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset}-", dir=folder) as temporary:
             for suffix, frame in tables.items():
                 frame.to_csv(Path(temporary, suffix), sep="\t", index=False)
+            for suffix in tables:
+                _check_same(Path(temporary, suffix), folder / f"{dataset}.{suffix}")
             for suffix in tables:  # all of them, or none
                 Path(temporary, suffix).replace(folder / f"{dataset}.{suffix}")
     except OSError as error:
+        for one in missing:
+            with suppress(OSError):
+                one.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _check_same(new: Path, there: Path) -> None:
+    """Refuse to put a file in the place of another one: RecBole's own conversion, say, or another sample.
+
+    Raises:
+        InputError: there is a file with another content.
+    """
+    if os.path.lexists(there) and not (there.is_file() and filecmp.cmp(new, there, shallow=False)):
+        raise InputError(
+            f"{there} exists and differs from what the raw files give: give another folder, or remove it if it is not "
+            "needed any more"
+        )

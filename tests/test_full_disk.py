@@ -1,0 +1,97 @@
+"""Commands on a disk that is full: one line that names the file, exit code 2, no traceback; what has ended is kept."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from recbole_msr.cli import main, run_recbole
+
+CONFIG = [
+    *("--dataset=tiny", "--threads=1", "--epochs=1", "--show_progress=False", "--use_gpu=False", "--embedding_size=4"),
+    *("--bottom_hidden_sizes=[8]", "--tower_hidden_sizes=[4]", "--tasks={click: {field: rating, at_least: 4}}"),
+    *("--scenario={field: age, bins: [30]}", "--packed_cache=False"),
+]
+
+
+@pytest.fixture
+def disk(tiny_data, monkeypatch):
+    """disk(kilobytes): the folder `disk` beside the data becomes a disk of so many."""
+    monkeypatch.chdir(tiny_data)
+    folder = tiny_data / "disk"
+    folder.mkdir()
+
+    def mount(kilobytes):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+            pytest.skip("mounting a small disk takes root")
+        return folder
+
+    yield mount
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def _told(capsys, command, *arguments):
+    given = {argument.split("=")[0] for argument in arguments}
+    config = [setting for setting in CONFIG if setting.split("=")[0] not in given]
+    assert command([*arguments, *config, f"--data_path={Path.cwd()}"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "Logging error" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "No space left on device" in line
+    return line
+
+
+def test_a_run(disk, capsys):
+    disk(24)
+    line = _told(capsys, run_recbole, "--model=SharedBottom", "--output_dir=disk/out")
+    assert "disk/out/" in line
+    assert "cannot be written" in line
+
+
+def test_a_run_that_can_go_on(disk, capsys):
+    disk(64)
+    line = _told(capsys, run_recbole, "--model=SharedBottom", "--output_dir=disk/out", "--epochs=9")
+    assert "run_recbole --resume --output_dir=disk/out goes on" in line
+    assert (Path("disk/out") / "last.ckpt").stat().st_size > 0
+
+
+@pytest.mark.parametrize("fill", ["begin", "trials", "final"])
+def test_a_search(fill, disk, capsys):
+    folder = disk({"begin": 4, "trials": 24, "final": 110}[fill])
+    options = ["--model=SharedBottom", "--output=disk/out", "--trials=40", "--wandb=disabled", "--final-seeds=3"]
+    if fill == "final":
+        options[2] = "--trials=1"
+    line = _told(capsys, main, "search", *options)
+    assert "disk/out" in line
+    if fill == "begin":
+        assert list(folder.iterdir()) == []
+    else:
+        assert "what has ended is kept" in line
+        assert (folder / "out" / "study.journal").stat().st_size > 0
+    if fill == "final":
+        assert "/final/" in line
+
+
+def test_a_comparison(disk, capsys):
+    folder = disk(88)
+    line = _told(capsys, main, "compare", "--models=SharedBottom", "--seeds=9", "--output=disk/out", "--wandb=disabled")
+    assert "disk/out" in line
+    done = list(folder.glob("out/runs/SharedBottom/all/joint/*/result.json"))
+    assert all(json.loads(result.read_text())["test"] for result in done)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 16])
+def test_knowledge(kilobytes, disk, capsys):
+    disk(kilobytes)
+    config = [one for one in CONFIG if "hidden" not in one and "embedding" not in one]
+    given = ["--encoder=random", "--levels=[user]", "--name=k", "--knowledge_dir=disk/knowledge", "--liked=click"]
+    assert main(["embed", *given, *config, f"--data_path={Path.cwd()}"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "disk/knowledge" in line
+    assert "No space left on device" in line
+    assert not Path("disk/knowledge/k").exists()
