@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.kinds import is_finite
 
 SCENARIO_FIELD = "scenario"
 """Name of the token field that holds a row's scenario: ids 1..M in the declared order, 0 for an unknown one."""
@@ -27,6 +28,9 @@ MISSING_LABEL = -1.0
 """Stands for "this row carries no label of this task" wherever labels are kept as numbers."""
 
 UNKNOWN_SCENARIO = 0
+
+_TAKEN = ("auc", "gauc", "logloss", "macro", "worst", "all")
+"""Names of metrics, means and sums in results, which no task may have in any case."""
 
 
 def label_field(task: str) -> str:
@@ -192,11 +196,11 @@ class Schema:
             return None
         if not isinstance(tasks, Mapping) or not tasks:
             raise InputError(f"'tasks' must map names to fields, e.g. {{click: {{field: label}}}}, got {tasks!r}")
-        declared = tuple(_task(str(name), spec) for name, spec in tasks.items())
+        declared = tuple(_task(_name("task name", name), spec) for name, spec in tasks.items())
         names = [task.name for task in declared]
         if len(set(names)) < len(names):
             raise InputError(f"two tasks have the same name in {names}")
-        main = names[0] if main_task is None else str(main_task)
+        main = names[0] if main_task is None else _name("main_task", main_task)
         if main not in names:
             raise InputError(f"main_task '{main}' is not among the tasks {names}{nearest(main, names)}")
         return cls(_scenario(scenario), declared, main)
@@ -233,22 +237,37 @@ def _refuse_unknown(what: str, spec: Mapping[str, Any], known: Sequence[str]) ->
             raise InputError(f"{what}: unknown key '{key}'{nearest(key, known)} Known keys: {', '.join(known)}.")
 
 
+def _name(what: str, given: Any) -> str:
+    """The name of a task, a scenario or a field: text, or a number, whose digits it is."""
+    if isinstance(given, bool):
+        raise InputError(
+            f"{what} {given} is True or False, not a name: quote it if it is a word ('{given}', 'no', ...)"
+        )
+    if given is None or not str(given).strip():
+        raise InputError(
+            f"{what} {given!r} is empty: give it a name" + ("" if given == "" else "; quote it if it is a word")
+        )
+    return str(given)
+
+
 def _task(name: str, spec: Any) -> Task:
     if isinstance(spec, str):
         spec = {"field": spec}
     if not isinstance(spec, Mapping):
         raise InputError(f"task '{name}' must be a mapping such as {{field: rating, at_least: 4}}, got {spec!r}")
-    if not name or not all(character.isalnum() or character in "_-" for character in name):
+    if not all(character.isalnum() or character in "_-" for character in name):
         raise InputError(f"task name '{name}' may hold letters, digits, '_' and '-' only")
-    if name in ("macro", "worst"):
-        raise InputError(f"task name '{name}' is taken: results call their mean and their lowest cell so")
+    if name.casefold() in _TAKEN:
+        raise InputError(
+            f"task name '{name}' is taken: {', '.join(_TAKEN)} are metrics, means and sums in results; choose another"
+        )
     _refuse_unknown(f"task '{name}'", spec, ("field", "at_least", "above", "missing"))
     if "field" not in spec:
         raise InputError(f"task '{name}' needs a field, e.g. {{field: rating, at_least: 4}}")
     thresholds = {}
     for key in ("at_least", "above"):
         if spec.get(key) is not None:
-            if not isinstance(spec[key], Real) or isinstance(spec[key], bool) or not math.isfinite(spec[key]):
+            if not is_finite(spec[key]):
                 raise InputError(f"task '{name}': {key} must be a number, got {spec[key]!r}")
             thresholds[key] = float(spec[key])
     if len(thresholds) > 1:
@@ -256,7 +275,7 @@ def _task(name: str, spec: Any) -> Task:
     missing = spec.get("missing", "error")
     if missing not in ("error", "ignore"):
         raise InputError(f"task '{name}': missing must be 'error' or 'ignore', got {missing!r}")
-    return Task(name, str(spec["field"]), missing=missing, **thresholds)
+    return Task(name, _name(f"task '{name}': field", spec["field"]), missing=missing, **thresholds)
 
 
 def _scenario(spec: Any) -> Scenario:
@@ -269,12 +288,12 @@ def _scenario(spec: Any) -> Scenario:
     _refuse_unknown("scenario", spec, ("field", "bins", "groups", "names", "other", "keep_field"))
     if "field" not in spec:
         raise InputError("scenario needs a field, e.g. scenario: {field: age, bins: [25, 35]}")
-    field, bins, groups = str(spec["field"]), spec.get("bins"), spec.get("groups")
+    field, bins, groups = _name("scenario: field", spec["field"]), spec.get("bins"), spec.get("groups")
     names, other = spec.get("names"), spec.get("other")
     if bins is not None and groups is not None:
         raise InputError("scenario: give bins or groups, not both")
     if bins is not None:
-        numeric = isinstance(bins, Sequence) and all(isinstance(e, Real) and math.isfinite(e) for e in bins)
+        numeric = isinstance(bins, Sequence) and all(is_finite(edge) for edge in bins)
         if isinstance(bins, str) or not numeric or not bins or any(a >= b for a, b in pairwise(bins)):
             raise InputError(f"scenario: bins must be ascending numbers, the inner edges, got {bins!r}")
         bins = tuple(float(edge) for edge in bins)
@@ -282,17 +301,18 @@ def _scenario(spec: Any) -> Scenario:
         groups = _groups(groups)
     if names is not None:
         names = (names,) if isinstance(names, str) or not isinstance(names, Sequence) else names
-        names = tuple(str(name) for name in names)
+        names = tuple(_name("scenario: names:", name) for name in names)
         if bins is None or len(names) != len(bins) + 1 or len(set(names)) != len(names):
             raise InputError(f"scenario: names are for bins, one more than edges and all different, got {list(names)}")
-    if other is not None and (groups is None or str(other) in groups):
+    other = None if other is None else _name("scenario: other:", other)
+    if other is not None and (groups is None or other in groups):
         raise InputError("scenario: 'other' goes with groups, and must not be the name of one")
     keep = spec.get("keep_field", field != SCENARIO_FIELD and (bins is not None or groups is not None))
     if not isinstance(keep, bool):
         raise InputError(f"scenario: keep_field must be true or false, got {keep!r}")
     if keep and field == SCENARIO_FIELD:
         raise InputError(f"scenario: a field called '{SCENARIO_FIELD}' is replaced and cannot be kept; rename it")
-    return Scenario(field, bins, groups, names, None if other is None else str(other), keep)
+    return Scenario(field, bins, groups, names, other, keep)
 
 
 def _groups(groups: Any) -> dict[str, tuple[str, ...]]:
@@ -300,18 +320,24 @@ def _groups(groups: Any) -> dict[str, tuple[str, ...]]:
         raise InputError(f"scenario: groups must map a name to a list of values, got {groups!r}")
     seen: dict[str, str] = {}
     result: dict[str, tuple[str, ...]] = {}
-    for name, values in groups.items():
+    for given, values in groups.items():
+        name = _name("scenario: groups: name", given)
         listed = [values] if isinstance(values, (str, Real)) else values
         if not isinstance(listed, Sequence) or not listed:
             raise InputError(f"scenario: group '{name}' must list values, got {values!r}")
-        if str(name) in result:
+        if name in result:
             raise InputError(f"scenario: two groups have the name '{name}'")
         tokens = tuple(str(as_token(value)) for value in listed)
         for value, token in zip(listed, tokens, strict=True):
             if value is None:
                 raise InputError(f"scenario: group '{name}' lists an empty value; quote it if it is a word")
+            if isinstance(value, bool):
+                raise InputError(
+                    f"scenario: group '{name}' lists {value}, which is True or False and no value of a field: quote it "
+                    "if it is a word, such as 'NO'"
+                )
             if token in seen:
                 raise InputError(f"scenario: value '{token}' is in the groups '{seen[token]}' and '{name}'")
-            seen[token] = str(name)
-        result[str(name)] = tokens
+            seen[token] = name
+        result[name] = tokens
     return result

@@ -11,6 +11,7 @@ from recbole_msr import plugin
 from recbole_msr.compare.settings import CompareSettings, Entry
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.keys import refused_keys
 from recbole_msr.outputs import check_name, check_path, check_paths
 from recbole_msr.schema import Schema
 from recbole_msr.search.settings import whole
@@ -90,9 +91,10 @@ def read_compare(
     kept = {key: given.pop(key, None) for key in ("wandb", "wandb_project", "log_wandb")}
     mode, project = options.pop("wandb") or kept["wandb"], options.pop("wandb_project") or kept["wandb_project"]
     entries = _varied(read_models(models), vary or {})
+    assert dataset is not None
+    entries = _without_unread(entries, dataset, given)
     first = _reference(entries, reference)
 
-    assert dataset is not None
     own = {key: value for key, value in first.settings.items() if key not in PROTOCOL}
     shared = build_config(first.model, dataset, {**given, **own})
     schema = Schema.from_config(shared)
@@ -189,6 +191,33 @@ def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
     if len(set(labels)) < len(labels):
         raise InputError("--vary: a value is listed twice")
     return list(entries)
+
+
+def _without_unread(entries: Sequence[Entry], dataset: str, given: Mapping[str, Any]) -> list[Entry]:
+    """The entries; a shared key that an entry's model does not read keeps its default there.
+
+    Raises:
+        InputError: none of the models reads a key.
+    """
+    if given.get("strict") is False:
+        return list(entries)
+    unread: list[dict[str, str]] = []
+    result = []
+    for entry in entries:
+        try:
+            config = build_config(entry.model, dataset, {**given, **entry.settings, "strict": False})
+        except InputError:  # told where the entry is checked
+            result.append(entry)
+            continue
+        unread.append(refused_keys({key: given[key] for key in given if key not in entry.settings}, config))
+        defaults = {
+            key: plain(config.internal_config_dict[key]) for key in unread[-1] if key in config.internal_config_dict
+        }
+        result.append(Entry(entry.label, entry.model, {**defaults, **entry.settings}))
+    for key, why in unread[0].items() if unread else ():
+        if all(key in others for others in unread):
+            raise InputError(f"{key} {why} (--strict=False passes keys through unchecked)")
+    return result
 
 
 def _reference(entries: Sequence[Entry], label: str | None) -> Entry:

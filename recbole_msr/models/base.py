@@ -14,14 +14,13 @@ from recbole.model.abstract_recommender import ContextRecommender
 from torch import Tensor, nn
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.key_table import LOSS_WEIGHTINGS
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
 
 logger = logging.getLogger(__name__)
 
-LOSS_WEIGHTINGS = ("fixed", "equal", "uncertainty", "gradnorm", "dwa", "pcgrad")
-"""How the losses of the tasks become one."""
 NEED_TRAINER = ("gradnorm", "dwa", "pcgrad")
 """Those that need more than one batch's loss: what `recbole_msr.training.weighting` has of them."""
 

@@ -28,6 +28,7 @@ from recbole_msr.search.space import Space
 from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
 from recbole_msr.training.config import build_config, check_metric, check_validation, reading_data
 from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.evaluation import Evaluation, find_metric
 from recbole_msr.training.members import Member
 from recbole_msr.training.module import DivergedError
 from recbole_msr.training.trainer import LightningTrainer
@@ -354,7 +355,10 @@ class _Training:
     def values(self) -> list[float]:
         """The objectives' values, of the best epoch."""
         assert self._kept is not None
-        known = {key.lower(): value for key, value in self._kept.best_metrics.items()} | self.costs
+        every = Evaluation.from_dict(self._kept.best_evaluation).keys() if self._kept.best_evaluation else []
+        values = self._kept.best_metrics | self.costs
+        names = {name: find_metric(name, [*values, *every]) for name in self._settings.objectives}
+        known = {name: values[key] for name, key in names.items() if key in values}
         known[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
         missing = [name for name in self._settings.objectives if not math.isfinite(known.get(name, math.nan))]
         if missing:

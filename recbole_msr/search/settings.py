@@ -11,6 +11,7 @@ from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.search.samplers import PRUNERS, SAMPLERS, Named
+from recbole_msr.training.evaluation import metric_name
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
 """Objectives that are measured on the built model (`search/cost.py`); smaller is better."""
@@ -122,7 +123,7 @@ def read_objectives(given: str | Sequence[str] | None, valid_metric: str) -> lis
         InputError: there is no metric among them.
     """
     names = [valid_metric] if not given else given.split(",") if isinstance(given, str) else list(given)
-    names = [str(name).strip().lower() for name in names]
+    names = [metric_name(str(name)) for name in names]
     if all(name in COSTS for name in names):
         raise InputError(
             f"--objectives {', '.join(names)}: one of them must be a metric of the validation split, such as auc/macro"

@@ -13,10 +13,11 @@ import torch
 from recbole_msr import plugin
 from recbole_msr.compat import refuse_pickles
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.keys import check_keys
+from recbole_msr.key_table import read_model_values, read_values
+from recbole_msr.keys import check_keys, check_read
 from recbole_msr.outputs import check_name, check_paths
 from recbole_msr.tracking.wandb import resolve_mode
-from recbole_msr.training.evaluation import METRICS, of_constant
+from recbole_msr.training.evaluation import METRICS, find_metric, metric_keys, metric_name, of_constant
 from recbole_msr.yaml_files import TypedSettings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
             "that predict from one row's fields"
         )
 
+    settings = _with_mode(read_values(settings), model_class)
     arguments = sys.argv
     try:
         sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
@@ -59,16 +61,20 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"RecBole refuses the configuration: {_told(error)}") from error
+        mode = settings.get("eval_args") is not None and "mode" not in settings["eval_args"]
+        hint = (
+            " (eval_args without a mode asks for it: add mode: labeled)" if mode and "Full sort" in str(error) else ""
+        )
+        raise InputError(f"RecBole refuses the configuration: {_told(error)}{hint}") from error
     finally:
         sys.argv = arguments
     if config["strict"]:
         check_keys(settings, model_class, config.internal_config_dict)
-    _check_types(settings, config.internal_config_dict)
+    taken = read_model_values(config.external_config_dict, config.internal_config_dict)
+    config.external_config_dict.update(taken)
+    config.final_config_dict.update(taken)
     _check_values(config)
     refuse_pickles(config)
-    if config["trainer"] not in ("auto", "lightning", "recbole"):
-        raise InputError(f"trainer must be auto, lightning or recbole, got '{config['trainer']}'")
     if config["tasks"] is None and config["only_scenario"] is not None:
         raise InputError(
             f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but neither tasks nor a "
@@ -79,7 +85,20 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
             f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "
             "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
         )
+    if config["strict"]:
+        check_read(config.external_config_dict, config)
+    if config["tasks"] is not None and not config["use_gpu"]:
+        config["device"] = torch.device("cpu")  # RecBole takes a GPU that is there all the same
     return config
+
+
+def _with_mode(settings: dict[str, Any], model_class: type) -> dict[str, Any]:
+    """Evaluate the rows of the data where tasks are learnt; RecBole's default is to rank all items."""
+    given = settings.get("eval_args")
+    learns_tasks = hasattr(model_class, "predict_tasks") or settings.get("tasks") or settings.get("preset")
+    if given is None or "mode" in given or not learns_tasks:
+        return settings
+    return {**settings, "eval_args": {**given, "mode": "labeled"}}
 
 
 @contextmanager
@@ -102,35 +121,10 @@ def reading_data(config: Any) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _check_types(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse a value of another kind than the default where that can only be a slip."""
-    for key, value in settings.items():
-        default = defaults.get(key)
-        if isinstance(default, bool):
-            good = isinstance(value, bool)
-        elif isinstance(default, (int, float)):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool)
-            # RecBole writes some real numbers as whole ones: reg_weight: 2.
-            real = isinstance(default, float) or key.endswith("weight")
-            good = good and (real or float(value).is_integer())
-        else:
-            continue
-        if not good:
-            kind = {bool: "True or False", int: "a whole number", float: "a number"}[type(default)]
-            raise InputError(f"{key} must be {kind} (its default is {default}), got {value!r}")
-
-
 def _check_values(config: Any) -> None:
-    """Refuse values that would fail deep inside RecBole, Lightning or PyTorch."""
-    for key in ("clip_grad_norm", "lightning", "lr_scheduler"):
-        if config[key] and not isinstance(config[key], Mapping):
-            raise InputError(f"{key} must be a mapping such as {{name: value}}, got {config[key]!r}")
+    """Refuse values that would fail deep inside RecBole or PyTorch."""
     if config["wandb"] is not None:
         resolve_mode(config["wandb"])
-    for key, least in (("threads", 1), ("seed", 0), ("data_seed", 0)):
-        value = config[key]
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise InputError(f"{key} must be a whole number of at least {least}, got {value!r}")
     try:
         torch.empty(0, device=config["data_device"] or "cpu")
     except (RuntimeError, AssertionError, TypeError) as error:
@@ -148,20 +142,15 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     Raises:
         InputError: there is no such metric; the message lists those there are.
     """
-    metric = str(wanted).lower()
     known = [name.lower() for name in config["metrics"]]
     schema = getattr(dataset, "schema", None)
     tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
-    scenarios = getattr(dataset, "scenario_names", ["all"])
-    for name in ("auc", "gauc", "logloss"):
-        cells = [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
-        known += [
-            name,
-            *(f"{name}/{what}" for what in (*tasks, "macro", "worst", *(f"{t}/macro" for t in tasks), *cells)),
-        ]
-    if metric not in [name.lower() for name in known]:
+    known += metric_keys(getattr(dataset, "scenario_names", ["all"]), tasks)
+    if find_metric(str(wanted), known) is None:
         listing = ", ".join(dict.fromkeys(known))
-        raise InputError(f"there is no valid_metric '{wanted}'{nearest(metric, known)} Known: {listing}")
+        raise InputError(
+            f"there is no valid_metric '{wanted}'{nearest(metric_name(str(wanted)), known)} Known: {listing}"
+        )
 
 
 def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None) -> None:
@@ -178,8 +167,7 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     if str(wanted).lower().split("/")[0] not in METRICS:
         return
     found = of_constant(config, split, task)
-    metrics = {name.lower() for name in found.flat()}
-    if str(wanted).lower() in metrics:
+    if find_metric(str(wanted), found.flat()) is not None:
         return
     cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
     cells += [

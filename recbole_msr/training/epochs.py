@@ -18,6 +18,7 @@ from recbole.utils import early_stopping
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.outputs import writing
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
+from recbole_msr.training.evaluation import find_metric, metric_name
 from recbole_msr.training.module import RecModule
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class EpochKeeper(Checkpoint):
     ) -> None:
         self._config, self._settings, self._callback_fn = config, settings, callback_fn
         self._best_path, self._last_path, self._metrics_path = best_path, last_path, metrics_path
-        self.metric = str(config["valid_metric"]).lower()
+        self.metric = metric_name(str(config["valid_metric"]))
         self.bigger = bool(config["valid_metric_bigger"])
         self.best_score: float | None = None
         self.best_epoch = 0
@@ -145,7 +146,10 @@ class EpochKeeper(Checkpoint):
             self._callback_fn(epoch - 1, score)
 
     def _judge(self, epoch: int, module: RecModule) -> float:
-        metrics = {key.lower(): value for key, value in module.metrics.items()}
+        metrics = module.metrics
+        # Undefined ones too: else a scenario without a value would have that of one called alike.
+        every = [*metrics, *(module.evaluation.keys() if module.evaluation is not None else [])]
+        self.metric = find_metric(self.metric, every) or self.metric
         if self.metric not in metrics:
             known = list(module.metrics)
             undefined = module.evaluation.undefined if module.evaluation is not None else []

@@ -26,6 +26,28 @@ def smaller_is_better(key: str) -> bool:
     return key.split("/")[0].split("@")[0].lower() in _SMALLER
 
 
+def metric_name(key: str) -> str:
+    """A metric's key as `Evaluation.flat` has it: case matters in the names of scenarios and tasks alone.
+
+    >>> metric_name("AUC/Macro"), metric_name("AUC/A/Click")
+    ('auc/macro', 'auc/A/Click')
+    """
+    metric, *names = key.strip().split("/")
+    if names and names[-1].lower() in ("macro", "worst"):  # no task is called so
+        names[-1] = names[-1].lower()
+    return "/".join([metric.lower(), *names])
+
+
+def find_metric(wanted: str, known: Iterable[str]) -> str | None:
+    """The key that is meant: the one that is written so, else the only one that differs in case alone."""
+    known = list(known)
+    exact = metric_name(wanted)
+    if exact in known:
+        return exact
+    alike = {key for key in known if key.casefold() == exact.casefold()}
+    return alike.pop() if len(alike) == 1 else None
+
+
 @dataclass(frozen=True)
 class Cell:
     """The metrics of some rows on one task.
@@ -54,6 +76,14 @@ class Worst(NamedTuple):
     scenario: str
     task: str
     value: float
+
+
+def metric_keys(scenarios: Iterable[str], tasks: Iterable[str]) -> list[str]:
+    """The names of all values that `Evaluation.flat` may have."""
+    tasks = list(tasks)
+    names = [*tasks, "macro", "worst", *(f"{task}/macro" for task in tasks)]
+    names += [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
+    return [key for metric in METRICS for key in (metric, *(f"{metric}/{name}" for name in names))]
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,10 @@ class Evaluation:
             for (scenario, task), cell in self._named():
                 values[f"{metric}/{scenario}/{task}"] = cell.value(metric)
         return {key: value for key, value in values.items() if value is not None}
+
+    def keys(self) -> list[str]:
+        """The names of all values of `flat`, those that are undefined among them."""
+        return metric_keys(self.cells, self.pooled)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types; what follows from the cells is in it too, for other readers."""

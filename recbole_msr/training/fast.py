@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_msr.errors import InputError
+from recbole_msr.key_table import PRECISIONS
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.written import through
 from recbole_msr.options import Options
@@ -25,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 LIGHTNING_ONLY = {"fast_dropout": False, "embedding_gradients": "dense", "precision": None, "compile": False}
 """The keys read here, which RecBole's own trainer does not have, with the values that change nothing."""
-_PRECISIONS = (32, "bf16-mixed", "16-mixed")
 
 
 def prepare_model(model: nn.Module, config: Any) -> None:
@@ -138,8 +138,8 @@ def lightning_precision(config: Any) -> str:
     wanted = config["precision"]
     if wanted is None:
         return amp if config["enable_amp"] else "32-true"
-    if isinstance(wanted, bool) or wanted not in _PRECISIONS:
-        raise InputError(f"precision must be {', '.join(map(str, _PRECISIONS))}, or not set, got {wanted!r}")
+    if isinstance(wanted, bool) or wanted not in PRECISIONS:
+        raise InputError(f"precision must be {', '.join(map(str, PRECISIONS))}, or not set, got {wanted!r}")
     if config["enable_amp"] and wanted == 32:
         raise InputError("enable_amp: True asks for mixed precision, precision: 32 for none: take one of them back")
     if wanted == "16-mixed" and device == "cpu":

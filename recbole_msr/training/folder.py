@@ -42,6 +42,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path | None, name: str, resume: bool = False, rank: int = 0) -> None:
         check_path("output_dir", path)
+        self._made: Made | None = None
         if rank != 0:  # the first process has the folder and writes into it
             lent = os.environ.get(_RUN_DIR) or path
             if lent is None:
@@ -93,7 +94,8 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove the files of this run, and the folders made for it as far as they are empty then."""
-        self._made.undo()
+        if self._made is not None:
+            self._made.undo()
 
     def close(self) -> None:
         os.environ.pop(_RUN_DIR, None)

@@ -22,6 +22,7 @@ from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.keys import unread_notes
 from recbole_msr.memory import give_back
 from recbole_msr.outputs import NO_ROOM, WriteError, check_paths
 from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
@@ -31,7 +32,7 @@ from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
 from recbole_msr.training.config import build_config, check_metric, check_validation, check_version, reading_data
 from recbole_msr.training.epochs import EpochKeeper
-from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.evaluation import Evaluation, metric_name
 from recbole_msr.training.fast import LIGHTNING_ONLY
 from recbole_msr.training.folder import RunFolder, has_ended
 from recbole_msr.training.predictions import write_predictions
@@ -105,6 +106,8 @@ def run(
         run_threads(recbole_config),
     ):
         tell()
+        for note in unread_notes(recbole_config) if plugin.process_rank() == 0 else ():
+            logger.warning("%s", note)
         return Run(recbole_config, folder, resume, callbacks, started).go()
 
 
@@ -311,7 +314,7 @@ class Run:
             "scenarios": getattr(self.dataset, "scenario_names", None),
             "tasks": self.dataset.schema.task_names if several else None,
             "main_task": config["main_task"],
-            "valid_metric": str(config["valid_metric"]).lower(),
+            "valid_metric": metric_name(str(config["valid_metric"])),
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),

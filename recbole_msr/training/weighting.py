@@ -15,7 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from torch import Tensor, nn
 
 from recbole_msr.errors import InputError
-from recbole_msr.models.base import LOSS_WEIGHTINGS, NEED_TRAINER, MultiScenarioRecommender
+from recbole_msr.key_table import LOSS_WEIGHTINGS
+from recbole_msr.models.base import NEED_TRAINER, MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.training.reach import reached_by_task
 

@@ -189,7 +189,7 @@ def test_too_many_failures_in_a_row_end_the_search(search):
 @pytest.mark.parametrize("metric", ["auc", "logloss"])
 def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
     """Without learning, AUC stays low and the loss high: such trials are pruned, those that learn are not."""
-    space = {"search": {"learning_rate": [0.015, 0.01, 0.0, 1e-12]}}
+    space = {"search": {"learning_rate": [0.015, 0.01, 1e-13, 1e-12]}}
     result = search(
         trials=4, space=space, sampler="grid", objectives=metric, config={"epochs": 4},
         pruner={"name": "median", "n_startup_trials": 2, "n_warmup_steps": 0},

@@ -89,7 +89,7 @@ def test_fast_dropout_replaces_recboles_dropout_and_nothing_else(run):
     [
         ({"fast_dropout": "yes"}, "fast_dropout must be True or False"),
         ({"compile": 1}, "compile must be True or False"),
-        ({"precision": "bf16"}, "precision must be 32, bf16-mixed, 16-mixed, or not set, got 'bf16'"),
+        ({"precision": "bf16"}, "precision must be one of 32, bf16-mixed, 16-mixed, or not set, got 'bf16'"),
         ({"precision": "16-mixed"}, "needs a GPU"),
         ({"precision": 32, "enable_amp": True}, "take one of them back"),
         ({"precision": "bf16-mixed", "lightning": {"precision": "32-true"}}, "contradict each other"),

@@ -385,7 +385,7 @@ def test_a_validation_split_of_one_class_is_no_obstacle_to_selecting_on_another_
         ({"clip_grad_norm": 5}, "clip_grad_norm must be a mapping"),
         ({"lightning": 5}, "lightning must be a mapping"),
         ({"lightning": {"limit_val_batches": 1}}, "'limit_val_batches' cannot be set"),
-        ({"learning_rate": -1}, "learner adam: Invalid learning rate"),
+        ({"learning_rate": -1}, "learning_rate must be a number above 0, got -1"),
         ({"seed": -1}, "seed must be a whole number of at least 0"),
         ({"threads": "abc"}, "threads must be a whole number"),
         ({"data_device": "foo"}, "data_device 'foo' is no device here"),
