@@ -106,7 +106,7 @@ def run(
         run_threads(recbole_config),
     ):
         tell()
-        for note in unread_notes(recbole_config) if plugin.process_rank() == 0 else ():
+        for note in unread_notes(recbole_config) if process_rank(recbole_config["lightning"]) == 0 else ():
             logger.warning("%s", note)
         return Run(recbole_config, folder, resume, callbacks, started).go()
 

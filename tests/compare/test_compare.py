@@ -412,3 +412,29 @@ def test_a_metric_without_a_value_for_one_task_refuses_the_models_that_learn_it_
     with pytest.raises(InputError, match="task 'click': one class"):
         compare(["LR", "SharedBottom"], seeds=1, config=NONE_CLICKS, output="other")
     assert not Path("other").exists()
+
+
+def read(tiny_data, models, config):
+    from recbole_msr.compare.given import read_compare
+
+    given = {**CONFIG, "data_path": str(tiny_data), **config}
+    options = {"trials": 0, "seeds": 1, "workers": 1, "timeout": None, "alpha": 0.05, "single_scenario": False}
+    settings, _ = read_compare(models, "tiny", (), given, None, None, None, wandb=None, wandb_project=None, **options)
+    return {entry.label: entry for entry in settings.entries}
+
+
+def test_a_shared_key_that_one_model_does_not_read_keeps_its_default_there(tiny_data):
+    shared = {"knowledge": "random", "knowledge_size": 8, "loss_weighting": "dwa"}
+    entries = read(tiny_data, ["SharedBottom", "LLM4MSR", "DeepFM"], shared)
+    assert all(entry.refused is None for entry in entries.values())
+    assert entries["LLM4MSR"].settings == {}
+    assert entries["SharedBottom"].settings == {"knowledge": None, "knowledge_size": 384}
+    assert entries["DeepFM"].settings == {"knowledge": None, "knowledge_size": 384, "loss_weighting": "fixed"}
+    own = read(tiny_data, {"SharedBottom": {}, "LR": {"knowledge": "random"}}, {})
+    assert "knowledge is not read by LR" in own["LR"].refused
+
+
+def test_a_shared_key_that_no_model_reads_is_refused(tiny_data):
+    for key, value in (("knowledge", "random"), ("preload_weight", {"item_id": "v"}), ("MAX_ITEM_LIST_LENGTH", 5)):
+        with pytest.raises(InputError, match=f"{key} is "):
+            read(tiny_data, ["SharedBottom", "DeepFM"], {key: value})

@@ -5,7 +5,14 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from recbole_msr.schema import MISSING_LABEL
-from recbole_msr.training.evaluation import Evaluation, evaluate_cells, recbole_metrics, smaller_is_better
+from recbole_msr.training.evaluation import (
+    Evaluation,
+    evaluate_cells,
+    find_metric,
+    metric_keys,
+    recbole_metrics,
+    smaller_is_better,
+)
 from recbole_msr.training.metrics import ScoredRows, grouped_auc, ranks
 
 
@@ -392,3 +399,29 @@ def test_what_recbole_cannot_define_is_no_number():
     found = recbole_metrics(everything_clicked.pooled["click"], ["auc", "logloss"], 4)
     assert np.isnan(found["auc"])
     assert found["logloss"] == 0.6931
+
+
+def test_names_of_values_are_those_of_the_values():
+    predictions, labels, scenario, users = _made()
+    found = evaluate_cells(predictions, labels, scenario, users, ["a", "b", "c"], ["click", "buy"], "click")
+    assert sorted(found.keys()) == sorted(found.flat())
+    without = evaluate_cells(predictions, labels, scenario, users, ["a", "b", "c", "none"], ["click", "buy"], "click")
+    assert {"auc/none/click", "logloss/none/buy"} <= set(without.keys()) - set(without.flat())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "key"),
+    [
+        ("auc/A/click", "auc/A/click"),
+        ("AUC/a/click", "auc/a/click"),
+        ("AUC/B/Click", "auc/B/Click"),
+        ("auc/b/click", "auc/b/click"),
+        ("GAUC/Macro", "gauc/macro"),
+        ("logloss/click/WORST", None),
+        ("auc/c/click", None),
+        ("auc/C d/CLICK", None),
+        ("Auc/e/buy", "auc/E/buy"),
+    ],
+)
+def test_a_metric_is_found_as_it_is_written_else_by_the_only_name_that_differs_in_case(wanted, key):
+    assert find_metric(wanted, metric_keys(["A", "a", "B", "b", "C d", "E"], ["click", "Click", "buy"])) == key

@@ -398,3 +398,28 @@ def test_an_impossible_value_is_bad_input(settings, message, tiny_data, tmp_path
     with pytest.raises(InputError, match=message):
         recbole_msr.run("HiNet", "tiny", config=given | settings)
     assert not Path("runs").exists()
+
+
+OF_RUNS = {key: SMALL[key] for key in ("tower_hidden_sizes", "use_gpu", "show_progress", "threads", "state")}
+
+
+def test_scenarios_and_tasks_whose_names_differ_in_case_alone_are_told_apart(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = OF_RUNS | {"data_path": str(tiny_data), "epochs": 1}
+    given |= {"scenario": {"field": "age", "bins": [35], "names": ["A", "a"]}}
+    given |= {"tasks": {name: {"field": "rating", "at_least": at} for name, at in (("buy", 4), ("Buy", 5))}}
+    for scenario, task in (("A", "buy"), ("a", "buy"), ("a", "Buy"), ("A", "Buy")):
+        result = recbole_msr.run("SharedBottom", "tiny", config=given | {"valid_metric": f"AUC/{scenario}/{task}"})
+        assert result.summary["best_valid_score"] == result.valid.cells[scenario][task].auc
+        assert result.summary["valid_metric"] == f"auc/{scenario}/{task}"
+    with pytest.raises(InputError, match="no valid_metric 'auc/A/BUY'"):
+        recbole_msr.run("SharedBottom", "tiny", config=given | {"valid_metric": "auc/A/BUY"})
+
+
+def test_a_scenario_without_a_value_has_not_that_of_one_called_alike(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = OF_RUNS | {"data_path": str(tiny_data), "epochs": 1, "valid_metric": "auc/A/click", "min_scenario_rows": 20}
+    given |= {"scenario": {"field": "age", "bins": [19], "names": ["A", "a"]}}
+    given |= {"tasks": {"click": {"field": "rating", "at_least": 4}}}
+    with pytest.raises(InputError, match=r"valid_metric 'auc/A/click' has no value.*A, click: \d+ rows, fewer than 20"):
+        recbole_msr.run("SharedBottom", "tiny", config=given)
