@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.layers.embedding import INITIAL_STD
 from recbole_msr.layers.mlp import ACTIVATIONS, initialise
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
@@ -41,6 +42,7 @@ class SubExperts(nn.Module):
         super().__init__()
         self.experts = nn.ModuleList(mlp(sizes, activation, dropout) for _ in range(n))
         self.gate = nn.Linear(sizes[0], n)
+        nn.init.zeros_(self.gate.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         g = torch.softmax(self.gate(x), dim=-1)
@@ -68,6 +70,7 @@ class PlainHiNet(MultiScenarioRecommender):
         if self.n_scenarios > 2:
             e_size = option.integer("scenario_embedding_size")
             self.scenario_embedding = nn.Embedding(self.n_scenarios, e_size)
+            nn.init.normal_(self.scenario_embedding.weight, std=INITIAL_STD)
             h_sizes = [e_size, *option.sizes("san_hidden_sizes", may_be_empty=True)]
             self.h = mlp(h_sizes, activation, 0.0, self.n_scenarios)
 

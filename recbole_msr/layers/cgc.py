@@ -67,6 +67,7 @@ class CGC(nn.Module):
         self.shared_gate: nn.Module | None = None
         if passes_shared and n_experts > 1:
             self.shared_gate = nn.Linear(input_size, n_experts)
+            nn.init.zeros_(self.shared_gate.bias)
             if gate_batch_norm:
                 self.shared_gate = nn.Sequential(self.shared_gate, BatchNorm(n_experts))
         self.passes_shared = passes_shared

@@ -46,6 +46,7 @@ class SubExpertIntegration(nn.Module):
         self.shape = (n_experts, n_sub_experts)
         self.sub_experts = MLPBank(n_experts * n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm)
         self.gates = nn.Linear(input_size, n_experts * n_sub_experts)
+        nn.init.zeros_(self.gates.bias)
         self.output_size = self.sub_experts.output_size
 
     def gate(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_msr.layers.cgc import CGC
+from recbole_msr.layers.embedding import INITIAL_STD
 from recbole_msr.layers.experts import ScenarioAwareAttention, ScenarioExtraction
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -40,11 +41,12 @@ class HiNet(MultiScenarioRecommender):
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm = option.flag("batch_norm")
 
-        # e: one embedding a scenario, where there are weights to be made of it.
+        # e: one embedding a scenario, where there are weights to be made of it. It begins small, as all embeddings do:
+        # e of N(0, 1) would make the SAN's softmax all but choose one scenario before anything is learnt.
         e_size = option.integer("scenario_embedding_size")
         self.scenario_embedding = None
         if ScenarioAwareAttention.learns(self.n_scenarios):
-            self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size))
+            self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size) * INITIAL_STD)
 
         width = self.features.output_size
         self.scenario_layers = nn.ModuleList()

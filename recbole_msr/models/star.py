@@ -65,7 +65,9 @@ class STAR(MultiScenarioRecommender):
         e_size = option.integer("scenario_embedding_size")
         self.scenario_embedding = None
         if auxiliary_input != "features":
-            self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size))
+            # As small as the features'; of N(0, 1) it would give every scenario a random logit to begin with.
+            std = option.number("embedding_std", at_least=0)
+            self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size) * std)
         self.auxiliary_reads_x = auxiliary_input != "scenario"
         self.auxiliary = MLP(
             {"both": e_size + width, "scenario": e_size, "features": width}[auxiliary_input],
