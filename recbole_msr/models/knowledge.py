@@ -71,13 +71,14 @@ class FrozenVectors:
         return torch.from_numpy(np.asarray(self.matrix)[places].astype(np.float32)).to(ids.device)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        if self._resident is None or self._resident[0].device != device:
+        resident = self._resident  # read once: a thread that uses another device may replace it
+        if resident is None or resident[0].device != device:
             # Made outside inference mode: a tensor made inside it could not be used in training later.
             with torch.inference_mode(False):
                 matrix = np.array(self.matrix) if isinstance(self.matrix, np.memmap) else self.matrix
                 rows = None if self.rows is None else torch.from_numpy(self.rows.clip(0)).to(device)
-                self._resident = (torch.from_numpy(matrix).to(device), rows)
-        return self._resident
+                resident = self._resident = (torch.from_numpy(matrix).to(device), rows)
+        return resident
 
     def chunks(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """The matrix, or `limit` evenly spaced rows of it, in parts of bounded size (n, H) as float64."""
@@ -137,9 +138,9 @@ def standard_scale(vectors: FrozenVectors) -> tuple[np.ndarray, np.ndarray]:
 def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray, np.ndarray]:
     """PCA: mean (H,) and components (size, H), so that (v - mean) @ components.T are the scores of v.
 
-    All components are divided by one number, so that the scores' mean square is 1 while the first still vary most. A
-    component's sign is that of its largest entry; components beyond the number of vectors are zero. A single vector is
-    its own component.
+    All components are divided by one number, so that the mean square of the `size` scores is 1 while the first still
+    vary most. A component's sign is that of its largest entry. Components beyond the number of vectors are zero, and
+    the others are the larger for it, as what follows reads all `size` of them. A single vector is its own component.
     """
     sample = np.concatenate(list(vectors.chunks(_FITTED_ROWS)))
     mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
@@ -155,7 +156,7 @@ def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray,
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
     components = np.zeros((size, vectors.size))
     if kept.any():
-        components[: len(directions)] = directions / np.sqrt(values[kept].mean() / len(sample))
+        components[: len(directions)] = directions / np.sqrt(values[kept].sum() / size / len(sample))
     return mean, components
 
 

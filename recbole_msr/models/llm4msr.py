@@ -6,6 +6,7 @@ equations were not at hand: what its abstract, figure and official code leave op
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -199,7 +200,8 @@ class ScenarioLevel(nn.Module):
         if fusion == "gate":
             self.gate_of_x = nn.Linear(width, n_tasks)
             self.gate_of_h = nn.Linear(vectors.size, n_tasks, bias=False)
-            nn.init.zeros_(self.gate_of_x.bias)
+            for start in (self.gate_of_x.weight, self.gate_of_x.bias, self.gate_of_h.weight):
+                nn.init.zeros_(start)  # 1/2 for every row; h's components are far too large for a small draw of weights
         self.register_buffer("scenarios", torch.arange(len(vectors.known)), persistent=False)
 
     def forward(self, x: Tensor, scenario: Tensor) -> Tensor:
@@ -216,33 +218,39 @@ class ScenarioLevel(nn.Module):
 
 
 class _Remembered:
-    """Rows (N, P) that are computed when they are first asked for, and again when what they are made of changes."""
+    """Rows (N, P) that are computed when they are first asked for, and again when what they are made of changes.
+
+    Several threads may ask at once: one after the other looks rows up, and fills in what is missing.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.clear()
 
     def clear(self) -> None:
-        self._made_by: list[Any] | None = None
-        self._table: Tensor | None = None
+        with self._lock:
+            self._made_by: list[Any] | None = None
+            self._table: Tensor | None = None
 
     def get(self, ids: Tensor, n_ids: int, made_by: list[Tensor], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows (B, P) of ids (B,); `compute(ids)` gives those that are missing."""
-        state = [ids.device, *_state(made_by)]
-        if torch.is_autocast_enabled(ids.device.type):
-            state.append(torch.get_autocast_dtype(ids.device.type))
-        if state != self._made_by:
-            self._made_by, self._table = state, None
-            with torch.inference_mode(False):  # a tensor made in inference mode could not be filled outside it
-                self._has = torch.zeros(n_ids, dtype=torch.bool, device=ids.device)
-        missing = ids[~self._has[ids]]
-        if len(missing) or self._table is None:
-            missing = missing.unique()
-            rows = compute(missing)
-            if self._table is None:
-                with torch.inference_mode(False):
-                    self._table = torch.empty(n_ids, rows.shape[1], dtype=rows.dtype, device=rows.device)
-            self._table[missing], self._has[missing] = rows, True
-        return self._table.index_select(0, ids)
+        with self._lock:
+            state = [ids.device, *_state(made_by)]
+            if torch.is_autocast_enabled(ids.device.type):
+                state.append(torch.get_autocast_dtype(ids.device.type))
+            if state != self._made_by:
+                self._made_by, self._table = state, None
+                with torch.inference_mode(False):  # a tensor made in inference mode could not be filled outside it
+                    self._has = torch.zeros(n_ids, dtype=torch.bool, device=ids.device)
+            missing = ids[~self._has[ids]]
+            if len(missing) or self._table is None:
+                missing = missing.unique()
+                rows = compute(missing)
+                if self._table is None:
+                    with torch.inference_mode(False):
+                        self._table = torch.empty(n_ids, rows.shape[1], dtype=rows.dtype, device=rows.device)
+                self._table[missing], self._has[missing] = rows, True
+            return self._table.index_select(0, ids)
 
     def __deepcopy__(self, memo: Any) -> _Remembered:
         return _Remembered()

@@ -4,6 +4,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.models import llm4msr
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.knowledge import FrozenVectors, principal_components, random_vectors, standard_scale
+from recbole_msr.models.knowledge import (
+    FrozenVectors,
+    KnowledgeSource,
+    KnowledgeVectors,
+    principal_components,
+    random_vectors,
+    standard_scale,
+)
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.training.config import build_config
 from recbole_msr.training.predict import Predictor
@@ -91,7 +99,7 @@ def slow_h(state, name, vectors, token, reduction):
         keep = values > 1e-4 * values[0]
         values, directions = values[keep][:5], directions[keep][:5]
         directions *= np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])[:, None]
-        h = directions @ (vectors[token] - mean) / np.sqrt((values**2).mean() / len(matrix))
+        h = directions @ (vectors[token] - mean) / np.sqrt((values**2).sum() / 5 / len(matrix))
         return np.concatenate([h, np.zeros(5 - len(h))])
     v = (vectors[token] - mean) / deviation
     return state[f"{name}.linear.weight"] @ v if reduction == "linear" else v
@@ -382,11 +390,51 @@ def test_pca_is_that_of_the_singular_value_decomposition(n, width):
     scores = (matrix - mean) @ components.T
     assert components.shape == (5, width)
     assert not scores[:, rank:].any()
-    assert (scores[:, :rank] ** 2).mean() == pytest.approx(1)
+    assert (scores**2).mean() == pytest.approx(1)
     expected = centred @ directions[:rank].T
     np.testing.assert_allclose(
-        np.abs(scores[:, :rank] / expected), np.sqrt(n * rank / (values[:rank] ** 2).sum()), rtol=1e-4
+        np.abs(scores[:, :rank] / expected), np.sqrt(n * 5 / (values[:rank] ** 2).sum()), rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 50, 200])
+def test_h_is_as_large_as_what_reads_it_expects_however_few_vectors_there_are(n):
+    """The meta network reads 64 numbers and is drawn for a mean square of 1 over them (M scenarios have rank M - 1)."""
+    matrix = np.random.default_rng(n).normal(2, 3, size=(n, 300)) + np.random.default_rng(0).normal(0, 9, size=300)
+    mean, components = principal_components(FrozenVectors(matrix.astype(np.float32)), 64)
+    h = (matrix.astype(np.float32).astype(np.float64) - mean) @ components.T
+    assert (h**2).mean() == pytest.approx(1)
+    # The same from another decomposition: coordinates of the centred vectors along their first principal axes.
+    centred = matrix - (matrix.mean(0) if n > 1 else 0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    rank = min(64, max(n - 1, 1))
+    axes = u[:, :rank] * s[:rank]
+    expected = axes / np.sqrt((axes**2).sum() / (n * 64))
+    np.testing.assert_allclose(np.abs(h[:, :rank]), np.abs(expected), rtol=1e-3, atol=1e-4)
+    standard, deviation = standard_scale(FrozenVectors(matrix.astype(np.float32)))
+    assert (((matrix - standard) / deviation) ** 2).mean() == pytest.approx(1, rel=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["pca", "linear", "none"])
+@pytest.mark.parametrize("level", ["user", "item", "scenario"])
+def test_every_level_begins_with_vectors_of_the_same_size(make_dataset, level, reduction):
+    settings = SMALL | {"knowledge_size": 300, "knowledge_reduced_size": 64}
+    config, train = make_dataset(3, "LLM4MSR", **settings)
+    torch.manual_seed(0)
+    vectors = KnowledgeVectors(KnowledgeSource(config, train), level, reduction, 64)
+    h = vectors.eval()(vectors.known.nonzero().squeeze(1))
+    assert h.square().mean().item() == pytest.approx(1, abs=0.15 if reduction == "linear" else 0.05)
+
+
+def test_a_gate_of_the_scenario_level_begins_at_one_half(llm4msr_model):
+    model, rows = llm4msr_model(fusion="gate", knowledge_reduced_size=64)
+    level = model.scenario_level
+    h = level.vectors(level.scenarios)
+    assert torch.equal((level.gate_of_x(model.embed(rows)) + level.gate_of_h(h)[rows["scenario"] - 1]).sigmoid(),
+                       torch.full((len(rows), 2), 0.5))  # fmt: skip
+    steps(model, rows, 3)
+    gate = (level.gate_of_x(model.embed(rows)) + level.gate_of_h(h)[rows["scenario"] - 1]).sigmoid()
+    assert (gate - 0.5).abs().max() > 1e-4
 
 
 def test_the_scale_is_that_of_the_store_and_a_constant_number_stays():
@@ -484,6 +532,50 @@ def test_what_is_remembered_follows_fused_optimisers_too(llm4msr_model):
             before = model.predict_tasks(rows)
             model.user_level.layers.generator.weight.data.mul_(1.5)
             assert not torch.allclose(model.predict_tasks(rows), before)
+
+
+def test_threads_that_score_at_once_come_to_the_same_numbers(llm4msr_model, monkeypatch):
+    """One thread makes the table anew (a weight has changed) while the other looks its rows up."""
+    model, rows = llm4msr_model()
+    shake(model)
+    model.eval()
+    few, others = rows[rows["user_id"] <= 20], rows[rows["user_id"] > 20]
+    level, began, both_in = type(model.user_level), threading.Event(), threading.Event()
+    generate = level.generate
+
+    def slowly(self, users):
+        found = generate(self, users)
+        if threading.current_thread().name == "first":
+            began.set()
+            both_in.wait(0.3)  # the second comes this far too, if nothing keeps it
+        else:
+            both_in.set()
+        return found
+
+    with torch.no_grad():
+        expected = [model.predict_tasks(part) for part in (few, others)]
+        for order in (lambda: None, lambda: began.wait(5)):
+            with monkeypatch.context() as patch:
+                patch.setattr(level, "generate", slowly)
+                model.user_level.forget()
+                began.clear()
+                both_in.clear()
+                found = {}
+
+                def score(name, part, wait, found=found):
+                    wait()
+                    with torch.no_grad():
+                        found[name] = model.predict_tasks(part)
+
+                given = [("first", few, lambda: None), ("second", others, order)]
+                threads = [threading.Thread(target=score, args=each, name=each[0]) for each in given]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(20)
+            torch.testing.assert_close([found["first"], found["second"]], expected, rtol=1e-5, atol=1e-6)
+            again = [model.predict_tasks(part) for part in (few, others)]
+            torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("weights", ["core", "low_rank", "full"])
