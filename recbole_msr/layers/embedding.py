@@ -10,6 +10,7 @@ import torch
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor, nn
 
+from recbole_msr.data.occurrence import occurring
 from recbole_msr.errors import InputError
 from recbole_msr.options import Options
 
@@ -40,11 +41,15 @@ class FeatureEmbedding(nn.Module):
       `numerical_as: raw` its value is one column of x. With `numerical_as: embedding` it is value * v, with a
       learned vector v (one a bucket where RecBole's `discretization` makes buckets).
 
+    What no training row has (a user of the test rows alone, say) no row trains: in evaluation it is read as index 0, so
+    that all such values, and those that the vocabulary lacks, come to the same.
+
     Fields stand in x by kind, then by name, whatever the order of columns in the files.
 
     Args:
         config: reads `embedding_size` K, `numerical_features` and `numerical_as`.
-        dataset: a RecBole dataset, for its fields, their types and numbers of values.
+        dataset: a RecBole dataset, for its fields, their types and numbers of values; its rows are those trained on.
+            Without rows (a finished run's, restored) what they had comes with the weights.
         exclude: fields that are no features: labels, and the scenario.
 
     Attributes:
@@ -57,6 +62,8 @@ class FeatureEmbedding(nn.Module):
 
     offsets: Tensor
     """Where each token field begins in the table, (token fields,)."""
+    seen: Tensor
+    """Which values the training rows have: those of the token fields, the token_seq fields, the buckets (values,)."""
 
     def __init__(self, config: Any, dataset: Any, exclude: Collection[str] = ()) -> None:
         super().__init__()
@@ -106,27 +113,52 @@ class FeatureEmbedding(nn.Module):
         self.float_tables = nn.ModuleList(nn.Embedding(dataset.num(field), size) for field in embedded)
         for table in (*self.seq_tables, *self.float_tables):
             _initialise(table, unknown=torch.tensor([0]))
+        self._note_seen(dataset, [*self.token_fields, *self.token_seq_fields, *embedded])
         n_embedded = len(self.token_fields) + len(self.token_seq_fields) + len(self.float_tables)
         self.output_size = n_embedded * size + (len(self.float_fields) if self.numerical_as == "raw" else 0)
+
+    def _note_seen(self, dataset: Any, fields: list[str]) -> None:
+        n_values = [dataset.num(field) for field in fields]
+        self._starts = dict(zip(fields, [0, *accumulate(n_values)], strict=False))
+        seen = torch.ones(sum(n_values), dtype=torch.bool)
+        if getattr(dataset, "inter_feat", None) is not None:
+            seen = torch.cat([torch.empty(0, dtype=torch.bool), *(occurring(dataset, field) for field in fields)])
+        self.register_buffer("seen", seen)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Runs of versions that did not note it are scored as they were trained.
+        state_dict.setdefault(prefix + "seen", torch.ones_like(self.seen))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def has_seen(self, field: str, ids: Tensor) -> Tensor:
+        """Whether a training row had these ids (...) of a field that is embedded."""
+        return self.seen[ids + self._starts[field]]
 
     def forward(self, interaction: Any) -> Tensor:
         """x (B, D) of a RecBole `Interaction` of B rows."""
         parts = []
         if self.token_fields:
             ids = torch.stack([interaction[field] for field in self.token_fields], dim=1)
-            parts.append(self.table(ids + self.offsets).flatten(1))
+            places = ids + self.offsets
+            if not self.training:
+                places = torch.where(self.seen[places], places, self.offsets)
+            parts.append(self.table(places).flatten(1))
         for field, table in zip(self.token_seq_fields, self.seq_tables, strict=True):
-            parts.append(table(interaction[field]))
+            parts.append(table(self._read_as(field, interaction[field])))
         # RecBole hands a numerical feature over as (value, bucket).
-        numbers = [interaction[field] for field in self.float_fields]
+        numbers = {field: interaction[field] for field in self.float_fields}
         if self.numerical_as == "raw":
-            parts += [number[:, :1] for number in numbers]
+            parts += [number[:, :1] for number in numbers.values()]
         else:
             parts += [
-                number[:, :1] * table(number[:, 1].long())
-                for number, table in zip(numbers, self.float_tables, strict=True)
+                number[:, :1] * table(self._read_as(field, number[:, 1].long()))
+                for (field, number), table in zip(numbers.items(), self.float_tables, strict=True)
             ]
         return torch.cat(parts, dim=1)
+
+    def _read_as(self, field: str, ids: Tensor) -> Tensor:
+        """The ids of a field (...); in evaluation 0 in place of those that no training row has."""
+        return ids if self.training else ids.masked_fill(~self.has_seen(field, ids), 0)
 
 
 @torch.no_grad()

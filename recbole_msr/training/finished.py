@@ -165,7 +165,7 @@ class FinishedRun:
         config = build_config(*self._names, self._settings | {"knowledge": "none"})
         model = model_class(config, self.dataset)
         state = load_checkpoint(self.folder / "best.ckpt")["state_dict"]
-        model.load_state_dict({name: state[name] for name in model.state_dict()})
+        model.load_state_dict({name: state[name] for name in model.state_dict() if name in state})
         return model.eval()
 
     def training_rows(self) -> ScenarioDataset | None:

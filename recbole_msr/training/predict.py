@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
+from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.outputs import check_paths, check_scored
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO, as_token
 from recbole_msr.threads import torch_threads
@@ -123,12 +124,19 @@ class Predictor:
     def _tokens(self, field: str, values: Any) -> torch.Tensor:
         known = self._dataset.field2token_id[field]
         ids = np.array([self._id(value, known) for value in values], dtype=np.int64)
-        unseen = ids == 0
+        unseen = self._unseen(field, torch.from_numpy(ids)).numpy()
         if field not in (self._dataset.uid_field, self._dataset.iid_field):
             unseen &= values.notna().to_numpy(dtype=bool)
         if unseen.any():
             self.unknown[field] = int(unseen.sum())
         return torch.from_numpy(ids)
+
+    def _unseen(self, field: str, ids: torch.Tensor) -> torch.Tensor:
+        """Which ids (n,) the model takes for the unknown one: what the vocabulary or the training rows do not have."""
+        features = getattr(self._model, "features", None)
+        if isinstance(features, FeatureEmbedding) and field in features.token_fields:
+            return (ids == 0) | ~features.has_seen(field, ids.to(features.seen.device)).cpu()
+        return ids == 0
 
     @staticmethod
     def _id(value: Any, known: Mapping[str | None, int]) -> int:

@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from recbole.data.interaction import Interaction
 
 from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
@@ -52,6 +55,50 @@ def test_an_unknown_value_is_zero_until_rows_with_it_train_it(embedding):
     layer(rows).sum().backward()
     gender = layer.offsets[layer.token_fields.index("gender")]
     torch.testing.assert_close(layer.table.weight.grad[gender], torch.full((4,), 3.0))
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_what_no_training_row_has_is_read_as_unknown_in_evaluation(make_dataset, bucket):
+    settings = {"numerical_as": "embedding", "numerical_features": ["price"], "embedding_size": 4}
+    if bucket:
+        settings["discretization"] = {"price": {"method": "ED", "bucket": 4}}
+    config, train = make_dataset(**settings)
+    rows = train[torch.arange(len(train))]
+    few = copy.copy(train)
+    few.inter_feat = train.inter_feat[torch.arange(2)]
+    seen = few[torch.arange(2)]
+    torch.manual_seed(0)
+    layer = FeatureEmbedding(config, few, NOT_FEATURES)
+    torch.manual_seed(0)
+    every = FeatureEmbedding(config, train, NOT_FEATURES)
+    torch.testing.assert_close(layer(rows), every(rows), rtol=0, atol=0)  # in training ids are what they are
+
+    expected = {name: column.clone() for name, column in rows.interaction.items()}
+    for field in (*layer.token_fields, "class"):
+        known = set(seen[field].flatten().tolist())
+        for place in expected[field].view(-1).unsqueeze(1):
+            place[:] = place if int(place) in known else 0
+    known = set(seen["price"][:, 1].tolist())
+    for value in expected["price"]:
+        value[1] = value[1] if float(value[1]) in known else 0
+    changed = {name for name in expected if not torch.equal(expected[name], rows[name])}
+    assert changed >= {"user_id", "item_id", "age", "class"} | ({"price"} if bucket else set())
+    as_unknown = every.eval()(Interaction(expected))
+    torch.testing.assert_close(layer.eval()(rows), as_unknown, rtol=0, atol=0)
+    torch.testing.assert_close(layer(seen), layer.train()(seen), rtol=0, atol=0)
+
+
+def test_what_was_seen_comes_with_the_weights_and_older_weights_have_seen_all(make_dataset):
+    config, train = make_dataset(embedding_size=4)
+    few, without = copy.copy(train), copy.copy(train)
+    few.inter_feat, without.inter_feat = train.inter_feat[torch.arange(6)], None
+    layer, restored = (FeatureEmbedding(config, data, NOT_FEATURES).eval() for data in (few, without))
+    state = layer.state_dict()
+    restored.load_state_dict(state)
+    rows = train[torch.arange(50)]
+    torch.testing.assert_close(restored(rows), layer(rows), rtol=0, atol=0)
+    restored.load_state_dict({name: value for name, value in state.items() if name != "seen"})
+    torch.testing.assert_close(restored(rows), layer.train()(rows), rtol=0, atol=0)
 
 
 def test_a_numerical_feature_can_be_its_value_times_a_learned_vector(embedding):

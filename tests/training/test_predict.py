@@ -28,6 +28,7 @@ SETTINGS = {
     "learning_rate": 0.05,
     "train_batch_size": 64,
     "epochs": 2,
+    "seed": 1,
     "use_gpu": False,
     "show_progress": False,
     "threads": 1,
