@@ -65,9 +65,11 @@ class Sequential(nn.Sequential):
 
     trains_quickly = False
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Any) -> Any:
         quick = self.trains_quickly or not (self.training or torch.is_grad_enabled())
-        return through(self, input) if quick else super().forward(input)
+        if not quick or not isinstance(input, Tensor):  # EulerNet's layers hand on pairs of tensors
+            return super().forward(input)
+        return through(self, input)
 
 
 class Embedding(nn.Embedding):
