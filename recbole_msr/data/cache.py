@@ -44,7 +44,7 @@ from safetensors.torch import load_file, save_file
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever the meaning of an entry changes; entries of other formats are not found."""
 
 _TABLES = ("inter", "user", "item")
@@ -234,6 +234,8 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         packed: Packed = feat.packed
         tensors |= {"tokens": packed.tokens.contiguous(), "floats": packed.floats.contiguous()}
         tensors |= {f"others/{field}": column.contiguous() for field, column in packed.others.items()}
+        if packed.times is not None:
+            tensors["times"] = packed.times.contiguous()
         state["places"], state["own"] = packed.places, feat.own
     save_file(tensors, folder / _TENSOR_FILE)
     state["size"] = (folder / _TENSOR_FILE).stat().st_size
@@ -293,7 +295,7 @@ def map_rows(dataset: Any, folder: Path) -> None:
 def _rows(dataset: Any, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PackedRows:
     places = {name: (table, start, tuple(shape)) for name, (table, start, shape) in state["places"].items()}
     others = {key.split("/", 1)[1]: t for key, t in tensors.items() if key.startswith("others/")}
-    packed = Packed(tensors["tokens"], tensors["floats"], places, others)
+    packed = Packed(tensors["tokens"], tensors["floats"], places, others, tensors.get("times"))
     return PackedRows(packed, list(state["own"]), (dataset.user_feat, dataset.item_feat))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class ColumnarDataset(Dataset):
         self.field2id_token = Vocabularies()
         self.field2token_id = TokenIds(self.field2id_token)
         self._numerical: dict[tuple[str, str], np.ndarray] = {}
+        self._times: np.ndarray | None = None
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         with compat.reading_with(read_columns):
@@ -137,14 +139,24 @@ class ColumnarDataset(Dataset):
         finally:
             self.config["numerical_features"] = features
 
+    def _fill_nan(self) -> None:
+        super()._fill_nan()
+        # As they were read: RecBole makes float32 of them, which rounds seconds since 1970 to 128 of them.
+        if self.time_field in self.inter_feat and self.field2type[self.time_field] == FeatureType.FLOAT:
+            self._times = self.inter_feat[self.time_field].to_numpy()
+
     def _change_feat_format(self) -> None:
+        exact = {}
+        if self._times is not None and not np.array_equal(self._times.astype(np.float32), self._times):
+            exact[self.time_field] = torch.from_numpy(self._times.copy())
+        self._times = None
         for name in self.feat_name_list:
             feat, columns = getattr(self, name), {}
             for field in list(feat):
                 columns[field] = self._tensor(name, feat, field)
                 if name == "inter_feat":
                     del feat[field]  # its memory is given back before the next column is made
-            setattr(self, name, SelectedRows(columns) if name == "inter_feat" else Interaction(columns))
+            setattr(self, name, SelectedRows(columns, exact=exact) if name == "inter_feat" else Interaction(columns))
         self._numerical = {}
 
     def _tensor(self, name: str, feat: pd.DataFrame, field: str) -> torch.Tensor:
@@ -156,6 +168,21 @@ class ColumnarDataset(Dataset):
         if kind == FeatureType.FLOAT and field not in self.config["numerical_features"] and values.dtype.kind == "f":
             return torch.from_numpy(values.astype(np.float32))
         return self._dataframe_to_interaction(feat[[field]])[field]
+
+    def time_based_split(self, ratios: Sequence[float], group_by: str) -> list[Dataset]:
+        """RecBole's, by the times as they were read; the rows are in their order already."""
+        times = self.inter_feat.numbers(self.time_field).numpy()
+        shares = [ratio / sum(ratios) for ratio in ratios]
+        is_test = times > np.percentile(times, 100 * (1 - shares[-1]))
+        parts: tuple[list[np.ndarray], ...] = ([], [], [])
+        for group in self._grouped_index(self.inter_feat[group_by].numpy()):
+            rows = np.array(group)
+            before = rows[~is_test[rows]]
+            cut = int(len(before) * (shares[0] / (1 - shares[2])))
+            for part, chosen in zip(parts, (before[:cut], before[cut:], rows[is_test[rows]]), strict=True):
+                part.append(chosen)
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[np.concatenate(part)]) for part in parts]
 
     def _grouped_index(self, group_by_list: Any) -> list[list[int]]:
         ids, _ = pd.factorize(np.asarray(group_by_list))

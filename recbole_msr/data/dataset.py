@@ -55,6 +55,7 @@ class ScenarioDataset(ColumnarDataset):
     number_scale: dict[str, dict[str, float]]
     all_scenarios: ScenarioDataset | None = None
     cells: dict[str, Any]
+    _untimed = 0
 
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
@@ -244,6 +245,7 @@ class ScenarioDataset(ColumnarDataset):
             if self.field2type.get(field) == FeatureType.FLOAT:
                 (feat,) = self.field2feats(field)
                 self.number_scale[field] = {"mean": float(feat[field].mean()), "low": 0.0, "width": 1.0}
+        self._untimed = int(self.inter_feat[self.time_field].isna().sum()) if self.time_field in self.inter_feat else 0
         super()._fill_nan()
 
     def _normalize(self) -> None:
@@ -298,7 +300,8 @@ class ScenarioDataset(ColumnarDataset):
                         f"eval_args: {self.config['eval_args']['split']}; give every split a share"
                     )
             rows = torch.cat([split.inter_feat.rows for split in splits])
-            self.inter_feat = SelectedRows(splits[0].inter_feat.source, rows)
+            first = splits[0].inter_feat
+            self.inter_feat = SelectedRows(first.source, rows, first.exact)
             self.inter_feat = pack_dataset(self)
             self._check_scenarios()
             if self._cache_entry is not None and cache.store(self, self._cache_entry):
@@ -323,9 +326,20 @@ class ScenarioDataset(ColumnarDataset):
                 raise InputError(
                     f"a time-ordered split needs the time field '{self.time_field}' (TIME_FIELD) in the interactions"
                 )
-            times = self.inter_feat[self.time_field]
-            if np.min(times) == np.max(times):
-                raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:g}")
+            if self.field2type[self.time_field] != FeatureType.FLOAT:
+                raise InputError(
+                    f"a time-ordered split needs numbers, but '{self.time_field}' is a "
+                    f"{self.field2type[self.time_field].value}: write {self.time_field}:float in the file's first line"
+                )
+            times = self._times
+            assert times is not None
+            if self._untimed:
+                raise InputError(
+                    f"a time-ordered split needs the time of every interaction, but '{self.time_field}' is empty in "
+                    f"{self._untimed} of {len(times)}: fill it in, remove these rows, or split with order: RO"
+                )
+            if times.min() == times.max():
+                raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:.15g}")
         if "TS" in split and order != "TO":
             # RecBole cuts each user's rows where they stand, so unsorted ones would mix past and future.
             raise InputError("eval_args: a split by time (TS) needs order: TO")
@@ -350,6 +364,16 @@ class ScenarioDataset(ColumnarDataset):
             for part in (self, *splits):
                 part.inter_feat.drop(SCENARIO_FIELD)
         return splits
+
+    def row_times(self) -> np.ndarray | None:
+        """The time of every interaction (N,) as it was read, in float64; None where there are no times."""
+        inter = self.inter_feat
+        if self.time_field not in inter or self.field2type[self.time_field] != FeatureType.FLOAT:
+            return None
+        if isinstance(inter, PackedRows) and inter.packed.times is not None:
+            return inter.packed.times.numpy()
+        times = inter[self.time_field].numpy().astype(np.float64)
+        return times if times.ndim == 1 else times[:, 0]  # a numerical feature is beside a 1
 
     def row_scenario(self, inter: Interaction) -> torch.Tensor:
         """Scenario ids of interactions (N,), wherever the scenario is kept."""

@@ -28,12 +28,14 @@ class Packed:
         tokens, floats: the tables.
         places: column -> (its table, its first place there, the shape of one row's value).
         others: columns of other types, as they are.
+        times: the time of every row (N,) in float64; None where the float32 column holds the same numbers.
     """
 
     tokens: torch.Tensor
     floats: torch.Tensor
     places: dict[str, tuple[str, int, tuple[int, ...]]]
     others: dict[str, torch.Tensor] = field(default_factory=dict)
+    times: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -46,7 +48,8 @@ class Packed:
     def select(self, rows: Any) -> Packed:
         """Some of the rows: a slice shares the memory, anything else is a copy."""
         others = {name: column[rows] for name, column in self.others.items()}
-        return Packed(self.tokens[rows], self.floats[rows], self.places, others)
+        times = None if self.times is None else self.times[rows]
+        return Packed(self.tokens[rows], self.floats[rows], self.places, others, times)
 
     def column(self, name: str) -> torch.Tensor:
         """A column as RecBole has it: int64 or float32, with one or more numbers a row."""
@@ -136,10 +139,16 @@ class SelectedRows(Interaction):
     Args:
         source: the columns, token ids in any integer type.
         rows: which rows (n,), in which order; None for all as they stand.
+        exact: columns in float64, by name: rows are sorted by these where the column itself has rounded them.
     """
 
-    def __init__(self, source: Mapping[str, torch.Tensor], rows: torch.Tensor | None = None) -> None:
-        self.source = dict(source)
+    def __init__(
+        self,
+        source: Mapping[str, torch.Tensor],
+        rows: torch.Tensor | None = None,
+        exact: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self.source, self.exact = dict(source), dict(exact or {})
         self.rows = torch.arange(len(next(iter(source.values())))) if rows is None else rows
         self.length = len(self.rows)
         self._forget()
@@ -158,7 +167,7 @@ class SelectedRows(Interaction):
             index = one_index(index)
         if isinstance(index, (int, np.integer)):  # one row, of numbers that stand alone
             return super().__getitem__(int(index))
-        return SelectedRows(self.source, self.rows[index])
+        return SelectedRows(self.source, self.rows[index], self.exact)
 
     def __setitem__(self, name: str, column: torch.Tensor) -> None:
         values = torch.zeros((len(next(iter(self.source.values()))), *column.shape[1:]), dtype=column.dtype)
@@ -169,6 +178,17 @@ class SelectedRows(Interaction):
     def drop(self, column: str) -> None:
         super().drop(column)
         del self.source[column]
+        self.exact.pop(column, None)
+
+    def numbers(self, name: str) -> torch.Tensor:
+        """A column (n,) of numbers as exactly as it was read: float64 where float32 rounds it."""
+        return self.exact[name][self.rows] if name in self.exact else self.interaction[name]
+
+    def sort(self, by: Any, ascending: Any = True) -> None:
+        if isinstance(by, str) and by in self.exact and ascending is True:
+            self._reindex(np.argsort(self.numbers(by).numpy(), kind="stable"))
+        else:
+            super().sort(by, ascending)
 
     def _reindex(self, index: Any) -> None:
         self.rows = self.rows[torch.as_tensor(np.asarray(index))]
@@ -217,8 +237,10 @@ def pack_dataset(dataset: Any) -> PackedRows:
 
     Columns of users and items with several numbers a row are left where they are.
     """
-    inter = dataset.inter_feat
+    inter, times = dataset.inter_feat, None
     if isinstance(inter, SelectedRows):
+        if dataset.time_field in inter.exact:
+            times = inter.numbers(dataset.time_field)
         columns: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {
             name: (values, inter.rows) for name, values in inter.source.items()
         }
@@ -229,4 +251,6 @@ def pack_dataset(dataset: Any) -> PackedRows:
         if table is not None and key in inter:
             ids = inter[key]
             columns |= {n: (c, ids) for n, c in table.interaction.items() if n != key and c.dim() == 1}
-    return PackedRows(pack(len(inter), columns), own, (dataset.user_feat, dataset.item_feat))
+    packed = pack(len(inter), columns)
+    packed.times = times
+    return PackedRows(packed, own, (dataset.user_feat, dataset.item_feat))

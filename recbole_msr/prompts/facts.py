@@ -194,8 +194,8 @@ class Facts:
         self._labels = {task: inter[train.schema.tasks[i].label_field].numpy() for i, task in enumerate(self.tasks)}
         self._user, self.users = _by_token(inter[train.uid_field].numpy(), train.field2id_token[train.uid_field])
         self._item, self.items = _by_token(inter[train.iid_field].numpy(), train.field2id_token[train.iid_field])
-        times = inter[train.time_field].numpy() if train.time_field in inter else np.zeros(len(inter))
-        self._time = times if len(times) and times.min() < times.max() else np.zeros(len(inter))
+        times = train.row_times()
+        self._time = times if times is not None and len(times) else np.zeros(len(inter))
 
     def require_texts(self) -> None:
         """Refuse data that say nothing of an item but its id."""
