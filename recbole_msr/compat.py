@@ -30,7 +30,6 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -283,19 +282,6 @@ def run_recboles(rank: int, *args: Any) -> None:
     importlib.import_module("recbole.quick_start.quick_start").run_recboles(rank, *args)
 
 
-_reader: ContextVar[Callable[..., pd.DataFrame | None] | None] = ContextVar("reader", default=None)
-
-
-@contextlib.contextmanager
-def reading_with(reader: Callable[..., pd.DataFrame | None]) -> Iterator[None]:
-    """Inside, RecBole's atomic files are read by `reader`, and by pandas where it returns None."""
-    token = _reader.set(reader)
-    try:
-        yield
-    finally:
-        _reader.reset(token)
-
-
 def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
     """``pandas.read_csv`` by the C parser, to the same bits as by the Python parser that ``options`` ask for.
 
@@ -305,9 +291,6 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    reader = _reader.get()
-    if reader is not None and (frame := reader(path, delimiter, **options)) is not None:
-        return frame
     if len(delimiter) == 1:
         fast = {**options, "engine": "c"}
         # pandas 3.1 deprecates the argument, because its default is exact by then.

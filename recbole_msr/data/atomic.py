@@ -1,15 +1,17 @@
-"""Atomic files read column by column, with what pandas would read from them to the bit.
+"""Atomic files read as text, column by column: what stands between two tabs is the value, quotes included.
 
-RecBole reads with `pandas.read_csv`, which makes a Python string of every token. Here pyarrow reads tokens straight
-into numbers and a dictionary of the distinct ones, so that a column takes four bytes a row. Only files on which both
-readers are known to agree are read so; every other file is left to pandas: with quotes, a byte order mark, NUL bytes or
-lone carriage returns in it, not in UTF-8, with rows of unequal length, with numbers that pyarrow does not read (1_000).
+Only an empty cell is missing; in a column of numbers, so are the words that stand for no number (NA, nan, null).
+pyarrow reads tokens straight into numbers and a dictionary of the distinct ones, so that a column takes four bytes a
+row. What it refuses or may read differently (short rows, lone carriage returns, 1_000, a separator of several
+characters) is read line by line, which also finds the line that cannot be read.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,86 +19,204 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
+from recbole.utils import FeatureType
+
+from recbole_msr.errors import InputError
 
 _BLOCK = 1 << 22
-"""Bytes parsed at once; a file with a longer row is left to pandas."""
+"""Bytes parsed at once; a file with a longer row is read line by line."""
+
+_LINES = 1 << 16
+"""Lines that are read one by one before they are packed."""
 
 _LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype="<u8")
 
-# What pandas takes for a missing value (keep_default_na).
-_MISSING = (
+# What stands for no number in a column of numbers; pandas' list.
+_NO_NUMBER = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 
+_TYPES = ", ".join(kind.value for kind in FeatureType)
+_SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars", " ": "spaces"}
 
-def read_columns(path: str | Path, delimiter: str, **options: Any) -> pd.DataFrame | None:
-    """What `pandas.read_csv` gives with these options, with every column of tokens categorical.
 
-    The categories stand in the order of their first appearance. Sequences of tokens stay strings.
+@dataclass(frozen=True)
+class Table:
+    """The columns read from a file.
+
+    Attributes:
+        frame: one row a line; tokens are categorical, their categories in the order of their first appearance.
+            Numbers are float64, sequences strings as they stand in the file.
+        short_rows: lines with fewer cells than the header; the cells that they lack are empty.
+        first_short: number of the first such line in the file, from 1.
+    """
+
+    frame: pd.DataFrame
+    short_rows: int = 0
+    first_short: int | None = None
+
+
+def read_header(path: str | Path, separator: str, encoding: str | None = None) -> dict[str, FeatureType]:
+    """Read the first line of an atomic file: its fields in their order, with their types.
 
     Args:
-        path: the file; its first line names the columns as `field:type`.
-        delimiter: between columns.
-        options: as RecBole gives them to pandas: `usecols` and `dtype` by column name, `encoding`.
+        path: the file.
+        separator: stands between columns; with several characters, a regular expression.
+        encoding: of the file; UTF-8, with or without a byte order mark, if not given.
 
-    Returns:
-        The columns that `usecols` names, in the file's order; None where the file is one for pandas.
+    Raises:
+        InputError: the line is not `field:type`, tab, `field:type` and so on, or the file is empty or not text.
     """
-    if not _plain(delimiter, str(options.get("encoding") or "utf-8")) or not _agreed(Path(path)):
+    path, encoding = Path(path), _encoding(encoding)
+    try:
+        with open(path, encoding=encoding, newline="\n") as file:
+            head = file.readline().rstrip("\r\n")
+    except UnicodeError as error:
+        raise _undecodable(path, encoding) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if "\0" in head:
+        raise InputError(f"{path} is not a text file: its first line holds NUL bytes (UTF-16? Save it as UTF-8)")
+    if not head:
+        raise InputError(f"{path} is empty: its first line must name the columns as name:type, for instance {_EXAMPLE}")
+    columns = _splitter(separator)(head)
+    if len(columns) == 1:
+        other = next((s for s in _SEPARATORS if s != separator and s in head), None)
+        if other is not None:
+            raise InputError(
+                f"{path}: columns are separated by {_SEPARATORS.get(separator, repr(separator))}, but the first line "
+                f"has {_SEPARATORS[other]}; write the file with {_SEPARATORS.get(separator, repr(separator))}, or set "
+                f"field_separator: {other!r}"
+            )
+    header: dict[str, FeatureType] = {}
+    for column in columns:
+        field, colon, kind = column.partition(":")
+        if not field or not colon:
+            raise InputError(
+                f"{path}: column '{column}' in the first line has no type; write name:type, for instance "
+                f"{_EXAMPLE} (types: {_TYPES})"
+            )
+        try:
+            typed = FeatureType(kind)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: column '{column}' has the type '{kind}', which there is not; types are {_TYPES}"
+            ) from error
+        if field in header:
+            raise InputError(f"{path}: two columns are called '{field}'; rename or remove one of them")
+        header[field] = typed
+    return header
+
+
+_EXAMPLE = "user_id:token<TAB>item_id:token<TAB>clicked:float"
+
+
+def read_table(
+    path: str | Path, separator: str, encoding: str | None, header: Mapping[str, FeatureType], fields: Any
+) -> Table:
+    """Read columns of an atomic file.
+
+    Args:
+        path, separator, encoding: as for `read_header`.
+        header: what that gave.
+        fields: the fields to read.
+
+    Raises:
+        InputError: the file cannot be read, or holds a text where a number should be; it names line and value.
+    """
+    path, encoding = Path(path), _encoding(encoding)
+    wanted = [field for field in header if field in set(fields)]
+    arrow = _read_fast(path, separator, encoding, header, wanted)
+    lines = _Lines(path, separator, encoding, header, wanted)
+    if arrow is None:
+        arrow = lines.read()
+    if not len(arrow):
+        raise InputError(f"{path} has no rows, only its first line")
+    # One column after the other, each given back as soon as it is converted.
+    columns = {}
+    for name in arrow.column_names:
+        columns[name] = _converted(arrow.column(name), header[name].value.endswith("seq"))
+        arrow = arrow.drop_columns([name])
+    return Table(pd.DataFrame(columns, copy=False), lines.short_rows, lines.first_short)
+
+
+def line_number(path: str | Path, row: int, encoding: str | None = None) -> int:
+    """The line of the file (from 1) that holds a row (from 0): empty lines are no rows."""
+    with open(path, encoding=_encoding(encoding), newline="\n") as file:
+        rows = (number for number, line in enumerate(file, start=1) if number > 1 and line.strip("\r\n"))
+        return next((number for index, number in enumerate(rows) if index == row), row + 2)
+
+
+def _encoding(given: str | None) -> str:
+    """The encoding to open with: UTF-8 where a byte order mark is skipped."""
+    try:
+        name = codecs.lookup(given or "utf-8").name
+    except LookupError as error:
+        raise InputError(f"there is no encoding '{given}'; encoding is a name such as utf-8 or latin-1") from error
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _splitter(separator: str) -> Callable[[str], list[str]]:
+    if len(separator) > 1:
+        return re.compile(separator).split
+    return lambda line: line.split(separator)
+
+
+def _undecodable(path: Path, encoding: str) -> InputError:
+    """The error for a file that is not in its encoding; names the line."""
+    name = encoding.removesuffix("-sig")
+    with open(path, "rb") as file:
+        start = file.read(2)
+        if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return InputError(f"{path} is not in {name} but in UTF-16; save it as UTF-8, or set encoding: utf-16")
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode(name)
+            except UnicodeDecodeError as error:
+                return InputError(
+                    f"{path} is not in {name}: line {number} holds the byte 0x{line[error.start]:02x}; save the file "
+                    "as UTF-8, or name its encoding, for instance encoding: latin-1"
+                )
+    return InputError(f"{path} is not in {name}; name its encoding, for instance encoding: latin-1")
+
+
+def _read_fast(
+    path: Path, separator: str, encoding: str, header: Mapping[str, FeatureType], wanted: list[str]
+) -> pa.Table | None:
+    """The columns as pyarrow reads them; None where it refuses, or may take a line for two."""
+    plain = len(separator) == 1 and separator.isascii() and not separator.isalnum() and separator not in "\r\n "
+    if not plain or len(header) < 2 or not _one_line_end(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            header = file.readline().rstrip("\n").split(delimiter)
-    except UnicodeDecodeError:
-        return None
-    wanted: Sequence[str] = options["usecols"]
-    if len(header) < 2 or len(set(header)) < len(header) or not set(wanted) <= set(header):
-        return None
-    kinds = {name: _kind(options["dtype"][name]) for name in wanted}
-    try:
-        table = csv.read_csv(
+        return csv.read_csv(
             path,
-            read_options=csv.ReadOptions(use_threads=_several_threads(), block_size=_BLOCK),
-            parse_options=csv.ParseOptions(delimiter=delimiter, quote_char=False),
+            read_options=csv.ReadOptions(
+                use_threads=_several_threads(),
+                block_size=_BLOCK,
+                column_names=list(header),
+                skip_rows=1,
+                encoding=encoding.removesuffix("-sig"),
+            ),
+            parse_options=csv.ParseOptions(delimiter=separator, quote_char=False),
             convert_options=csv.ConvertOptions(
-                column_types=kinds,
-                include_columns=[name for name in header if name in kinds],
-                null_values=_MISSING,
-                strings_can_be_null=True,
+                column_types={field: _arrow_type(header[field]) for field in wanted},
+                include_columns=wanted,
+                null_values=_NO_NUMBER,
+                strings_can_be_null=False,
             ),
         )
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
-    if not len(table):
-        return None
-    # One column after the other, each given back as soon as it is converted.
-    columns = {}
-    for name in table.column_names:
-        columns[name] = _converted(table.column(name), name.endswith("_seq"))
-        table = table.drop_columns([name])
-    return pd.DataFrame(columns, copy=False)
 
 
-def _plain(delimiter: str, encoding: str) -> bool:
-    try:
-        utf8 = codecs.lookup(encoding).name == "utf-8"
-    except LookupError:
-        return False
-    return (
-        utf8 and len(delimiter) == 1 and delimiter.isascii() and not delimiter.isalnum() and delimiter not in '"\r\n '
-    )
-
-
-def _agreed(path: Path) -> bool:
-    """Whether nothing is in the file that pandas and pyarrow may read differently."""
+def _one_line_end(path: Path) -> bool:
+    """Whether every carriage return belongs to the end of a line, and no byte is NUL."""
     last = b""
     with open(path, "rb") as file:
-        if file.read(3) == codecs.BOM_UTF8:
-            return False
-        file.seek(0)
         while block := file.read(1 << 20):
-            if b'"' in block or b"\0" in block:
+            if b"\0" in block:
                 return False
             if b"\r" in block or last == b"\r":
                 joined = last + block
@@ -106,8 +226,84 @@ def _agreed(path: Path) -> bool:
     return last == b""
 
 
-def _kind(dtype: Any) -> pa.DataType:
-    return pa.string() if dtype is str else pa.float64()
+def _arrow_type(kind: FeatureType) -> pa.DataType:
+    return pa.float64() if kind == FeatureType.FLOAT else pa.string()
+
+
+class _Lines:
+    """A file read line by line."""
+
+    def __init__(
+        self, path: Path, separator: str, encoding: str, header: Mapping[str, FeatureType], wanted: list[str]
+    ) -> None:
+        self._path, self._split, self._encoding = path, _splitter(separator), encoding
+        self._header, self._wanted = header, wanted
+        self.short_rows = 0
+        self.first_short: int | None = None
+
+    def read(self) -> pa.Table:
+        """All rows.
+
+        Raises:
+            InputError: a line cannot be read; it names the line.
+        """
+        types = {field: _arrow_type(self._header[field]) for field in self._wanted}
+        chunks: dict[str, list[pa.Array]] = {field: [] for field in self._wanted}
+        for numbers, rows in self._parts():
+            for field, cells in zip(self._header, zip(*rows, strict=True), strict=True):
+                if field in chunks:
+                    values: Any = cells
+                    if self._header[field] == FeatureType.FLOAT:
+                        values = [self._number(field, *found) for found in zip(cells, numbers, strict=True)]
+                    chunks[field].append(pa.array(values, type=types[field]))
+        columns = {field: pa.chunked_array(chunks[field], type=types[field]) for field in self._wanted}
+        return pa.table(columns)
+
+    def _parts(self) -> Iterator[tuple[list[int], list[list[str]]]]:
+        numbers: list[int] = []
+        rows: list[list[str]] = []
+        try:
+            with open(self._path, encoding=self._encoding, newline="\n") as file:
+                file.readline()
+                for number, line in enumerate(file, start=2):
+                    line = line.removesuffix("\n").removesuffix("\r")
+                    if line:
+                        numbers.append(number)
+                        rows.append(self._cells(number, line))
+                    if len(rows) == _LINES:
+                        yield numbers, rows
+                        numbers, rows = [], []
+        except UnicodeError as error:
+            raise _undecodable(self._path, self._encoding) from error
+        if rows:
+            yield numbers, rows
+
+    def _cells(self, number: int, line: str) -> list[str]:
+        if "\0" in line:
+            raise InputError(f"{self._path}, line {number} holds a NUL byte: the file is damaged, or not text")
+        cells = self._split(line)
+        lacking = len(self._header) - len(cells)
+        if lacking < 0:
+            raise InputError(
+                f"{self._path}, line {number} has {len(cells)} cells, but the first line names {len(self._header)} "
+                f"columns: {line[:80]!r}"
+            )
+        if lacking > 0:
+            self.short_rows += 1
+            self.first_short = self.first_short or number
+            cells += [""] * lacking
+        return cells
+
+    def _number(self, field: str, text: str, number: int) -> float | None:
+        if text in _NO_NUMBER:
+            return None
+        try:
+            return float(text)
+        except ValueError as error:
+            raise InputError(
+                f"{self._path}, line {number}: '{field}' is a column of numbers, but holds '{text[:80]}'; write "
+                f"numbers as 1234.5 and leave a missing one empty, or declare the column as {field}:token"
+            ) from error
 
 
 def _several_threads() -> bool:
@@ -119,19 +315,24 @@ def _several_threads() -> bool:
 def _converted(column: pa.ChunkedArray, sequence: bool) -> Any:
     if pa.types.is_floating(column.type):
         return column.to_numpy()  # a missing value becomes NaN
-    if sequence:  # as this version of pandas holds text
-        return pd.Series(column.to_numpy(zero_copy_only=False), dtype=pd.Series([""]).dtype)
+    if sequence:
+        return column.to_numpy(zero_copy_only=False)
     codes, tokens = _short_codes(column) or _codes(column)
     dtype = pd.CategoricalDtype(pd.Index(tokens, dtype=object))
     return pd.Categorical.from_codes(codes.astype(np.int32), dtype=dtype, validate=False)
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """Of every row the number of its token (-1: missing), and the tokens as they first appear."""
+    """Of every row the number of its token (-1: the cell is empty), and the tokens as they first appear."""
     encoded = column.combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.unify_dictionaries().combine_chunks()
-    return encoded.indices.fill_null(-1).to_numpy(), encoded.dictionary.to_pylist()
+    codes, tokens = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    if "" in tokens:
+        empty = tokens.index("")
+        codes = np.where(codes == empty, -1, codes - (codes > empty))
+        del tokens[empty]
+    return codes, tokens
 
 
 def _short_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]] | None:
@@ -143,8 +344,6 @@ def _short_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]] | None
         _, offsets, text = chunk.buffers()
         ends = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
         lengths = np.diff(ends)
-        if chunk.null_count:
-            lengths[chunk.is_null().to_numpy(zero_copy_only=False)] = 0
         if len(lengths) and lengths.max() > 8:
             return None
         # Eight bytes from where each token begins; what belongs to the next one is cut off.
@@ -152,7 +351,7 @@ def _short_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]] | None
         eight = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded, strides=(1,))
         keys[rows] = eight[ends[:-1]] & _LOW_BYTES[lengths]
     codes, distinct = pd.factorize(keys)
-    missing = np.flatnonzero(distinct == 0)  # an empty text is a missing value, and there are no NUL bytes
+    missing = np.flatnonzero(distinct == 0)  # an empty cell, since there are no NUL bytes
     if len(missing):
         codes = np.where(codes == missing[0], -1, codes - (codes > missing[0]))
         distinct = np.delete(distinct, missing[0])

@@ -1,8 +1,13 @@
-"""RecBole's Dataset with columns of numbers where it has a Python string a row; its results, to the bit."""
+"""RecBole's Dataset with columns of numbers where it has a Python string a row; its results, to the bit.
+
+But for what it reads: a cell is text as it stands in the file, and is missing only if it is empty.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +15,23 @@ import pandas as pd
 import torch
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
-from recbole.utils import FeatureType
+from recbole.utils import FeatureSource, FeatureType
 
-from recbole_msr import compat
-from recbole_msr.data.atomic import read_columns
+from recbole_msr.data.atomic import Table, line_number, read_header, read_table
 from recbole_msr.data.rows import SelectedRows
-from recbole_msr.data.vocabulary import TokenIds, Vocabularies
+from recbole_msr.data.vocabulary import TokenIds, Vocabularies, token_array
+from recbole_msr.errors import InputError
+
+PADDING = "[PAD]"
+"""RecBole's token with the id 0, which stands for no value."""
+
+_LARGE_TABLE = 64 << 20
+"""Bytes from which a table of padded sequences is worth a warning, if ..."""
+
+_MOSTLY_PADDING = 10
+"""... it has so many times more places than values."""
+
+logger = logging.getLogger(__name__)
 
 
 class ColumnarDataset(Dataset):
@@ -39,8 +55,111 @@ class ColumnarDataset(Dataset):
         self._times: np.ndarray | None = None
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
-        with compat.reading_with(read_columns):
-            return super()._load_feat(filepath, source)
+        """Read the columns of a file that are to be loaded; what RecBole keeps of them is kept.
+
+        Raises:
+            InputError: the file cannot be read; the message names the file and the line.
+        """
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():
+            return None
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        header = read_header(filepath, separator, encoding)
+        kinds = {
+            field: kind
+            for field, kind in header.items()
+            if (load is None or field in load) and (unload is None or field not in unload)
+        }
+        if not kinds:
+            logger.warning("no column of %s is loaded: load_col and unload_col name none of its fields", filepath)
+            return None
+        for field, kind in kinds.items():
+            self._enter_field(field, kind, source, filepath)
+        table = read_table(filepath, separator, encoding, header, kinds)
+        for field, kind in kinds.items():
+            if kind.value.endswith("seq"):
+                table.frame[field] = self._sequences(field, table.frame[field], filepath)
+            elif kind == FeatureType.TOKEN and PADDING in table.frame[field].cat.categories:
+                self._refuse_padding(field, filepath, int((table.frame[field] == PADDING).argmax()))
+        self._note_table(filepath, source, table)
+        return table.frame
+
+    def _enter_field(self, field: str, kind: FeatureType, source: Any, filepath: str) -> None:
+        own = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}
+        known = self.field2source.get(field)
+        if known not in (None, source) and own.get(source) != field:
+            raise InputError(
+                f"{filepath}: field '{field}' is in the {getattr(known, 'value', known)} file too; rename one of them, "
+                "or leave one out (load_col, unload_col)"
+            )
+        self.field2source[field], self.field2type[field] = source, kind
+        if not kind.value.endswith("seq"):
+            self.field2seqlen[field] = 1
+        if "float" in kind.value:
+            self.field2bucketnum[field] = 2
+
+    def _sequences(self, field: str, cells: pd.Series, filepath: str) -> pd.Series:
+        """The values of every cell as an array of tokens or numbers; sets the field's length."""
+        separator, kind = self.config["seq_separator"], self.field2type[field]
+        limit = (self.config["seq_len"] or {}).get(field)
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise InputError(f"seq_len: '{field}' must keep at least 1 value of a sequence, got {limit!r}")
+        rows = np.empty(len(cells), dtype=object)
+        same: dict[str, str] = {}  # a token is kept once, not once a row
+        for row, cell in enumerate(cells):
+            values = [same.setdefault(value, value) for value in cell.split(separator) if value]
+            if kind == FeatureType.TOKEN_SEQ:
+                rows[row] = np.array(values, dtype=object)
+                continue
+            try:
+                rows[row] = np.array([float(value) for value in values])
+            except ValueError as error:
+                raise InputError(
+                    f"{filepath}, line {line_number(filepath, row, self.config['encoding'])}: '{field}' is a column of "
+                    f"sequences of numbers, but holds '{cell[:80]}'"
+                ) from error
+        if kind == FeatureType.TOKEN_SEQ and PADDING in same:
+            self._refuse_padding(field, filepath, next(row for row, tokens in enumerate(rows) if PADDING in tokens))
+        lengths = np.array([len(values) for values in rows])
+        longest = int(lengths.max())
+        if longest == 0:
+            raise InputError(
+                f"{filepath}: every cell of the column '{field}' is empty; leave it out, for instance with "
+                f"unload_col: {{{Path(filepath).suffix[1:]}: [{field}]}}"
+            )
+        if limit is not None and limit < longest:
+            for row in np.flatnonzero(lengths > limit).tolist():
+                rows[row] = rows[row][:limit]
+            longest = limit
+        self.field2seqlen[field] = longest
+        self._note_padding(field, np.minimum(lengths, longest), filepath)
+        return pd.Series(rows, dtype=object)
+
+    def _note_padding(self, field: str, lengths: np.ndarray, filepath: str) -> None:
+        """Warn of one long sequence to which all others are padded."""
+        longest, size = int(lengths.max()), 8 * len(lengths) * int(lengths.max())
+        if size < _LARGE_TABLE or longest * len(lengths) < _MOSTLY_PADDING * lengths.sum():
+            return
+        usual = max(1, int(np.percentile(lengths, 99)))
+        line = line_number(filepath, int(lengths.argmax()), self.config["encoding"])
+        self._note(
+            f"{filepath}, line {line}: '{field}' holds a sequence of {longest} values, where 99 of 100 rows have at "
+            f"most {usual}; every row is padded to the longest, which takes {size / 2**20:.0f} MiB: "
+            f"seq_len: {{{field}: {usual}}} keeps the first {usual} of each"
+        )
+
+    def _refuse_padding(self, field: str, filepath: str, row: int) -> None:
+        raise InputError(
+            f"{filepath}, line {line_number(filepath, row, self.config['encoding'])}: '{field}' is '{PADDING}', which "
+            "stands for no value at all in RecBole; give it another name"
+        )
+
+    def _note_table(self, filepath: str, source: Any, table: Table) -> None:
+        """Called with every file that was read."""
+
+    def _note(self, warning: str) -> None:
+        """Called with what the user should know of the data."""
+        logger.warning("%s", warning)
 
     def _filter_inter_by_user_or_item(self) -> None:
         if self.user_feat is not None or self.item_feat is not None:  # else there is nothing to look up
@@ -88,11 +207,10 @@ class ColumnarDataset(Dataset):
 
     def _remap(self, remap_list: list[Any]) -> None:
         """Give tokens RecBole's ids: numbered as they first appear, over all columns of the list."""
+        if not remap_list:
+            return
         if not all(kind == FeatureType.TOKEN and is_categorical(feat[field]) for feat, field, kind in remap_list):
-            for feat, field, _ in remap_list:
-                if is_categorical(feat[field]):
-                    feat[field] = feat[field].astype(object)
-            super()._remap(remap_list)
+            self._remap_sequences(remap_list)
             return
         known = pd.Index([], dtype=object)
         for feat, field, _ in remap_list:
@@ -108,7 +226,23 @@ class ColumnarDataset(Dataset):
             else:
                 known = tokens
             feat[field] = codes.astype(np.int32 if feat is self.inter_feat else np.int64) + 1
-        vocabulary = np.array(["[PAD]", *known])
+        self._keep_vocabulary(remap_list, known)
+
+    def _remap_sequences(self, remap_list: list[Any]) -> None:
+        for feat, field, _ in remap_list:
+            if is_categorical(feat[field]):
+                feat[field] = feat[field].astype(object)
+        tokens, ends = self._concat_remaped_tokens(remap_list)
+        ids, known = pd.factorize(tokens)
+        for (feat, field, kind), own in zip(remap_list, np.split(ids + 1, ends), strict=True):
+            if kind == FeatureType.TOKEN:
+                feat[field] = own
+            else:
+                feat[field] = np.split(own, np.cumsum(feat[field].map(len))[:-1])
+        self._keep_vocabulary(remap_list, known)
+
+    def _keep_vocabulary(self, remap_list: list[Any], known: Any) -> None:
+        vocabulary = token_array([PADDING, *known])
         for _, field, _ in remap_list:
             if field not in self.field2id_token:
                 self.field2id_token[field] = vocabulary

@@ -16,6 +16,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
+from recbole_msr.data.atomic import read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.vocabulary import TokenIds
@@ -161,9 +162,7 @@ class ScenarioDataset(ColumnarDataset):
         for suffix in ("inter", "user", "item"):
             path = os.path.join(self.dataset_path, f"{self.dataset_name}.{suffix}")
             if os.path.isfile(path):
-                with open(path, encoding=self.config["encoding"]) as file:
-                    head = file.readline().rstrip("\n").split(self.config["field_separator"])
-                available[suffix] = [column.split(":")[0] for column in head]
+                available[suffix] = list(read_header(path, self.config["field_separator"], self.config["encoding"]))
         for suffix, fields in available.items():
             if field in fields:
                 where = f"{self.dataset_name}.{suffix}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
 import torch
@@ -95,4 +95,9 @@ def decode(encoded: Encoded) -> np.ndarray:
     """The tokens that `encode` was given."""
     text, ends = encoded[0].numpy().tobytes(), encoded[1].tolist()
     parts = [text[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False)]
-    return np.array(parts)
+    return token_array(parts)
+
+
+def token_array(tokens: Sequence[str]) -> np.ndarray:
+    """Tokens as an array of Python strings: in one of fixed width, each takes as much as the longest."""
+    return np.array(tokens, dtype=object)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from recbole.utils import FeatureType
 
+from recbole_msr.data.atomic import read_header, read_table
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL
 
@@ -42,14 +42,11 @@ class FieldTable:
         path = Path(dataset.dataset_path, self.file)
         if not path.is_file():
             return
-        separator = config["field_separator"]
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, encoding=config["encoding"], quoting=csv.QUOTE_NONE, na_filter=False,
-            engine="c" if len(separator) == 1 else "python",
-        ).fillna("")  # fmt: skip
-        for column in frame.columns:
-            field, _, kind = str(column).partition(":")
-            self._kinds[field], self._columns[field] = kind, frame[column].to_numpy(dtype=object)
+        separator, encoding = config["field_separator"], config["encoding"]
+        self._kinds = {field: kind.value for field, kind in read_header(path, separator, encoding).items()}
+        as_text = dict.fromkeys(self._kinds, FeatureType.TOKEN_SEQ)  # which is kept as it is written
+        frame = read_table(path, separator, encoding, as_text, as_text).frame
+        self._columns = {field: frame[field].to_numpy() for field in as_text}
         key = dataset.uid_field if suffix == "user" else dataset.iid_field
         if key in self._columns:
             for row, token in enumerate(self._columns[key]):
@@ -324,7 +321,7 @@ class Facts:
 def _by_token(ids: np.ndarray, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers (N,) into the external ids that occur, which are returned too, sorted as text."""
     present, rows = np.unique(ids, return_inverse=True)
-    names = np.asarray(tokens)[present].astype(str)
+    names = np.asarray(tokens)[present]
     order = np.argsort(names, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

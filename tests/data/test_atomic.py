@@ -1,5 +1,6 @@
 """Columnar reading gives what RecBole's own Dataset gives: the same ids, the same floats to the bit, the same rows."""
 
+import csv
 import random
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -8,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pandas._libs.parsers import STR_NA_VALUES
 
 from recbole_msr import compat
-from recbole_msr.data.atomic import read_columns
+from recbole_msr.data import atomic
+from recbole_msr.data.atomic import line_number, read_header, read_table
+from recbole_msr.errors import InputError
 
 HEADER = "user_id:token\titem_id:token\tword:token\tnumber:float\tseq:token_seq\n"
 PLAIN = "u1\ti1\ta\t1.5\tx y\n"
@@ -23,7 +27,7 @@ FAST = {
     "spaces": " u1\ti1 \t a b \t 1.5\tx  y \n u1 \ti1\ta b\t2. \t  \n",
     "letters of other alphabets": "ü\tñandú\t日本語\t1\té 日\nu\tñandu\t日\t2\tz\n",
     "long tokens": "user_with_a_long_name\t12345678\t123456789\t1e300\tx\nu\t1234567\t12345678\t1e-320\ty\n",
-    "every kind of a missing value": "".join(
+    "words that look missing": "".join(
         f"{word}\t{word}\t{word}\t\t{word}\n"
         for word in (
             *("", "#N/A", "#NA", "NA", "NaN", "nan", "-nan", "None", "null", "NULL", "<NA>", "n/a", "N/A"),
@@ -39,72 +43,151 @@ FAST = {
     ),
     "digits that round": "".join(f"u\ti\ta\t{random.Random(3).random() * 10.0**e:.17g}\tx\n" for e in range(-30, 30)),
     "a hash and a backslash": "#u1\ti\\1\ta#b\t1\tx\n",
+    "quotes": '"u1\ti1\t12" tv\t1\tx "y"\n' + PLAIN + 'u2\t""\t"a"\t2\t"\n',
 }
 SLOW = {
-    "quotes": 'u1\ti1\t"a\tb"\t1\tx\n',
-    "a quote inside": 'u1\ti1\ta"b\t1\tx\n',
     "a carriage return inside": "u1\ti1\ta\rb\t1\tx\n" + PLAIN,
     "short rows": "u1\ti1\n" + PLAIN,
     "digits with an underscore": "u1\ti1\ta\t1_000\tx\n",
-    "no rows": "",
-    "a NUL byte": "u1\ti1\ta\0b\t1\tx\n",
 }
 
 
-def _read(tmp_path, text, **changes):
+def _read(tmp_path, text, separator="\t", encoding="utf-8"):
+    """The file of a text, its header, and how it is read."""
     path = tmp_path / "t.inter"
-    path.write_bytes((HEADER.replace("\n", "\r\n") if "\r\n" in text else HEADER).encode() + text.encode())
-    names = HEADER.rstrip("\n").split("\t")
-    dtype = {name: np.float64 if name.endswith(":float") else str for name in names}
-    given = {"usecols": names, "dtype": dtype, "encoding": "utf-8"} | changes
-    return path, given
+    whole = (HEADER.replace("\n", "\r\n") if "\r\n" in text else HEADER) + text
+    path.write_bytes(whole.replace("\t", separator).encode(encoding))
+    header = read_header(path, separator, encoding)
+    return path, header, lambda: read_table(path, separator, encoding, header, header).frame
+
+
+def _as_pandas_reads(path, header, separator="\t", encoding="utf-8"):
+    """The same by pandas, told that text is text and that only an empty cell is missing, but for numbers."""
+    numbers = [field for field, kind in header.items() if kind.value == "float"]
+    words = {field: list(STR_NA_VALUES) if field in numbers else [""] for field in header}
+    return pd.read_csv(
+        path, sep=separator, engine="python", encoding=encoding, quoting=csv.QUOTE_NONE, keep_default_na=False,
+        na_values=words, dtype={field: np.float64 if field in numbers else str for field in header},
+        names=list(header), header=0,
+    )  # fmt: skip
+
+
+def _assert_same(ours, theirs, header):
+    assert list(ours) == list(theirs)
+    for field, kind in header.items():
+        a, b = ours[field], theirs[field]
+        if kind.value == "float":
+            known = b.notna()
+            assert a.notna().equals(known)
+            assert a[known].to_numpy().tobytes() == b[known].to_numpy().tobytes()
+        elif kind.value == "token":
+            a, b = a.astype(object), b.astype(object)
+            assert a.isna().tolist() == b.isna().tolist()
+            assert a[a.notna()].tolist() == b[b.notna()].tolist()
+            assert ours[field].cat.categories.tolist() == list(pd.unique(b[b.notna()])), "as they first appear"
+        else:
+            assert a.tolist() == b.fillna("").tolist()
 
 
 @pytest.mark.parametrize("text", FAST.values(), ids=FAST)
-def test_columns_are_those_of_pandas(text, tmp_path):
-    path, given = _read(tmp_path, text)
-    ours = read_columns(path, "\t", **given)
-    theirs = pd.read_csv(path, delimiter="\t", engine="python", **given)
-    assert ours is not None
-    assert list(ours) == list(theirs)
-    for name in theirs:
-        if given["dtype"][name] is np.float64:
-            known = theirs[name].notna()
-            assert ours[name].notna().equals(known)
-            assert ours[name][known].to_numpy().tobytes() == theirs[name][known].to_numpy().tobytes()
-            continue
-        a, b = ours[name].astype(object), theirs[name].astype(object)
-        assert a.isna().tolist() == b.isna().tolist()
-        assert a[a.notna()].tolist() == b[b.notna()].tolist()
-        if name.endswith(":token"):
-            assert ours[name].cat.categories.tolist() == list(pd.unique(b[b.notna()])), "as they first appear"
+def test_columns_are_those_of_pandas(text, tmp_path, monkeypatch):
+    path, header, read = _read(tmp_path, text)
+    _assert_same(read(), _as_pandas_reads(path, header), header)
+    monkeypatch.setattr(atomic, "_read_fast", lambda *args: None)
+    _assert_same(read(), _as_pandas_reads(path, header), header)
+
+
+@pytest.mark.parametrize("text", FAST.values(), ids=FAST)
+def test_all_of_these_are_read_fast(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic._Lines, "read", lambda self: pytest.fail("line by line"))
+    _read(tmp_path, text)[2]()
 
 
 @pytest.mark.parametrize("text", SLOW.values(), ids=SLOW)
-def test_a_file_that_may_be_read_otherwise_is_left_to_pandas(text, tmp_path):
-    path, given = _read(tmp_path, text)
-    assert read_columns(path, "\t", **given) is None
+def test_what_is_read_otherwise_by_pyarrow_is_read_line_by_line(text, tmp_path):
+    path, header, read = _read(tmp_path, text)
+    assert atomic._read_fast(path, "\t", "utf-8-sig", header, list(header)) is None
+    cells = [line.split("\t") for line in text.removesuffix("\n").split("\n")]
+    frame = read()
+    assert frame["user_id"].tolist() == [row[0] for row in cells]
+    assert [None if pd.isna(word) else word for word in frame["word"]] == [
+        row[2] if len(row) > 2 else None for row in cells
+    ]
+    assert frame["number"].isna().tolist() == [len(row) < 4 for row in cells]
 
 
-def test_other_encodings_delimiters_and_marks_are_left_to_pandas(tmp_path):
-    path, given = _read(tmp_path, PLAIN)
-    assert read_columns(path, "\t", **given) is not None
-    assert read_columns(path, "\t", **given | {"encoding": "latin-1"}) is None
-    assert read_columns(path, r"\t", **given) is None
-    assert read_columns(path, " ", **given) is None
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_columns(path, "\t", **given) is None
-    path.write_bytes(HEADER.encode() + "ü\ti\ta\t1\tx\n".encode("latin-1"))
-    assert read_columns(path, "\t", **given) is None
+@pytest.mark.parametrize("text", [PLAIN, PLAIN + 'u2\ti2\t"\t2\tñ é\n'], ids=["ascii", "more"])
+@pytest.mark.parametrize(
+    ("separator", "encoding"),
+    [("\t", "latin-1"), ("\t", "utf-16"), ("\t", "utf-8-sig"), ("::", "utf-8"), (",", "utf-8"), ("\t", None)],
+)
+def test_other_encodings_marks_and_separators(text, separator, encoding, tmp_path):
+    written = encoding or "utf-8"
+    path, header, read = _read(tmp_path, text, separator, written)
+    frame = read_table(path, separator, encoding, header, header).frame
+    assert frame.astype(str).equals(read().astype(str))
+    assert [list(map(str, row)) for row in frame.astype(object).to_numpy()] == [
+        [str(float(cell)) if place == 3 else cell for place, cell in enumerate(line.split("\t"))]
+        for line in text.splitlines()
+    ]
 
 
 @pytest.mark.parametrize("where", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1])
 def test_a_lone_carriage_return_is_found_wherever_a_block_ends(where, tmp_path):
     for found, fast in (("\r\n", True), ("\rx\n", False), ("x\r\n\r", False)):
-        path, given = _read(tmp_path, PLAIN)
+        path, header, _ = _read(tmp_path, PLAIN)
         head = HEADER + PLAIN + "u1\ti1\ta\t1.5\t"
         path.write_text(head + "y" * (where - len(head)) + found, newline="")
-        assert (read_columns(path, "\t", **given) is not None) == fast
+        assert (atomic._read_fast(path, "\t", "utf-8", header, list(header)) is not None) == fast
+
+
+# Files that cannot be read
+
+REFUSED = {
+    "commas": ("user_id:token,item_id:token\nu1,i1\n", r"separated by tabs.*has commas.*field_separator: ','"),
+    "no types": ("user_id\titem_id\nu1\ti1\n", r"'user_id' in the first line has no type; write name:type"),
+    "an unknown type": ("user_id:token\tx:int\nu1\t1\n", r"'x:int' has the type 'int'.*token, float"),
+    "two of one name": ("a:token\tb:float\ta:token\n1\t2\t3\n", r"two columns are called 'a'"),
+    "no header": ("", r"is empty: its first line"),
+    "no rows": ("a:token\tb:token\n\n", r"has no rows"),
+    "a text for a number": ("a:token\tp:float\nu\t1\n\nv\t1,234.5\n", r"line 4: 'p'.*numbers.*'1,234.5'.*p:token"),
+    "a dash for a number": ("a:token\tp:float\nu\t-\n", r"line 2: 'p'.*holds '-'"),
+    "a cell too many": ("a:token\tb:token\nu\tv\nu\tv\tw\n", r"line 3 has 3 cells.*names 2 columns"),
+    "a NUL byte": ("a:token\tb:token\nu\tv\0\n", r"line 2 holds a NUL byte"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), REFUSED.values(), ids=REFUSED)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(text, told, tmp_path):
+    path = tmp_path / "t.inter"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"t\.inter.*{told}"):
+        read_table(path, "\t", "utf-8", header := read_header(path, "\t", "utf-8"), header)
+
+
+@pytest.mark.parametrize("line", [1, 3])
+@pytest.mark.parametrize("written", ["latin-1", "utf-16"])
+def test_another_encoding_is_told_with_the_key(written, line, tmp_path):
+    path = tmp_path / "t.inter"
+    lines = ["a:token\tb:token", "u\tv", "w\tx"]
+    lines[line - 1] = lines[line - 1].replace("\t", "é:token\t" if line == 1 else "é\t")
+    path.write_bytes("\n".join(lines).encode(written))
+    told = "UTF-16.*encoding: utf-16" if written == "utf-16" else f"not in utf-8: line {line} .*0xe9.*encoding: latin-1"
+    with pytest.raises(InputError, match=told):
+        read_table(path, "\t", None, header := read_header(path, "\t", None), header)
+
+
+def test_short_rows_are_counted(tmp_path):
+    path, header, _ = _read(tmp_path, PLAIN + "u1\ti1\n" + PLAIN + "u1\n")
+    table = read_table(path, "\t", "utf-8", header, ["user_id", "number"])
+    assert (table.short_rows, table.first_short, len(table.frame)) == (2, 3, 4)
+    assert list(table.frame) == ["user_id", "number"]
+
+
+def test_the_line_of_a_row_counts_empty_lines(tmp_path):
+    path = tmp_path / "t.inter"
+    path.write_text("\ufeffa:token\n\nu\n\r\n\nv\n", encoding="utf-8", newline="")
+    assert [line_number(path, row) for row in (0, 1)] == [3, 6]
 
 
 # Whole datasets
@@ -112,10 +195,19 @@ def test_a_lone_carriage_return_is_found_wherever_a_block_ends(where, tmp_path):
 
 @contextmanager
 def as_published():
-    """RecBole without what this package makes faster in it."""
+    """RecBole without what this package makes faster in it, told that text is text."""
     compat.apply(speedups=False)
+    read_csv = pd.read_csv
+
+    def plainly(*args, dtype, **options):
+        words = {name: list(STR_NA_VALUES) if kind is np.float64 else [""] for name, kind in dtype.items()}
+        options |= {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "na_values": words, "dtype": dtype}
+        return read_csv(*args, **options)
+
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pd, "read_csv", plainly)
+            yield
     finally:
         compat.apply()
 
@@ -141,7 +233,7 @@ def _nasty(folder, rows=400):
     ]
     items = ["NA1", "none", "x\\y", "#", "i'", "0x1", *(f"item{i:08d}" for i in range(40))]
     words = ["", "NA", "a", "A", "null", "ß", "é", "nan", "c c", "007", "7"]
-    quoted = ['"q"', '"two ""inner"" quotes"', '"tab\tinside"'] if folder.name == "quoted" else []
+    quoted = ['"q"', '"two ""inner"" quotes"', '"begun', '12" wide'] if folder.name == "quoted" else []
     lines = ["user_id:token\titem_id:token\tclick:float\tword:token\tnumber:float\tback:token_seq\tcurve:float_seq"]
     for _ in range(rows):
         user = "" if draw.random() < 0.01 else draw.choice(users[:-4])
@@ -204,7 +296,6 @@ def _same_as_recboles(folder, name, task, load_col=None, preset=None, ours_as=nu
         our_splits = ours.build()
     for field, tokens in theirs.field2id_token.items():
         assert ours.field2id_token[field].tolist() == tokens.tolist()
-        assert ours.field2id_token[field].dtype == tokens.dtype
         assert ours.field2token_id[field] == theirs.field2token_id[field]
         assert ours.num(field) == theirs.num(field)
     assert ours.field2bucketnum == {f: n for f, n in theirs.field2bucketnum.items() if f != task} | {

@@ -1,5 +1,6 @@
 """GroupLens' raw files become atomic files with the same content, or nothing."""
 
+import csv
 import gzip
 from pathlib import Path
 
@@ -16,6 +17,7 @@ MOVIES = (
     "10::Star Wars: Episode IV - A New Hope (1977)::Action|Sci-Fi\n"
     "20::Misérables, Les (1995)::Drama\n"
     '30::A "Film" Without a Year::Children\'s|Comedy|Film-Noir\n'
+    '40::"Great Performances" Cats (1998)::Musical\n'
 )
 
 
@@ -28,7 +30,7 @@ def _raw(folder, gz=False, **texts):
 
 
 def _read(folder, suffix):
-    return pd.read_csv(folder / f"ml-1m.{suffix}", sep="\t", dtype=str, keep_default_na=False)
+    return pd.read_csv(folder / f"ml-1m.{suffix}", sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
 
 
 @pytest.mark.parametrize("gz", [False, True])
@@ -51,6 +53,7 @@ def test_every_value_arrives(gz, tmp_path):
         ["10", "Star Wars: Episode IV - A New Hope", "1977", "Action Sci-Fi", "Action"],
         ["20", "Misérables, Les", "1995", "Drama", "Drama"],
         ["30", 'A "Film" Without a Year', "", "Children's Comedy Film-Noir", "Children's"],
+        ["40", '"Great Performances" Cats', "1998", "Musical", "Musical"],
     ]
 
 
@@ -61,7 +64,7 @@ def test_recbole_reads_what_was_written(tmp_path):
     convert("ml-1m", _raw(tmp_path / "raw"), tmp_path / "out")
     given = {"data_path": str(tmp_path / "out"), "load_col": None, "state": "ERROR", "use_gpu": False}
     dataset = create_dataset(Config(model="BPR", dataset="ml-1m", config_dict=given))
-    assert (dataset.inter_num, dataset.user_num, dataset.item_num) == (4, 4, 4)
+    assert (dataset.inter_num, dataset.user_num, dataset.item_num) == (4, 4, 5)
     item = dataset.token2id("item_id", "30")
     titles = dataset.item_feat["movie_title"][item]
     assert " ".join(dataset.id2token("movie_title", titles)) == 'A "Film" Without a Year'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import filecmp
 import os
 import tempfile
@@ -52,11 +53,14 @@ def convert(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dataset}-", dir=folder) as temporary:
             for suffix, frame in tables.items():
-                frame.to_csv(Path(temporary, suffix), sep="\t", index=False)
+                # As text: who reads atomic files takes quotes for what they are.
+                frame.to_csv(Path(temporary, suffix), sep="\t", index=False, quoting=csv.QUOTE_NONE)
             for suffix in tables:
                 _check_same(Path(temporary, suffix), folder / f"{dataset}.{suffix}")
             for suffix in tables:  # all of them, or none
                 Path(temporary, suffix).replace(folder / f"{dataset}.{suffix}")
+    except csv.Error as error:
+        raise InputError(f"a value in {raw} holds a tab or a line end, which an atomic file cannot: {error}") from error
     except OSError as error:
         for one in missing:
             with suppress(OSError):
