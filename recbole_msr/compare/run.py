@@ -23,6 +23,7 @@ from recbole_msr.compare.results import SharedRows, collect
 from recbole_msr.compare.settings import CompareSettings, Entry, Search
 from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
+from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError
 from recbole_msr.outputs import COMPARISON
 from recbole_msr.plugin import read_yaml
@@ -131,7 +132,9 @@ def compare(
         with reading_data(rows_config), torch_threads(alone):
             from recbole.data import create_dataset
 
-            splits = create_dataset(rows_config).build()
+            data = create_dataset(rows_config)
+            splits = data.build()
+        tell_rows(data)
         check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
         shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
         settings = replace(settings, scenarios=shared.scenarios)

@@ -213,6 +213,7 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         "tokens": list(dataset.field2id_token),
         **{key: getattr(dataset, key) for key in _KEPT},
         "split_sizes": [int(size) for size in dataset.split_sizes],
+        "data_report": dataset.data_report,
         "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
     }
     tensors: dict[str, torch.Tensor] = {}
@@ -278,6 +279,8 @@ def read_state(dataset: Any, folder: Path) -> None:
     dataset.field2token_id = TokenIds(dataset.field2id_token)
     for key in (*_KEPT, "split_sizes"):
         setattr(dataset, key, state[key])
+    # Runs of earlier versions have none beside their vocabularies.
+    dataset.data_report = state.get("data_report", {"files": {}, "warnings": []})
     for name in ("user", "item"):
         columns = {key.split("/", 1)[1]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
         setattr(dataset, f"{name}_feat", Interaction(columns) if name in state["tables"] else None)

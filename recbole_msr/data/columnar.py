@@ -143,8 +143,8 @@ class ColumnarDataset(Dataset):
         usual = max(1, int(np.percentile(lengths, 99)))
         line = line_number(filepath, int(lengths.argmax()), self.config["encoding"])
         self._note(
-            f"{filepath}, line {line}: '{field}' holds a sequence of {longest} values, where 99 of 100 rows have at "
-            f"most {usual}; every row is padded to the longest, which takes {size / 2**20:.0f} MiB: "
+            f"{Path(filepath).name}, line {line}: '{field}' holds a sequence of {longest} values, where 99 of 100 rows "
+            f"have at most {usual}; every row is padded to the longest, which takes {size / 2**20:.0f} MiB: "
             f"seq_len: {{{field}: {usual}}} keeps the first {usual} of each"
         )
 
@@ -160,10 +160,6 @@ class ColumnarDataset(Dataset):
     def _note(self, warning: str) -> None:
         """Called with what the user should know of the data."""
         logger.warning("%s", warning)
-
-    def _filter_inter_by_user_or_item(self) -> None:
-        if self.user_feat is not None or self.item_feat is not None:  # else there is nothing to look up
-            super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self) -> None:
         """RecBole's k-core filter, counting numbers instead of strings."""
@@ -300,7 +296,8 @@ class ColumnarDataset(Dataset):
         if kind == FeatureType.TOKEN and values.dtype == np.int32:
             return torch.from_numpy(values.copy())
         if kind == FeatureType.FLOAT and field not in self.config["numerical_features"] and values.dtype.kind == "f":
-            return torch.from_numpy(values.astype(np.float32))
+            with np.errstate(over="ignore"):  # no input of a model is beyond float32
+                return torch.from_numpy(values.astype(np.float32))
         return self._dataframe_to_interaction(feat[[field]])[field]
 
     def time_based_split(self, ratios: Sequence[float], group_by: str) -> list[Dataset]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,19 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
-from recbole_msr.data.atomic import read_header
+from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
+from recbole_msr.data.rows_report import describe_left_out, revealing_features
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
 
 SPLITS = ("train", "valid", "test")
+
+_KNOWN_IDS = "filter_inter_by_user_or_item"
+_LARGE_NUMBER = 1e4
+"""Of a numerical feature: from there on it is told to normalise it."""
 
 
 class ScenarioDataset(ColumnarDataset):
@@ -46,6 +53,7 @@ class ScenarioDataset(ColumnarDataset):
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
             that normalisation did.
+        data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
         all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
     """
 
@@ -56,6 +64,7 @@ class ScenarioDataset(ColumnarDataset):
     number_scale: dict[str, dict[str, float]]
     all_scenarios: ScenarioDataset | None = None
     cells: dict[str, Any]
+    data_report: dict[str, Any]
     _untimed = 0
 
     def __init__(self, config: Any) -> None:
@@ -67,6 +76,8 @@ class ScenarioDataset(ColumnarDataset):
         self._all_views: list[ScenarioDataset] | None = None
         self._turn: Any = None
         self.number_scale = {}
+        self.data_report = {"files": {}, "warnings": []}
+        self._split_report: dict[str, Any] = {}
         if config["only_scenario"] is not None and schema.scenario.field is None:
             raise InputError(
                 f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but none are declared; "
@@ -120,6 +131,162 @@ class ScenarioDataset(ColumnarDataset):
         if config["only_scenario"] is not None:
             dataset.schema = _alone(schema, dataset.scenario_names[0])
         return dataset
+
+    # What becomes of every row.
+
+    def _note_table(self, filepath: str, source: Any, table: Table) -> None:
+        name, suffix = Path(filepath).name, getattr(source, "value", source)
+        counts = self.data_report["files"].setdefault(suffix, {"file": "", "read": 0, "used": 0, "dropped": []})
+        counts["file"] = f"{counts['file']}, {name}" if counts["file"] else name  # splits that are ready made
+        counts["read"] += len(table.frame)
+        if table.short_rows:
+            self._note(
+                f"{name}: {table.short_rows} lines have fewer cells than the first line names (the first is line "
+                f"{table.first_short}); what they lack is taken as empty"
+            )
+
+    def _note(self, warning: str) -> None:
+        self.data_report["warnings"].append(warning)
+
+    def _load_user_or_item_feat(self, token: str, dataset_path: str, source: Any, field_name: str) -> Any:
+        feat = super()._load_user_or_item_feat(token, dataset_path, source, field_name)
+        if feat is not None:
+            repeated = self.data_report["files"][source.value]["read"] - len(feat)
+            self._count_left_out(source.value, repeated, f"{getattr(self, field_name)} stands in an earlier row", None)
+        return feat
+
+    def _count_left_out(self, table: str, rows: int, rule: str, key: str | None, example: str = "") -> None:
+        if rows:
+            dropped = {"rule": rule, "key": key, "rows": rows} | ({"example": example} if example else {})
+            self.data_report["files"][table]["dropped"].append(dropped)
+
+    def _leave_out(self, table: str, goes: np.ndarray, rule: str, key: str | None, example: str = "") -> None:
+        if goes.any():
+            self._count_left_out(table, int(goes.sum()), rule, key, example)
+            setattr(self, f"{table}_feat", getattr(self, f"{table}_feat")[~goes])
+
+    @contextmanager
+    def _counting(self, rule: str, key: str) -> Iterator[None]:
+        """Count the rows that a filter of RecBole takes away."""
+        before = {name: len(getattr(self, name)) for name in self.feat_name_list}
+        yield
+        for name, rows in before.items():
+            table = name.removesuffix("_feat")
+            self._count_left_out(table, rows - len(getattr(self, name)), rule, key)
+
+    def _data_filtering(self) -> None:
+        """RecBole's filters in their order, counted."""
+        self._filter_nan_user_or_item()
+        with self._counting("user and item are those of another row", "rm_dup_inter"):
+            self._remove_duplication()
+        with self._counting("a value is not among those to keep", "val_interval"):
+            self._filter_by_field_value()
+        self._filter_inter_by_user_or_item()
+        with self._counting(
+            "user or item has too few or too many interactions", "user_inter_num_interval, item_inter_num_interval"
+        ):
+            self._filter_by_inter_num()
+        self._reset_index()
+
+    def _filter_nan_user_or_item(self) -> None:
+        for side, field in (("user", self.uid_field), ("item", self.iid_field)):
+            for table in ("inter", side):
+                feat = getattr(self, f"{table}_feat")
+                if feat is None:
+                    continue
+                if field not in feat:
+                    raise InputError(f"{self._file(table)} has no column '{field}' ({side.upper()}_ID_FIELD)")
+                goes = feat[field].isna().to_numpy()
+                if goes.any():
+                    line = self._line(table, int(feat.index[goes][0]))
+                    self._leave_out(table, goes, f"{field} is empty", None, line)
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        if self.config[_KNOWN_IDS] is not True:
+            return
+        for side, field in (("user", self.uid_field), ("item", self.iid_field)):
+            feat = getattr(self, f"{side}_feat")
+            if feat is None:
+                continue
+            column = self.inter_feat[field]
+            goes = ~column.isin(feat[field]).to_numpy()
+            if goes.all() and len(goes):
+                ours, theirs = (
+                    ", ".join(map(repr, ids.drop_duplicates()[:3].tolist())) for ids in (column, feat[field])
+                )
+                raise InputError(
+                    f"no {field} of {self._file('inter').name} is in {self._file(side)}: interactions have {ours}, and "
+                    f"this file has {theirs}. Write the ids alike, or keep all interactions with {_KNOWN_IDS}: False"
+                )
+            if goes.any():
+                example = f"for instance '{column[goes].iloc[0]}'"
+                self._leave_out("inter", goes, f"{field} is not in {self._file(side).name}", _KNOWN_IDS, example)
+
+    def _reset_index(self) -> None:
+        self._check_numbers()
+        for name in self.feat_name_list:
+            if getattr(self, name).empty:
+                counts = self.data_report["files"][name.removesuffix("_feat")]
+                why = ", ".join(map(describe_left_out, counts["dropped"]))
+                raise InputError(f"no row of {counts['file']} is left: {counts['read']} were read, left out were {why}")
+        super()._reset_index()
+
+    def _check_numbers(self) -> None:
+        """Refuse a numerical feature that cannot be learnt from: with infinite or no numbers in it."""
+        for field in dict.fromkeys(self.config["numerical_features"] or []):
+            if self.field2type.get(field) not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
+                continue
+            (feat,) = self.field2feats(field)
+            table = getattr(self.field2source[field], "value", self.field2source[field])
+            cells = feat[field].to_numpy()
+            single = self.field2type[field] == FeatureType.FLOAT
+            largest = np.abs(cells) if single else np.array([np.abs(cell).max(initial=0) for cell in cells])
+            if single and np.isnan(largest).all():
+                raise InputError(
+                    f"{self._file(table)}: the numerical feature '{field}' is empty in every row; leave it out of "
+                    "numerical_features"
+                )
+            beyond = np.flatnonzero(largest > np.finfo(np.float32).max)
+            if len(beyond):
+                raise InputError(
+                    f"{self._file(table)}, {self._line(table, int(feat.index[beyond[0]]))}: the numerical feature "
+                    f"'{field}' is {cells[beyond[0]] if single else largest[beyond[0]]:g}, which is no number that can "
+                    f"be learnt from ({len(beyond)} such rows); write a finite one, leave the cell empty, or keep to "
+                    f"some values with val_interval: {{{field}: '[LOW,HIGH]'}}"
+                )
+
+    def _file(self, table: str) -> Path:
+        return Path(self.dataset_path, f"{self.dataset_name}.{table}")
+
+    def _line(self, table: str, row: int) -> str:
+        """Where a row is that was number `row`, from 0, when the file was read."""
+        if table == "inter" and self.benchmark_filename_list is not None:
+            return f"row {row + 1} of {self.data_report['files']['inter']['file']}"
+        return f"line {line_number(self._file(table), row, self.config['encoding'])}"
+
+    def row_report(self) -> dict[str, Any]:
+        """What became of every row: by file the rows read, used and left out, by split those used and left out.
+
+        Every entry of `dropped` has the number of `rows`, the `rule`, and the `key` of the configuration that sets it
+        (None: it cannot be set).
+        """
+        report = self.data_report
+        return {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
+
+    def _data_warnings(self) -> list[str]:
+        """What is to be known of the data, and every rule that left rows out without having been asked for."""
+        warnings = list(self.data_report["warnings"])
+        given = getattr(self.config, "external_config_dict", {})
+        for counts in self.data_report["files"].values():
+            for dropped in counts["dropped"]:
+                if dropped["key"] is None or (dropped["key"] == _KNOWN_IDS and _KNOWN_IDS not in given):
+                    example = f" ({dropped['example']})" if "example" in dropped else ""
+                    hint = f"; {_KNOWN_IDS}: False keeps them" if dropped["key"] else ""
+                    warnings.append(
+                        f"{dropped['rows']} of {counts['read']} rows of {counts['file']} are left out, where "
+                        f"{dropped['rule']}{example}{hint}"
+                    )
+        return warnings
 
     # Deriving scenario and labels, between filtering (which sees raw values) and the remapping of ids.
 
@@ -181,6 +348,10 @@ class ScenarioDataset(ColumnarDataset):
         return load, unload
 
     def _remap_ID_all(self) -> None:
+        if self.benchmark_filename_list is not None:  # splits that are ready made are not filtered
+            self._check_numbers()
+        for table, counts in self.data_report["files"].items():
+            counts["used"] = len(getattr(self, f"{table}_feat"))
         labels = {task.label_field: task.labels(_numbers(self.inter_feat[task.field])) for task in self.schema.tasks}
         scenario_source, scenario = self._scenario_column()
         for field in dict.fromkeys(task.field for task in self.schema.tasks):
@@ -219,6 +390,7 @@ class ScenarioDataset(ColumnarDataset):
         self.scenario_names = declared.fixed_names() or _natural_order(distinct)
         if len(self.scenario_names) != len(set(self.scenario_names)):
             raise InputError(f"scenario: two scenarios have the same name in {self.scenario_names}")
+        self._note_absent(source, distinct)
         ids = declared.assign(distinct, self.scenario_names)[codes]
         outside = ids == UNKNOWN_SCENARIO
         if source != FeatureSource.INTERACTION:  # a user or item without interactions is in nobody's way
@@ -233,6 +405,17 @@ class ScenarioDataset(ColumnarDataset):
                 f"field '{declared.field}' has {what} there{hint}"
             )
         return source, ids
+
+    def _note_absent(self, source: FeatureSource, distinct: list[Any]) -> None:
+        """Warn of values that a group lists and no row has."""
+        declared, there = self.schema.scenario, {as_token(value) for value in distinct} - {None}
+        for group, listed in (declared.groups or {}).items():
+            for value in listed:
+                if value not in there:
+                    self._note(
+                        f"scenario: group '{group}' lists '{value}', which '{declared.field}' is in no row of "
+                        f"{self._file(source.value).name}{nearest(value, map(str, there))}"
+                    )
 
     def _drop_field(self, field: str) -> None:
         (feat,) = self.field2feats(field)
@@ -258,6 +441,12 @@ class ScenarioDataset(ColumnarDataset):
             low, high = float(values.min()), float(values.max())
             if not np.array_equal(feat[field].to_numpy(), values):  # RecBole makes 1 of a constant
                 self.number_scale[field] |= {"low": low, "width": high - low} if high > low else {"low": low - 1}
+            largest = float(np.abs(feat[field].to_numpy()).max())
+            if largest > _LARGE_NUMBER and field not in (self.config["discretization"] or {}):
+                self._note(
+                    f"the numerical feature '{field}' goes up to {largest:g}, and numbers of this size spoil the "
+                    f"training: normalize_field: [{field}] brings them to 0..1 (normalize_all: True does it for all)"
+                )
 
     def _set_label_by_threshold(self) -> None:
         """RecBole's one thresholded label: the tasks say it here."""
@@ -303,20 +492,39 @@ class ScenarioDataset(ColumnarDataset):
             self.inter_feat = SelectedRows(first.source, rows, first.exact)
             self.inter_feat = pack_dataset(self)
             self._check_scenarios()
+            for task, field, auc in revealing_features(self):
+                self._note(
+                    f"'{field}' alone ranks the task '{task}' almost perfectly (AUC {auc:.3f} on training rows): if it "
+                    "is known only after what is predicted, the model must not see it; unload_col: "
+                    f"{{{getattr(self.field2source[field], 'value', 'inter')}: [{field}]}} leaves it out"
+                )
             if self._cache_entry is not None and cache.store(self, self._cache_entry):
                 cache.map_rows(self, self._cache_entry)  # the memory that other processes use too
             self._restored = True  # a second call finds what the first one made
             self._end_turn()  # before the splits are made, which are copies of this
-        if self._only is not None:
+        before = list(self.split_sizes)
+        if self._only is not None and self._all_views is None:
             self._leave_only(self._only)
+        for warning in self._data_warnings():
+            logging.getLogger(__name__).warning("%s", warning)
         self._warn_of_undefined()
         views = self._views()
+        if not self._split_report:
+            self._report_splits(before, views)
         for view, whole in zip(views, self._all_views or (), strict=False):
             view.all_scenarios = whole
         for name, view in zip(SPLITS, views, strict=True):
             if len(view) == 0:
                 raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
         return views
+
+    def _report_splits(self, before: list[int], views: list[ScenarioDataset]) -> None:
+        no_label = f"task '{self.schema.main_task}' has no label"
+        for name, rows, inside, view in zip(SPLITS, before, self.split_sizes, views, strict=True):
+            counts = ((rows - inside, "the scenario is another", "only_scenario"),
+                      (inside - len(view), no_label, "main_task"))  # fmt: skip
+            dropped = [{"rule": rule, "key": key, "rows": number} for number, rule, key in counts if number]
+            self._split_report[name] = {"rows": rows, "used": len(view), "dropped": dropped}
 
     def _split(self) -> list[Dataset]:
         order, split = self.config["eval_args"]["order"], self.config["eval_args"]["split"] or {}
@@ -475,8 +683,6 @@ class ScenarioDataset(ColumnarDataset):
 
         The tables that there were are left as they are: the splits with all scenarios go on using them.
         """
-        if self._all_views is not None:  # a second call of `build`
-            return
         index = self.scenario_names.index(name) + 1
         inside = self.row_scenario(self.inter_feat) == index
         sizes = [int(part.sum()) for part in inside.split(self.split_sizes)]

@@ -19,6 +19,7 @@ import torch
 from optuna.trial import Trial, TrialState
 
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.outputs import NO_ROOM
@@ -57,6 +58,8 @@ class StudyData:
         with reading_data(self.config):
             dataset = create_dataset(self.config)
             splits = dataset.build()
+        if hasattr(dataset, "row_report"):
+            tell_rows(dataset)
         self.train_split, self._valid_split = splits[0], splits[1]
         several = hasattr(get_model(settings.model), "predict_tasks")
         for name in settings.objectives:

@@ -21,6 +21,7 @@ from filelock import FileLock
 from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
+from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import unread_notes
 from recbole_msr.memory import give_back
@@ -276,6 +277,8 @@ class Run:
             if self.config["tasks"] is not None and not isinstance(self.dataset, ScenarioDataset):
                 raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
             self.loaders = data_preparation(self.config, self.dataset)
+        if isinstance(self.dataset, ScenarioDataset) and _first_process():
+            tell_rows(self.dataset)
         self.data_seconds = time.perf_counter() - self.started
 
     def build(self) -> None:
@@ -317,6 +320,7 @@ class Run:
             "valid_metric": metric_name(str(config["valid_metric"])),
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
+            "data": self.dataset.row_report() if several else None,
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "device": str(config["device"]),
             "versions": versions(),

@@ -17,6 +17,7 @@ import torch
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.threads import tell
@@ -205,6 +206,7 @@ class _OneOfSeveral:
             self.run.load()
         else:
             self.run.dataset, self.run.loaders = first.dataset, first.loaders
+            tell_rows(first.dataset, folder.path)
         self.run.build()
         self._trainer = self.run.trainer()
         self.member = Member(
