@@ -172,7 +172,7 @@ def test_a_metric_without_a_value_is_told_before_the_first_epoch(settings, tiny_
     for model, given, told in (
         ("HiNet", settings | none | {"main_task": "none"}, "task 'none' over all rows: one class"),
         ("HiNet", settings | none | {"valid_metric": "auc/none/macro"}, "scenario 'age<30', task 'none': one class"),
-        ("DeepFM", settings | none | {"main_task": "none"}, "'auc' has no value on the validation split of 'tiny'"),
+        ("DeepFM", settings | none | {"main_task": "none"}, "'AUC' has no value on the validation split of 'tiny'"),
         ("HiNet", few | {"valid_metric": "auc/macro"}, "scenario 'age>=30', task 'click': .* rows, fewer than 10000"),
         ("HiNet", few | {"valid_metric": "logloss/worst"}, "has no value on the validation split"),
     ):
