@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -77,6 +78,11 @@ def keys_read(model_class: type, backbone: Any = None) -> set[str]:
     """The keys that a model's classes read, and those of the model inside it."""
     if backbone:
         return keys_read(model_class) | keys_read(get_class(str(backbone)))
+    return set(_keys_read(model_class))
+
+
+@lru_cache(maxsize=64)  # asked several times for every configuration, and a search makes one a trial
+def _keys_read(model_class: type) -> frozenset[str]:
     parents = [c for c in model_class.__mro__ if c.__module__ not in ("builtins", "torch.nn.modules.module")]
     if hasattr(model_class, "predict_tasks"):
         from recbole_msr.layers.embedding import FeatureEmbedding
@@ -85,7 +91,7 @@ def keys_read(model_class: type, backbone: Any = None) -> set[str]:
     sources = [_source(parent) for parent in parents]
     # A model gets preloaded vectors from its dataset.
     vectors = {"preload_weight"} if any("get_preload_weight" in source for source in sources) else set[str]()
-    return {key for source in sources for key in _READ.findall(source)} | vectors
+    return frozenset({key for source in sources for key in _READ.findall(source)} | vectors)
 
 
 def _source(parent: type) -> str:

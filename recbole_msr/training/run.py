@@ -24,7 +24,7 @@ from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import unread_notes
-from recbole_msr.memory import give_back
+from recbole_msr.memory import give_back, is_out_of_memory
 from recbole_msr.outputs import NO_ROOM, WriteError, check_paths
 from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
@@ -40,6 +40,7 @@ from recbole_msr.training.predictions import write_predictions
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
 
 logger = logging.getLogger(__name__)
+_IMPOSSIBLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 
 
 @dataclass
@@ -286,7 +287,21 @@ class Run:
         from recbole.utils import get_model, init_seed
 
         init_seed(self.config["seed"] + self.config["local_rank"], self.config["reproducibility"])
-        self.model = get_model(self.config["model"])(self.config, self.loaders[0]._dataset).to(self.config["device"])
+        model_class = get_model(self.config["model"])
+        try:
+            model = model_class(self.config, self.loaders[0]._dataset)
+        except InputError:
+            raise
+        except _IMPOSSIBLE as error:
+            if not model_class.__module__.startswith("recbole.") or is_out_of_memory(error):
+                raise
+            # RecBole's models do not check their settings: sizes that do not fit each other end deep in PyTorch.
+            told = " ".join(str(error).split()) or type(error).__name__
+            name = self.config["model"]
+            raise InputError(
+                f"{name} cannot be built with these settings (recbole-msr models {name} lists them): {told}"
+            ) from error
+        self.model = model.to(self.config["device"])
         if not self.resume and self.rank == 0:
             self.folder.write_yaml("config.yaml", self.settings)
 

@@ -56,3 +56,20 @@ def test_a_sequential_model_with_tasks_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="SASRec is a sequential model"):
         recbole_msr.run("SASRec", "ml-100k", config=settings)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("DeepFM", {"dropout_prob": 2}),
+        ("DeepFM", {"embedding_size": -1}),
+        ("DeepFM", {"mlp_hidden_size": [-8]}),
+        ("AutoInt", {"attention_size": 5, "num_heads": 3}),
+        ("SASRec", {"hidden_act": "wavy", "train_neg_sample_args": None}),
+    ],
+)
+def test_settings_that_a_model_of_recboles_cannot_be_built_with_are_bad_input(model, settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"{model} cannot be built with these settings .*: .*\w"):
+        recbole_msr.run(model, "ml-100k", config=SETTINGS | settings)
+    assert not Path("runs").exists()
