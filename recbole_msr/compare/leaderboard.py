@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr.compare.paper import latex, markdown
 from recbole_msr.compare.sheets import known_keys, ranked
 from recbole_msr.compare.verdict import verdict
+from recbole_msr.spreadsheet import write_csv
 from recbole_msr.training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def write_tables(summary: Mapping[str, Any], folder: str | Path) -> None:
     frames = {"leaderboard": leaderboard_frame, "cells": cells_frame, "differences": differences_frame}
     for name, make in frames.items():
         frame = make(summary)
-        write_atomically(folder / f"{name}.csv", lambda path, frame=frame: frame.to_csv(path, index=False))
+        write_atomically(folder / f"{name}.csv", lambda path, frame=frame: write_csv(frame, path))
         write_atomically(folder / f"{name}.parquet", lambda path, frame=frame: frame.to_parquet(path, index=False))
     for name, text in (("leaderboard.md", markdown(summary)), ("leaderboard.tex", latex(summary))):
         write_atomically(folder / name, lambda path, text=text: Path(path).write_text(text, encoding="utf-8"))

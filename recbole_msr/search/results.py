@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_msr.spreadsheet import write_csv
 from recbole_msr.training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def write_trials(study: optuna.Study, folder: str | Path) -> None:
         folder: where to; it exists.
     """
     frame, folder = trials_frame(study), Path(folder)
-    write_atomically(folder / "trials.csv", lambda temporary: frame.to_csv(temporary, index=False))
+    write_atomically(folder / "trials.csv", lambda temporary: write_csv(frame, temporary))
     write_atomically(folder / "trials.parquet", lambda temporary: frame.to_parquet(temporary, index=False))
 
 
