@@ -109,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predict.add_argument(
         "--out", required=True, metavar="FILE", help="where they go, with a column a task: .parquet or .csv"
     )
+    predict.add_argument(
+        "--prefix", default="", metavar="PRE", help="names of the scores begin with it, before the task's name"
+    )
     predict.add_argument("--batch-size", type=int, default=8192, help="rows scored at once (default: 8192)")
 
     explain = commands.add_parser(
@@ -275,7 +278,7 @@ def _data(given: argparse.Namespace) -> int:
 def _predict(given: argparse.Namespace) -> int:
     from recbole_msr.training.predict import predict_file
 
-    report = predict_file(given.run, given.data, given.out, given.batch_size)
+    report = predict_file(given.run, given.data, given.out, given.batch_size, given.prefix)
     for line in report:
         print(line)
     return 0

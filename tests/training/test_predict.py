@@ -1,9 +1,14 @@
 """New rows are scored as the model scores them from RecBole's own data path, and nothing unseen is an error."""
 
+import csv
+import io
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -11,6 +16,7 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from recbole_msr.schema import MISSING_LABEL
+from recbole_msr.training.columns import Vocabulary, sequences
 from recbole_msr.training.predict import Predictor, predict_file
 
 SETTINGS = {
@@ -125,6 +131,23 @@ def test_a_single_task_model_scores_too(data_path, tables, tmp_path):
     np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
 
 
+def test_the_scenarios_field_may_be_called_scenario_and_be_numbers(data_path, tables, tmp_path):
+    folder = tmp_path / "data" / "shop"
+    folder.mkdir(parents=True)
+    for suffix, table in tables.items():
+        if suffix == "inter":
+            table = table.assign(**{"scenario:token": table["place:token"].map({"home": "1.0", "work": "2.0"})})
+        table.to_csv(folder / f"shop.{suffix}", sep="\t", index=False)
+    run = _train(folder.parent, tmp_path / "run", epochs=1, scenario={"field": "scenario"})
+    expected, keys = _test_split(run)
+    rows = _raw(keys, tables)
+    for one, two in ((1, 2), ("1.0", "2.0"), (1.0, 2.0)):
+        predictor = Predictor(run.folder)
+        scores = predictor.predict(rows.assign(scenario=rows["place"].map({"home": one, "work": two})))
+        np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
+        assert predictor.unknown == {}
+
+
 def test_a_constant_feature_is_normalised_as_in_training(data_path, tables, tmp_path):
     same = tmp_path / "data" / "shop"
     same.mkdir(parents=True)
@@ -181,8 +204,9 @@ def test_an_unknown_scenario_is_the_mean_over_scenarios(run):
     ages = (20.0, 30.0, 50.0)
     predictor = Predictor(run.folder)
     predictor._dataset.number_scale["age"]["width"] = math.inf  # so that the feature age says nothing
+    predictor._dataset.user_feat["age"][0] = torch.tensor([0.0, 1.0])  # nor that of a user whom training has not seen
     nobody = ROW | {"user_id": "nobody"}
-    rows = pd.DataFrame([nobody | {"age": age} for age in (*ages, "?")])
+    rows = pd.DataFrame([nobody | {"age": age} for age in (*ages, None)])
     *each, mean = predictor.predict(rows).to_numpy()
     shares = np.array(predictor._dataset.scenario_shares)
     np.testing.assert_allclose(mean, (np.array(each) * shares[:, None]).sum(axis=0), atol=1e-6)
@@ -203,11 +227,11 @@ def test_empty_and_unseen_values_of_every_kind(run):
         ROW | {"place": None},
         ROW | {"place": "moon"},
         ROW | {"hour": None},
-        ROW | {"hour": "noon"},
+        ROW | {"hour": ""},
         ROW | {"user_id": None},
     ]
     scores, unknown = _score(run, *rows)
-    assert unknown == {"place": 1, "user_id": 1, "scenario": 1}
+    assert unknown == {"place": 1, "words": 1, "user_id": 1, "scenario": 1}
     assert np.allclose(scores[0], scores[1])
     assert np.allclose(scores[0], scores[2]), "an unknown word is left out"
     assert np.allclose(scores[4], scores[5])
@@ -237,10 +261,18 @@ def test_numbers_name_the_same_ids_however_a_table_keeps_them(run, tmp_path):
     np.testing.assert_allclose(found[:1], expected, atol=1e-6)
 
 
+def _hours(predictor, values):
+    """What the model is given for these hours."""
+    seen = []
+    predictor._model.predict_tasks = lambda batch: seen.append(batch["hour"][:, 0]) or torch.zeros(len(values), 2)
+    predictor.predict(pd.DataFrame([ROW | {"hour": value} for value in values]))
+    return seen[0]
+
+
 def test_a_number_outside_the_training_range_goes_beyond_0_and_1(run, tables):
     hours = tables["inter"]["hour:float"]
     predictor = Predictor(run.folder)
-    values = predictor._values("hour", pd.Series([hours.min(), hours.max(), 2 * hours.max(), None]))[:, 0]
+    values = _hours(predictor, [hours.min(), hours.max(), 2 * hours.max(), None])
     mean = (hours.mean() - hours.min()) / (hours.max() - hours.min())
     expected = [0, 1, (2 * hours.max() - hours.min()) / (hours.max() - hours.min()), mean]
     assert values.tolist() == pytest.approx(expected)
@@ -349,3 +381,216 @@ def test_labels_in_the_rows_do_not_matter(run):
     )
     np.testing.assert_allclose(scores, expected)
     assert unknown == {}
+
+
+# Files
+
+
+def _file(run, tmp_path, text, out="out.csv", **options):
+    """Score the rows of a CSV file with this text or these bytes: what is told, and the output."""
+    (tmp_path / "rows.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    told = predict_file(run.folder, tmp_path / "rows.csv", tmp_path / out, **options)
+    return told, tmp_path / out
+
+
+HEAD = "user_id,item_id,hour,place,words"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{HEAD}\nu2,101,5,home,red\nu3,102,5,home,red,u9\n", "line 3 has 6 fields, and the first line names 5"),
+        (f"{HEAD}\nu2,101,5,home,red\nu3,102,5\n", "line 3 has 3 fields"),
+        (f'{HEAD}\n"u\n2",101,5,home,red\nu3,102,5\n', "line 4 has 3 fields"),
+        (f"{HEAD}\nu2,101,5,home,red\n\nu3,102,5,home,red\n", "line 3 is empty"),
+        (f'{HEAD}\nu2,101,5,home,"red\nu3,102,5,home,red\n', "line 2: a quote is not closed"),
+        (f'{HEAD}\nu2,101,5,home,"red"er\n', "line 2: a quote is not closed, or text follows it"),
+        (f"{HEAD},hour\n", "two columns called 'hour'"),
+        ("", "it is empty"),
+        ("\nu2,101\n", "line 1 is empty"),
+        (",,\nu2,101,4\n", "it is empty"),
+        (f"{HEAD}\nu2,101,5,home,red\nu2,101,5,caf\xe9,red\n".encode("latin-1"), "line 3 is not UTF-8"),
+        (
+            f"{HEAD}\nu2,101,5,home,red\nu2,101,noon,home,red\n",
+            "rows.csv, line 3: 'hour' is 'noon', which is not a finite",
+        ),
+        (f'{HEAD}\nu2,101,5,home,red\nu2,101,"12,5",home,red\n', "rows.csv, line 3: 'hour' is '12,5'"),
+        (f"{HEAD}\nu2,101,inf,home,red\n", "line 2: 'hour' is 'inf'"),
+        (f"{HEAD}\nu2,101,nan,home,red\n", "line 2: 'hour' is 'nan'"),
+        (f"{HEAD}\nu2,101,1e60,home,red\n", "line 2: 'hour' is 1e.60, beyond"),
+        (f"{HEAD},click\nu2,101,5,home,red,1\n", "has a column 'click' already.*--prefix"),
+        ("user_id,hour,place,words\nu2,5,home,red\n", "no column 'item_id' in .*rows.csv"),
+    ],
+)
+def test_a_csv_file_that_is_not_right_is_refused(text, told, run, tmp_path):
+    with pytest.raises(InputError, match=told):
+        _file(run, tmp_path, text)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_every_cell_of_a_csv_file_comes_out_as_it_was(run, tmp_path):
+    cells = [
+        ["u2", "101.0", "5.50", "home", "red", "NA", "007"],
+        ["NA", "null", "+5", "N/A", "None", 'say "hi", you', "1e3"],
+        ["nan", "102", "", "", "", "two\nlines", "=1+1"],
+        ["u3", "102", "1", "work", "", "a\rb", '5" wide'],
+    ]
+    text = io.StringIO()
+    csv.writer(text).writerows([[*HEAD.split(","), "note", ""], *cells])  # a column without a name, as pandas' index
+    told, out = _file(run, tmp_path, "\ufeff" + text.getvalue() + "\r\n")
+    with open(out, encoding="utf-8", newline="") as file:
+        head, *found = csv.reader(file, strict=True)
+    assert head == [*HEAD.split(","), "note", "", "click", "buy"]
+    assert [row[:-2] for row in found] == cells
+    assert sorted(told[1:]) == [
+        "1 rows have a item_id never seen in training: the unknown embedding",
+        "1 rows have a place never seen in training: the unknown embedding",
+        "1 rows have a words never seen in training: left out of the sequence",
+        "1 rows have no hour: the mean of the training data",
+        "1 rows have no price: the mean of the training data",
+        "2 rows have a scenario never seen in training: averaged over all scenarios",
+        "2 rows have a user_id never seen in training: the unknown embedding",
+        "2 rows have no age: the mean of the training data",
+    ]
+    _, out = _file(run, tmp_path, text.getvalue(), "out.parquet")
+    assert pq.read_table(out).column("note").to_pylist() == [row[5] for row in cells]
+    assert pq.read_table(out).column("place").null_count == 1
+
+
+def test_true_labels_stay_beside_the_scores(run, tmp_path):
+    _, out = _file(run, tmp_path, f"{HEAD},click\nu2,101,5,home,red,1\n", prefix="score_")
+    expected, _ = _score(run, ROW)
+    found = pd.read_csv(out)
+    assert list(found) == [*HEAD.split(","), "click", "score_click", "score_buy"]
+    assert found["click"].tolist() == [1]
+    np.testing.assert_allclose(found[["score_click", "score_buy"]].to_numpy(), expected, atol=1e-6)
+
+
+def test_a_parquet_file_keeps_its_types_metadata_and_order(run, tmp_path):
+    many = 300_000  # several batches and row groups
+    frame = pd.DataFrame([ROW] * many).assign(item_id=np.resize([100, 101, 102], many), n=np.arange(many))
+    frame["place"] = frame["place"].astype("category")
+    frame["tags"] = [["a"], None, []] * (many // 3)
+    frame.index = pd.Index(np.arange(many) * 2, name="key")
+    frame.to_parquet(tmp_path / "rows.parquet")
+    predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    before, after = (pq.read_table(tmp_path / name) for name in ("rows.parquet", "out.parquet"))
+    assert after.schema.metadata[b"pandas"] == before.schema.metadata[b"pandas"]
+    assert after.select(before.column_names).cast(before.schema).equals(before)
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert found.index.name == "key"
+    expected, _ = _score(run, *(ROW | {"item_id": item} for item in (100, 101, 102)))
+    np.testing.assert_allclose(found[["click", "buy"]].to_numpy(), np.tile(expected, (many // 3, 1)), atol=1e-6)
+    with pytest.raises(InputError, match=r"'tags' is a list.*which a CSV file cannot hold"):
+        predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.csv")
+
+    frame.head(0).to_parquet(tmp_path / "rows.parquet")
+    predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    empty = pq.read_table(tmp_path / "out.parquet")
+    assert (empty.num_rows, empty.column_names) == (0, after.column_names)
+
+
+def test_parquet_files_that_are_not_right_are_refused(run, tmp_path):
+    def told(columns):
+        pq.write_table(pa.table({name: [value] for name, value in (ROW | columns).items()}), tmp_path / "rows.parquet")
+        with pytest.raises(InputError) as error:
+            predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+        assert not (tmp_path / "out.parquet").exists()
+        return str(error.value)
+
+    assert "column 'user_id' is a list" in told({"user_id": ["u2"]})
+    assert "column 'hour' is a struct" in told({"hour": {"a": 1}})
+    assert "rows.parquet, row 1: 'hour' is 'inf'" in told({"hour": math.inf})
+    assert "column 'place' is a binary that cannot be read as text" in told({"place": b"\xff"})
+    (tmp_path / "rows.parquet").write_text("user_id,item_id")
+    with pytest.raises(InputError, match="cannot read"):
+        predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match=r"cannot read .*folder.csv: Is a directory"):
+        predict_file(run.folder, tmp_path / "folder.csv", tmp_path / "out.parquet")
+
+
+# One id, however it is written
+
+
+@pytest.mark.parametrize(
+    ("known", "value", "found"),
+    [
+        ("3.0", 3, 1),
+        ("3.0", 3.0, 1),
+        ("3.0", "3", 1),
+        ("3.0", "3.0", 1),
+        ("3", 3.0, 1),
+        ("3", "3.00", 1),
+        ("007", 7, 0),
+        ("7", "007", 0),
+        ("1.1", "1.10", 0),
+        ("0.5", 0.5, 1),
+        ("90071992547409930", 90071992547409930, 1),
+        ("True", True, 1),
+        ("1", True, 1),
+        ("false", False, 1),
+        ("3 3.0", 3, 1),
+        ("3.0 3", "3.0", 1),
+        ("3 3.0", 3.0, 0),
+        ("3.0 3.00", "3", 0),
+        ("x", "[PAD]", 0),
+        ("inf", math.inf, 1),
+    ],
+)
+def test_a_value_is_found_in_any_spelling_of_which_there_is_one(known, value, found):
+    vocabulary = Vocabulary({"[PAD]": 0} | {token: place for place, token in enumerate(known.split(), start=1)})
+    assert vocabulary.find(value) == found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series([101, None], dtype="Int64"),
+        pd.Series([101, None], dtype="float32"),
+        pd.Series(["101", None], dtype="category"),
+        pd.Series([101, None]).astype("Int64").astype("category"),
+        pd.Series(["101", ""], dtype="string"),
+        pd.Series(["101.0", None], dtype=pd.ArrowDtype(pa.large_string())),
+        pd.Series([101, "nothing"], dtype=object),
+        pd.Series([b"101", None], dtype=object),
+    ],
+    ids=str,
+)
+def test_columns_of_any_type_name_the_same_ids(values, run):
+    expected, _ = _score(run, ROW, ROW | {"item_id": None})
+    predictor = Predictor(run.folder)
+    scores = predictor.predict(pd.DataFrame([ROW, ROW]).assign(item_id=values))
+    np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-7)
+    assert predictor.unknown == {"item_id": 1}
+
+
+def test_a_user_called_padding_is_unknown(run):
+    scores, unknown = _score(run, ROW | {"user_id": "[PAD]"}, ROW | {"user_id": "nobody"}, ROW | {"item_id": "[PAD]"})
+    assert unknown == {"user_id": 2, "item_id": 1, "scenario": 2}
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-7)
+
+
+def test_sequences_are_cut_padded_and_their_unknown_rows_counted():
+    vocabulary = Vocabulary({"[PAD]": 0, "a": 1, "b": 2, "3.0": 3})
+    texts = pa.array(["a b", None, "x a", "b a b a", "", "a  b x"])
+    lists = pa.array([["a", "b"], None, ["x", "a"], ["b", "a", "b", "a"], [], ["a", None, "", "b", "x"]])
+    for column in (texts, lists, pa.concat_arrays([lists, lists])[6:]):
+        table, unknown = sequences("words", column, vocabulary, 3, " ")
+        assert table.tolist() == [[1, 2, 0], [0, 0, 0], [0, 1, 0], [2, 1, 2], [0, 0, 0], [1, 2, 0]]
+        assert unknown.tolist() == [False, False, True, False, False, True]
+    assert sequences("n", pa.array([[3, 3], [4]]), vocabulary, 2, " ")[0].tolist() == [[3, 3], [0, 0]]
+
+
+def test_missing_numbers_are_counted(run):
+    found = Predictor(run.folder).score(pd.DataFrame([ROW | {"hour": None}, ROW | {"hour": ""}, ROW]))
+    assert found.missing == {"hour": 2}
+    assert found.unknown == {}
+
+
+def test_threads_that_share_a_predictor_count_each_their_own(run):
+    predictor = Predictor(run.folder)
+    frames = [pd.DataFrame([ROW | {"place": "moon"}] * n + [ROW] * 50) for n in range(1, 9)]
+    with ThreadPoolExecutor(4) as pool:
+        counts = [found.unknown["place"] for found in pool.map(predictor.score, frames * 3)]
+    assert counts == [*range(1, 9)] * 3
