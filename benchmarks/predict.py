@@ -1,9 +1,9 @@
 """Rows a second and memory of `recbole-msr predict`, for files of several sizes.
 
 Method. A small run is trained once on synthetic rows. Every measurement is a process of its own, which imports the
-package and reads the run before the clock starts, scores a file by `predict_file`, and reports the seconds of the processor, its peak of
-resident memory (`ru_maxrss`), and how much of that was there before the file. With `--before DIR`, another version of
-the package, both take turns.
+package and reads the run before the clock starts, scores a file by `predict_file`, and reports the processor's seconds,
+its peak of resident memory (`ru_maxrss`), and how much of that was there before the file. With `--before DIR`, another
+version of the package, both take turns.
 
     python -m benchmarks.predict [--before DIR] [--rows 200000,1000000] [--rounds 3] [--kinds csv,parquet]
 """
