@@ -269,6 +269,10 @@ _PICKLES = Need(
     "is for RecBole's pickles: prepared data of runs with tasks are kept by packed_cache",
     refused="never",
 )
+_PICKLE_PATHS = Need(
+    lambda run, value: not run.tasks or value is None,
+    "names a pickle of RecBole's, and reading one can run code: prepared data of runs with tasks have packed_cache",
+)
 
 
 def _of_transform(key: str) -> Need:
@@ -341,9 +345,9 @@ KEYS: Mapping[str, Key] = {
     ),
     "show_progress": _key(flag()),
     "save_dataset": _key(flag(), _PICKLES),
-    "dataset_save_path": _key(maybe(path("the path of a file")), _PICKLES),
+    "dataset_save_path": _key(maybe(path("the path of a file")), _PICKLE_PATHS),
     "save_dataloaders": _key(flag(), _PICKLES),
-    "dataloaders_save_path": _key(maybe(path("the path of a file")), _PICKLES),
+    "dataloaders_save_path": _key(maybe(path("the path of a file")), _PICKLE_PATHS),
     "log_wandb": _key(flag()),
     "wandb_project": _key(maybe(text())),
     "shuffle": _key(flag()),

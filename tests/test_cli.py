@@ -172,7 +172,7 @@ BAD = {
                        "the test split is empty"),
     "a scenario seen only in test": (["--scenario={field: tab}", f"--eval_args={IN_TIME}"],
                                      "scenario '8' has no training row", "in test"),
-    "times that are all the same": (["--TIME_FIELD=gap", f"--eval_args={IN_TIME}"], "every 'gap' is 1"),
+    "a row without a time": (["--TIME_FIELD=gap", f"--eval_args={IN_TIME}"], "'gap' is empty in 1 of 300"),
     "a missing dataset": (["--dataset=shopp"], "no dataset folder", "shopp"),
     "an unknown model": (["--model=HiNett"], "no model 'HiNett'", "did you mean 'HiNet'"),
     "an unknown key": (["--learning_rat=1"], "'learning_rat'", "did you mean 'learning_rate'"),

@@ -224,6 +224,7 @@ def test_a_models_own_key_is_of_the_kind_of_its_default(model, settings, told):
 # Read or refused
 
 REFUSED = {
+    **dict.fromkeys(("dataset_save_path", "dataloaders_save_path"), "there"),
     "preload_weight": {"item_id": "vector"},
     "additional_feat_suffix": ["itememb"],
     "LABEL_FIELD": "nothing",
@@ -275,8 +276,6 @@ TOLD = {
     "checkpoint_dir": "there",
     "save_dataset": True,
     "save_dataloaders": True,
-    "dataset_save_path": "there",
-    "dataloaders_save_path": "there",
     "loss_decimal_place": 2,
     "enable_scaler": True,
     "verbose": False,
