@@ -117,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain = commands.add_parser(
         "explain", parents=[common], help="show what a finished run has learnt between scenarios and for users"
     )
-    explain.add_argument("--run", required=True, metavar="DIR", help="the run's folder")
+    explained = explain.add_mutually_exclusive_group(required=True)
+    explained.add_argument("--run", metavar="DIR", help="the run's folder")
+    explained.add_argument("--runs", metavar="DIR,DIR", help="several runs: whether their attentions and gates agree")
     explain.add_argument("--users", metavar="ID,ID", help="these users, by their ids as in the data")
     explain.add_argument("--n", type=int, help="so many users, spread over the scenarios (default: 5)")
     explain.add_argument("--out", metavar="FILE", help="the page that is written (default: DIR/explain.html)")
@@ -286,7 +288,14 @@ def _predict(given: argparse.Namespace) -> int:
 
 def _explain(given: argparse.Namespace) -> int:
     from recbole_msr.report.explain import write_explanation
+    from recbole_msr.report.explain_runs import write_agreement
 
+    if given.runs is not None:
+        if given.users is not None or given.n is not None:
+            raise InputError("--users and --n are for one run (--run); --runs compares attentions and gates")
+        folders = [folder.strip() for folder in given.runs.split(",") if folder.strip()]
+        write_agreement(folders, given.out, given.knowledge_dir)
+        return 0
     users = None if given.users is None else [token.strip() for token in given.users.split(",") if token.strip()]
     write_explanation(given.run, given.out, users, given.n, given.knowledge_dir)
     return 0

@@ -19,6 +19,10 @@ from recbole_msr.report.table import print_result
 from recbole_msr.training.explain import Explanation, Matrix, Prompt, UserView, explain
 from recbole_msr.training.usage import NEVER
 
+MOVED = (
+    "How far the weights of attentions and gates are from those before the first step: the share of the weight that "
+    "lies on other choices now, 0 to 1. What has hardly moved is as it was drawn, and was not learnt."
+)
 _BEGINNING = 200
 """So many characters of a text are printed in the terminal; the page has all of it."""
 _TITLE = "what it has learnt"
@@ -93,6 +97,8 @@ def page(found: Explanation) -> Page:
         made.section("Between scenarios", *_between(found))
     if found.gates:
         made.section("Experts", *_gates(found))
+    if found.moves:
+        made.section("Moved from the start", MOVED, table(*_moves_table(found)))
     made.section("Users", *_users(found))
     return made
 
@@ -256,6 +262,15 @@ def _rows_of(view: UserView) -> str | None:
     return ", ".join(f"{name}: {count:,}" for name, count in view.rows.items()) or "none"
 
 
+def _moves_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+    lines: list[_Line] = []
+    for move in found.moves:
+        most = max(range(len(move.now.values)), key=lambda n: abs(move.now.values[n] - move.start.values[n]))
+        then, now = move.start.values[most], move.now.values[most]
+        lines.append([move.now.part, move.now.line, move.moved, f"{move.now.choices[most]}: {then:.3f} to {now:.3f}"])
+    return ["Part", "Weights of", "Moved", "Most changed"], lines
+
+
 # The terminal.
 
 
@@ -275,11 +290,18 @@ def print_explanation(found: Explanation, *, file: TextIO | None = None, width: 
             _print(console, f"{use.title}: mean weights", ["Gate", *use.experts], _named(use.gates, use.weights))
         dead = "; ".join(use.dead) or "none"
         console.print(Text(f"{use.title}, dead experts: {dead}"))
+    if found.moves:
+        _print(console, "Moved from the start", *_moves_table(found))
     _print(console, "Users", *_user_table(found))
     for user in found.users:
         _print_prompt(console, f"User {user.token}", user.prompt)
     for line in _notes(found):
         console.print(Text(f"Note: {line}"))
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[_Line], file: TextIO | None = None) -> None:
+    """Print one table."""
+    _print(Console(file=file, highlight=False), title, header, lines)
 
 
 def _named(names: Sequence[str], values: Sequence[Sequence[float | None]]) -> list[_Line]:

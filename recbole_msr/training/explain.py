@@ -23,6 +23,7 @@ from recbole_msr.prompts.store import Knowledge
 from recbole_msr.threads import torch_threads
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.finished import FinishedRun
+from recbole_msr.training.start import Movement, Weights, movements, read_start
 from recbole_msr.training.usage import GateUse, GateWatch
 
 ROWS = 2048
@@ -118,6 +119,8 @@ class Explanation:
         scenarios, users: one by one; in the order of the run, and of the question.
         between: what scenarios take from each other.
         gates: how much experts are used.
+        weights: every line of `gates` and of an attention, where there is a choice.
+        moves: how far they are from where the run began; empty where that is not known.
     """
 
     run: Path
@@ -128,6 +131,8 @@ class Explanation:
     users: list[UserView]
     between: list[Matrix]
     gates: list[GateUse]
+    weights: list[Weights]
+    moves: list[Movement]
 
 
 @torch_threads()
@@ -161,14 +166,20 @@ def explain(
     model, train = run.model(problem is None), run.training_rows()
     rows = None if train is None else _Rows(train)
     names = run.dataset.scenario_names
-    shown = list(range(len(names)))
+    shown = _largest(run.dataset)
     if len(names) > SCENARIOS:
-        largest = np.argsort(-np.asarray(run.dataset.scenario_shares), kind="stable")[:SCENARIOS]
-        shown = sorted(largest.tolist())
         run.notes.append(f"of the {len(names)} scenarios the {SCENARIOS} with most training rows are shown")
 
     seen = _Seen(model, rows, shown) if model is not None and rows is not None else None
-    between = [] if model is None else _attention(model, shown, run.notes)
+    attention = [] if model is None else _attention(model, shown, run.notes)
+    weights = _lines(attention, [] if seen is None else seen.gates)
+    start = read_start(run.folder)
+    if weights and start is None:
+        run.notes.append(
+            "how far attentions and gates have moved is not known: the run was made by a version that did not keep "
+            "where they began"
+        )
+    between = list(attention)
     if seen is not None:
         between += seen.between()
     scenario_prompts = _prompts(store, "scenario", [names[m] for m in shown], run.notes)
@@ -196,8 +207,51 @@ def explain(
     user_prompts = _prompts(store, "user", chosen, run.notes)
     views = [_user(token, run.dataset, model, rows, user_prompts.get(token)) for token in chosen]
     return Explanation(
-        run.folder, run.facts(model), run.notes, run.evaluation(), scenarios, views, between, gates
+        run.folder, run.facts(model), run.notes, run.evaluation(), scenarios, views, between, gates, weights,
+        movements(weights, start or []),
     )  # fmt: skip
+
+
+def weights_at(model: MultiScenarioRecommender, train: ScenarioDataset) -> list[Weights]:
+    """The attentions and gates of a model as it is, over the training rows that `explain` looks at.
+
+    Neither the model nor a random generator changes.
+    """
+    inner, shown = model.backbone if isinstance(model, LLM4MSR) else model, _largest(train)
+    attention, watch, was_training = _attention(model, shown, []), GateWatch(inner), model.training
+    if watch.parts:
+        rows, device = _Rows(train), next(model.parameters()).device
+        model.eval()
+        try:
+            with torch.no_grad():
+                for m in shown:
+                    if len(rows.of_scenario[m]):
+                        batch = rows.batch(rows.of_scenario[m]).to(device)
+                        with watch.scenario(m):
+                            inner.logits(model.embed(batch), model.scenario_of(batch))
+        finally:
+            model.train(was_training)
+    return _lines(attention, watch.use(shown))
+
+
+def _largest(dataset: ScenarioDataset) -> list[int]:
+    """The scenarios of which something is shown, in their order."""
+    if len(dataset.scenario_names) <= SCENARIOS:
+        return list(range(len(dataset.scenario_names)))
+    return sorted(np.argsort(-np.asarray(dataset.scenario_shares), kind="stable")[:SCENARIOS].tolist())
+
+
+def _lines(attention: Sequence[Matrix], gates: Sequence[GateUse]) -> list[Weights]:
+    found = []
+    for matrix in attention:
+        for row, values in zip(matrix.rows, matrix.values, strict=True):
+            open_to = [(name, value) for name, value in zip(matrix.columns, values, strict=True) if value is not None]
+            found.append(Weights(matrix.title, row, [n for n, _ in open_to], [v for _, v in open_to]))
+    for use in gates:
+        found += [
+            Weights(use.title, name, use.experts, values) for name, values in zip(use.gates, use.weights, strict=True)
+        ]
+    return [line for line in found if len(line.choices) > 1]
 
 
 # Training rows.

@@ -25,6 +25,7 @@ from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import unread_notes
 from recbole_msr.memory import give_back, is_out_of_memory
+from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.outputs import NO_ROOM, WriteError, check_paths
 from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
@@ -37,6 +38,7 @@ from recbole_msr.training.evaluation import Evaluation, metric_name
 from recbole_msr.training.fast import LIGHTNING_ONLY
 from recbole_msr.training.folder import RunFolder, has_ended
 from recbole_msr.training.predictions import write_predictions
+from recbole_msr.training.start import Weights, write_start
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
 
 logger = logging.getLogger(__name__)
@@ -252,6 +254,7 @@ class Run:
         self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
         self.started, self.data_seconds = started, 0.0
         self.rank = process_rank(config["lightning"]) if under_lightning(config) else 0
+        self.start: list[Weights] = []
         self.settings = plain_settings(config)
         for key in ("data_path", "knowledge_dir"):  # a run is resumed, and scored with, from other folders too
             if self.settings.get(key):
@@ -302,6 +305,11 @@ class Run:
                 f"{name} cannot be built with these settings (recbole-msr models {name} lists them): {told}"
             ) from error
         self.model = model.to(self.config["device"])
+        if isinstance(self.model, MultiScenarioRecommender) and self.rank == 0:
+            from recbole_msr.training.explain import weights_at
+
+            # A run that goes on has been built from the same seed again: these are the weights it began with, too.
+            self.start = weights_at(self.model, self.loaders[0]._dataset)
         if not self.resume and self.rank == 0:
             self.folder.write_yaml("config.yaml", self.settings)
 
@@ -344,6 +352,8 @@ class Run:
             seconds = time.perf_counter() - self.started + outcome.seconds_before
         summary["seconds"] = {"data": round(self.data_seconds, 3), **summary["seconds"], "total": round(seconds, 3)}
         if self.rank == 0:
+            if self.start:
+                write_start(self.folder, self.start)
             self.folder.write_json("result.json", summary)
             self.folder.file("last.ckpt").unlink(missing_ok=True)
         if tracked is not None:

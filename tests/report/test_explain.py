@@ -12,6 +12,7 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.report.explain import write_explanation
 from recbole_msr.training.explain import explain
+from recbole_msr.training.start import Weights, agreements, conclusion
 from tests.prompts.conftest import tiny_llama  # noqa: F401
 
 TITLE = "Amber <script>document.title='taken'</script> Saga"
@@ -513,3 +514,118 @@ def test_a_run_without_an_end_or_without_tasks_is_refused(hinet, copied, train, 
     run = train("BPR", tasks=None, scenario=None, numerical_features=[])
     assert main(["explain", f"--run={run}"]) == 2
     assert "(BPR) was made without scenarios and tasks" in capsys.readouterr().err
+
+
+# From where a run began, and over several runs.
+
+
+@pytest.fixture(scope="module")
+def hinets(hinet, train):
+    """The same run with three seeds."""
+    return [hinet, train("HiNet", **HINET, seed=1), train("HiNet", **HINET, seed=2)]
+
+
+def test_what_has_moved_is_measured_from_the_weights_before_the_first_step(hinet, train):
+    found = explain(hinet, n=1)
+    lines = [(use.title, name) for use in found.gates for name in use.gates]
+    attention = [(m.title, row) for m in found.between for row in m.rows]
+    assert [(move.now.part, move.now.line) for move in found.moves] == attention + lines
+    # The start again, by a model built from the seed as the run built it.
+    model, _, rows, scenario, _ = loaded(hinet)
+    from recbole.utils import init_seed
+
+    config = model_config(hinet)
+    init_seed(config["seed"], config["reproducibility"])
+    fresh = type(model)(config, split_of(hinet)).eval()
+    with torch.no_grad():
+        a = fresh.scenario_layers[0].san.weights(fresh.scenario_embedding)
+        g = fresh.scenario_layers[0].experts.gate(fresh.embed(rows))[1].t()[scenario == 1].mean(dim=0)
+    moves = {(move.now.part, move.now.line): move for move in found.moves}
+    move = moves["HiNet: attention between scenarios, layer 1", "mid"]
+    assert move.start.choices == ["young", "old"]
+    assert move.start.values == pytest.approx([a[1, 0].item(), a[1, 2].item()], abs=1e-6)
+    now = found.between[0].values[1]
+    assert move.moved == pytest.approx((abs(now[0] - a[1, 0].item()) + abs(now[2] - a[1, 2].item())) / 2, abs=1e-6)
+    assert move.moved > 0
+    assert moves["Scenario layer 1", "expert of mid"].start.values == pytest.approx(g.tolist(), rel=1e-4)
+
+
+def model_config(run):
+    from recbole_msr.training.checkpoint import load_checkpoint
+    from recbole_msr.training.config import build_config
+
+    settings = dict(load_checkpoint(run / "best.ckpt")["config"])
+    return build_config(settings.pop("model"), settings.pop("dataset"), settings | {"strict": False})
+
+
+def split_of(run):
+    from recbole.data import create_dataset
+
+    return create_dataset(model_config(run)).build()[0]
+
+
+def test_a_run_that_did_not_keep_its_start_says_so(hinet, copied, capsys):
+    run = copied(hinet)
+    (run / "start.json").unlink()
+    found = explain(run, n=1)
+    assert found.moves == []
+    assert any("have moved is not known" in line for line in found.notes)
+    assert found.weights == explain(hinet, n=1).weights
+    (run / "start.json").write_text('[{"part": 1}]')
+    assert main(["explain", f"--run={run}"]) == 2
+    assert f"{run / 'start.json'} is damaged" in capsys.readouterr().err
+
+
+def test_several_runs_are_told_where_they_agree(hinets, capsys, tmp_path):
+    assert main(["explain", f"--runs={','.join(map(str, hinets))}", f"--out={tmp_path / 'all.html'}"]) == 0
+    out = capsys.readouterr().out
+    each = [explain(run, n=1) for run in hinets]
+    found = agreements([one.weights for one in each], [one.moves for one in each])
+    lines = {(line.part, line.line): line for line in found}
+    assert len(lines) == len(each[0].weights)
+    attention = lines["HiNet: attention between scenarios, layer 1", "old"]
+    values = np.array([one.between[0].values[2][:2] for one in each])
+    assert attention.choices == ["young", "mid"]
+    assert attention.mean == pytest.approx(values.mean(0).tolist())
+    assert attention.spread == pytest.approx(np.ptp(values, axis=0).tolist())
+    assert attention.apart == pytest.approx(np.ptp(values[:, 0]), abs=1e-6)  # of two weights that sum to 1
+    shared = lines["Task layer 1", "click, mid"]
+    sums = np.array([[sum(one.gates[2].weights[1][:2]), sum(one.gates[2].weights[1][2:])] for one in each])
+    assert shared.choices == ["own experts", "shared experts"]
+    assert shared.mean == pytest.approx(sums.mean(0).tolist())
+    largest = lines["Scenario layer 1", "expert of young"]
+    ordered = np.sort([one.gates[0].weights[0] for one in each], axis=1)[:, ::-1]
+    assert largest.mean == pytest.approx(ordered.mean(0).tolist())
+    said = conclusion(found, 3)
+    assert said in " ".join(out.split())
+    assert f"on {sum(line.agrees for line in found)} of {len(found)} lines" in said
+    page = (tmp_path / "all.html").read_text()
+    assert "Do the runs agree?" in page
+    assert "attention between scenarios, layer 1" in page
+
+
+def test_runs_that_put_their_weight_elsewhere_do_not_agree():
+    def line(*values):
+        return [Weights("attention", "a", ["b", "c"], list(values))]
+
+    (same,) = agreements([line(0.5, 0.5), line(0.55, 0.45)], [[], []])
+    assert same.agrees
+    assert same.moved is None
+    (other,) = agreements([line(0.9, 0.1), line(0.5, 0.5), line(0.2, 0.8)], [[], [], []])
+    assert other.apart == pytest.approx(0.7)
+    assert "they agree (no two of them are further apart than 0.1). Most apart: attention, a (0.70)" in conclusion(
+        [other], 3
+    )
+
+
+def test_runs_that_cannot_be_compared_are_refused(hinet, train, copied, capsys):
+    for given, told in (
+        (f"--runs={hinet}", "--runs takes two or more different folders"),
+        (f"--runs={hinet},{hinet}", "--runs takes two or more different folders"),
+        (f"--runs={hinet},{train('PLE')}", "are to be of one model and dataset"),
+        (f"--runs={hinet},{train('HiNet', **(HINET | {'sub_experts': 2}))}", "compare runs that differ in seed alone"),
+    ):
+        assert main(["explain", given]) == 2
+        assert told in capsys.readouterr().err.splitlines()[-1]
+    assert main(["explain", f"--runs={hinet},{copied(hinet)}", "--n=2"]) == 2
+    assert "are for one run" in capsys.readouterr().err
