@@ -119,7 +119,7 @@ class Explanation:
         scenarios, users: one by one; in the order of the run, and of the question.
         between: what scenarios take from each other.
         gates: how much experts are used.
-        weights: every line of `gates` and of an attention, where there is a choice.
+        weights: every line of `gates`, of an attention, and of what else is weighed, where there is a choice.
         moves: how far they are from where the run began; empty where that is not known.
     """
 
@@ -172,7 +172,7 @@ def explain(
 
     seen = _Seen(model, rows, shown) if model is not None and rows is not None else None
     attention = [] if model is None else _attention(model, shown, run.notes)
-    weights = _lines(attention, [] if seen is None else seen.gates)
+    weights = _lines(attention, [] if seen is None else [*seen.gates, *seen.others])
     start = read_start(run.folder)
     if weights and start is None:
         run.notes.append(
@@ -219,7 +219,7 @@ def weights_at(model: MultiScenarioRecommender, train: ScenarioDataset) -> list[
     """
     inner, shown = model.backbone if isinstance(model, LLM4MSR) else model, _largest(train)
     attention, watch, was_training = _attention(model, shown, []), GateWatch(inner), model.training
-    if watch.parts:
+    if watch.parts or watch.others:
         rows, device = _Rows(train), next(model.parameters()).device
         model.eval()
         try:
@@ -231,7 +231,7 @@ def weights_at(model: MultiScenarioRecommender, train: ScenarioDataset) -> list[
                             inner.logits(model.embed(batch), model.scenario_of(batch))
         finally:
             model.train(was_training)
-    return _lines(attention, watch.use(shown))
+    return _lines(attention, [*watch.use(shown), *watch.use_of_others(shown)])
 
 
 def _largest(dataset: ScenarioDataset) -> list[int]:
@@ -281,6 +281,7 @@ class _Seen:
     Attributes:
         movement, strength: see `ScenarioView`, by scenario.
         gates: see `Explanation`.
+        others: the use of what weighs something else than experts.
     """
 
     @torch.no_grad()
@@ -292,16 +293,16 @@ class _Seen:
         inner = model.backbone if isinstance(model, LLM4MSR) else model
         watch = GateWatch(inner)
         for m, of_scenario in enumerate(rows.of_scenario):
-            if not len(of_scenario) or not (m in shown or watch.parts):
+            if not len(of_scenario) or not (m in shown or watch.parts or watch.others):
                 continue
             batch = rows.batch(of_scenario)
             x, scenario = model.embed(batch), model.scenario_of(batch)
-            if watch.parts:
+            if watch.parts or watch.others:
                 with watch.scenario(m):
                     inner.logits(x, scenario)
             if isinstance(model, LLM4MSR) and m in shown:
                 self._look_at_levels(model, m, batch, x)
-        self.gates = watch.use(shown)
+        self.gates, self.others = watch.use(shown), watch.use_of_others(shown)
 
     def _look_at_levels(self, model: LLM4MSR, m: int, batch: Any, x: Tensor) -> None:
         if model.user_level is not None:

@@ -15,6 +15,7 @@ from recbole_msr.layers.experts import SubExpertIntegration
 from recbole_msr.layers.gates import GateBank
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.towers import Towers
+from recbole_msr.layers.transfer import InformationTransfer
 
 NEVER = 0.01
 """An expert to which no row gives so much weight is dead."""
@@ -50,18 +51,20 @@ class GateWatch:
         model: a `MultiScenarioRecommender`, in evaluation mode.
 
     Attributes:
-        parts: how many parts with gates it has found.
+        parts: the parts with gates over experts.
+        others: what weighs something else: PLE's gate over all experts, HMoE's relations, AITM's transfer.
     """
 
     def __init__(self, model: Any) -> None:
         self._model, self._scenario = model, 0
         self.parts = list(_parts(model))
+        self.others = list(_others(model))
 
     @contextmanager
     def scenario(self, number: int) -> Iterator[None]:
         """While it is open, all rows that go through the model are counted for this scenario (0-based)."""
         self._scenario = number
-        hooks = [hook for part in self.parts for hook in part.hooks(lambda: self._scenario)]
+        hooks = [hook for part in (*self.parts, *self.others) for hook in part.hooks(lambda: self._scenario)]
         try:
             yield
         finally:
@@ -71,6 +74,10 @@ class GateWatch:
     def use(self, shown: list[int] | None = None) -> list[GateUse]:
         """What was seen, for the scenarios `shown` (all if not given) as far as rows of them went through."""
         return [part.use(shown) for part in self.parts if part.rows]
+
+    def use_of_others(self, shown: list[int] | None = None) -> list[GateUse]:
+        """The same of `others`."""
+        return [part.use(shown) for part in self.others if part.rows]
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class _Part:
         title: what it is called.
         gates: the module whose input decides the weights.
         weigh: from its input and output to weights (P, B, E).
-        bank: the module that gives all experts' outputs (X, B, H).
+        bank: the module that gives all experts' outputs (X, B, H); None where no experts are weighed.
         experts: names of the E columns.
         place: (gate, column) -> which of the X experts that is.
         named: names of the X experts.
@@ -97,7 +104,7 @@ class _Part:
     """
 
     def __init__(
-        self, title: str, gates: nn.Module, weigh: Callable[[Tensor, Tensor], Tensor], bank: nn.Module,
+        self, title: str, gates: nn.Module, weigh: Callable[[Any, Tensor], Tensor], bank: nn.Module | None,
         experts: list[str], place: Callable[[int, int], int], named: list[str], lines: list[_Line],
     ) -> None:  # fmt: skip
         self.title, self._gates, self._weigh, self._bank = title, gates, weigh, bank
@@ -105,11 +112,11 @@ class _Part:
         self._sums: dict[int, Tensor] = {}
         self._peaks: dict[int, Tensor] = {}
         self.rows: dict[int, int] = {}
-        self._speaks = torch.zeros(len(named), dtype=torch.bool)
+        self._speaks = torch.full((len(named),), bank is None)
 
     def hooks(self, scenario: Callable[[], int]) -> list[Any]:
         def weighed(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            w = self._weigh(inputs[0], output).double().cpu()
+            w = self._weigh(inputs[0] if len(inputs) == 1 else inputs, output).double().cpu()
             m, peak = scenario(), w.amax(dim=1)
             self._sums[m] = self._sums.get(m, 0.0) + w.sum(dim=1)
             self._peaks[m] = torch.maximum(self._peaks[m], peak) if m in self._peaks else peak
@@ -118,7 +125,8 @@ class _Part:
         def spoke(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             self._speaks |= (output != 0).any(dim=2).any(dim=1).cpu()
 
-        return [self._gates.register_forward_hook(weighed), self._bank.register_forward_hook(spoke)]
+        hooks = [self._gates.register_forward_hook(weighed)]
+        return hooks if self._bank is None else [*hooks, self._bank.register_forward_hook(spoke)]
 
     def use(self, shown: list[int] | None) -> GateUse:
         lines = [line for line in self._lines if line.scenario in self.rows]
@@ -152,6 +160,40 @@ def _parts(model: Any) -> Iterator[_Part]:
     gate = getattr(model, "gates", None) if hasattr(model, "gates") else getattr(model, "gate", None)
     if isinstance(gate, GateBank) and hasattr(model, "experts"):
         yield _mixture(gate, model)
+
+
+def _others(model: Any) -> Iterator[_Part]:
+    by_scenario = [_Line(name, 0, m) for m, name in enumerate(model.scenario_names)]
+    level = 0
+    for module in model.modules():
+        if isinstance(module, CGC):
+            level += 1
+            if module.shared_gate is not None:
+                own = [f"own expert {n + 1}" for n in range(module.n_tasks * module.n_own)]
+                columns = own + [f"shared expert {n + 1}" for n in range(module.n_shared)]
+                yield _other(
+                    f"Gate passed on, level {level}", module.shared_gate, _softmax_of_one, columns, by_scenario
+                )
+        elif isinstance(module, InformationTransfer):
+            columns = ["handed over", "own tower"]
+            yield _other("Information transfer", module, lambda u, _: _of_transfer(model, u), columns, by_scenario)
+    relations = getattr(model, "relation_weights", None)
+    if isinstance(relations, GateBank):
+        columns = _group_names(Groups(model.relations, model.n_scenarios, model.n_tasks), model)
+        lines = _lines(model.groups, model)
+        yield _other("Relations", relations, lambda _, scores: scores.softmax(dim=-1), columns, lines)
+
+
+def _other(title: str, gates: nn.Module, weigh: Any, columns: list[str], lines: list[_Line]) -> _Part:
+    return _Part(title, gates, weigh, None, columns, lambda gate, column: column, columns, lines)
+
+
+def _softmax_of_one(_: Any, scores: Tensor) -> Tensor:
+    return scores.softmax(dim=-1).unsqueeze(0)
+
+
+def _of_transfer(model: Any, u: tuple[Tensor, Tensor]) -> Tensor:
+    return model.transfer.weights(torch.stack(u)).t().unsqueeze(0)
 
 
 def _sub_experts(module: SubExpertIntegration, model: Any, number: int) -> _Part:

@@ -101,3 +101,38 @@ def test_scenarios_that_are_not_shown_still_keep_an_expert_alive(make_model):
     assert use.gates == ["young"]
     assert use.weights[0] == pytest.approx([1, 0])
     assert use.dead == []
+
+
+def test_what_weighs_something_else_than_experts_is_seen_too(make_model):
+    def others(made, rows):
+        made.eval()
+        watch = GateWatch(made)
+        with torch.no_grad():
+            for m in range(3):
+                batch = rows[rows["scenario"] == m + 1]
+                with watch.scenario(m):
+                    made.logits(made.embed(batch), made.scenario_of(batch))
+        return watch.use_of_others()
+
+    made, rows = make_model(3, "HMoE", experts=3, **SMALL)
+    (use,) = others(made, rows)
+    assert (use.gates, use.experts, use.dead) == (BOTH, NAMES, [])
+    bank = made.relation_weights
+    for number in range(6):
+        expected = mean_of_softmax(made, rows, number % 3, bank.weights[0][number], bank.biases[0][number])
+        assert use.weights[number] == pytest.approx(expected, rel=1e-4)
+
+    made, rows = make_model(3, "PLE", levels=2, own_experts=1, shared_experts=1, experts_per="task", **SMALL)
+    (use,) = others(made, rows)
+    assert (use.gates, use.experts) == (NAMES, ["own expert 1", "own expert 2", "shared expert 1"])
+    gate = made.levels[0].shared_gate
+    assert use.weights[1] == pytest.approx(mean_of_softmax(made, rows, 1, gate.weight, gate.bias), rel=1e-4)
+
+    made, rows = make_model(3, "AITM", tower_hidden_sizes=[4], embedding_size=4)
+    (use,) = others(made, rows)
+    assert (use.gates, use.experts) == (NAMES, ["handed over", "own tower"])
+    with torch.no_grad():
+        made.transfer.h2.weight.mul_(1e6)
+    (later,) = others(made, rows)
+    assert all(sum(line) == pytest.approx(1) for line in later.weights)
+    assert later.weights != use.weights
