@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,13 @@ from recbole_msr.compare.settings import CompareSettings, Entry, Search, Trainin
 from recbole_msr.compare.statistics import Difference, Measured, Rows, adjust, differences
 from recbole_msr.compare.work import Jobs
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.plugin import read_yaml
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
-from recbole_msr.search.best import spread
+from recbole_msr.search.best import SUMMARY, spread
+from recbole_msr.search.results import PARQUET_DAMAGE, read_trials
 from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.result_file import read_result
 
 _AGAIN = "delete its folder, and the same command trains it again"
 
@@ -58,9 +60,17 @@ class SharedRows:
         import pandas as pd
 
         try:
-            frame = pd.read_parquet(folder / "predictions.parquet")
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder / 'predictions.parquet'} is missing or damaged: {_AGAIN}") from error
+            frame = pd.read_parquet(folder / "predictions.parquet", page_checksum_verification=True)
+            self._place(into, frame, folder, task, scenario)
+        except InputError:
+            raise
+        except PARQUET_DAMAGE as error:
+            raise InputError(
+                f"{folder / 'predictions.parquet'} is missing or damaged: {_AGAIN} ({type(error).__name__}: "
+                f"{str(error)[:200]})"
+            ) from error
+
+    def _place(self, into: np.ndarray, frame: Any, folder: Path, task: str | None, scenario: str | None) -> None:
         here = np.ones(len(self.labels), dtype=bool)
         if scenario is not None:
             here &= self.scenario == self.scenarios.index(scenario) + 1
@@ -74,7 +84,12 @@ class SharedRows:
                 same = np.array_equal(frame[SCENARIO_FIELD], self.scenario[here])
             if not same:
                 raise InputError(f"{folder / 'predictions.parquet'} holds other rows than this comparison's test split")
-            into[here, column] = frame[f"score_{name}"]
+            scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
+            if not ((scores >= 0) & (scores <= 1)).all():
+                raise InputError(
+                    f"{folder / 'predictions.parquet'} is damaged: score_{name} holds what is no probability: {_AGAIN}"
+                )
+            into[here, column] = scores
 
 
 class Collected:
@@ -92,10 +107,24 @@ class Collected:
             return None
         folder = self._jobs.folder(job)
         assert folder is not None
-        try:
-            return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{folder / 'result.json'} is damaged: {_AGAIN}") from error
+        settings = self.settings
+        expected = {
+            "model": job.entry.model,
+            "dataset": settings.dataset,
+            "seed": job.seed,
+            "data_seed": settings.config["data_seed"],
+            "main_task": job.task or settings.main_task,
+            "scenarios": [job.scenario] if job.scenario is not None else settings.scenarios,
+        }
+        result = read_result(folder / "result.json", expected, _AGAIN)
+        wanted = [job.task] if job.task is not None else settings.tasks
+        found = list(result["test"].get("pooled", {}))
+        if sorted(found) != sorted(wanted):
+            raise InputError(
+                f"{folder / 'result.json'} is of another run: it has results for {', '.join(found) or 'no task'}, "
+                f"expected {', '.join(wanted)}; {_AGAIN}"
+            )
+        return result
 
     def parts(self, seed: int, scenario: str | None = None) -> list[Training]:
         """The runs that together are the entry with one seed: one, or one a task."""
@@ -200,12 +229,16 @@ class Collected:
 
     def _search_summary(self, job: Search) -> dict[str, Any] | None:
         path = self.settings.folder / job.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        summary: dict[str, Any] = read_json(path, SUMMARY)
+        for key, value in (("model", job.entry.model), ("dataset", self.settings.dataset)):
+            if summary[key] != value:
+                raise InputError(f"{path} is of another search: {key} {summary[key]!r}, expected {value!r}")
+        return summary
 
     def _search_epochs(self, job: Search) -> int:
-        import pandas as pd
-
-        return int(pd.read_parquet(self.settings.folder / job.path / "trials.parquet")["epochs"].fillna(0).sum())
+        return int(read_trials(self.settings.folder / job.path)["epochs"].fillna(0).sum())
 
     def listing(self) -> dict[str, Any]:
         """The runs and searches, each with what became of it."""

@@ -25,6 +25,7 @@ from recbole_msr.compare.work import Jobs
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.outputs import COMPARISON
 from recbole_msr.plugin import read_yaml
 from recbole_msr.search.folder import held
@@ -144,7 +145,10 @@ def compare(
         made_by = _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
         jobs = Jobs(settings)
         outdated = _check_done(jobs)
-        (settings.folder / _MADE_BY).write_text(json.dumps(made_by), encoding="utf-8")
+        text = json.dumps(made_by)
+        write_atomically(
+            settings.folder / _MADE_BY, lambda temporary: Path(temporary).write_text(text, encoding="utf-8")
+        )
         settings.write()
         hold.begun = True
         jobs.forget_failures()
@@ -210,7 +214,7 @@ def _check_same_data(settings: CompareSettings, data: str) -> dict[str, Any]:
     """
     path = settings.folder / _MADE_BY
     now = {"dataset": settings.dataset, "data": data, "data_seed": settings.config["data_seed"]}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+    before = read_json(path, {"dataset": str, "data": str, "data_seed": int}) if path.is_file() else now
     changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
     if changed:
         raise InputError(

@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.plugin import read_yaml
+from recbole_msr.search.best import SUMMARY
+from recbole_msr.training.checkpoint import write_atomically
 
 _FILE = Path("workers", "comparison.json")
+_SHAPE = {
+    **dict.fromkeys(("dataset", "reference", "main_task", "output"), str),
+    "entries": [{"label": str, "model": str, "settings": dict, "tasks": [str | None], "refused": str | None}],
+    "config": {"seed": int, "threads": int},
+    "scenarios": [str],
+    "tasks": [str],
+    **{"seeds?": int, "trials?": int, "workers?": int, "timeout?": float | None},
+}
 ALL_TASKS = "all"
 """Stands in paths for a model that learns all tasks together."""
 JOINT = "joint"
@@ -187,17 +198,25 @@ class CompareSettings:
         if not self.searched:
             return None
         path = self.folder / Search(entry, task).path / "summary.json"
-        best = json.loads(path.read_text(encoding="utf-8"))["best"]
+        best = read_json(path, SUMMARY)["best"]
         if best is None:
             raise FileNotFoundError(path.with_name("best.yaml"))
         return int(best["number"])
 
     def write(self) -> None:
         """Leave it to the workers in the folder."""
-        (self.folder / _FILE).write_text(json.dumps(asdict(self)), encoding="utf-8")
+        text = json.dumps(asdict(self))
+        write_atomically(self.folder / _FILE, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     @classmethod
     def of_folder(cls, folder: Path) -> CompareSettings:
-        """What `write` left."""
-        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return cls(**content | {"entries": [Entry(**entry) for entry in content["entries"]]})
+        """What `write` left.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        content = read_json(folder / _FILE, _SHAPE, finite=False)
+        try:
+            return cls(**content | {"entries": [Entry(**entry) for entry in content["entries"]]})
+        except TypeError as error:
+            raise InputError(f"{folder / _FILE} is damaged: {error}") from error

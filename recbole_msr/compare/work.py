@@ -11,22 +11,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
 from recbole_msr.compare.settings import CompareSettings, Search, Training
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.outputs import NO_ROOM
 from recbole_msr.search.final import quiet_terminal
 from recbole_msr.search.objective import reason_of
+from recbole_msr.search.results import read_trials
 from recbole_msr.search.study import FREE_KEYS
+from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.folder import has_ended
 from recbole_msr.training.run import run_once
 
 logger = logging.getLogger(__name__)
 
 _WAIT_SECONDS = 1.0
+_DONE = {"trials": int | None, "timeout": float | None, "model": str, "config": dict}
 
 Job = Search | Training
 
@@ -192,13 +195,19 @@ class Jobs:
         """What earlier, interrupted commands have left of a search's seconds."""
         if self.settings.timeout is None or not (folder / "trials.parquet").is_file():
             return self.settings.timeout
-        spent = pd.read_parquet(folder / "trials.parquet")["seconds"].sum()
+        spent = read_trials(folder)["seconds"].sum()
         return max(0.0, self.settings.timeout - float(spent))
 
     def searched(self, job: Search) -> dict[str, Any] | None:
-        """What a search that has ended was asked for."""
-        text = _read(self.settings.folder / job.path, ".done")
-        return None if text is None else json.loads(text)
+        """What a search that has ended was asked for.
+
+        Raises:
+            InputError: the mark is damaged.
+        """
+        path = Path(f"{self.settings.folder / job.path}.done")
+        return (
+            read_json(path, _DONE, "remove it, and the same command goes on", finite=False) if path.exists() else None
+        )
 
     def asked(self, job: Search) -> dict[str, Any]:
         """What a search is asked for: its budget, and everything that decides its trials."""
@@ -225,11 +234,11 @@ def _told(job: Job) -> str:
 
 
 def _write(folder: Path, suffix: str, text: str) -> None:
-    Path(f"{folder}{suffix}").write_text(text, encoding="utf-8")
+    write_atomically(f"{folder}{suffix}", lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
 def _read(folder: Path, suffix: str) -> str | None:
     try:
-        return Path(f"{folder}{suffix}").read_text(encoding="utf-8")
+        return Path(f"{folder}{suffix}").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None

@@ -43,6 +43,7 @@ from safetensors.torch import load_file, save_file
 
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
+from recbole_msr.json_files import mismatch, read_json
 
 FORMAT = 5
 """Raised whenever the meaning of an entry changes; entries of other formats are not found."""
@@ -56,10 +57,20 @@ _KEYS = (
 )
 _KEPT = ("scenario_names", "number_scale", "scenario_shares", "cells")
 _STATE_FILE, _TENSOR_FILE = "dataset.json", "tables.safetensors"
+_STATE: dict[str, Any] = {
+    **{"size": int, "checksum": int, "own_checksum": int},
+    **{key: {str: str} for key in ("field2type", "field2source", "shared")},
+    **{key: {str: int} for key in ("field2seqlen", "field2bucketnum")},
+    "alias": {str: [str]},
+    **{key: [str] for key in ("tokens", "tables", "scenario_names")},
+    "split_sizes": [int],
+    "number_scale": {str: dict},
+}
 
 _RACY_SECONDS = 2.0  # a file changed so shortly before it was read may change again without another time
 _WAIT_SECONDS = 300.0  # who has the right to make an entry may also never use it
-# What reading an entry that is not as it was written may raise.
+DAMAGE = (ValueError, TypeError, AttributeError, LookupError, RuntimeError, SafetensorError, OSError)
+"""What reading a state that is not as it was written may raise, or one that cannot be read at all."""
 _DAMAGE = (ValueError, TypeError, LookupError, SafetensorError, FileNotFoundError, NotADirectoryError)
 
 logger = logging.getLogger(__name__)
@@ -97,9 +108,9 @@ def _remembered_digest(path: Path, folder: Path) -> str:
     seen = [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     note = folder / f"{hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if isinstance(known, list) and known[:-1] == seen:
-            return str(known[-1])
+        known = read_json(note, [str | int])
+        if known[:-1] == seen and isinstance(known[-1], str):
+            return known[-1]
     started = time.time()
     digest = _digest(path)
     if started - max(stat.st_mtime, stat.st_ctime) > _RACY_SECONDS:
@@ -258,10 +269,13 @@ def read_state(dataset: Any, folder: Path) -> None:
         ValueError: the files are damaged.
         OSError: they cannot be read.
     """
-    state: Mapping[str, Any] = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    state: Mapping[str, Any] = read_json(folder / _STATE_FILE, finite=False)
     if "digest" in state:
         raise ValueError("it was written by an earlier version of recbole-msr, in a form that is no longer read")
-    if "own_checksum" not in state or _state_checksum(state) != state["own_checksum"]:
+    told = mismatch(state, _STATE)
+    if told is not None:
+        raise ValueError(f"{_STATE_FILE}: {told}")
+    if _state_checksum(state) != state["own_checksum"]:
         raise ValueError(f"{_STATE_FILE} is not as it was written")
     file = folder / _TENSOR_FILE
     if file.stat().st_size != state["size"] or _checksum(file) != state["checksum"]:
@@ -291,7 +305,7 @@ def read_state(dataset: Any, folder: Path) -> None:
 def map_rows(dataset: Any, folder: Path) -> None:
     """Let a dataset use the rows of the entry just written from it, which other processes use too."""
     with contextlib.suppress(OSError, ValueError, SafetensorError):
-        state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+        state = read_json(folder / _STATE_FILE, finite=False)
         dataset.inter_feat = _rows(dataset, state, load_file(folder / _TENSOR_FILE))
 
 

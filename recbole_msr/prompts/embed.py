@@ -28,14 +28,17 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import parse_json, read_json
 from recbole_msr.outputs import KNOWLEDGE, check_path, holds, is_dataset
 from recbole_msr.prompts.build import Prompts
 from recbole_msr.prompts.encoders import Encoder
 from recbole_msr.prompts.fingerprint import differences
-from recbole_msr.prompts.store import FORMAT, Knowledge, check_name, knowledge_folder
+from recbole_msr.prompts.store import FORMAT, SUFFIXES, Knowledge, check_name, file_checksum, knowledge_folder
+from recbole_msr.training.checkpoint import write_atomically
 
 STORE_DTYPES = ("float16", "float32")
 _META = "knowledge.json"
+_ENTRY = {"level": str, "size": int, "rows": [int], "answers": ([str | None], None)}
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +112,7 @@ def build_knowledge(
     if os.path.lexists(target):
         present = _key_of(target)
         if present == key:
-            return Outcome(Knowledge.open(name, root), 0, name)
+            return Outcome(_whole(name, root), 0, name)
         if not replace:
             raise InputError(
                 f"the knowledge '{name}' in {root} exists and was made otherwise{_told(target, made_by)}; give another "
@@ -126,7 +129,7 @@ def build_knowledge(
     with _locked(root / f".building-{key}") as working:
         build = Build(working, prompts, store_dtype)
         encoded = _encode_all(build, prompts, encoder, batch_size, sort_by_length, show_progress, dict(lightning or {}))
-        counts = {
+        counts: dict[str, dict[str, Any]] = {
             level.level: {
                 "rows": len(level),
                 "truncated": int(level.truncated.sum()),
@@ -137,6 +140,8 @@ def build_knowledge(
             for level in prompts
         }
         size = build.finish(prompts)
+        for name_of, of in counts.items():
+            of["checksums"] = {suffix: file_checksum(working / f"{name_of}{suffix}") for suffix in SUFFIXES}
         meta = {
             "format": FORMAT,
             "key": key,
@@ -148,7 +153,8 @@ def build_knowledge(
             "seconds": round(time.perf_counter() - started, 1),
             "versions": _versions(),
         }
-        (working / _META).write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(meta, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(working / _META, lambda path: Path(path).write_text(text, encoding="utf-8"))
         _publish(working, target)
     return Outcome(Knowledge.open(name, root), encoded)
 
@@ -168,7 +174,7 @@ def find_knowledge(name: str, folder: str | Path | None, request: str, replace: 
     target = root / check_name(name)
     check_store(root, target)
     if _meta_of(target).get("request") == request:
-        return Outcome(Knowledge.open(name, root), 0, name)
+        return Outcome(_whole(name, root), 0, name)
     return _share(root, target, "request", request) if replace or not os.path.lexists(target) else None
 
 
@@ -191,6 +197,13 @@ def check_store(root: Path, target: Path) -> None:
         kind = holds(target) if target.is_dir() else None
         found = f"the folder of {kind.told}" if kind is not None else "no knowledge"
         raise InputError(f"{target} is {found} and is not replaced: give another --name or knowledge_dir, or remove it")
+
+
+def _whole(name: str, root: Path) -> Knowledge:
+    """Knowledge that is there, with all of its files compared with their checksums."""
+    knowledge = Knowledge.open(name, root)
+    knowledge.check_files()
+    return knowledge
 
 
 def _share(root: Path, target: Path, what: str, value: str) -> Outcome | None:
@@ -336,10 +349,13 @@ class Build:
             with open(path, encoding="utf-8", errors="replace") as file:
                 for line in file:
                     try:
-                        entry = json.loads(line)
-                    except ValueError:
+                        entry = parse_json(line.encode(), path.name, _ENTRY)
+                    except InputError:
                         continue
-                    yield entry
+                    rows, answers = entry["rows"], entry["answers"]
+                    last = len(self._tokens.get(entry["level"], ())) - 1
+                    if all(0 <= row <= last for row in rows) and (answers is None or len(answers) == len(rows)):
+                        yield entry
 
     @property
     def _journal_file(self) -> Path:
@@ -448,10 +464,9 @@ def _linked(source: Path, folder: Path) -> Path:
 
 def _meta_of(folder: Path) -> dict[str, Any]:
     try:
-        meta = json.loads((folder / _META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return dict(read_json(folder / _META))
+    except (OSError, InputError):
         return {}
-    return meta if isinstance(meta, dict) else {}
 
 
 def _key_of(folder: Path) -> str | None:

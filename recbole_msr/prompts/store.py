@@ -12,8 +12,9 @@ with LEVEL in scenario, user, item; `token` is the external id as in the atomic 
 
 from __future__ import annotations
 
-import json
+import logging
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,20 @@ import pyarrow.parquet as pq
 
 from recbole_msr import outputs
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.json_files import mismatch, read_json
 
 LEVELS = ("scenario", "user", "item")
+SUFFIXES = (".npy", ".parquet", "_texts.parquet")
+"""Of a level's files."""
 FORMAT = "recbole-msr-knowledge/1"
+CHECKED_BYTES = 2**30
+"""Files up to this size are compared with their checksum when knowledge is opened, larger ones by `embed` alone."""
+_SHAPE = {
+    **{"key": str, "size": int, "dtype": str, "data?": dict},
+    "levels": {str: {"rows": int, "checksums?": {str: int}}},
+}
+logger = logging.getLogger(__name__)
+_checked: set[tuple[Any, ...]] = set()  # files that this process has compared, as they were then
 RESERVED = ("random", "none")
 """Names that stand for no store: `--knowledge=random` and `--knowledge=none`."""
 
@@ -34,6 +46,15 @@ RESERVED = ("random", "none")
 def knowledge_folder(folder: str | Path | None) -> Path:
     """The folder as given, else the environment's RECBOLE_MSR_KNOWLEDGE, else ~/.cache/recbole-msr/knowledge."""
     return Path(folder or os.environ.get("RECBOLE_MSR_KNOWLEDGE") or "~/.cache/recbole-msr/knowledge").expanduser()
+
+
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a file's bytes."""
+    total, view = 0, memoryview(bytearray(1 << 20))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(view):
+            total = zlib.crc32(view[:count], total)
+    return total
 
 
 def check_name(name: str) -> str:
@@ -71,7 +92,7 @@ class Knowledge:
         root = knowledge_folder(folder)
         path = root / check_name(name)
         try:
-            meta = json.loads((path / "knowledge.json").read_text(encoding="utf-8"))
+            meta = read_json(path / "knowledge.json", Any)
         except (FileNotFoundError, NotADirectoryError) as error:
             known = sorted(p.parent.name for p in root.glob("*/knowledge.json") if not p.parent.name.startswith("."))
             has = f"it has {', '.join(known)}" if known else "it has none yet"
@@ -80,14 +101,22 @@ class Knowledge:
                 f"there is no knowledge '{name}' in {root}{nearest(name, known) or ';'} {has}. Build it: "
                 f"recbole-msr embed --dataset=DATASET --encoder=minilm --template=full --name={name}{where}"
             ) from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise InputError(f"the knowledge in {path} is damaged: knowledge.json cannot be read ({error})") from error
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
             raise InputError(f"the knowledge in {path} is not of the format {FORMAT}, but {found}; build it again")
+        told = mismatch(meta, _SHAPE)
+        if told is None and (strange := [level for level in meta["levels"] if level not in LEVELS]):
+            told = f"'levels' has {strange[0]!r}, none of {', '.join(LEVELS)}"
+        if told is None and meta["dtype"] not in ("float16", "float32"):
+            told = f"'dtype' must be float16 or float32, got {meta['dtype']!r}"
+        if told is not None:
+            raise InputError(f"the knowledge in {path} is damaged: in knowledge.json {told}")
         opened = cls(path, meta)
         for level in opened.levels:
             opened.vectors(level)
+        opened.check_files(CHECKED_BYTES)
         return opened
 
     @property
@@ -103,6 +132,48 @@ class Knowledge:
     def size(self) -> int:
         """H, the length of a vector."""
         return int(self.meta["size"])
+
+    def check_files(self, largest: int | None = None) -> None:
+        """Compare the files with the checksums in knowledge.json, once a process for files that have not changed since.
+
+        Knowledge that was built before there were checksums has none, and is taken as it is.
+
+        Args:
+            largest: leave larger files (bytes) out; None for none.
+
+        Raises:
+            InputError: a file is not as it was written.
+        """
+        for level, known in self.meta["levels"].items():
+            for suffix, checksum in known.get("checksums", {}).items():
+                if suffix not in SUFFIXES:
+                    continue
+                file = self._file(level, suffix)
+                try:
+                    stat = file.stat()
+                    seen = (
+                        str(file.resolve()),
+                        checksum,
+                        stat.st_size,
+                        stat.st_ino,
+                        stat.st_mtime_ns,
+                        stat.st_ctime_ns,
+                    )
+                    if seen in _checked:
+                        continue
+                    if largest is not None and stat.st_size > largest:
+                        logger.debug("%s is too large to be compared with its checksum at every start", file)
+                        continue
+                    if file_checksum(file) != checksum:
+                        raise InputError(
+                            f"the knowledge in {self.path} is damaged: {file.name} is not as it was written; build it "
+                            "again (recbole-msr embed with the same settings and --replace)"
+                        )
+                except OSError as error:
+                    raise InputError(
+                        f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
+                    ) from error
+                _checked.add(seen)
 
     def vectors(self, level: str) -> np.memmap:
         """The vectors of a level (N, H), float16 or float32, mapped into memory read-only.
@@ -161,7 +232,7 @@ class Knowledge:
         """
         from recbole_msr.prompts.fingerprint import differences, fingerprint
 
-        told = differences(self.meta["data"], fingerprint(dataset))
+        told = differences(self.meta.get("data", {}), fingerprint(dataset))
         if told:
             raise InputError(
                 f"the knowledge '{self.name}' was built from other training data; what differs (there -> here): "
@@ -181,7 +252,9 @@ class Knowledge:
         file = self._file(level, suffix)
         try:
             frame = pq.read_table(file, columns=columns).to_pandas()
-        except (OSError, ValueError) as error:
+            if columns is not None:
+                frame = frame[columns]
+        except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:
             raise InputError(
                 f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
             ) from error

@@ -76,6 +76,14 @@ def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any
     return {**names, **{key: plain[key] for key in sampled if key in plain}, **plain}
 
 
+SUMMARY = {
+    **{"study": str, "model": str, "dataset": str, "trial_seconds": float},
+    "trials": {str: int},
+    "best": ({"number": int, "values": [float]}, None),
+}
+"""What a search's summary.json must hold to be read back."""
+
+
 def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial) -> Path:
     """Write best.yaml, which `run_recbole --config_files` runs to the trial's validation value."""
     from recbole_msr import __version__

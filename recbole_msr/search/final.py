@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -19,8 +18,10 @@ from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
 from recbole_msr.search.work import open_search
+from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.folder import has_ended
 from recbole_msr.training.members import how_many
+from recbole_msr.training.result_file import read_result
 from recbole_msr.training.seeds import run_seeds, why_one_by_one
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def final_test(
     files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
     missing = [seed for seed, folder in files.items() if not has_ended(folder)]
     if not missing:
-        return _results(files), {}
+        return _results(settings, files), {}
     groups = _groups(settings, missing, _together(settings, trial, data, len(missing)))
     bar = tqdm(total=len(missing), desc="final test", unit="seed", disable=not progress, leave=False)
     with contextlib.closing(bar):
@@ -54,7 +55,7 @@ def final_test(
             failed = _run_workers(settings, trial.number, groups, files, bar)
         else:
             failed = _run_here(settings, trial.number, groups, bar)
-    return _results(files), {seed: reason for seed, reason in failed.items() if not has_ended(files[seed])}
+    return _results(settings, files), {seed: reason for seed, reason in failed.items() if not has_ended(files[seed])}
 
 
 def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:
@@ -80,9 +81,14 @@ def _run_workers(
     return lost | {seed: mark.read_text(encoding="utf-8") for seed, mark in marks.items() if mark.is_file()}
 
 
-def _results(folders: Mapping[int, Path]) -> list[dict[str, Any]]:
-    there = [folder / "result.json" for folder in folders.values() if has_ended(folder)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in there]
+def _results(settings: SearchSettings, folders: Mapping[int, Path]) -> list[dict[str, Any]]:
+    advice = "delete its folder, and the same command trains it again"
+    same = {"model": settings.model, "dataset": settings.dataset}
+    return [
+        read_result(folder / "result.json", {**same, "seed": seed}, advice)
+        for seed, folder in folders.items()
+        if has_ended(folder)
+    ]
 
 
 def _together(settings: SearchSettings, trial: FrozenTrial, data: StudyData, seeds: int) -> int:
@@ -152,7 +158,10 @@ def run_final_in_worker(settings: SearchSettings, trial: int, seeds: Sequence[in
         _failed(_folder(settings, trial, seed)).unlink(missing_ok=True)  # by one that outlived its command, perhaps
     for seed, reason in run_final(settings, trial, seeds).items():
         try:
-            _failed(_folder(settings, trial, seed)).write_text(reason, encoding="utf-8")
+            write_atomically(
+                _failed(_folder(settings, trial, seed)),
+                lambda path, reason=reason: Path(path).write_text(reason, encoding="utf-8"),
+            )
         except OSError as error:
             logger.error("%s, and the final run with seed %d failed: %s", error, seed, reason)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recbole_msr.errors import InputError
 from recbole_msr.spreadsheet import write_csv
 from recbole_msr.training.checkpoint import write_atomically
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+PARQUET_DAMAGE = (OSError, ValueError, KeyError, TypeError, MemoryError, NotImplementedError)
+"""What reading a Parquet file that is not as it was written may raise (pyarrow's errors are among these)."""
 _NUMBERS = ("seconds", "setup_seconds", "epochs", "best_epoch", "parameters", "flops", "latency", "latency_1")
 _WORDS = ("worker", "origin", "reason")
 
@@ -71,7 +74,30 @@ def write_trials(study: optuna.Study, folder: str | Path) -> None:
     """
     frame, folder = trials_frame(study), Path(folder)
     write_atomically(folder / "trials.csv", lambda temporary: write_csv(frame, temporary))
-    write_atomically(folder / "trials.parquet", lambda temporary: frame.to_parquet(temporary, index=False))
+    write_atomically(
+        folder / "trials.parquet", lambda path: frame.to_parquet(path, index=False, write_page_checksum=True)
+    )
+
+
+def read_trials(folder: str | Path) -> pd.DataFrame:
+    """Read the trials.parquet that `write_trials` wrote.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    import pandas as pd
+
+    path = Path(folder) / "trials.parquet"
+    try:
+        frame = pd.read_parquet(path, page_checksum_verification=True)
+        for name in ("seconds", "epochs"):
+            frame[name] = frame[name].astype("float64")
+    except PARQUET_DAMAGE as error:
+        raise InputError(
+            f"{path} is missing or damaged ({type(error).__name__}: {str(error)[:200]}): remove it together with the "
+            "search's .done file, and the same command writes it again"
+        ) from error
+    return frame
 
 
 def _typed(values: Sequence[Any]) -> pd.Series:

@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.search.samplers import PRUNERS, SAMPLERS, Named
+from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.evaluation import metric_name
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
 """Objectives that are measured on the built model (`search/cost.py`); smaller is better."""
 _FILE = Path("workers", "search.json")
+_SHAPE = {
+    **dict.fromkeys(("model", "dataset", "study", "output"), str),
+    "config": {"seed": int, "threads": int},
+    "space": dict,
+    "objectives": [str],
+    "sampler?": {"name": str},
+    "pruner?": {"name": str},
+    "storage?": str | None,
+}
 
 
 @dataclass(frozen=True)
@@ -106,14 +117,22 @@ class SearchSettings:
         """Leave it to the workers in the folder."""
         path = self.folder / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)  # the storage's address may hold a password
-        path.chmod(0o600)
-        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        text = json.dumps(asdict(self))
+        # Private: the storage's address may hold a password.
+        write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"), private=True)
 
     @classmethod
     def of_folder(cls, folder: Path) -> SearchSettings:
-        """What `write` left."""
-        return cls(**json.loads((folder / _FILE).read_text(encoding="utf-8")))
+        """What `write` left.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        content = read_json(folder / _FILE, _SHAPE, finite=False)
+        try:
+            return cls(**content)
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{folder / _FILE} is damaged: {error}") from error
 
 
 def read_objectives(given: str | Sequence[str] | None, valid_metric: str) -> list[str]:

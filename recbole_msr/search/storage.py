@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import re
+import zlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,14 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import parse_json
 from recbole_msr.outputs import check_path
+
+logger = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
 _BEGINNING = b'{"op_code"'
+_LINE = {"op_code": int, "worker_id": str}
 
 
 class StorageError(InputError):
@@ -42,11 +50,11 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         _check_journal(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(str(path), KernelLock(path)))
+            lock = KernelLock(path)
+            lock.check()
+            return _replayed(path, lock)
         except OSError as error:
             raise InputError(f"the study's journal {path} cannot be opened: {error.strerror or error}") from error
-        except (ValueError, KeyError) as error:
-            raise InputError(f"the study's journal {path} is damaged or no journal of Optuna: {error}") from error
     if "://" not in url:
         raise InputError(
             f"--storage '{hide_password(url)}' is no address: give postgresql://USER:PASSWORD@HOST/NAME, "
@@ -82,6 +90,36 @@ def _check_journal(path: Path) -> None:
         )
 
 
+def _replayed(path: Path, lock: KernelLock) -> JournalStorage:
+    """Optuna's storage of a journal whose lines are sound.
+
+    Raises:
+        InputError: Optuna cannot make a study of them; names the line where that can be told.
+    """
+    backend = _Counting(str(path), lock)
+    try:
+        return JournalStorage(backend)
+    except OSError:
+        raise
+    except Exception as error:  # Optuna looks at nothing before it uses it
+        raise InputError(
+            f"the study's journal {path} is damaged or no journal of Optuna: line {backend.line} cannot be used "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+class _Counting(JournalFileBackend):
+    """Knows which line it has read last."""
+
+    line = 0
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        self.line = log_number_from
+        for log in super().read_logs(log_number_from):
+            self.line += 1
+            yield log
+
+
 def _database(url: str) -> RDBStorage:
     for prefix, driver in _DRIVERS.items():
         if url.startswith(prefix):
@@ -110,10 +148,14 @@ class KernelLock(JournalFileSymlinkLock):
 
     Optuna's own locks are files, which a killed process leaves behind. Whoever takes the lock also removes the half
     line that a full disk may have left, which would make the journal unreadable.
+
+    Whoever gives it back notes how long the journal is, and its CRC-32, in JOURNAL.seen. A journal is only ever
+    appended to, so one that is shorter, or begins otherwise, is not what was written.
     """
 
     def __init__(self, journal: Path) -> None:
-        self._journal = journal
+        self._journal, self._note = journal, Path(f"{journal}.seen")
+        self._length, self._sum = 0, 0  # of the journal, as far as this process has read it
         self._lock = FileLock(f"{journal}.held")  # .lock is Optuna's own, of the dashboard for instance
 
     def acquire(self) -> bool:
@@ -128,7 +170,68 @@ class KernelLock(JournalFileSymlinkLock):
         return True
 
     def release(self) -> None:
-        self._lock.release()
+        try:
+            self._take_note()
+        finally:
+            self._lock.release()
+
+    def check(self) -> None:
+        """Refuse a journal that has lost lines, or holds others than were written.
+
+        Raises:
+            InputError: names the file, and the line if one is wrong.
+            OSError: it cannot be read.
+        """
+        self.acquire()
+        try:
+            known = self._noted()
+            content = self._journal.read_bytes() if os.path.exists(self._journal) else b""
+            for number, line in enumerate(content.splitlines(), start=1):
+                advice = "it is damaged or no journal of Optuna"
+                parse_json(line, f"line {number} of the study's journal {self._journal}", _LINE, advice, finite=False)
+            if known is None:
+                return
+            length, checksum = known
+            again = f"put the whole file back, or remove {self._note} to go on with what is there"
+            if len(content) < length:
+                told = (
+                    f"holds {len(content)} bytes of the {length} that were written" if content else "is gone or empty"
+                )
+                raise InputError(
+                    f"the study's journal {self._journal} {told}: the last of its trials are missing; {again}"
+                )
+            if zlib.crc32(content[:length]) != checksum:
+                raise InputError(
+                    f"the study's journal {self._journal} is damaged: its first {length} bytes are not those that were "
+                    f"written; {again}"
+                )
+        finally:
+            self._lock.release()
+
+    def _noted(self) -> tuple[int, int] | None:
+        """Length and CRC-32 that were noted last; None if there are none, or they cannot be read."""
+        try:
+            words = self._note.read_text(encoding="ascii").split()
+            return int(words[0]), int(words[1])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, IndexError):
+            logger.warning("%s cannot be read: whether the study's journal is whole is not known", self._note)
+            return None
+
+    def _take_note(self) -> None:
+        # Where the disk is full the older note stays, which is true as well: it is a lower bound.
+        with contextlib.suppress(OSError), open(self._journal, "rb") as file:
+            file.seek(self._length)
+            new = file.read()
+            new = new[: new.rfind(b"\n") + 1]
+            self._length, self._sum = self._length + len(new), zlib.crc32(new, self._sum)
+            # One write of one size, in place: a kill leaves the old or the new.
+            descriptor = os.open(self._note, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.pwrite(descriptor, f"{self._length:20d} {self._sum:10d}\n".encode("ascii"), 0)
+            finally:
+                os.close(descriptor)
 
 
 def _cut_half_line(file: Any) -> None:

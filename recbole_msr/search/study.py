@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -151,6 +152,10 @@ class storage_errors:
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         if isinstance(error, optuna.exceptions.StorageInternalError):
             raise StorageError(f"the study's storage {self._where} does not answer: {error}") from error
+        if isinstance(error, json.JSONDecodeError):
+            raise InputError(
+                f"the study's storage {self._where} is damaged: a line cannot be read ({error})"
+            ) from error
         if isinstance(error, OSError) and not isinstance(error, InputError):  # which names its own file
             raise StorageError(
                 f"the study's storage {self._where} cannot be written: {error.strerror or error}; "

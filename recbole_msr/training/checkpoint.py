@@ -13,14 +13,49 @@ from typing import Any
 import torch
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import mismatch
 from recbole_msr.outputs import save_tensors, writing
 from recbole_msr.yaml_files import TypedSettings
 
 FORMAT = "recbole-msr/1"
 
+_SHAPE = {
+    "config": {"model": str, "dataset": str},
+    "epoch": int,
+    "state_dict": {str: torch.Tensor},
+    "other_parameter": {str: torch.Tensor | bool | int | float | str},
+    "left_out": [str],
+}
+_RESUMABLE = {
+    "epoch": int,
+    "global_step": int,
+    "loops": dict,
+    "state_dict": {str: torch.Tensor},
+    "optimizer_states": [{"state": Any, "param_groups": [dict]}],
+    "lr_schedulers": list,
+    "callbacks": {
+        "EpochKeeper?": {
+            "best_score": (float, None),
+            "best_epoch": int,
+            "best_metrics": {str: Any},
+            "best_evaluation": ({"main_task": str, "pooled": dict, "cells": dict}, None),
+            "history": [dict],
+            "train_seconds": float,
+            "train_rows": int,
+            "stopped": bool,
+            "_without_gain": int,
+        }
+    },
+}
 
-def write_atomically(path: str | Path, write: Any) -> None:
+
+def write_atomically(path: str | Path, write: Any, private: bool = False) -> None:
     """Call `write(temporary_path)` and rename the file into place, so that `path` is never half a file.
+
+    Args:
+        path: the file.
+        write: writes the content.
+        private: whether only the owner may read it.
 
     Raises:
         WriteError: the file cannot be written; it is named.
@@ -30,7 +65,8 @@ def write_atomically(path: str | Path, write: Any) -> None:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         os.close(handle)
         try:
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600; results are for others to read too
+            if not private:  # mkstemp gives 0600; results are for others to read too
+                os.chmod(temporary, 0o666 & ~_umask())
             write(temporary)
             os.replace(temporary, path)
         except BaseException:
@@ -78,6 +114,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another kind of file") if isinstance(content, dict) else "another kind of file"
         raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {found}")
+    _check_shape(path, content, _SHAPE)
     return content
 
 
@@ -90,13 +127,22 @@ def load_resumable(path: str | Path) -> dict[str, Any]:
     content = _load(path, "cpu")
     if not isinstance(content, dict) or not {"loops", "state_dict", "optimizer_states"} <= set(content):
         raise InputError(f"the checkpoint {path} cannot be read as the state of an interrupted run")
+    _check_shape(path, content, _RESUMABLE)
     return content
+
+
+def _check_shape(path: str | Path, content: Any, shape: Any) -> None:
+    told = mismatch(content, shape)
+    if told is not None:
+        raise InputError(f"the checkpoint {path} is damaged: {told}")
 
 
 def _load(path: str | Path, map_location: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle's protocol, before the error that tells what the file is
+            if zipfile.is_zipfile(path):
+                _check_sums(path)
             return torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}") from error
@@ -105,6 +151,21 @@ def _load(path: str | Path, map_location: Any) -> Any:
         raise InputError(
             f"the checkpoint {path} cannot be read: it is damaged, cut short, or not a recbole-msr checkpoint ({first})"
         ) from error
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the content with the checksums (CRC-32) that every zip file keeps; PyTorch reads past them.
+
+    Raises:
+        ValueError: a part is not as it was written.
+    """
+    with zipfile.ZipFile(path) as file:
+        packed = [part.filename for part in file.infolist() if part.compress_type != zipfile.ZIP_STORED]
+        if packed:  # never by torch.save; a small file could unpack to any size
+            raise ValueError(f"its part {packed[0]} is compressed")
+        wrong = file.testzip()
+        if wrong is not None:
+            raise ValueError(f"its part {wrong} is not as it was written")
 
 
 def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_msr.data.cache import DAMAGE as VOCABULARY_DAMAGE
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -20,6 +20,7 @@ from recbole_msr.prompts.store import RESERVED, Knowledge
 from recbole_msr.training.checkpoint import load_checkpoint, load_weights
 from recbole_msr.training.config import build_config, reading_data
 from recbole_msr.training.evaluation import Evaluation
+from recbole_msr.training.result_file import read_result
 
 
 class FinishedRun:
@@ -50,7 +51,7 @@ class FinishedRun:
         self.config = build_config(*self._names, self._settings)
         try:
             self.dataset = ScenarioDataset.from_vocabulary(self.config, folder / "vocabulary")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except VOCABULARY_DAMAGE as error:
             raise InputError(f"the vocabulary in {folder} is damaged: {error}") from error
 
     @property
@@ -165,7 +166,10 @@ class FinishedRun:
         config = build_config(*self._names, self._settings | {"knowledge": "none"})
         model = model_class(config, self.dataset)
         state = load_checkpoint(self.folder / "best.ckpt")["state_dict"]
-        model.load_state_dict({name: state[name] for name in model.state_dict() if name in state})
+        try:
+            model.load_state_dict({name: state[name] for name in model.state_dict() if name in state})
+        except (KeyError, RuntimeError) as error:
+            raise InputError(f"the weights in {self.folder / 'best.ckpt'} do not fit the backbone: {error}") from error
         return model.eval()
 
     def training_rows(self) -> ScenarioDataset | None:
@@ -205,13 +209,13 @@ def _finished(folder: Path) -> dict[str, Any]:
         hint = f"; there are runs in {', '.join(below)}" if below else ": it has no config.yaml"
         raise InputError(f"{folder} is no run's folder{hint}")
     try:
-        summary = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        summary = read_result(folder / "result.json")
     except FileNotFoundError as error:
         raise InputError(
             f"the run in {folder} has not come to its end (run_recbole --resume --output_dir={folder} goes on with it)"
         ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"the run in {folder} is damaged: result.json cannot be read ({error})") from error
+    except OSError as error:
+        raise InputError(f"{folder / 'result.json'} cannot be read: {error.strerror or error}") from error
     if not summary.get("tasks"):
         raise InputError(
             f"the run in {folder} ({summary.get('model')}) was made without scenarios and tasks: there is nothing to "

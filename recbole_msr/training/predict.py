@@ -15,6 +15,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
+from recbole_msr.data.cache import DAMAGE as VOCABULARY_DAMAGE
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
@@ -85,7 +86,7 @@ class Predictor:
         self._config = build_config(settings.pop("model"), settings.pop("dataset"), settings | {"strict": False})
         try:
             self._dataset = ScenarioDataset.from_vocabulary(self._config, folder / "vocabulary")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except VOCABULARY_DAMAGE as error:
             raise InputError(f"the vocabulary in {folder} is damaged: {error}") from error
         from recbole.utils import get_model
 

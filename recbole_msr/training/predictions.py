@@ -36,7 +36,8 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
         columns[f"label_{task}"] = inter[label].numpy().astype(np.int8)
         columns[f"score_{task}"] = scores[:, column].float().cpu().numpy()
     frame = pd.DataFrame(columns)
-    write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False, compression="zstd"))
+    options: dict[str, Any] = {"index": False, "compression": "zstd", "write_page_checksum": True}
+    write_atomically(path, lambda temporary: frame.to_parquet(temporary, **options))
 
 
 def _tasks(schema: Schema, count: int) -> dict[str, str]:

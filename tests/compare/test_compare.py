@@ -349,9 +349,20 @@ def test_a_damaged_result_is_named(compare):
     (folder / "predictions.parquet").unlink()
     with pytest.raises(InputError, match=r"predictions.parquet is missing or damaged: delete its folder"):
         compare(["SharedBottom", "LR"], seeds=1)
-    (folder / "result.json").write_text("")
-    with pytest.raises(InputError, match=r"result.json is damaged"):
-        compare(["SharedBottom"], seeds=1)
+    good = json.loads((folder / "result.json").read_text())
+    for content, told in (
+        ("", "result.json is damaged"),
+        ("[]", "result.json is damaged: it must be a mapping"),
+        (json.dumps(good | {"seed": good["seed"] + 1}), r"result.json is of another run: seed \d+, expected \d+"),
+        (
+            json.dumps(good | {"model": "HiNet"}),
+            "of another run: model 'HiNet', expected 'SharedBottom'",
+        ),
+        (json.dumps(good | {"test": {"metrics": {}}}), "result.json is of another run: it has results for no task"),
+    ):
+        (folder / "result.json").write_text(content)
+        with pytest.raises(InputError, match=told):
+            compare(["SharedBottom"], seeds=1)
 
 
 def test_a_scenario_that_cannot_be_trained_alone_leaves_the_transfer_of_the_others(compare):

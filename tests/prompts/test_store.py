@@ -282,11 +282,45 @@ def test_damaged_files_are_told(tmp_path, damage):
         Knowledge.open("k", tmp_path).tokens("user")
 
 
+@pytest.mark.parametrize("name", ["user.npy", "user.parquet", "user_texts.parquet"])
+def test_a_flipped_bit_is_seen(name, tmp_path):
+    file = build(tmp_path).knowledge.path / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 if name != "user.npy" else -1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=rf"damaged: {name} is not as it was written"):
+        Knowledge.open("k", tmp_path)
+
+
+def test_knowledge_without_checksums_is_read(tmp_path):
+    folder = build(tmp_path).knowledge.path
+    meta = json.loads((folder / "knowledge.json").read_text())
+    meta["levels"]["user"].pop("checksums")
+    (folder / "knowledge.json").write_text(json.dumps(meta))
+    assert len(Knowledge.open("k", tmp_path).tokens("user"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"levels": []}, {"levels": {"user": 3}}, {"levels": {"../user": {"rows": 1}}}, {"size": "6"}, {"size": None}),
+        *({"key": 5}, {"dtype": "object"}, {"data": None}),
+    ],
+)
+def test_knowledge_of_another_shape_is_told(change, tmp_path):
+    folder = build(tmp_path).knowledge.path
+    meta = json.loads((folder / "knowledge.json").read_text())
+    (folder / "knowledge.json").write_text(json.dumps(meta | change))
+    with pytest.raises(InputError, match=r"damaged: in knowledge.json '"):
+        Knowledge.open("k", tmp_path)
+
+
 def test_a_million_large_vectors_are_opened_but_not_read(tmp_path):
     """8 GB as a sparse file: the memory of the process that opens them and reads ten hardly grows."""
     folder = build(tmp_path).knowledge.path
     meta = json.loads((folder / "knowledge.json").read_text()) | {"size": 4096}
     meta["levels"]["user"]["rows"] = 1_000_000
+    assert meta["levels"]["user"].pop("checksums").keys() == {".npy", ".parquet", "_texts.parquet"}
     (folder / "knowledge.json").write_text(json.dumps(meta))
     with open(folder / "user.npy", "wb") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (1_000_000, 4096)}

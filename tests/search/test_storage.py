@@ -86,3 +86,57 @@ def test_passwords_are_hidden():
     assert hide_password("postgresql://me:s3cr@et@host/db") == "postgresql://me:***@host/db"
     assert hide_password("sqlite:///file") == "sqlite:///file"
     assert hide_password("postgresql://h/db?user=u&password=geheim") == "postgresql://h/db?user=u&password=***"
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """A journal of three trials."""
+    study = optuna.create_study(storage=open_storage(None, tmp_path), study_name="s")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    return tmp_path / "study.journal"
+
+
+def test_a_journal_that_has_lost_lines_is_refused(journal):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    for kept in (lines[: len(lines) // 2], lines[:-1], []):
+        journal.write_bytes(b"".join(kept))
+        with pytest.raises(InputError, match=rf"journal {journal} (holds \d+ bytes of the \d+|is gone or empty)"):
+            open_storage(None, journal.parent)
+    journal.unlink()
+    with pytest.raises(InputError, match="is gone or empty"):
+        open_storage(None, journal.parent)
+    journal.write_bytes(b"".join(lines))
+    assert len(optuna.load_study(storage=open_storage(None, journal.parent), study_name="s").trials) == 3
+
+
+def test_a_changed_value_in_the_journal_is_refused(journal):
+    before = journal.read_bytes()
+    at = before.index(b'"values":[0.') + 12
+    journal.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+    with pytest.raises(InputError, match="not those that were written"):
+        open_storage(None, journal.parent)
+
+
+def test_a_journal_of_before_there_were_notes_is_read(journal):
+    (journal.parent / "study.journal.seen").unlink()
+    study = optuna.load_study(storage=open_storage(None, journal.parent), study_name="s")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    assert len(study.trials) == 4
+    assert int((journal.parent / "study.journal.seen").read_text().split()[0]) == journal.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"\x00\xff garbage", b"[]", b"null", b"5", b"{}", b'{"op_code": "x", "worker_id": "a"}', b"[" * 100_000),
+        *(b'{"op_code": 99, "worker_id": "a"}', b'{"op_code": 6, "worker_id": "a", "trial_id": []}'),
+    ],
+    ids=range(9),
+)
+def test_a_garbage_line_is_named(line, journal):
+    lines = journal.read_bytes().splitlines()
+    journal.write_bytes(b"\n".join([*lines[:5], line, *lines[5:]]) + b"\n")
+    (journal.parent / "study.journal.seen").unlink()
+    with pytest.raises(InputError, match=r"line 6 .*study.journal|study.journal .*line 6 ") as error:
+        open_storage(None, journal.parent)
+    assert "\n" not in str(error.value)

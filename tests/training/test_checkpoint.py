@@ -10,6 +10,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.training.checkpoint import (
     is_checkpoint,
     load_checkpoint,
+    load_resumable,
     load_weights,
     save_checkpoint,
     write_atomically,
@@ -114,3 +115,52 @@ def test_an_interrupted_write_leaves_what_was_there(saved, tmp_path):
         write_atomically(saved[1], fails)
     assert saved[1].read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["best.ckpt"]
+
+
+def test_every_flipped_bit_of_the_content_is_seen(saved):
+    """PyTorch alone loads other weights in silence."""
+    _, path = saved
+    data, good = path.read_bytes(), load_checkpoint(path)
+    unseen = 0
+    for at in range(0, len(data), 23):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        try:
+            content = load_checkpoint(path)
+        except InputError:
+            continue
+        unseen += 1  # between the parts, where nothing stands
+        assert content["config"] == good["config"]
+        assert all(torch.equal(content["state_dict"][name], value) for name, value in good["state_dict"].items())
+    assert unseen < len(data) // 23
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"config": [1]}, "'config' must be a mapping, got list"),
+        ({"config": {"model": "HiNet"}}, "'config' lacks the key 'dataset'"),
+        ({"config": {"model": 3, "dataset": "tiny"}}, "'config.model' must be text, got 3"),
+        ({"epoch": "four"}, "'epoch' must be a whole number, got 'four'"),
+        ({"state_dict": None}, "'state_dict' must be a mapping, got null"),
+        ({"state_dict": {"layer.weight": 3}}, "'state_dict.layer.weight' must be Tensor, got 3"),
+        ({"left_out": "x"}, "'left_out' must be a list, got 'x'"),
+        ({"other_parameter": {1: 2}}, "'other_parameter' has the key 1, which is no text"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_told(change, told, saved):
+    _, path = saved
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(InputError, match=told) as error:
+        load_weights(Model(), path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"loops": 3}, "'loops' must be a mapping"), ({"callbacks": {"EpochKeeper": []}}, "must be a mapping, got list")],
+)
+def test_the_state_of_an_interrupted_run_of_another_shape_is_told(change, told, tmp_path):
+    good = {"epoch": 1, "global_step": 2, "loops": {}, "state_dict": {}, "optimizer_states": [], "lr_schedulers": []}
+    torch.save(good | {"callbacks": {}} | change, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match=told):
+        load_resumable(tmp_path / "last.ckpt")
