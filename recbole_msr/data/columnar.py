@@ -20,7 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data.atomic import Table, line_number, read_header, read_table
 from recbole_msr.data.rows import SelectedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, token_array
-from recbole_msr.errors import InputError
+from recbole_msr.errors import InputError, nearest
 
 PADDING = "[PAD]"
 """RecBole's token with the id 0, which stands for no value."""
@@ -65,6 +65,7 @@ class ColumnarDataset(Dataset):
             return None
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         header = read_header(filepath, separator, encoding)
+        self._check_listed(filepath, source, header)
         kinds = {
             field: kind
             for field, kind in header.items()
@@ -84,12 +85,25 @@ class ColumnarDataset(Dataset):
         self._note_table(filepath, source, table)
         return table.frame
 
+    def _check_listed(self, filepath: str, source: Any, header: Any) -> None:
+        """Refuse a list of columns that names one which the file does not have."""
+        suffix = getattr(source, "value", source)
+        for key in ("load_col", "unload_col"):
+            listed = (self.config[key] or {}).get(suffix) or ()
+            for field in () if listed == "*" else listed:
+                if field not in header:
+                    raise InputError(
+                        f"{key}: {filepath} has no field '{field}'{nearest(str(field), header) or ';'} it has "
+                        f"{', '.join(header)}"
+                    )
+
     def _enter_field(self, field: str, kind: FeatureType, source: Any, filepath: str) -> None:
         own = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}
         known = self.field2source.get(field)
         if known not in (None, source) and own.get(source) != field:
+            other = {FeatureSource.USER_ID: "user", FeatureSource.ITEM_ID: "item"}.get(known, known)
             raise InputError(
-                f"{filepath}: field '{field}' is in the {getattr(known, 'value', known)} file too; rename one of them, "
+                f"{filepath}: field '{field}' is in the {getattr(other, 'value', other)} file too; rename one of them, "
                 "or leave one out (load_col, unload_col)"
             )
         self.field2source[field], self.field2type[field] = source, kind

@@ -21,7 +21,7 @@ from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
-from recbole_msr.data.rows_report import describe_left_out, revealing_features
+from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
@@ -506,7 +506,7 @@ class ScenarioDataset(ColumnarDataset):
         if self._only is not None and self._all_views is None:
             self._leave_only(self._only)
         for warning in self._data_warnings():
-            logging.getLogger(__name__).warning("%s", warning)
+            warn(warning)
         self._warn_of_undefined()
         views = self._views()
         if not self._split_report:

@@ -27,6 +27,20 @@ ALMOST_PERFECT = 0.99
 logger = logging.getLogger(__name__)
 
 
+_shown: set[str] = set()
+
+
+def warn(warning: str) -> None:
+    """Log a warning of the data; the terminal of a command shows it once, however many runs read the same data."""
+    logger.warning("%s", warning, extra={"shown": _was_shown(warning)})
+
+
+def _was_shown(line: str) -> bool:
+    known = line in _shown
+    _shown.add(line)
+    return known
+
+
 def describe_left_out(dropped: Mapping[str, Any]) -> str:
     """One entry of `dropped` in words."""
     return f"{dropped['rows']} where {dropped['rule']}" + (f" ({dropped['key']})" if dropped["key"] else "")
@@ -35,12 +49,14 @@ def describe_left_out(dropped: Mapping[str, Any]) -> str:
 def tell_rows(dataset: Any, folder: Path | None = None) -> None:
     """Log what became of the rows of a dataset's files.
 
-    The line of the interactions is for the terminal too, those of users and items for run.log alone.
+    The line of the interactions is for the terminal too, once; those of users and items for run.log alone.
 
     Args:
-        dataset: a `ScenarioDataset` whose `build` was called.
-        folder: of the run that it is told of, where another run has told the terminal already.
+        dataset: a `ScenarioDataset` whose `build` was called; any other says nothing.
+        folder: of the run in whose log alone it belongs.
     """
+    if not hasattr(dataset, "row_report"):
+        return
     report = dataset.row_report()
     for suffix, of_file in report["files"].items():
         line = f"{of_file['file']}: {of_file['read']} rows read, {of_file['used']} used"
@@ -51,7 +67,7 @@ def tell_rows(dataset: Any, folder: Path | None = None) -> None:
             left_out += [{**d, "rule": f"{d['rule']} in {name}"} for name, part in parts for d in part["dropped"]]
         if left_out:
             line += "; left out: " + ", ".join(map(describe_left_out, left_out))
-        extra = {"shown": suffix != "inter" or folder is not None, "folder": folder}
+        extra = {"shown": suffix != "inter" or _was_shown(line), "folder": folder}
         logger.info("data: %s", line, extra=extra)
 
 

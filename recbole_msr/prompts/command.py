@@ -182,6 +182,7 @@ def _train_split(config: Any) -> Any:
     from recbole.data import create_dataset
 
     from recbole_msr.data.dataset import ScenarioDataset
+    from recbole_msr.data.rows_report import tell_rows
     from recbole_msr.training.config import reading_data
 
     config = _config(config) if isinstance(config, dict) else config
@@ -193,7 +194,9 @@ def _train_split(config: Any) -> Any:
                 "prompts speak of scenarios and tasks: declare them, for instance "
                 "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
             )
-        return dataset.build()[0]
+        train = dataset.build()[0]
+    tell_rows(dataset)
+    return train
 
 
 def _cut(prompts: Sequence[Prompts], encoder: Encoder, max_tokens: int | None) -> Iterator[str]:

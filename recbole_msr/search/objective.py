@@ -58,8 +58,7 @@ class StudyData:
         with reading_data(self.config):
             dataset = create_dataset(self.config)
             splits = dataset.build()
-        if hasattr(dataset, "row_report"):
-            tell_rows(dataset)
+        tell_rows(dataset)
         self.train_split, self._valid_split = splits[0], splits[1]
         several = hasattr(get_model(settings.model), "predict_tasks")
         for name in settings.objectives:

@@ -281,7 +281,7 @@ class Run:
             if self.config["tasks"] is not None and not isinstance(self.dataset, ScenarioDataset):
                 raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
             self.loaders = data_preparation(self.config, self.dataset)
-        if isinstance(self.dataset, ScenarioDataset) and self.rank == 0:
+        if self.rank == 0:
             tell_rows(self.dataset)
         self.data_seconds = time.perf_counter() - self.started
 

@@ -211,6 +211,7 @@ def test_a_run_tells_all_of_it_once(cached, files, tmp_path, monkeypatch, caplog
     import recbole_msr
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("recbole_msr.data.rows_report._shown", set())
     files(_rows(), user=pd.DataFrame({"user_id:token": [f"u{k}" for k in range(1, 31)], "age:token": 20}))
     given = SETTINGS | QUICK | {"data_path": str(tmp_path), "packed_cache": cached, "cache_dir": str(tmp_path / "c")}
     reports = []
@@ -220,8 +221,9 @@ def test_a_run_tells_all_of_it_once(cached, files, tmp_path, monkeypatch, caplog
             recbole_msr.run("HiNet", "shop", config=given | {"output_dir": output})
         lines = [r for r in caplog.records if r.getMessage().startswith("data: ")]
         assert [r.getMessage()[:17] for r in lines] == ["data: shop.inter:", "data: shop.user: "]
-        assert [r.shown for r in lines] == [False, True], "the terminal has one line"
-        assert sum("are left out" in r.getMessage() for r in caplog.records) == 1
+        assert [r.shown for r in lines] == [output == "two", True], "the terminal has one line, once"
+        (told,) = (r for r in caplog.records if "are left out" in r.getMessage())
+        assert told.shown == (output == "two"), "and a warning that it has had already is not repeated"
         log = (tmp_path / output / "run.log").read_text()
         assert all(r.getMessage() in log for r in lines)
         result = json.loads((tmp_path / output / "result.json").read_text())
@@ -291,6 +293,14 @@ def test_a_field_of_two_files_is_refused(files, start):
     files(_rows(), item=item)
     with pytest.raises(InputError, match=r"shop.item: field 'country' is in the inter file too"):
         start()
+
+
+@pytest.mark.parametrize("key", ["load_col", "unload_col"])
+def test_a_listed_column_that_is_not_there_is_named(key, files, start):
+    files(_rows())
+    given = {"load_col": {"inter": ["user_id", "item_id", "cuntry"]}, "unload_col": {"inter": ["cuntry"]}}
+    with pytest.raises(InputError, match=rf"{key}: .*shop.inter has no field 'cuntry'; did you mean 'country'\?"):
+        start(**{key: given[key]})
 
 
 # Memory
@@ -364,3 +374,25 @@ def test_ml_100k_has_no_such_feature():
     dataset.build()
     assert revealing_features(dataset) == []
     assert dataset.row_report()["warnings"] == []
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("model", ["HiNet", "DeepFM"])
+def test_files_are_utf8_whatever_the_locale_is(model, files, start, monkeypatch):
+    """Also the header, which RecBole opens in the locale's encoding; with tasks and without."""
+    import builtins
+
+    opened = builtins.open
+    monkeypatch.setattr(  # as in a locale without UTF-8
+        builtins, "open",
+        lambda file, mode="r", buffering=-1, encoding=None, *a, **k: opened(
+            file, mode, buffering, encoding or (None if "b" in mode else "ascii"), *a, **k
+        ),
+    )  # fmt: skip
+    files(_rows().assign(**{"größe:token": "ñ"}))
+    given = {} if model == "HiNet" else {"tasks": None, "scenario": None, "LABEL_FIELD": "clicked", "load_col": None}
+    given |= {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}}
+    dataset, _ = start(model, **given)
+    assert dataset.field2id_token["größe"].tolist() == ["[PAD]", "ñ"]
