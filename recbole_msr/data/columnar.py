@@ -65,7 +65,7 @@ class ColumnarDataset(Dataset):
             return None
         separator, encoding = self.config["field_separator"], self.config["encoding"]
         header = read_header(filepath, separator, encoding)
-        self._check_listed(filepath, source, header)
+        self._note_unlisted(filepath, source, header)
         kinds = {
             field: kind
             for field, kind in header.items()
@@ -85,17 +85,15 @@ class ColumnarDataset(Dataset):
         self._note_table(filepath, source, table)
         return table.frame
 
-    def _check_listed(self, filepath: str, source: Any, header: Any) -> None:
-        """Refuse a list of columns that names one which the file does not have."""
+    def _note_unlisted(self, filepath: str, source: Any, header: Any) -> None:
+        """Warn of a list of columns that names one which the file does not have."""
         suffix = getattr(source, "value", source)
         for key in ("load_col", "unload_col"):
             listed = (self.config[key] or {}).get(suffix) or ()
             for field in () if listed == "*" else listed:
                 if field not in header:
-                    raise InputError(
-                        f"{key}: {filepath} has no field '{field}'{nearest(str(field), header) or ';'} it has "
-                        f"{', '.join(header)}"
-                    )
+                    name, hint = Path(filepath).name, nearest(str(field), header) or ";"
+                    self._note(f"{key}: {name} has no field '{field}'{hint} it has {', '.join(header)}")
 
     def _enter_field(self, field: str, kind: FeatureType, source: Any, filepath: str) -> None:
         own = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}

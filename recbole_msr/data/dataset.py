@@ -219,7 +219,7 @@ class ScenarioDataset(ColumnarDataset):
                     f"this file has {theirs}. Write the ids alike, or keep all interactions with {_KNOWN_IDS}: False"
                 )
             if goes.any():
-                example = f"for instance '{column[goes].iloc[0]}'"
+                example = f"'{column[goes].iloc[0]}'"
                 self._leave_out("inter", goes, f"{field} is not in {self._file(side).name}", _KNOWN_IDS, example)
 
     def _reset_index(self) -> None:
@@ -280,7 +280,7 @@ class ScenarioDataset(ColumnarDataset):
         for counts in self.data_report["files"].values():
             for dropped in counts["dropped"]:
                 if dropped["key"] is None or (dropped["key"] == _KNOWN_IDS and _KNOWN_IDS not in given):
-                    example = f" ({dropped['example']})" if "example" in dropped else ""
+                    example = f" (for instance {dropped['example']})" if "example" in dropped else ""
                     hint = f"; {_KNOWN_IDS}: False keeps them" if dropped["key"] else ""
                     warnings.append(
                         f"{dropped['rows']} of {counts['read']} rows of {counts['file']} are left out, where "

@@ -159,7 +159,7 @@ def test_rows_without_user_or_item_are_told_and_no_others_are_lost(files, start)
     assert sum(map(len, splits)) == len(kept) == 596
     times = np.concatenate([split.row_times() for split in splits])
     assert sorted(times) == sorted(kept["timestamp:float"])
-    assert any("2 of 600 rows" in line and "(line 6)" in line for line in dataset.row_report()["warnings"])
+    assert any("2 of 600 rows" in line and "(for instance line 6)" in line for line in dataset.row_report()["warnings"])
     _is_complete(dataset.row_report())
 
 
@@ -296,11 +296,11 @@ def test_a_field_of_two_files_is_refused(files, start):
 
 
 @pytest.mark.parametrize("key", ["load_col", "unload_col"])
-def test_a_listed_column_that_is_not_there_is_named(key, files, start):
+def test_a_listed_column_that_is_not_there_is_told(key, files, start):
     files(_rows())
     given = {"load_col": {"inter": ["user_id", "item_id", "cuntry"]}, "unload_col": {"inter": ["cuntry"]}}
-    with pytest.raises(InputError, match=rf"{key}: .*shop.inter has no field 'cuntry'; did you mean 'country'\?"):
-        start(**{key: given[key]})
+    (told,) = start(**{key: given[key]})[0].row_report()["warnings"]
+    assert told.startswith(f"{key}: shop.inter has no field 'cuntry'; did you mean 'country'? it has user_id, ")
 
 
 # Memory
