@@ -10,11 +10,12 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -133,6 +134,33 @@ def _devices(options: Mapping[str, Any]) -> int:
     if devices in ("auto", -1):  # on CPUs that is one
         return max(1, torch.cuda.device_count()) if options.get("accelerator") in ("gpu", "cuda") else 1
     return max(1, devices) if isinstance(devices, int) else 1
+
+
+_training = threading.RLock()
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def one_at_a_time(function: _F) -> _F:
+    """Let one thread of the process at a time train; others wait until it has ended.
+
+    Initial weights, dropout and samplers draw from generators of the whole process: two trainings at once would give
+    each other's numbers. A function may call others that are marked so.
+
+    >>> @one_at_a_time
+    ... def train(): ...
+    """
+
+    @wraps(function)
+    def alone(*arguments: Any, **options: Any) -> Any:
+        if not _training.acquire(blocking=False):
+            logger.info("another thread of this process is training: waiting for it")
+            _training.acquire()
+        try:
+            return function(*arguments, **options)
+        finally:
+            _training.release()
+
+    return alone  # type: ignore[return-value]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.keys import refused_keys
 from recbole_msr.outputs import check_name, check_path, check_paths
 from recbole_msr.schema import Schema
-from recbole_msr.search.settings import whole
+from recbole_msr.search.settings import MOST, whole
 from recbole_msr.search.space import Space
 from recbole_msr.threads import share, tell_workers
 from recbole_msr.tracking.wandb import resolve_mode
@@ -53,11 +53,14 @@ def read_compare(
     Raises:
         InputError: something that concerns all entries, or a misspelt name. What concerns one entry refuses that one.
     """
-    for name, least in (("trials", 0), ("seeds", 1), ("workers", 1)):
-        whole(name, options[name], least)
+    whole("trials", options["trials"], 0)
+    for name in ("seeds", "workers"):
+        whole(name, options[name], 1, MOST)
     for name, most in (("timeout", math.inf), ("alpha", 1.0)):
         value = options[name]
-        if value is not None and not (isinstance(value, (int, float)) and 0 < value < most):
+        if value is not None and not (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < most
+        ):
             raise InputError(f"--{name} must be a number between 0 and {most:g}, got {value!r}")
     given: dict[str, Any] = {}
     check_paths(config, config_files, output=output)

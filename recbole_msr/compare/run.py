@@ -28,12 +28,13 @@ from recbole_msr.errors import InputError
 from recbole_msr.json_files import read_json
 from recbole_msr.outputs import COMPARISON
 from recbole_msr.plugin import read_yaml
+from recbole_msr.search.call import python_call
 from recbole_msr.search.folder import held
 from recbole_msr.search.objective import reason_of
 from recbole_msr.search.processes import run_workers
 from recbole_msr.search.run import build_stores
 from recbole_msr.search.study import FREE_KEYS
-from recbole_msr.threads import cores, torch_threads
+from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.config import build_config, check_metric, check_validation, reading_data
 from recbole_msr.training.folder import has_ended
@@ -72,6 +73,7 @@ class CompareResult:
         return list(self.summary["verdict"])
 
 
+@one_at_a_time
 def compare(
     models: str | Sequence[str] | Mapping[str, Any] | None = None,
     dataset: str | None = None,
@@ -103,7 +105,7 @@ def compare(
             YAML file of one.
         dataset: its name.
         trials: trials of each model's search (of each task's model, for those of one task); 0 compares defaults.
-        seeds: runs of each entry.
+        seeds: runs of each entry; their seeds are none of its search's.
         config_files, config: configuration keys of every run, as for `recbole_msr.run`.
         vary: keys with lists of values: every model of this package is entered once for each combination.
         reference: the label of the entry that the others are tested against; by default the first.
@@ -119,8 +121,8 @@ def compare(
     Raises:
         InputError: something given cannot be used. What concerns one entry alone is told in its line instead.
     """
+    command = command or python_call("compare", locals())
     started = time.monotonic()
-    command = command or _python_call(models, dataset, trials, seeds, locals())
     settings, rows_config = read_compare(
         models, dataset, config_files, config or {}, vary, reference, output, trials=trials, seeds=seeds,
         single_scenario=single_scenario, workers=workers, timeout=timeout, alpha=alpha, wandb=wandb,
@@ -328,11 +330,3 @@ def _leave(settings: CompareSettings, summary: Mapping[str, Any]) -> None:
     )
     write_tables(summary, settings.folder)
     write_compare_page(settings.folder / "report.html", summary, settings.folder)
-
-
-def _python_call(models: Any, dataset: Any, trials: int, seeds: int, given: Mapping[str, Any]) -> str:
-    """The call in Python, with the options that were given."""
-    defaults = {"config_files": (), "single_scenario": False, "workers": 1, "alpha": 0.05}
-    names = ("config_files", "config", "vary", "reference", "single_scenario", "output", "workers", "timeout", "alpha")
-    options = [f"{name}={given[name]!r}" for name in names if given[name] not in (None, defaults.get(name))]
-    return f"recbole_msr.compare({', '.join([repr(models), repr(dataset), repr(trials), repr(seeds), *options])})"

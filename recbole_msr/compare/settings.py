@@ -102,7 +102,7 @@ class CompareSettings:
         config: configuration keys of every run (with `seed`, `data_seed`, `threads`, the protocol's keys).
         scenarios, tasks, main_task: as the data have them.
         output: the folder.
-        seeds: runs of each entry; the seeds follow `config["seed"]`.
+        seeds: runs of each entry; the seeds follow `config["seed"]`, which is the searches' own where there are any.
         trials, timeout: the budget of each entry's search; 0 trials and None: the defaults are compared.
         single_scenario: also train every entry on each scenario's rows alone.
         workers: processes.
@@ -149,7 +149,7 @@ class CompareSettings:
 
     @property
     def seed_list(self) -> list[int]:
-        first = int(self.config["seed"])
+        first = int(self.config["seed"]) + self.searched  # by a search's own seed its trial has been chosen
         return list(range(first, first + self.seeds))
 
     @property

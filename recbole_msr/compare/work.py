@@ -196,7 +196,7 @@ class Jobs:
         if self.settings.timeout is None or not (folder / "trials.parquet").is_file():
             return self.settings.timeout
         spent = read_trials(folder)["seconds"].sum()
-        return max(0.0, self.settings.timeout - float(spent))
+        return max(1e-3, self.settings.timeout - float(spent))  # with nothing left, the results are written yet
 
     def searched(self, job: Search) -> dict[str, Any] | None:
         """What a search that has ended was asked for.

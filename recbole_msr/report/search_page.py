@@ -104,6 +104,14 @@ class _SearchPage:
         parts: list[str | Markup] = [facts(lines)]
         if not self._best:
             parts.insert(0, note("No trial has finished, so there is no best one."))
+        elif self._best.get("cut_off"):
+            parts.insert(
+                0,
+                note(
+                    f"Trial {self._best['number']} has not ended ({self._best['cut_off']}); its value is that of its "
+                    "best epoch so far. The same command goes on with it."
+                ),
+            )
         elif self._defaults and self._best["number"] == self._defaults["number"]:
             parts.append(note("No trial was better than the defaults."))
         elif not self._defaults:
@@ -192,10 +200,14 @@ class _SearchPage:
         seeds = [str(seed) for seed in final["seeds"]]
         parts: list[str | Markup] = [
             f"The best configuration, trained again with {len(seeds)} seed{'s' if len(seeds) != 1 else ''} "
-            f"({', '.join(seeds)}) and tested once each. The test split played no part in the search."
+            f"({', '.join(seeds)}) that no trial had, and tested once each. The test split played no part in the "
+            "search."
         ]
         if len(seeds) > 1:
             parts.append("Mean, and standard deviation over the seeds.")
+        defaults = self._summary.get("final_defaults")
+        if defaults is not None and defaults["trial"] != final.get("trial"):
+            parts.append(self._beside_defaults(final, defaults))
         splits = [split for split in ("test", "valid") if final.get(split)]
         for split in splits:
             name = {"test": "Test split", "valid": "Validation split"}[split]
@@ -215,6 +227,17 @@ class _SearchPage:
             ]
             parts.append(table(header, lines, caption="Scenarios and tasks, test split", sortable=True))
         return parts
+
+    @staticmethod
+    def _beside_defaults(best: Mapping[str, Any], defaults: Mapping[str, Any]) -> Markup:
+        """The test of the best beside that of the defaults, trained with the same seeds."""
+        rows = []
+        for metric, found in best["test"]["metrics"].items():
+            pair = [_mean(one) for one in (defaults["test"]["metrics"].get(metric, {}), found)]
+            rows.append([metric, *pair[0], *pair[1], _signed(_difference(pair[1][0], pair[0][0]))])
+        header = ["Metric", "defaults", "deviation", "best", "deviation", "gain"]
+        told = ", ".join(str(seed) for seed in defaults["seeds"])
+        return table(header, rows, caption=f"Test split, best and defaults (trial {defaults['trial']}), seeds {told}")
 
     def _configuration(self) -> list[str | Markup]:
         if not self._best:

@@ -23,7 +23,7 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
     console = Console(file=file)
     counts = ", ".join(f"{number} {state}" for state, number in summary["trials"].items() if number)
     console.print(Text(f"Study '{summary['study']}': {counts or 'no trial has ended'}"))
-    best, final = summary["best"], summary["final"]
+    best = summary["best"]
     if best is not None:
         objectives = [f"{one['name']} ({one['direction']})" for one in summary["objectives"]]
         rows = [
@@ -34,12 +34,18 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
         console.print(_table("Validation", ["", "trial", *objectives], rows, 1))
         settings = ", ".join(f"{name}={value}" for name, value in best["params"].items())
         console.print(Text(f"Best: {settings}\n"))
-    if final is not None:
+        if best.get("cut_off"):
+            console.print(
+                Text(f"Trial {best['number']} has not ended ({best['cut_off']}): more time goes on with it.\n")
+            )
+    for which, final in (("best", summary["final"]), ("defaults", summary.get("final_defaults"))):
+        if final is None:
+            continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
         cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
         rows = [(scenario, task, *(_spread(cell[metric]) for metric in _METRICS)) for scenario, task, cell in cells]
         seeds = ", ".join(map(str, final["seeds"]))
-        title = f"Test of the best, seeds {seeds}: mean ± deviation"
+        title = f"Test of the {which} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
         console.print(_table(title, ["scenario", "task", *_METRICS.values()], rows, 2))
 
 

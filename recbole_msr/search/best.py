@@ -6,6 +6,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.search.objective import trial_config, trial_settings
 from recbole_msr.search.settings import SearchSettings
-from recbole_msr.search.study import counted_trials
+from recbole_msr.search.study import candidates, counted_trials, is_cut_off, values_of
 from recbole_msr.training.checkpoint import write_atomically
 from recbole_msr.training.trainer import plain_settings
 from recbole_msr.yaml_files import write_yaml_text
@@ -24,19 +25,19 @@ _END = "\n..."  # what YAML writes behind a single word or number
 
 
 def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
-    """The trial to take; None where none is complete.
+    """The trial to take; None where none is complete, and none was cut off after an epoch that was validated.
 
     With one objective it is the best one, the first of equals. With several, of the Pareto front those whose first
     objective is at most `tolerance` (a share of the best value) worse than the best, and of them the one that is best
     in the second objective, then in the third and so on, then in the first.
     """
-    complete = [trial for trial in counted_trials(study) if trial.state == TrialState.COMPLETE]
+    complete = candidates(study)
     if not complete:
         return None
     signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
 
     def losses(trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+        return [sign * value for sign, value in zip(signs, values_of(trial) or [], strict=True)]
 
     if len(signs) == 1:
         return min(complete, key=lambda trial: (losses(trial)[0], trial.number))
@@ -60,6 +61,21 @@ def defaults_trial(study: optuna.Study) -> FrozenTrial | None:
         ),
         None,
     )
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """The final test of one trial's configuration.
+
+    Attributes:
+        trial: the trial's number.
+        results: result.json of each seed that ended well.
+        failed: for each of the others, why.
+    """
+
+    trial: int
+    results: Sequence[Mapping[str, Any]] = ()
+    failed: Mapping[int, str] = field(default_factory=dict)
 
 
 def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any]:
@@ -89,16 +105,21 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
     from recbole_msr import __version__
 
     values = ", ".join(
-        f"{name} {value:.6g}" for name, value in zip(settings.objectives, trial.values or [], strict=True)
+        f"{name} {value:.6g}" for name, value in zip(settings.objectives, values_of(trial) or [], strict=True)
     )
     sampled = trial.user_attrs["settings"]
     everything = best_settings(settings, trial)
     first = {key: everything.pop(key) for key in ["model", "dataset", *sampled] if key in everything}
     same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
+    told = [f"# trains it again, to {same} on the same machine and versions, and tests it."]
+    if is_cut_off(trial):
+        told = [
+            f"# trains it to its end, to this value or a better one, and tests it: {trial.user_attrs.get('reason')}.",
+        ]
     lines = [
         f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
         "#   run_recbole --config_files best.yaml",
-        f"# trains it again, to {same} on the same machine and versions, and tests it.",
+        *told,
         *_yaml({"written_by": f"recbole-msr {__version__}", **first}),
         "",
         "# All other settings, as they were.",
@@ -124,8 +145,7 @@ def summarise(
     settings: SearchSettings,
     study: optuna.Study,
     best: FrozenTrial | None,
-    finals: Sequence[Mapping[str, Any]],
-    failed: Mapping[int, str],
+    finals: Sequence[FinalTest],
     seconds: float,
     command: str,
 ) -> dict[str, Any]:
@@ -134,8 +154,7 @@ def summarise(
     Args:
         settings, study: the search.
         best: the trial that was chosen.
-        finals: result.json of its runs in the final test.
-        failed: for final seeds without one, why.
+        finals: the final test of that trial, and of the defaults where these are another one.
         seconds: wall time of this command.
         command: how it was started.
     """
@@ -163,8 +182,13 @@ def summarise(
         },
         "best": _told(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
-        "final": _final(finals) if finals else None,
-        "final_failures": {str(seed): reason for seed, reason in failed.items()},
+        "final": _final(finals[0]) if finals else None,
+        "final_defaults": _final(finals[-1]) if finals and defaults is not None else None,
+        "final_failures": {
+            f"{seed}" if one is finals[0] else f"{seed}, defaults": reason
+            for one in finals
+            for seed, reason in one.failed.items()
+        },
         "failures": dict(
             Counter(
                 trial.user_attrs.get("reason", "no reason is known")
@@ -189,14 +213,19 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 def _told(trial: FrozenTrial, settings: SearchSettings) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "values": trial.values,
+        "values": values_of(trial),
+        "cut_off": trial.user_attrs.get("reason") if is_cut_off(trial) else None,
         "params": trial.params,
         "settings": trial_settings(settings, trial.user_attrs["settings"]),
     }
 
 
-def _final(finals: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"seeds": [result["seed"] for result in finals]}
+def _final(test: FinalTest) -> dict[str, Any] | None:
+    """Means and deviations over the seeds that ended well; None without any."""
+    finals = test.results
+    if not finals:
+        return None
+    found: dict[str, Any] = {"trial": test.trial, "seeds": [result["seed"] for result in finals]}
     for split in ("valid", "test"):
         parts = [result[split] for result in finals]
         found[split] = {

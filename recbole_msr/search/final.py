@@ -1,4 +1,7 @@
-"""The final test: the best configuration, over seeds. Nothing else in a search reads the test split."""
+"""The final test: the best configuration and the defaults, over seeds that no trial had.
+
+Nothing else in a search reads the test split.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
-from recbole_msr.search.best import best_settings
+from recbole_msr.search.best import FinalTest, best_settings
 from recbole_msr.search.objective import StudyData, ends_search, reason_of, trial_config
 from recbole_msr.search.processes import run_finals
 from recbole_msr.search.settings import SearchSettings
@@ -27,9 +30,7 @@ from recbole_msr.training.seeds import run_seeds, why_one_by_one
 logger = logging.getLogger(__name__)
 
 
-def final_test(
-    settings: SearchSettings, trial: FrozenTrial, data: StudyData, progress: bool
-) -> tuple[list[dict[str, Any]], dict[int, str]]:
+def final_test(settings: SearchSettings, trial: FrozenTrial, data: StudyData, progress: bool) -> FinalTest:
     """Train and test a trial's configuration with every final seed that is not there yet.
 
     Seeds are trained together where that is quicker (`SearchSettings.fused`).
@@ -40,22 +41,25 @@ def final_test(
         data: the search's data, which says what the model is like.
         progress: draw a progress bar.
 
-    Returns:
-        result.json of each seed that ended well, and for each of the others, why not.
+    The seeds follow those of the trials: by these the trial has been chosen, and its value with them is on the high
+    side.
     """
-    first = int(settings.config["seed"])
+    first = int(settings.config["seed"]) + settings.trial_seeds
     files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
     missing = [seed for seed, folder in files.items() if not has_ended(folder)]
     if not missing:
-        return _results(settings, files), {}
+        return FinalTest(trial.number, _results(settings, files))
     groups = _groups(settings, missing, _together(settings, trial, data, len(missing)))
-    bar = tqdm(total=len(missing), desc="final test", unit="seed", disable=not progress, leave=False)
+    bar = tqdm(
+        total=len(missing), desc=f"final test of trial {trial.number}", unit="seed", disable=not progress, leave=False
+    )
     with contextlib.closing(bar):
         if settings.workers > 1:
             failed = _run_workers(settings, trial.number, groups, files, bar)
         else:
             failed = _run_here(settings, trial.number, groups, bar)
-    return _results(settings, files), {seed: reason for seed, reason in failed.items() if not has_ended(files[seed])}
+    left = {seed: reason for seed, reason in failed.items() if not has_ended(files[seed])}
+    return FinalTest(trial.number, _results(settings, files), left)
 
 
 def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:

@@ -10,6 +10,7 @@ from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.outputs import check_name, check_paths
 from recbole_msr.search.objective import trial_config
+from recbole_msr.search.samplers import Named, make_pruner, make_sampler
 from recbole_msr.search.settings import SearchSettings, read_fused, read_objectives, read_pruner, read_sampler, whole
 from recbole_msr.search.space import Space
 from recbole_msr.threads import share, tell_workers
@@ -94,5 +95,7 @@ def read_search(
     )
     recbole_config = trial_config(settings, dict(parameters.fixed))
     parameters.check(model, recbole_config)
+    make_sampler(Named.read_back(settings.sampler), parameters, int(settings.config["seed"]))
+    make_pruner(Named.read_back(settings.pruner), int(recbole_config["epochs"]))
     tell_workers(settings.workers, threads)
     return settings, parameters, recbole_config

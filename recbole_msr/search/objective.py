@@ -8,7 +8,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from recbole_msr.outputs import NO_ROOM
 from recbole_msr.search.cost import flops, latency, parameters
 from recbole_msr.search.settings import COSTS, SearchSettings
 from recbole_msr.search.space import Space
+from recbole_msr.search.study import SO_FAR
 from recbole_msr.tracking.wandb import EpochLogger, TrackedRun
 from recbole_msr.training.config import build_config, check_metric, check_validation, reading_data
 from recbole_msr.training.epochs import EpochKeeper
@@ -100,6 +101,7 @@ class Outcome:
         attributes: what is kept with the trial.
         settings: the configuration keys that its parameters gave.
         cut_off: whether the search's time was up before it ended: it is tried again by the next command.
+        values_so_far: if so, one for every objective, of the best of the epochs that were validated.
     """
 
     state: TrialState
@@ -108,6 +110,7 @@ class Outcome:
     attributes: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     cut_off: bool = False
+    values_so_far: list[float] | None = None
 
 
 class _TimeUpError(Exception):
@@ -170,7 +173,12 @@ class Objective:
             name=f"{settings.study}-{trial.number}",
             group=settings.study,
             job_type="trial",
-            config={"trial": trial.number, "model": settings.model, "dataset": settings.dataset}
+            config={
+                "study": settings.study,
+                "trial": trial.number,
+                "model": settings.model,
+                "dataset": settings.dataset,
+            }
             | trial_settings(settings, sampled),
         )
 
@@ -178,12 +186,11 @@ class Objective:
         """Report to the study and stop if it says so. Trials over several seeds report seed by seed instead."""
 
         def report(epoch: int, score: float) -> None:
-            if self._deadline is not None and time.monotonic() > self._deadline and epoch + 1 < epochs:
-                raise _TimeUpError(f"the time was up after epoch {epoch + 1}")
-            if self._settings.trial_seeds > 1 or len(self._settings.objectives) > 1:
-                return
-            if attempt.report(score, epoch + 1) and attempt.trial.should_prune():
+            reports = self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
+            if reports and attempt.report(score, epoch + 1) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
+            if self._deadline is not None and time.monotonic() > self._deadline and epoch + 1 < epochs:
+                raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {epochs}")
 
         return report
 
@@ -250,6 +257,13 @@ class Attempt:
         self.outcome.values = [sum(of_one) / len(values) for of_one in zip(*values, strict=True)]
         self.outcome.state = TrialState.COMPLETE
 
+    def _keep_so_far(self) -> None:
+        """Keep what its validated epochs have come to: training it to its end can only raise its best."""
+        with suppress(InputError):  # an objective without a value
+            values = [run.values() for run in self.runs if run.is_validated]
+            if values:
+                self.outcome.values_so_far = [sum(of_one) / len(values) for of_one in zip(*values, strict=True)]
+
     @contextmanager
     def judged(self) -> Iterator[None]:
         """What is raised inside becomes the outcome, unless it ends the search."""
@@ -260,6 +274,7 @@ class Attempt:
             outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
         except _TimeUpError as stop:
             outcome.cut_off, outcome.reason = True, str(stop)
+            self._keep_so_far()
         except Exception as error:
             if ends_search(error):
                 raise
@@ -279,6 +294,8 @@ class Attempt:
         outcome, runs = self.outcome, self.runs
         seconds = time.perf_counter() - self.started if self.seconds is None else self.seconds
         outcome.attributes = {"seconds": round(seconds, 3), "threads": torch.get_num_threads()}
+        if outcome.values_so_far is not None:
+            outcome.attributes[SO_FAR] = outcome.values_so_far
         if self.fused is not None:
             outcome.attributes["fused"] = self.fused
         if runs:
@@ -346,6 +363,10 @@ class _Training:
                 f"(they are {self._config['eval_step']} and {self._config['epochs']})"
             )
 
+    @property
+    def is_validated(self) -> bool:
+        return self._kept is not None and self._kept.best_score is not None
+
     def first_batch(self, started: float) -> None:
         if self._setup_seconds is None:
             self._setup_seconds = time.perf_counter() - started
@@ -404,7 +425,7 @@ class _FirstBatch(pl.Callback):
 def _finish(tracked: TrackedRun, outcome: Outcome) -> None:
     if "valid" in outcome.attributes:
         tracked.log_cells("valid", outcome.attributes["valid"])
-    left_out = ("history", "valid", "reason")
+    left_out = ("history", "valid", "reason", SO_FAR)
     values = {key: value for key, value in outcome.attributes.items() if key not in left_out}
     if outcome.values is not None:
         values["value"] = outcome.values[0] if len(outcome.values) == 1 else outcome.values

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
+MOST_VALUES = 10_000
+"""A number that can take more values is nobody's condition and no side of a grid."""
+
 Found = tuple[dict[str, Any], list[str]]
 """Optuna parameters that give a value, and a line for every part of it that the space does not hold."""
 
@@ -101,6 +104,8 @@ class Number(Parameter):
             return None
         low, step = Decimal(str(self.low)), Decimal(str(self.step or 1))
         count = int((Decimal(str(self.high)) - low) / step)
+        if count >= MOST_VALUES:
+            return None
         numbers = [low + step * i for i in range(count + 1)]
         return [int(number) if self.is_integer else float(number) for number in numbers]
 

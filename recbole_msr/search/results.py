@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.search.study import values_of
 from recbole_msr.spreadsheet import write_csv
 from recbole_msr.training.checkpoint import write_atomically
 
@@ -35,7 +36,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     Columns: `number`, `state` (complete, pruned, fail, running, waiting); a value for every objective, under its name;
     `params.NAME` for every parameter that some trial has, in the order in which they were first sampled; `seconds`,
     `setup_seconds`, `epochs`, `best_epoch`, `parameters`, `flops`, `latency`, `latency_1`; `worker`, `origin`,
-    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna. An objective that
+    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna, one that the end of
+    `--timeout` has cut off that of its best epoch so far. An objective that
     is also a cost (`parameters`) has one column, with the objectives.
 
     What a trial does not have is empty: NaN for numbers, None for words, NaT for times. A column of parameters that
@@ -52,7 +54,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
         "state": pd.Series([trial.state.name.lower() for trial in trials], dtype=object),
     }
     for index, name in enumerate(objective_names(study)):
-        columns[name] = pd.Series([trial.values[index] if trial.values else None for trial in trials], dtype="float64")
+        values = [values_of(trial) for trial in trials]
+        columns[name] = pd.Series([value[index] if value else None for value in values], dtype="float64")
     for name in dict.fromkeys(name for trial in trials for name in trial.params):
         columns[f"params.{name}"] = _typed([trial.params.get(name) for trial in trials])
     for name in _NUMBERS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,13 +13,22 @@ from typing import Any
 import optuna
 import pandas as pd
 from filelock import FileLock
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from recbole_msr.errors import InputError
 from recbole_msr.memory import give_back
 from recbole_msr.outputs import SEARCH
-from recbole_msr.search.best import best_settings, best_trial, summarise, write_best, write_summary
+from recbole_msr.search.best import (
+    FinalTest,
+    best_settings,
+    best_trial,
+    defaults_trial,
+    summarise,
+    write_best,
+    write_summary,
+)
+from recbole_msr.search.call import python_call
 from recbole_msr.search.final import final_test
 from recbole_msr.search.folder import check_study, held
 from recbole_msr.search.given import read_search
@@ -29,9 +37,10 @@ from recbole_msr.search.processes import run_workers
 from recbole_msr.search.results import trials_frame, write_trials
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
-from recbole_msr.search.study import counted_trials, storage_errors
+from recbole_msr.search.storage import hide_password
+from recbole_msr.search.study import counted_trials, is_cut_off, storage_errors, values_of
 from recbole_msr.search.work import open_search, run_trials, wanted_trials
-from recbole_msr.threads import cores, torch_threads
+from recbole_msr.threads import cores, one_at_a_time, torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +72,7 @@ class SearchResult:
         return self.summary["best"]["values"][0] if self.summary["best"] else None
 
 
+@one_at_a_time
 def search(
     model: str | None = None,
     dataset: str | None = None,
@@ -92,7 +102,8 @@ def search(
 ) -> SearchResult:
     """Search a model's architecture and training settings; the same call again goes on where the study is.
 
-    Trials are judged on the validation split alone. The test split is read once, by the best configuration.
+    Trials are judged on the validation split alone. The test split is read once, by the best configuration and the
+    defaults.
 
     Args:
         model, dataset: names.
@@ -111,7 +122,7 @@ def search(
         objectives: metrics of the validation split and costs (parameters, flops, latency, latency_1).
         tolerance: with several objectives: see `search.best.best_trial`.
         trial_seeds: trainings of each trial, with seeds that follow one another; the value is their mean.
-        final_seeds: seeds of the final test; 0 for no test.
+        final_seeds: seeds of the final test, other ones than the trials'; 0 for no test.
         max_failures: failed trials in a row that end the search.
         fused: how many trials, or seeds of the final test, a worker trains at once, sharing the work: a number, off, or
             auto, where it is quicker.
@@ -122,6 +133,7 @@ def search(
     Raises:
         InputError: something given cannot be used, or trial after trial failed. What has ended is kept.
     """
+    given = {**locals(), "storage": None if storage is None else hide_password(storage)}
     started = time.monotonic()
     settings, parameters, recbole_config = read_search(
         model, dataset, config_files, config or {}, space, study, output,
@@ -146,19 +158,23 @@ def search(
         hold.begun = True
         failure = _run(settings, found, data, deadline, progress)
         best = best_trial(found, settings.tolerance)  # chosen once: other machines may go on
-        finals: list[dict[str, Any]] = []
-        failed: dict[int, str] = {}
+        finals: list[FinalTest] = []
         if best is not None:
             write_best(settings, found, best)
+            if is_cut_off(best):
+                logger.warning("trial %d is the best, by its epochs so far: %s", best.number, _reason(best))
             if failure is None and settings.final_seeds:
-                finals, failed = final_test(settings, best, data, progress)
+                tested = {one.number: one for one in (best, defaults_trial(found)) if one is not None}
+                finals = [final_test(settings, one, data, progress) for one in tested.values()]
         seconds = time.monotonic() - started
-        summary = summarise(settings, found, best, finals, failed, seconds, command or _python_call(settings))
+        summary = summarise(settings, found, best, finals, seconds, command or python_call("search", given))
         _leave(settings, found, summary)
     if failure is not None:
         raise failure
-    for seed, reason in failed.items():
-        logger.warning("the final run with seed %d failed: %s; the same command tries it again", seed, reason)
+    for test in finals:
+        for seed, reason in test.failed.items():
+            of = "" if test is finals[0] else " of the defaults"
+            logger.warning("the final run%s with seed %d failed: %s; the same command tries it again", of, seed, reason)
     if best is None:
         _tell_failures(found, settings)
     return SearchResult(summary, settings.folder, found, best_settings(settings, best) if best is not None else None)
@@ -254,7 +270,8 @@ class _Report:
             if best is not None:
                 write_best(self._settings, self._study, best)
                 told = ", ".join(
-                    f"{name} {value:.4g}" for name, value in zip(self._settings.objectives, best.values, strict=True)
+                    f"{name} {value:.4g}"
+                    for name, value in zip(self._settings.objectives, values_of(best) or [], strict=True)
                 )
                 self._bar.set_postfix_str(f"best {told} (trial {best.number})", refresh=False)
             self._bar.n = ended
@@ -272,8 +289,5 @@ def _tell_failures(study: optuna.Study, settings: SearchSettings) -> None:
     logger.warning("no trial was trained to its end within the budget, so there is no best one")
 
 
-def _python_call(settings: SearchSettings) -> str:
-    parts = ["recbole-msr", "search", f"--model={settings.model}", f"--dataset={settings.dataset}"]
-    budget = {"trials": settings.trials, "total-epochs": settings.epochs, "timeout": settings.timeout}
-    parts += [f"--{name}={value}" for name, value in budget.items() if value is not None]
-    return shlex.join([*parts, f"--study={settings.study}", f"--output={settings.output}"])
+def _reason(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs.get("reason", ""))

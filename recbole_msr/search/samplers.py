@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.search.cmaes import JsonCmaEsSampler
+from recbole_msr.search.sampler_options import check_options
 from recbole_msr.search.space import Space
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,8 +45,6 @@ _ALIASES = {
     **{"cma-es": "cmaes", "cma_es": "cmaes", "nsga-ii": "nsga2", "nsgaii": "nsga2", "sobol": "qmc"},
     **{"successive_halving": "halving", "successive-halving": "halving", "nop": "none"},
 }
-# Given by the study itself.
-_RESERVED = {"seed", "search_space", "wrapped_pruner", "constraints_func", "independent_sampler", "max_resource"}
 
 
 @dataclass(frozen=True)
@@ -68,18 +66,9 @@ class Named:
         name = _ALIASES.get(name, name)
         if name not in known:
             raise InputError(f"there is no {what} '{name}'{nearest(name, known)} Known: {', '.join(known)}")
-        module: Any = optuna.samplers if what == "sampler" else optuna.pruners
-        parameters = [
-            key
-            for key, parameter in inspect.signature(getattr(module, known[name][0])).parameters.items()
-            if key not in _RESERVED and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
-        if name == "patient":
-            parameters.append("wrapped")
-        for key in options:
-            if key not in parameters:
-                told = f"; it has {', '.join(parameters)}" if parameters else ", which has none"
-                raise InputError(f"there is no option '{key}' of the {what} {name}{nearest(key, parameters)}{told}")
+        check_options(what, name, options)
+        if "wrapped" in options:
+            cls.read(what, options["wrapped"], known)
         return cls(name, options)
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,19 +108,26 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
     return SeededByTrial(lambda own: _built("sampler", named, lambda: build(seed=own, **options)), seed)
 
 
-def make_pruner(named: Named, epochs: int) -> BasePruner:
+def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
     """The pruner of a study whose trials train at most `epochs` epochs.
+
+    Args:
+        named: its name and options.
+        epochs: how many a trial trains at most.
+        first_step: the step of the first value that a trial reports: 1 for its first epoch, 0 for its first seed.
 
     Raises:
         InputError: it cannot be made with these options.
     """
     class_name, defaults = PRUNERS[named.name]
     options = {**defaults, **named.options}
+    if "n_warmup_steps" in options:  # so many values are never judged; Optuna takes steps to begin at 0
+        options["n_warmup_steps"] += first_step
     if named.name == "hyperband":
         options["max_resource"] = max(epochs, int(options["min_resource"]))
     if named.name == "patient":
         wrapped = Named.read("pruner", options.pop("wrapped", "median"), PRUNERS)
-        options["wrapped_pruner"] = None if wrapped.name == "none" else make_pruner(wrapped, epochs)
+        options["wrapped_pruner"] = None if wrapped.name == "none" else make_pruner(wrapped, epochs, first_step)
     build: Callable[..., BasePruner] = getattr(optuna.pruners, class_name)
     return _built("pruner", named, lambda: build(**options))
 
@@ -146,39 +142,57 @@ def _built(what: str, named: Named, build: Callable[[], Any]) -> Any:
 
 
 class SeededByTrial(BaseSampler):
-    """A sampler made anew for every trial, from the study's seed and the trial's number.
+    """A sampler made anew for every trial, from the study's seed and the trial's place among those asked for.
 
     So a study that goes on after a stop does not draw its first trials again, workers do not draw the same, and one
-    worker with the same seed gives the same trials.
+    worker with the same seed gives the same trials: a trial that takes the place of one whose worker was killed has
+    that one's place, and those after it have the places that they would have had.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
         self._build, self._seed = build, seed
         self._sampler, self._number = build(seed), -1
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
+    def _of(self, study: Study, trial: FrozenTrial) -> BaseSampler:
         if trial.number != self._number:
-            digest = hashlib.blake2b(f"{self._seed}/{trial.number}".encode(), digest_size=4).digest()
+            digest = hashlib.blake2b(f"{self._seed}/{_place(study, trial)}".encode(), digest_size=4).digest()
             self._sampler, self._number = self._build(int.from_bytes(digest, "big")), trial.number
         return self._sampler
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._of(trial).before_trial(study, trial)
+        self._of(study, trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._of(trial).after_trial(study, trial, state, values)
+        self._of(study, trial).after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
         """Nothing: the next trial has a seed of its own."""
+
+
+def _place(study: Study, trial: FrozenTrial) -> int:
+    """A trial's place among those asked for: its number, were no worker ever killed.
+
+    Trials that take another one's place have that place, and so has the next one where a trial was given up before it
+    had parameters.
+    """
+    before = study.get_trials(deepcopy=False)[: trial.number]
+    first = trial.user_attrs.get("retry_of")
+    if first is not None:
+        before = before[: int(first)]
+    return sum("replaces" not in one.user_attrs and not _never_began(one) for one in before)
+
+
+def _never_began(trial: FrozenTrial) -> bool:
+    return "uncounted" in trial.user_attrs and not trial.params and "fixed_params" not in trial.system_attrs
 
 
 class GridOnce(optuna.samplers.GridSampler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,16 @@ class SearchSettings:
     wandb_project: str = "recbole-msr"
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("trial_seeds", 1), ("final_seeds", 0), ("max_failures", 1)):
-            whole(name, getattr(self, name), least)
+        for name, least in (("workers", 1), ("trial_seeds", 1), ("final_seeds", 0)):
+            whole(name, getattr(self, name), least, MOST)
+        whole("max_failures", self.max_failures, 1)
         for name in ("trials", "epochs"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
-        for name in ("timeout", "tolerance"):
-            value = getattr(self, name)
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if value is not None and not (good and value >= 0):
-                raise InputError(f"--{name} must be a number of at least 0, got {value!r}")
+        if self.timeout is not None and not (_is_number(self.timeout) and self.timeout > 0):
+            raise InputError(f"--timeout must be a number of seconds above 0, got {self.timeout!r}")
+        if not (_is_number(self.tolerance) and 0 <= self.tolerance < 1):
+            raise InputError(f"--tolerance must be a share from 0 to below 1, got {self.tolerance!r}")
         if self.trials is None and self.epochs is None and self.timeout is None and self.sampler["name"] != "grid":
             raise InputError("a search needs a budget: --trials=N, --timeout=SECONDS or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
@@ -99,7 +99,7 @@ class SearchSettings:
             raise InputError("trials with several objectives cannot be pruned (Optuna): give --pruner=none")
         if self.sampler["name"] == "cmaes" and len(self.objectives) > 1:
             raise InputError("CMA-ES has one objective: give --sampler=nsga2, or tpe")
-        if self.pruner["name"] == "wilcoxon" and self.trial_seeds < 2:
+        if "wilcoxon" in _names(self.pruner) and self.trial_seeds < 2:
             raise InputError(
                 "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"
             )
@@ -182,11 +182,27 @@ def read_fused(given: Any) -> str | int:
     return int(word)
 
 
-def whole(name: str, value: Any, least: int) -> None:
+MOST = 10_000
+"""Workers and seeds that may be asked for: each is a process or a whole training."""
+
+
+def whole(name: str, value: Any, least: int, most: float = math.inf) -> None:
     """Check an option that counts something.
 
     Raises:
-        InputError: it is no whole number, or below `least`.
+        InputError: it is no whole number, below `least` or above `most`.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"--{name.replace('_', '-')} must be a whole number of at least {least}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        bounds = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+        raise InputError(f"--{name.replace('_', '-')} must be a whole number {bounds}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _names(pruner: Any) -> list[str]:
+    """A pruner's name, and those of the pruners that it wraps."""
+    if not isinstance(pruner, Mapping):
+        return [str(pruner).lower()]
+    return [str(pruner.get("name", "")).lower(), *(_names(pruner["wrapped"]) if "wrapped" in pruner else [])]

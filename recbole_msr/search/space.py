@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from recbole_msr.search.stores import Stores, StoreWanted
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
+
+
+_MOST_POINTS = 100_000
 
 
 class Space:
@@ -57,7 +61,11 @@ class Space:
         Raises:
             InputError: names file and line, what was found and what would be right.
         """
-        return _built(read_source(source), ())
+        try:
+            return _built(read_source(source), ())
+        except (RecursionError, MemoryError) as error:
+            name = "the search space" if isinstance(source, Mapping) else source
+            raise InputError(f"{name} is nested too deeply, or too large") from error
 
     @classmethod
     def of_model(cls, model: str) -> Space:
@@ -143,7 +151,14 @@ class Space:
         if any(reasons.values()):
             why = "; ".join(f"{reason} {', '.join(names)}" for reason, names in reasons.items() if names)
             raise InputError(f"{self.name}: this space is no grid: {why}")
-        return {name: values for grid in grids.values() if grid is not None for name, values in grid.items()}
+        found = {name: values for grid in grids.values() if grid is not None for name, values in grid.items()}
+        points = math.prod(len(values) for values in found.values())
+        if points > _MOST_POINTS:
+            raise InputError(
+                f"{self.name}: this grid has {points:,} points, of at most {_MOST_POINTS:,}: give fewer choices or "
+                "larger steps, or take another sampler"
+            )
+        return found
 
     def stores(self) -> list[StoreWanted]:
         """The knowledge stores that trials may use, those to be built first; `random` and `none` are not among them.

@@ -27,6 +27,11 @@ from recbole_msr.yaml_files import SafeLoader, read_text, yaml_error
 _HYPER_TYPES = ("choice", "uniform", "quniform", "loguniform")
 _HYPER = re.compile(rf"^\s*\w+\s+({'|'.join(_HYPER_TYPES)})\s", re.MULTILINE)
 
+"""How deep a file may be nested, and how many values it may have, aliases written out."""
+_MOST_CHOICES, _MOST_STEPS, _MOST_LAYERS, _LONGEST = 1_000, 10**9, 100, 200
+_LARGEST_INTEGER = 2**53  # a database keeps numbers as floats
+_FARTHEST = 1e300  # the distance of two such numbers is a number
+
 _OWN = {  # the keys of each type, besides `type`, `key` and `when`
     "int": ("low", "high", "log", "step"),
     "float": ("low", "high", "log", "step"),
@@ -98,7 +103,9 @@ def _read_yaml(text: str, path: Path) -> Source:
         if node is not None:
             _note_lines(node, (), source, lines)
         content = None if node is None else loader.construct_document(node)
-    except (yaml.YAMLError, RecursionError) as error:
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise yaml_error(error, str(path)) from error
     finally:
         if loader is not None:
@@ -110,13 +117,22 @@ def _read_yaml(text: str, path: Path) -> Source:
 
 
 def _note_lines(node: Any, path: tuple[str, ...], source: Source, lines: dict[tuple[str, ...], int]) -> None:
+    """Note the line of every key below mappings; refuse keys that stand twice in one mapping, wherever it is."""
+    if isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            _note_lines(part, path, source, {})
     if not isinstance(node, yaml.MappingNode):
         return
+    here: dict[str, int] = {}
     for key, value in node.value:
-        inside = (*path, str(key.value))
         line = key.start_mark.line + 1
-        if inside in lines and lines[inside] != line:
-            source.refuse(f"'{key.value}' stands here already; line {line} has it again", *inside)
+        if not isinstance(key, yaml.ScalarNode):
+            raise InputError(f"{source.name}:{line}: a key is a word, not a list or a mapping")
+        if key.value in here:
+            told = f"'{key.value}' stands here already; line {line} has it again"
+            raise InputError(f"{source.name}:{here[key.value]}: {told}")
+        here[key.value] = line
+        inside = (*path, str(key.value))
         lines[inside] = line
         _note_lines(value, inside, source, lines)
 
@@ -137,10 +153,17 @@ def _read_hyper(text: str, path: Path) -> Source:
         source.only(_HYPER_TYPES, [kind], "search", name, what="type of RecBole's")
         try:
             search[name] = _hyper_body(kind, values)
-        except (ValueError, SyntaxError, TypeError) as error:
+        except (ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
             wanted = "[VALUE, VALUE, ...]" if kind == "choice" else "LOW,HIGH" + (",STEP" if kind == "quniform" else "")
-            source.refuse(f"'{name} {kind}' wants {wanted}, got {values!r} ({error})", "search", name)
+            shown = values if len(values) <= 80 else f"{values[:80]}..."
+            source.refuse(f"'{name} {kind}' wants {wanted}, got {shown!r} ({_why(error)})", "search", name)
     return source
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ArithmeticError):
+        return "a number is too large, or a step is 0"
+    return str(error) or type(error).__name__
 
 
 def _hyper_body(kind: str, values: str) -> dict[str, Any]:
@@ -170,7 +193,7 @@ def _as_recbole_reads(value: Any) -> Any:
         return value
     try:
         read = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return value
     return value if read is None else read
 
@@ -199,8 +222,9 @@ def read_parameter(source: Source, name: str) -> Parameter | list[str]:
     source.only(_OWN, [kind], *at, "type", what="type")
     source.only(("type", "key", "when", *_OWN[kind]), body, *at)
     key = body.get("key", name)
-    if not isinstance(key, str) or not isinstance(name, str):
-        source.refuse(f"a parameter's name and key are words, got {name!r} and {key!r}", *at)
+    if not all(isinstance(word, str) and 0 < len(word) <= _LONGEST for word in (key, name)):
+        told = f"got {str(name)[:50]!r} and {str(key)[:50]!r}"
+        source.refuse(f"a parameter's name and key are words of at most {_LONGEST} letters, {told}", *at)
     common: dict[str, Any] = {
         "name": name,
         "key": key,
@@ -233,6 +257,8 @@ def _read_when(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -> 
 def _read_choices(source: Source, at: tuple[str, ...], choices: Any) -> tuple[Any, ...]:
     if not isinstance(choices, (list, tuple)) or not choices:
         source.refuse(f"'{at[1]}' must list its choices, such as [16, 32], got {choices!r}", *at)
+    if len(choices) > _MOST_CHOICES:
+        source.refuse(f"'{at[1]}' has {len(choices):,} choices, of at most {_MOST_CHOICES:,}", *at)
     labels: list[Any] = []
     for choice in choices:
         require_plain(source, choice, *at)
@@ -248,10 +274,14 @@ def _read_bounds(source: Source, at: tuple[str, ...], body: Mapping[str, Any], i
         value: Any = body.get(end)
         if value is None and end == "step":
             continue
-        good = is_number(value) and math.isfinite(value) and (not is_integer or float(value).is_integer())
+        good = is_number(value) and abs(value) <= _FARTHEST and (not is_integer or float(value).is_integer())
+        if not good and is_number(value) and abs(value) > _FARTHEST:
+            source.refuse(f"'{end}' of '{at[1]}' is too large, got {value!r:.50}", *at, end)
         if not good:
             found = f"got {value!r}" if end in body else "but it is not given"
             source.refuse(f"'{end}' of '{at[1]}' must be {wanted}, {found}", *at, end)
+        if is_integer and abs(value) > _LARGEST_INTEGER:
+            source.refuse(f"'{end}' of '{at[1]}' must be between -2^53 and 2^53, got {value!r}", *at, end)
     number = int if is_integer else float
     low, high, log = number(body["low"]), number(body["high"]), body.get("log", False)
     step = None if body.get("step") is None else number(body["step"])
@@ -268,6 +298,8 @@ def _read_bounds(source: Source, at: tuple[str, ...], body: Mapping[str, Any], i
     if step is not None:
         if step <= 0:
             source.refuse(f"'step' of '{at[1]}' must be above 0, got {step}", *at, "step")
+        if (high - low) / step > _MOST_STEPS:
+            source.refuse(f"'step' of '{at[1]}' is too small: there are more than {_MOST_STEPS:,} steps", *at, "step")
         steps, rest = divmod(Decimal(str(high)) - Decimal(str(low)), Decimal(str(step)))
         if rest:
             last = Decimal(str(low)) + steps * Decimal(str(step))
@@ -281,6 +313,8 @@ def _read_layers(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -
     ends: list[Any] = depth if isinstance(depth, list) else [depth, depth]
     if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
         source.refuse(f"'depth' of '{at[1]}' must be a number of layers or [FEWEST, MOST], got {depth!r}", *at, "depth")
+    if ends[1] > _MOST_LAYERS:
+        source.refuse(f"'depth' of '{at[1]}' must be at most {_MOST_LAYERS} layers, got {depth!r}", *at, "depth")
     if not 0 <= ends[0] <= ends[1] or ends[1] == 0:
         source.refuse(
             f"'depth' of '{at[1]}' must rise from 0 or more layers to at least 1, got {depth!r}", *at, "depth"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 RESERVED = ("random", "none")
 """Values of `knowledge` that are no stores."""
 _TEXT = ("template", "language", "levels", "max_items", "max_tokens", "title_field", "category_field", "liked")
+_MOST_STORES = 1000
 _STORE = ("batch_size", "sort_by_length", "store_dtype")
 
 
@@ -151,6 +153,9 @@ def read_stores(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) ->
                 source.refuse(f"'build: {key}' of '{at[1]}' lists nothing", *at, "build", key)
             if key == "levels" and not isinstance(values[0], list):
                 each[key] = [values]  # [user, scenario] is one value
+        if math.prod(map(len, each.values())) > _MOST_STORES:
+            told = f"'build' of '{at[1]}' asks for more than {_MOST_STORES} stores: give fewer values"
+            source.refuse(told, *at, "build")
     if not names and not lists:
         source.refuse(f"'{at[1]}' has no store to choose from: give 'names' or 'build'", *at)
     made: dict[str, Any] = {"names": tuple(names), "build": tuple(lists), "dataset": dataset}

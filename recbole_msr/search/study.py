@@ -38,7 +38,7 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [StudyDirection.MINIMIZE if smaller[name] else StudyDirection.MAXIMIZE for name in settings.objectives]
     sampler = make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
-    pruner = make_pruner(Named.read_back(settings.pruner), epochs)
+    pruner = make_pruner(Named.read_back(settings.pruner), epochs, 1 if settings.trial_seeds == 1 else 0)
     identity = _identity(settings, space, data)
     storage = open_storage(settings.storage, settings.folder)  # last: what is refused has made no study
     with quiet(), storage_errors(settings):
@@ -110,6 +110,29 @@ def counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those asked for; one that was given up is if its worker ended it all the same."""
     given_up = "uncounted" in trial.user_attrs
     return not given_up or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+SO_FAR = "values_so_far"
+"""Attribute of a trial that the end of `--timeout` has cut off: its values by the epochs that were validated."""
+
+
+def values_of(trial: FrozenTrial) -> list[float] | None:
+    """A trial's values; of one that was cut off, those it had come to."""
+    return trial.user_attrs.get(SO_FAR) if trial.values is None else trial.values
+
+
+def is_cut_off(trial: FrozenTrial) -> bool:
+    """Whether a trial was validated, but its time was up before it ended."""
+    return trial.state == TrialState.FAIL and SO_FAR in trial.user_attrs
+
+
+def candidates(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that may be the best: those that are complete, and those cut off that have not been ended since."""
+    trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and counts(trial)]
+    ended = {trial.user_attrs.get("retry_of") for trial in trials if trial.state.is_finished() and counts(trial)}
+    cut_off = [one for one in trials if is_cut_off(one) and one.user_attrs.get("retry_of", one.number) not in ended]
+    return sorted([*complete, *cut_off], key=lambda trial: trial.number)
 
 
 def epochs_of(study: optuna.Study) -> int:

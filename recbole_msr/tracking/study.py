@@ -38,14 +38,17 @@ def track_study(
 
     name = summary["study"]
     tracked = TrackedRun(
-        mode=mode, folder=folder / "wandb", project=project, name=name, group=name, job_type="study", config=config
-    )
+        mode=mode, folder=folder / "wandb", project=project, name=name, group=name, job_type="study",
+        config={"study": name, **config},
+    )  # fmt: skip
     try:
         tracked.table("trials", trials)
         importance = _importance(study)
         if importance:
             tracked.table("importance", pd.DataFrame(importance.items(), columns=["parameter", "importance"]))
-        tracked.summary({key: summary[key] for key in ("trials", "best", "final", "failures", "seconds")})
+        tracked.summary(
+            {key: summary[key] for key in ("trials", "best", "final", "final_defaults", "failures", "seconds")}
+        )
         tracked.artifact(f"{name}-best", "search", [folder / file for file in _FILES if (folder / file).is_file()])
     finally:
         tracked.finish("complete" if summary["best"] else "failed")

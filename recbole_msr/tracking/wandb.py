@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import hashlib
 import logging
 import math
 import netrc
 import os
+import re
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ MODES = ("online", "offline", "disabled")
 _WANDB_MODES = {"dryrun": "offline", "run": "online", "shared": "online"}  # what WANDB_MODE may say besides
 _DEFAULT_SERVER = "https://api.wandb.ai"
 _FINISH_SECONDS = 30.0
+_LONGEST_NAME = 128
 _STATES = ("complete", "pruned", "failed")
 
 
@@ -223,13 +226,13 @@ class TrackedRun:
         self._do(log)
 
     def artifact(self, name: str, type: str, files: Sequence[str | Path]) -> None:
-        """Files, kept under a name and as they are now."""
+        """Files, kept under a name (`artifact_name` of it) and as they are now."""
         paths = [Path(file).absolute() for file in files]
 
         def log(run: Any) -> None:
             import wandb
 
-            made = wandb.Artifact(name, type)
+            made = wandb.Artifact(artifact_name(name), type)
             for path in paths:
                 made.add_file(str(path))
             run.log_artifact(made)
@@ -299,6 +302,18 @@ def _prepare(folder: Path) -> None:
             os.environ[name] = _staging
     with contextlib.suppress(Exception):  # told when the run is started
         import wandb  # noqa: F401
+
+
+def artifact_name(name: str) -> str:
+    """A name as Weights & Biases allows it for an artifact: of A-Z, a-z, 0-9, -, _ and ., at most 128 of them.
+
+    A name that is allowed stays; another one gets a hash, so that different names stay different.
+    """
+    allowed = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    if allowed == name and 0 < len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{allowed[: _LONGEST_NAME - len(digest) - 1]}-{digest}"
 
 
 def _missing(value: Any) -> bool:

@@ -22,10 +22,10 @@ from recbole_msr.data.packed import PackedLoader, PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.memory import keep_freed
 from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.lightning_options import quiet_lightning
 from recbole_msr.training.module import PackedData, RecModule
 from recbole_msr.training.optimizers import clip_sparse
 from recbole_msr.training.stacked import RandomState, Stack, why_apart
-from recbole_msr.training.trainer import quiet_lightning
 
 _SHARED_ON_CPU = 1_000_000
 """Numbers of a model's layers times rows of a batch; LR and FM gain from shared batches, models with layers do not."""

@@ -269,10 +269,12 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
         )
     arguments = {key: value for key, value in schedule.items() if key != "name"}
     found = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
-    if not inspect.isclass(found):
+    of_torch = torch.optim.lr_scheduler
+    if not inspect.isclass(found) or not issubclass(found, (of_torch.LRScheduler, of_torch.ReduceLROnPlateau)):
         raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
     scheduler: Any = found
     try:
         return scheduler(optimizer, **arguments)
-    except TypeError as error:
-        raise InputError(f"lr_scheduler {schedule['name']}: {error}") from error
+    except Exception as error:  # each class checks its arguments in its own way, or not at all
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"lr_scheduler {schedule['name']}: {told}") from error

@@ -27,7 +27,7 @@ from recbole_msr.keys import unread_notes
 from recbole_msr.memory import give_back, is_out_of_memory
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.outputs import NO_ROOM, WriteError, check_paths
-from recbole_msr.threads import local_processes, process_rank, tell, torch_threads
+from recbole_msr.threads import local_processes, one_at_a_time, process_rank, tell, torch_threads
 from recbole_msr.tracking.epochs import EpochLogger, RecBoleEpochs
 from recbole_msr.tracking.single import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
@@ -70,6 +70,7 @@ class RunResult:
         return dict(self.summary["test"]["metrics"])
 
 
+@one_at_a_time
 def run(
     model: str | None = None,
     dataset: str | None = None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,22 +15,15 @@ import torch
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from recbole.utils import EvaluatorType, InputType
 
-from recbole_msr.errors import InputError, nearest
+from recbole_msr.errors import InputError
 from recbole_msr.memory import keep_freed
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.evaluation import Evaluation
-from recbole_msr.training.fast import lightning_precision
+from recbole_msr.training.lightning_options import quiet_lightning, trainer_options
 from recbole_msr.training.module import PackedData, RecModule
 
 logger = logging.getLogger(__name__)
-
-_EVERY_ROW = "results are exact only if every row is evaluated"
-_OWN_OPTIONS = {
-    **dict.fromkeys(("limit_val_batches", "limit_test_batches", "fast_dev_run", "num_sanity_val_steps"), _EVERY_ROW),
-    **dict.fromkeys(("check_val_every_n_epoch", "val_check_interval"), "eval_step says when to validate"),
-    "use_distributed_sampler": "the loaders know their process",
-}
 
 
 class LightningTrainer:
@@ -210,31 +201,12 @@ class LightningTrainer:
         return OrderedDict((name.lower(), metrics[name.lower()]) for name in self.config["metrics"])
 
     def _build_lightning(self, show_progress: bool, validate: bool) -> pl.Trainer:
-        config = self.config
-        clip = config["clip_grad_norm"] or {}
-        if clip.get("norm_type", 2) != 2:
-            raise InputError(f"clip_grad_norm: only norm_type 2 is clipped here, got {clip['norm_type']}")
-        options: dict[str, Any] = {
-            "accelerator": "gpu" if config["device"].type == "cuda" else "cpu",
-            "devices": 1,
-            "max_epochs": config["epochs"],
-            "check_val_every_n_epoch": max(min(config["eval_step"], config["epochs"]), 1),
-            "gradient_clip_val": clip.get("max_norm"),
-            "precision": lightning_precision(config),
-            "num_sanity_val_steps": 0,
-            "logger": False,
-            "enable_model_summary": False,
+        options = trainer_options(self.config)
+        given = options.pop("given")
+        options |= {
             "enable_progress_bar": bool(show_progress),
             "default_root_dir": str(Path(self.saved_model_file).parent),
-            "use_distributed_sampler": False,  # the loaders know their process
         }
-        given = dict(config["lightning"] or {})
-        known = inspect.signature(pl.Trainer).parameters
-        for key in given:
-            if key not in known:
-                raise InputError(f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(key, known)}")
-            if key in _OWN_OPTIONS:
-                raise InputError(f"lightning: '{key}' cannot be set: {_OWN_OPTIONS[key]}")
         callbacks = [*(given.pop("callbacks", None) or []), *self._callbacks]
         if self.epochs is not None:
             callbacks.append(self.epochs)
@@ -291,23 +263,3 @@ def _check_device_count(options: Mapping[str, Any]) -> None:
 
 def _split(data: Any) -> Any:
     return getattr(data, "_dataset", data)
-
-
-class quiet_lightning:
-    """Lightning's advice about data loaders and its start-up lines are not for the reader of a result."""
-
-    _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
-
-    def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in self._LOGGERS}
-        for name in self._LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-    def __exit__(self, *_: Any) -> None:
-        self._warnings.__exit__(*_)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)

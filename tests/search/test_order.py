@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import recbole_msr
+from recbole_msr import compare, search
 
 BACKWARDS = {
     "load_col": {
@@ -44,7 +45,7 @@ def rerun(path, output):
 
 
 def test_a_searchs_files_rerun_to_its_value(backwards):
-    found = recbole_msr.search(
+    found = search(
         "AITM", "tiny", 2, config=backwards, space=SPACE, output="out", final_seeds=1, wandb="disabled", progress=False
     )
     check_order("out/best.yaml")
@@ -61,7 +62,7 @@ def test_a_searchs_files_rerun_to_its_value(backwards):
 
 
 def test_a_comparisons_files_rerun_to_its_values(backwards):
-    result = recbole_msr.compare(
+    result = compare(
         ["AITM"], "tiny", 1, 1, config=backwards, output="out", wandb="disabled", progress=False
     )  # fmt: skip
     (entry,) = result.summary["entries"]

@@ -40,9 +40,18 @@ def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     again = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "again", "show_progress": False})
     assert again.summary["best_valid_score"] == best["values"][0]
     final = result.summary["final"]
-    assert final["seeds"] == [2020, 2021]
-    assert final["valid"]["metrics"]["auc"]["values"][0] == best["values"][0]
-    assert final["test"]["metrics"]["auc"]["values"][0] == again.test_metrics["auc"]
+    assert final["seeds"] == [2021, 2022], "2020 is the trials' seed, by which the best has been chosen"
+    third = recbole_msr.run(
+        config_files=["out/best.yaml"], config={"output_dir": "third", "show_progress": False, "seed": 2021}
+    )
+    assert final["test"]["metrics"]["auc"]["values"][0] == third.test_metrics["auc"]
+    defaults = result.summary["final_defaults"]
+    assert defaults["seeds"] == final["seeds"]
+    assert (final["trial"], defaults["trial"]) == (best["number"], 0)
+    if best["number"]:
+        rate = yaml.safe_load(Path("out/final/trial-0-seed-2021/config.yaml").read_text())["learning_rate"]
+        assert rate == 0.001
+        assert "best and defaults (trial 0), seeds 2021, 2022" in Path("out/report.html").read_text(encoding="utf-8")
     pooled = final["test"]["pooled"]["click"]["auc"]
     assert pooled["mean"] == pytest.approx(sum(pooled["values"]) / 2)
     assert pooled["deviation"] == pytest.approx(abs(pooled["values"][0] - pooled["values"][1]) / math.sqrt(2))
@@ -86,7 +95,7 @@ def test_the_same_seed_gives_the_same_trials_also_after_a_stop(search):
 
 def test_a_finished_search_is_not_run_again(search):
     first = search(trials=2, final_seeds=1)
-    finals = Path("out/final", f"trial-{first.summary['best']['number']}-seed-2020", "result.json")
+    finals = Path("out/final", f"trial-{first.summary['best']['number']}-seed-2021", "result.json")
     before = finals.stat().st_mtime_ns
     again = search(trials=2, final_seeds=1)
     assert list(again.trials["ended"]) == list(first.trials["ended"])
@@ -282,17 +291,17 @@ def test_final_seeds_are_shared_out_evenly():
 
 @pytest.mark.parametrize("options", [{"fused": 2}, {"fused": "off"}, {"workers": 2, "final_seeds": 3}])
 def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(options, search, caplog):
-    """Where the run with seed 2021 should write its result lies a folder that cannot be removed."""
+    """Where the run with seed 2022 should write its result lies a folder that cannot be removed."""
     first = search(trials=2)
-    name = f"trial-{first.summary['best']['number']}-seed-2021"
+    name = f"trial-{first.summary['best']['number']}-seed-2022"
     Path("out/final").mkdir()
     Path("out/final", name).write_text("no folder")
     result = search(**{"trials": 2, "final_seeds": 2} | options)
-    kept = [2020] if "workers" not in options else [2020, 2022]
+    kept = [2021] if "workers" not in options else [2021, 2023]
     assert result.summary["final"]["seeds"] == kept
     (reason,) = result.summary["final_failures"].values()
     assert reason.startswith("refused: the output folder")
-    assert "the final run with seed 2021 failed: refused: the output folder" in caplog.text
+    assert "the final run with seed 2022 failed: refused: the output folder" in caplog.text
     assert Path("out/report.html").is_file()
     Path("out/final", name).unlink()
     again = search(**{"trials": 2, "final_seeds": 2} | options)
@@ -336,7 +345,7 @@ def test_a_key_that_is_given_is_fixed(search):
     assert {trial.user_attrs["settings"]["learning_rate"] for trial in result.study.trials} == {0.02}
 
 
-@pytest.mark.parametrize("budget", [{"total_epochs": 7}, {"timeout": 0.0}])
+@pytest.mark.parametrize("budget", [{"total_epochs": 7}, {"timeout": 1e-9}])
 def test_epochs_and_seconds_are_budgets_too(search, budget):
     result = search(trials=None, pruner="none", **budget)
     if "timeout" in budget:

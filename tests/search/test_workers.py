@@ -189,22 +189,22 @@ def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(comman
     process = start([*given, "--final-seeds=4", "--fused=2", "--epochs=30", "--stopping_step=30"])
     final = tmp_path / "searches" / "SharedBottom-tiny" / "final"
     end = time.monotonic() + 600
-    while len(begun := list(final.glob("*-seed-2020/metrics.csv")) + list(final.glob("*-seed-2021/metrics.csv"))) < 2:
+    while len(begun := list(final.glob("*-seed-2021/metrics.csv")) + list(final.glob("*-seed-2022/metrics.csv"))) < 2:
         assert process.poll() is None
         assert time.monotonic() < end, "the final test did not begin"
         time.sleep(0.1)
-    words = ["--final=0", "--seeds", "2020", "2021"]
+    words = ["--final=0", "--seeds", "2021", "2022"]
     (victim,) = [pid for pid, asked in children(process.pid).items() if asked[-4:] == words]
     os.kill(victim, signal.SIGKILL)
     _, told = process.communicate(timeout=900)
     assert process.returncode == 0, told
-    for seed in (2020, 2021):
+    for seed in (2021, 2022):
         assert f"the final run with seed {seed} was killed by signal 9 and goes on" in told, told
     together = {}
     for path in final.glob("*/result.json"):
         together[int(path.parent.name.rsplit("-", 1)[1])] = json.loads(path.read_text()).get("fused")
     assert len(begun) == 2
-    assert together == {2020: None, 2021: None, 2022: 2, 2023: 2}
+    assert together == {2021: None, 2022: None, 2023: 2, 2024: 2}
 
 
 def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path):

@@ -1,0 +1,199 @@
+"""Options of `pytorch_lightning.Trainer` from a configuration, checked before anything is computed."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import types
+import typing
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.training.fast import lightning_precision
+from recbole_msr.training.optimizers import build_optimizer, build_scheduler
+
+_EVERY_ROW = "results are exact only if every row is evaluated"
+_OWN_OPTIONS = {
+    **dict.fromkeys(("limit_val_batches", "limit_test_batches", "fast_dev_run", "num_sanity_val_steps"), _EVERY_ROW),
+    "overfit_batches": _EVERY_ROW,
+    **dict.fromkeys(("check_val_every_n_epoch", "val_check_interval"), "eval_step says when to validate"),
+    "use_distributed_sampler": "the loaders know their process",
+}
+_LEAST = {
+    **dict.fromkeys(("max_epochs", "max_steps", "num_nodes", "accumulate_grad_batches"), 1),
+    **dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps", "limit_train_batches"), 0),
+    **dict.fromkeys(("gradient_clip_val", "reload_dataloaders_every_n_epochs"), 0),
+}
+"""The least value of options that are numbers."""
+_NO_END = {"max_epochs": -1, "max_steps": -1}  # Lightning's word for no limit
+_MOST_DEVICES = 1024
+_STEPS = 10_000  # epochs that a schedule is tried for
+
+
+def trainer_options(config: Any) -> dict[str, Any]:
+    """What `pytorch_lightning.Trainer` is built with, but for callbacks, and under `given` what the user wants.
+
+    Raises:
+        InputError: an option that there is not, that is not the user's, or of another type or range.
+    """
+    clip = config["clip_grad_norm"] or {}
+    if clip.get("norm_type", 2) != 2:
+        raise InputError(f"clip_grad_norm: only norm_type 2 is clipped here, got {clip['norm_type']}")
+    options: dict[str, Any] = {
+        "accelerator": "gpu" if config["device"].type == "cuda" else "cpu",
+        "devices": 1,
+        "max_epochs": config["epochs"],
+        "check_val_every_n_epoch": max(min(config["eval_step"], config["epochs"]), 1),
+        "gradient_clip_val": clip.get("max_norm"),
+        "precision": lightning_precision(config),
+        "num_sanity_val_steps": 0,
+        "logger": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,  # the loaders know their process
+    }
+    given = dict(config["lightning"] or {})
+    known = inspect.signature(pl.Trainer).parameters
+    for key in given:
+        if key not in known:
+            raise InputError(f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(str(key), known)}")
+        if key in _OWN_OPTIONS:
+            raise InputError(f"lightning: '{key}' cannot be set: {_OWN_OPTIONS[key]}")
+        _check_option(key, given[key])
+    return {**options, "given": given}
+
+
+def check_lightning(config: Any) -> None:
+    """Refuse options of Lightning's trainer, and a schedule of the learning rate, that cannot be used.
+
+    Both are built once to see whether they can be: the trainer without a model, the schedule with an optimiser of one
+    number, for as many epochs as there may be.
+
+    Raises:
+        InputError: it names the key, what was found and what would be right.
+    """
+    if config["lightning"]:
+        options = trainer_options(config)
+        options |= options.pop("given")
+        callbacks = options.pop("callbacks", None) or []
+        try:
+            with quiet_lightning():
+                pl.Trainer(**options, callbacks=callbacks)
+        except InputError:
+            raise
+        except Exception as error:  # Lightning's own, and whatever its parts raise
+            raise InputError(f"lightning: {_told(error)}") from error
+    if config["lr_scheduler"]:
+        _try_schedule(config)
+
+
+def _try_schedule(config: Any) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    optimizer = build_optimizer([parameter], _Plain(config))
+    scheduler = build_scheduler(optimizer, config["lr_scheduler"])
+    name = config["lr_scheduler"]["name"]
+    of_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    epochs = min(int(config["epochs"]), _STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for epoch in range(1, epochs + 1):
+            try:
+                scheduler.step(*([0.5] if of_metric else []))
+                rates = [float(group["lr"]) for group in optimizer.param_groups]
+            except Exception as error:  # T_max: 0 divides by it, and so on
+                raise InputError(f"lr_scheduler {name}: after epoch {epoch} of {epochs}: {_told(error)}") from error
+            if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+                raise InputError(
+                    f"lr_scheduler {name}: after epoch {epoch} of {epochs} the learning rate would be {rates[0]!r}; "
+                    "it must be a number of at least 0"
+                )
+
+
+class _Plain:
+    """A configuration whose optimiser has neither fused kernels nor sparse gradients: it has one number to update."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def __getitem__(self, key: str) -> Any:
+        return {"fused_optimizer": False, "embedding_gradients": "dense"}.get(key, self._config[key])
+
+
+def _check_option(key: str, value: Any) -> None:
+    hint = typing.get_type_hints(pl.Trainer.__init__).get(key)
+    if hint is not None and not _fits(value, hint):
+        raise InputError(f"lightning: '{key}' must be {_in_words(hint)}, got {value!r:.80}")
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+        raise InputError(f"lightning: '{key}' must be finite, got {value!r:.80}")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        least = _LEAST.get(key)
+        if least is not None and value < least and value != _NO_END.get(key):
+            raise InputError(f"lightning: '{key}' must be at least {least}, got {value!r}")
+        if key == "limit_train_batches" and (value == 0 or (isinstance(value, float) and value > 1)):
+            raise InputError(f"lightning: '{key}' must be a number of batches, or a share up to 1.0, got {value!r}")
+        if key in ("devices", "num_nodes") and value > _MOST_DEVICES:
+            raise InputError(f"lightning: '{key}' must be at most {_MOST_DEVICES}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type as an annotation has it."""
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is typing.Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in (int, float):
+        allowed = (int,) if hint is int else (int, float)
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    if kind is not None and isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, Mapping):
+        return isinstance(value, (list, tuple)) and all(_fits(one, parts[0]) for one in value if parts)
+    if kind is not None:
+        return isinstance(value, kind)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    """The plain values that an annotation takes."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        found = dict.fromkeys(word for part in parts for word in _in_words(part).split("; ") if word)
+        return "; ".join(found).replace("; ", ", ") if len(found) > 1 else "".join(found)
+    if kind is typing.Literal:
+        return ", ".join(map(repr, parts))
+    if kind is not None and parts and isinstance(kind, type) and issubclass(kind, list):
+        return f"a list of {_in_words(parts[0])}"
+    return words.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class quiet_lightning:
+    """Lightning's advice about data loaders and its start-up lines are not for the reader of a result."""
+
+    _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+
+    def __enter__(self) -> None:
+        self._levels = {name: logging.getLogger(name).level for name in self._LOGGERS}
+        for name in self._LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+    def __exit__(self, *_: Any) -> None:
+        self._warnings.__exit__(*_)
+        for name, level in self._levels.items():
+            logging.getLogger(name).setLevel(level)
