@@ -27,7 +27,6 @@ from recbole_msr.yaml_files import SafeLoader, read_text, yaml_error
 _HYPER_TYPES = ("choice", "uniform", "quniform", "loguniform")
 _HYPER = re.compile(rf"^\s*\w+\s+({'|'.join(_HYPER_TYPES)})\s", re.MULTILINE)
 
-"""How deep a file may be nested, and how many values it may have, aliases written out."""
 _MOST_CHOICES, _MOST_STEPS, _MOST_LAYERS, _LONGEST = 1_000, 10**9, 100, 200
 _LARGEST_INTEGER = 2**53  # a database keeps numbers as floats
 _FARTHEST = 1e300  # the distance of two such numbers is a number
