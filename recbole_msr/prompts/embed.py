@@ -111,8 +111,8 @@ def build_knowledge(
     check_store(root, target)
     if os.path.lexists(target):
         present = _key_of(target)
-        if present == key:
-            return Outcome(_whole(name, root), 0, name)
+        if present == key and (found := _whole(name, root, replace)):
+            return Outcome(found, 0, name)
         if not replace:
             raise InputError(
                 f"the knowledge '{name}' in {root} exists and was made otherwise{_told(target, made_by)}; give another "
@@ -173,8 +173,8 @@ def find_knowledge(name: str, folder: str | Path | None, request: str, replace: 
     root = knowledge_folder(folder)
     target = root / check_name(name)
     check_store(root, target)
-    if _meta_of(target).get("request") == request:
-        return Outcome(_whole(name, root), 0, name)
+    if _meta_of(target).get("request") == request and (found := _whole(name, root, replace)):
+        return Outcome(found, 0, name)
     return _share(root, target, "request", request) if replace or not os.path.lexists(target) else None
 
 
@@ -199,22 +199,31 @@ def check_store(root: Path, target: Path) -> None:
         raise InputError(f"{target} is {found} and is not replaced: give another --name or knowledge_dir, or remove it")
 
 
-def _whole(name: str, root: Path) -> Knowledge:
-    """Knowledge that is there, with all of its files compared with their checksums."""
-    knowledge = Knowledge.open(name, root)
-    knowledge.check_files()
+def _whole(name: str, root: Path, replace: bool) -> Knowledge | None:
+    """Knowledge that is there, with all of its files compared with their checksums; None if it is to be built again.
+
+    Raises:
+        InputError: it is damaged, and not to be replaced.
+    """
+    try:
+        knowledge = Knowledge.open(name, root)
+        knowledge.check_files()
+    except InputError as error:
+        if not replace:
+            raise
+        logger.warning("%s; it is not used", error)
+        return None
     return knowledge
 
 
 def _share(root: Path, target: Path, what: str, value: str) -> Outcome | None:
-    """Give the knowledge with this key (or request) a second name."""
-    twin = next(
-        (p.parent for p in sorted(root.glob("[!.]*/knowledge.json")) if _meta_of(p.parent).get(what) == value), None
-    )
-    if twin is None:
-        return None
-    _publish(_linked(twin, root / f".copy-{value}-{os.getpid()}"), target)
-    return Outcome(Knowledge.open(target.name, root), 0, twin.name)
+    """Give the knowledge with this key (or request) a second name; what is damaged is passed over."""
+    for path in sorted(root.glob("[!.]*/knowledge.json")):
+        twin = path.parent
+        if _meta_of(twin).get(what) == value and _whole(twin.name, root, replace=True) is not None:
+            _publish(_linked(twin, root / f".copy-{value}-{os.getpid()}"), target)
+            return Outcome(Knowledge.open(target.name, root), 0, twin.name)
+    return None
 
 
 class Build:

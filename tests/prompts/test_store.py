@@ -288,8 +288,13 @@ def test_a_flipped_bit_is_seen(name, tmp_path):
     data = bytearray(file.read_bytes())
     data[len(data) // 2 if name != "user.npy" else -1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match=rf"damaged: {name} is not as it was written"):
+    with pytest.raises(InputError, match=rf"damaged: {name} is not as it was written.*--replace"):
         Knowledge.open("k", tmp_path)
+    with pytest.raises(InputError, match="is not as it was written"):
+        build(tmp_path)
+    again = build(tmp_path, replace=True)  # as the message advises
+    assert again.encoded
+    assert len(again.knowledge.vectors("user"))
 
 
 def test_knowledge_without_checksums_is_read(tmp_path):
