@@ -38,6 +38,8 @@ def show_prompts(
     Raises:
         InputError: something given cannot be used.
     """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise InputError(f"--n must be a whole number of at least 1, got {n!r}")
     own, encoder_options, rest = _sorted(dataset, files, settings)
     levels = _levels(own.get("levels"))
     template = _template(own)
@@ -138,7 +140,7 @@ def _sorted(
     check_paths(merged)
     own = {key: merged.pop(key) for key in (*_TEXT, *_BUILD) if key in merged}
     encoder = {key: merged.pop(key) for key in option_names() if key in merged}
-    for key, least in (("max_tokens", 1), ("max_items", 0)):
+    for key, least in (("max_tokens", 1), ("max_items", 0), ("batch_size", 1)):
         value = own.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
             raise InputError(f"{key} must be a whole number from {least}, got {value!r}")

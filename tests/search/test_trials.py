@@ -52,7 +52,9 @@ def work(folder, wanted=4, **options):
 
 def kill(folder, suggest=(), sampler="random", space=SPACE):
     """What a worker leaves that is killed while it trains: a running trial, and no lock."""
-    study, settings, parsed = open_(folder, space=space, sampler={"name": sampler})
+    study, settings, parsed = open_(
+        folder, space=space, sampler=sampler if isinstance(sampler, dict) else {"name": sampler}
+    )
     trials = Trials(study, settings, 4)
     with trials._together:
         trials.reap()
