@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from recbole.utils import FeatureType
 
+from recbole_msr.data.rows import Packed
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
 
 _SAMPLE = 20_000
@@ -18,8 +20,14 @@ _SAMPLE = 20_000
 _BUCKETS = 128
 """Parts into which the values of a numerical feature are cut."""
 
+_VALUES = 100
+"""Values of a sequence that are looked at."""
+
 _FEW = 10
 """Rows of either label without which nothing is said of a feature."""
+
+_RARE = 1e-6
+"""A mean label is at least so far from 0 and 1."""
 
 ALMOST_PERFECT = 0.99
 """AUC from which a single feature is told."""
@@ -75,7 +83,8 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
     """Find single features that rank a task's label almost perfectly on the training rows.
 
     The mean label of every value is taken from half of a sample of rows, and ranks the other half, so that an id with
-    one row has no advantage.
+    one row has no advantage. The values of a sequence, up to the first `_VALUES`, are taken together: their log odds
+    are added up.
 
     Args:
         dataset: a `ScenarioDataset` with packed rows, train first.
@@ -84,11 +93,11 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
         Task, field and AUC of each, users and items left out.
     """
     n, packed = dataset.split_sizes[0], dataset.inter_feat.packed
-    sample = packed.select(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
-    labels = {task.name: sample.column(task.label_field).numpy() for task in dataset.schema.tasks}
+    rows = np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)
+    labels = {task.name: _values(packed, task.label_field, rows)[:, 0] for task in dataset.schema.tasks}
     found = []
-    for field in packed.places:
-        codes = None if field in (dataset.uid_field, dataset.iid_field) else _codes(dataset, sample, field)
+    for field, values in _columns(dataset, packed, rows):
+        codes = _codes(dataset, field, values)
         for task, label in labels.items():
             auc = None if codes is None else _auc_of(codes, label)
             if auc is not None and auc > ALMOST_PERFECT:
@@ -96,30 +105,58 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
     return found
 
 
-def _codes(dataset: Any, sample: Any, field: str) -> np.ndarray | None:
-    """A small number for the value of every row; None of a field that is no input, or a sequence."""
-    table, _, shape = sample.places[field]
+def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Every field of the rows and of their users and items, with its values (n, L)."""
+    keys = {dataset.uid_field: dataset.user_feat, dataset.iid_field: dataset.item_feat}
+    for field in packed.places:
+        if field not in keys:
+            yield field, _values(packed, field, rows)
+    for key, table in keys.items():
+        for field, values in {} if table is None else table.interaction.items():
+            if field not in packed.places:  # those with several numbers a row are not packed with the rows
+                yield field, values[:, :_VALUES].numpy()[_values(packed, key, rows)[:, 0]]
+
+
+def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
+    """The values (n, L) of a field; of a sequence not more than are looked at."""
+    table, start, shape = packed.places[field]
+    if table == "others":
+        return packed.others[field].numpy()[rows].reshape(len(rows), -1)
+    width = min(shape[0], _VALUES) if shape else 1
+    return getattr(packed, table)[:, start : start + width].numpy()[rows]  # type: ignore[no-any-return]
+
+
+def _codes(dataset: Any, field: str, values: np.ndarray) -> np.ndarray | None:
+    """A small number from 0 on for every value (n, L), -1 where a row has fewer; None of a field that is no input."""
     if field == SCENARIO_FIELD or field in dataset.schema.label_fields:
         return None
-    if table == "tokens" and not shape:
-        return sample.column(field).numpy()
-    if field not in (dataset.config["numerical_features"] or []) or shape != (2,):
+    kind = dataset.field2type[field]
+    if kind == FeatureType.TOKEN:
+        return values
+    if kind == FeatureType.TOKEN_SEQ:
+        return values - 1
+    if kind != FeatureType.FLOAT or field not in (dataset.config["numerical_features"] or []):
         return None
-    values = sample.column(field).numpy()
-    values = values[:, 1] if field in (dataset.config["discretization"] or {}) else values[:, 0]
-    return np.searchsorted(np.unique(np.quantile(values, np.linspace(0, 1, _BUCKETS + 1))), values, side="right")
+    if field in (dataset.config["discretization"] or {}):
+        return values[:, 1:].astype(np.int64)
+    numbers = values[:, :1]  # RecBole hands a numerical feature over as (value, bucket)
+    return np.searchsorted(np.unique(np.quantile(numbers, np.linspace(0, 1, _BUCKETS + 1))), numbers, side="right")
 
 
 def _auc_of(codes: np.ndarray, label: np.ndarray) -> float | None:
     known = label != MISSING_LABEL
-    codes, label = codes[known], label[known]
+    codes, label = codes[known] + 1, label[known]
     seen, of_seen, other, of_other = codes[::2], label[::2], codes[1::2], label[1::2]
     positives = int(of_other.sum())
     if min(positives, len(of_other) - positives) < _FEW or not len(seen):
         return None
-    size = int(codes.max()) + 1
-    counts, sums = np.bincount(seen, minlength=size), np.bincount(seen, weights=of_seen, minlength=size)
-    means = (sums + of_seen.mean()) / (counts + 1)
-    ranks = pd.Series(means[other]).rank().to_numpy()
+    size, width = int(codes.max()) + 1, codes.shape[1]
+    counts = np.bincount(seen.ravel(), minlength=size)
+    sums = np.bincount(seen.ravel(), weights=np.repeat(of_seen, width), minlength=size)
+    mean = np.clip(of_seen.mean(), _RARE, 1 - _RARE)
+    means = (sums + mean) / (counts + 1)
+    odds = np.log(means / (1 - means)) - np.log(mean / (1 - mean))
+    odds[0] = 0.0  # no value at all
+    ranks = pd.Series(odds[other].sum(axis=1)).rank().to_numpy()
     above = ranks[of_other == 1].sum() - positives * (positives + 1) / 2
     return float(above / (positives * (len(of_other) - positives)))

@@ -208,9 +208,11 @@ class ScenarioLevel(nn.Module):
         """alpha r_t (B, T) of rows x' (B, D) and their scenarios (B,)."""
         h = self.vectors(self.scenarios)
         r = self.layers.head(x, self.layers.generate(h), scenario, self.head)
-        if self.fusion == "gate":
-            return (self.gate_of_x(x) + self.gate_of_h(h)[scenario]).sigmoid() * r
-        return self.alpha * r
+        return (self.gate(x, h, scenario) if self.fusion == "gate" else self.alpha) * r
+
+    def gate(self, x: Tensor, h: Tensor, scenario: Tensor) -> Tensor:
+        """alpha (B, T) with `fusion="gate"`, of rows x' (B, D), the vectors (M, size) and the rows' scenarios (B,)."""
+        return (self.gate_of_x(x) + self.gate_of_h(h)[scenario]).sigmoid()
 
     def generate(self) -> Tensor:
         """theta (M, P) of all scenarios."""

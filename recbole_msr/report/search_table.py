@@ -38,7 +38,8 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             console.print(
                 Text(f"Trial {best['number']} has not ended ({best['cut_off']}): more time goes on with it.\n")
             )
-    for which, final in (("best", summary["final"]), ("defaults", summary.get("final_defaults"))):
+    best_test, defaults_test = summary["final"], summary.get("final_defaults")
+    for which, final in (("best", best_test), ("defaults", None if defaults_test == best_test else defaults_test)):
         if final is None:
             continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]

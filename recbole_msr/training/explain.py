@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,8 @@ ROWS = 2048
 """So many training rows of a scenario are looked at, evenly spread over them; of a user too."""
 SCENARIOS = 30
 """Of so many scenarios, those with most training rows, something is shown."""
+_FUSED = ["added", "left out"]
+"""What LLM4MSR's gate decides of what the scenario level says."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ def explain(
     seen = _Seen(model, rows, shown) if model is not None and rows is not None else None
     attention = [] if model is None else _attention(model, shown, run.notes)
     weights = _lines(attention, [] if seen is None else [*seen.gates, *seen.others])
+    if seen is not None:
+        weights += _fusion_lines(seen.fusion)
     start = read_start(run.folder)
     if weights and start is None:
         run.notes.append(
@@ -219,7 +223,8 @@ def weights_at(model: MultiScenarioRecommender, train: ScenarioDataset) -> list[
     """
     inner, shown = model.backbone if isinstance(model, LLM4MSR) else model, _largest(train)
     attention, watch, was_training = _attention(model, shown, []), GateWatch(inner), model.training
-    if watch.parts or watch.others:
+    fusion: dict[str, float] = {}
+    if watch.parts or watch.others or _has_fusion_gate(model):
         rows, device = _Rows(train), next(model.parameters()).device
         model.eval()
         try:
@@ -227,11 +232,13 @@ def weights_at(model: MultiScenarioRecommender, train: ScenarioDataset) -> list[
                 for m in shown:
                     if len(rows.of_scenario[m]):
                         batch = rows.batch(rows.of_scenario[m]).to(device)
+                        x, scenario = model.embed(batch), model.scenario_of(batch)
                         with watch.scenario(m):
-                            inner.logits(model.embed(batch), model.scenario_of(batch))
+                            inner.logits(x, scenario)
+                        fusion |= _fusion(model, m, x, scenario)
         finally:
             model.train(was_training)
-    return _lines(attention, [*watch.use(shown), *watch.use_of_others(shown)])
+    return _lines(attention, [*watch.use(shown), *watch.use_of_others(shown)]) + _fusion_lines(fusion)
 
 
 def _largest(dataset: ScenarioDataset) -> list[int]:
@@ -239,6 +246,25 @@ def _largest(dataset: ScenarioDataset) -> list[int]:
     if len(dataset.scenario_names) <= SCENARIOS:
         return list(range(len(dataset.scenario_names)))
     return sorted(np.argsort(-np.asarray(dataset.scenario_shares), kind="stable")[:SCENARIOS].tolist())
+
+
+def _has_fusion_gate(model: MultiScenarioRecommender) -> bool:
+    level = model.scenario_level if isinstance(model, LLM4MSR) else None
+    return level is not None and level.fusion == "gate"
+
+
+def _fusion(model: MultiScenarioRecommender, m: int, x: Tensor, scenario: Tensor) -> dict[str, float]:
+    """LLM4MSR's gate before the scenario level: for every task and scenario m its mean over rows x' (B, D)."""
+    if not _has_fusion_gate(model):
+        return {}
+    level = cast(LLM4MSR, model).scenario_level
+    assert level is not None
+    alpha = level.gate(x, level.vectors(level.scenarios), scenario).mean(dim=0).tolist()
+    return {f"{task}, {model.scenario_names[m]}": a for task, a in zip(model.task_names, alpha, strict=True)}
+
+
+def _fusion_lines(fusion: Mapping[str, float]) -> list[Weights]:
+    return [Weights("Fusion gate of the scenario level", line, _FUSED, [a, 1 - a]) for line, a in fusion.items()]
 
 
 def _lines(attention: Sequence[Matrix], gates: Sequence[GateUse]) -> list[Weights]:
@@ -282,6 +308,7 @@ class _Seen:
         movement, strength: see `ScenarioView`, by scenario.
         gates: see `Explanation`.
         others: the use of what weighs something else than experts.
+        fusion: see `_fusion`.
     """
 
     @torch.no_grad()
@@ -290,6 +317,7 @@ class _Seen:
         self._cross: dict[tuple[int, int], list[float]] = {}
         self.movement: dict[int, float] = {}
         self.strength: dict[int, dict[str, float]] = {}
+        self.fusion: dict[str, float] = {}
         inner = model.backbone if isinstance(model, LLM4MSR) else model
         watch = GateWatch(inner)
         for m, of_scenario in enumerate(rows.of_scenario):
@@ -302,6 +330,7 @@ class _Seen:
                     inner.logits(x, scenario)
             if isinstance(model, LLM4MSR) and m in shown:
                 self._look_at_levels(model, m, batch, x)
+                self.fusion |= _fusion(model, m, x, scenario)
         self.gates, self.others = watch.use(shown), watch.use_of_others(shown)
 
     def _look_at_levels(self, model: LLM4MSR, m: int, batch: Any, x: Tensor) -> None:

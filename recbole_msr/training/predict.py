@@ -232,9 +232,9 @@ class Predictor:
         return torch.from_numpy(ids), empty
 
     def _unseen(self, field: str, ids: torch.Tensor) -> torch.Tensor:
-        """Which ids (n,) the model takes for the unknown one: what the vocabulary or the training rows do not have."""
+        """Which ids (...) the model takes for the unknown one: what the vocabulary or the training rows do not have."""
         features = getattr(self._model, "features", None)
-        if isinstance(features, FeatureEmbedding) and field in features.token_fields:
+        if isinstance(features, FeatureEmbedding) and field in (*features.token_fields, *features.token_seq_fields):
             return (ids == 0) | ~features.has_seen(field, ids.to(features.seen.device)).cpu()
         return ids == 0
 
@@ -245,9 +245,11 @@ class Predictor:
             return self._tokens(field, given)
         if kind == FeatureType.TOKEN_SEQ:
             length, separator = self._dataset.field2seqlen[field], self._config["seq_separator"]
-            table, unknown = sequences(field, column, self._vocabulary(field), length, separator)
-            given.count(given.unknown, field, unknown)
-            return torch.from_numpy(table), column.is_null().to_numpy(zero_copy_only=False)
+            found, unknown = sequences(field, column, self._vocabulary(field), length, separator)
+            table = torch.from_numpy(found)
+            left_out = (self._unseen(field, table) & (table != 0)).any(dim=1).numpy()
+            given.count(given.unknown, field, unknown | left_out)
+            return table, column.is_null().to_numpy(zero_copy_only=False)
         if kind == FeatureType.FLOAT_SEQ:
             if field in self._config["numerical_features"]:
                 raise InputError(

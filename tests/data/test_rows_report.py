@@ -337,6 +337,14 @@ KINDS = {
     ),
     "an id of its own": ("receipt:token", lambda bought, draw: np.where(bought == 1, [f"r{x}" for x in draw], "none")),
     "a number": ("paid:float", lambda bought, draw: bought * 10 + draw),
+    "a sequence": ("steps:token_seq", lambda bought, draw: np.where(bought == 1, "cart paid", "cart")),
+    "a sequence that is there or not": ("steps:token_seq", lambda bought, draw: np.where(bought == 1, "", "cart left")),
+    "a sequence beside much else": (
+        "steps:token_seq",
+        lambda bought, draw: [
+            f"a{int(x * 7)} b{int(x * 31)}" + " paid" * int(y) for x, y in zip(draw, bought, strict=True)
+        ],
+    ),
     "a number that is there or not": ("paid:float", lambda bought, draw: np.where(bought == 1, draw.round(3), "")),
 }
 
@@ -356,11 +364,27 @@ def test_a_feature_that_gives_a_label_away_is_told(column, make, files, start, t
     assert start(unload_col={"inter": [field]}, numerical_features=[])[0].row_report()["warnings"] == []
 
 
+@pytest.mark.parametrize("column", ["quality:float", "tags:token_seq"])
+def test_a_fact_of_an_item_that_gives_a_label_away_is_told(column, files, start):
+    inter = _rows(3000)
+    bought = inter["item_id:token"].str[1:].astype(int) % 3 == 0
+    item = pd.DataFrame({"item_id:token": [f"i{k}" for k in range(1, 31)]})
+    kept = np.arange(1, 31) % 3 == 0
+    item[column] = kept * 5.0 + 1 if column.endswith("float") else np.where(kept, "new kept", "new")
+    files(inter.assign(**{"bought:float": bought.astype(int)}), item=item)
+    field = column.partition(":")[0]
+    given = {"numerical_features": [field] if column.endswith("float") else []}
+    (told,) = start(**given)[0].row_report()["warnings"]
+    assert told.startswith(f"'{field}' alone ranks the task 'buy' almost perfectly (AUC 1.000")
+    assert f"unload_col: {{item: [{field}]}}" in told
+
+
 def test_features_that_only_tell_something_are_not_told(files, start):
     """Also an id of every row, which a training row could be looked up by, and a field of 19 in 20 the label."""
     inter = _rows(3000)
     inter["row:token"] = range(3000)
     inter["hint:token"] = np.where(np.random.default_rng(1).random(3000) < 0.95, inter["bought:float"], 1)
+    inter["words:token_seq"] = "x" + inter["hint:token"].astype(str) + " n" + inter["row:token"].astype(str)
     files(inter)
     assert start()[0].row_report()["warnings"] == []
 

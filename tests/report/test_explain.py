@@ -1,5 +1,6 @@
 """`recbole-msr explain`: its numbers are those of the equations, computed here again from the weights on disk."""
 
+import itertools
 import json
 import random
 import shutil
@@ -264,6 +265,24 @@ def test_strengths_and_movement_equal_the_equations(llm4msr):
                 assert matrix.values[i][j] == pytest.approx(r[scenario == i].mean(), rel=1e-3, abs=1e-5)
             strength = found.scenarios[j].strength[("click", "like")[t]]
             assert strength == pytest.approx(np.abs(r[scenario == j]).mean(), rel=1e-3)
+
+
+def test_the_fusion_gate_and_how_far_it_has_moved_equal_the_equation(train, knowledge_dir):
+    settings = {"backbone": "STAR", "knowledge": "k", "knowledge_dir": str(knowledge_dir), "fusion": "gate", **LLM}
+    run = train("LLM4MSR", learning_rate=0.05, **settings)
+    moves = [move for move in explain(run, n=1).moves if move.now.part == "Fusion gate of the scenario level"]
+    scenarios, tasks = ("young", "mid", "old"), ("click", "like")
+    assert [move.now.line for move in moves] == [f"{task}, {name}" for name in scenarios for task in tasks]
+    model, state, rows, scenario, _ = loaded(run)
+    x = model.embed(rows).detach().double().numpy()
+    for move, (m, t) in zip(moves, itertools.product(range(3), range(2)), strict=True):
+        h = model.scenario_level.vectors(torch.tensor([m]))[0].detach().double().numpy()
+        z = x[scenario == m] @ state["scenario_level.gate_of_x.weight"][t] + state["scenario_level.gate_of_x.bias"][t]
+        gate = (1 / (1 + np.exp(-(z + state["scenario_level.gate_of_h.weight"][t] @ h)))).mean()
+        assert move.now.values == pytest.approx([gate, 1 - gate], rel=1e-3)
+        assert move.start.values == [0.5, 0.5]
+        assert move.moved == pytest.approx(abs(gate - 0.5), rel=1e-2, abs=1e-4)
+    assert max(move.moved for move in moves) > 0.001
 
 
 def test_a_users_change_is_that_of_the_model_with_and_without_the_user_level(llm4msr):

@@ -1,5 +1,8 @@
 """`recbole_msr.search` from end to end: what it leaves, that it goes on, and that it never looks at the test split."""
 
+import ast
+import importlib
+import inspect
 import json
 import math
 from pathlib import Path
@@ -11,6 +14,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.search.call import python_call
 from recbole_msr.search.final import _groups
 from tests.tracking.read_back import runs
 
@@ -61,6 +65,29 @@ def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     assert Path("out/report.html").stat().st_size > 0
     written = yaml.safe_load(Path("out/best.yaml").read_text())
     assert written["learning_rate"] == result.best_config["learning_rate"] == best["params"]["learning_rate"]
+
+
+@pytest.mark.parametrize("name", ["search", "compare"])
+def test_the_call_that_made_the_results_has_everything_that_was_given(name):
+    """Every argument with the value it had, as Python reads it back; defaults are left out."""
+    given = {"config": {"epochs": 2, "tasks": CONFIG["tasks"], "data_path": Path("data")}, "workers": 2, "wandb": None}
+    if name == "search":
+        given |= {
+            "space": SPACE,
+            "sampler": {"name": "tpe", "seed": 1},
+            "final_seeds": 0,
+            "objectives": ("auc", "flops"),
+        }
+    else:
+        given |= {"models": ["HiNet", "PLE"], "vary": {"sub_experts": [1, 2]}, "alpha": 0.01}
+    function = importlib.import_module(f"recbole_msr.{name}.run").__dict__[name]
+    defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
+    _, call = ast.parse(python_call(name, defaults | {"dataset": "tiny"} | given | {"progress": False})).body
+    assert call.value.func.id == name
+    found = {word.arg: ast.literal_eval(word.value) for word in call.value.keywords}
+    given["config"] = {**given["config"], "data_path": "data"}
+    given |= {"objectives": list(given["objectives"])} if name == "search" else {}
+    assert found == {"dataset": "tiny"} | {key: value for key, value in given.items() if value is not None}
 
 
 def test_best_yaml_is_read_back_whatever_is_searched(search):

@@ -88,6 +88,21 @@ def test_a_trial_killed_before_it_began_costs_nothing(tmp_path):
     assert not any("replaces" in trial.user_attrs for trial in study.trials)
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("suggest", [(), ("a", "b")])
+def test_one_worker_draws_the_same_trials_after_kills_as_without_any(tmp_path, suggest, sampler):
+    options = {"wanted": 14, "sampler": {"name": sampler}}  # more than TPE draws at random
+    whole = work(tmp_path / "whole", **options)
+    work(tmp_path / "parts", **(options | {"wanted": 3}))
+    for _ in range(2):  # the second time it is the trial that took the place of the first
+        kill(tmp_path / "parts", suggest, sampler)
+    parts = work(tmp_path / "parts", **(options | {"wanted": 6}))
+    kill(tmp_path / "parts", suggest, sampler)
+    parts = work(tmp_path / "parts", **options)
+    assert len(parts.trials) == 17
+    assert [trial.params for trial in ended(parts)] == [trial.params for trial in ended(whole)]
+
+
 def test_the_retry_is_made_although_whoever_failed_the_trial_was_killed_then(tmp_path):
     """Between the two steps: the trial has failed, its parameters are not yet enqueued."""
     lost = kill(tmp_path, suggest=("a", "b"))

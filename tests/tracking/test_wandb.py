@@ -15,7 +15,7 @@ import pytest
 import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.tracking import worker
-from recbole_msr.tracking.wandb import TrackedRun, resolve_mode, sync_command
+from recbole_msr.tracking.wandb import TrackedRun, artifact_name, resolve_mode, sync_command
 from tests.conftest import SCENARIOS, SETTINGS
 from tests.tracking.read_back import runs
 from tests.tracking.wandb_server import answering, closed_port, hanging
@@ -141,6 +141,28 @@ def test_runs_of_one_process_are_separate_and_finished_each_in_its_state(tmp_pat
         assert [file["path"] for file in files] == ["best.yaml"]
         assert Path(files[0]["local_path"]).read_text() == "a: 1\n", "the file as it was"
         assert Path(files[0]["local_path"]).is_relative_to(folder)
+
+
+NAMES = {
+    "as it is": ("HiNet-ml-100k_2.1-best", "HiNet-ml-100k_2.1-best"),
+    "of a comparison that varies": ("HiNet, sub_experts=[8, 4]/click", r"HiNet__sub_experts__8__4__click-\w{8}"),
+    "in letters that are not allowed": ("Käufe: 購買", r"K_ufe____-\w{8}"),
+    "too long": ("x" * 200, r"x{119}-\w{8}"),
+}
+
+
+@pytest.mark.parametrize(("name", "kept"), NAMES.values(), ids=NAMES)
+def test_the_files_of_a_study_are_kept_whatever_its_name_is(name, kept, tmp_path, caplog):
+    Path("best.yaml").write_text("a: 1\n")
+    with track(tmp_path, name, group=name) as run:
+        run.artifact(name, "search", ["best.yaml"])
+    (found,) = runs(tmp_path)
+    assert (found.about["display_name"], found.summary["state"]) == (name, "complete")
+    (artifact,) = [part["name"] for part in found.all("artifact") if part["type"] == "search"]
+    assert re.fullmatch(kept, artifact)
+    assert len(artifact) <= 128
+    assert not caplog.records
+    assert artifact_name(name + "!") != artifact_name(name + "?"), "names that differ stay different"
 
 
 def test_a_run_that_trains_several_times_keeps_all_epochs(tmp_path):

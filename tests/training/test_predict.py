@@ -238,6 +238,15 @@ def test_empty_and_unseen_values_of_every_kind(run):
     assert np.allclose(scores[6], scores[7])
 
 
+def test_a_word_of_a_sequence_without_a_training_row_is_left_out_and_counted(run):
+    predictor = Predictor(run.folder)
+    features, green = predictor._model.features, predictor._dataset.token2id("words", "green")
+    features.seen[features._starts["words"] + green] = False  # of the test rows alone, say
+    scores = predictor.predict(pd.DataFrame([ROW | {"words": words} for words in ("red green", "red", "green", "")]))
+    assert predictor.unknown == {"words": 2}
+    np.testing.assert_allclose(scores.to_numpy()[::2], scores.to_numpy()[1::2], atol=1e-7)
+
+
 def test_lists_are_sequences(run, tmp_path):
     texts = ["red blue", "", "green"]
     expected, _ = _score(run, *(ROW | {"words": text} for text in texts))
