@@ -131,8 +131,9 @@ def _devices(options: Mapping[str, Any]) -> int:
         devices = [part for part in devices.split(",") if part]
     if isinstance(devices, list | tuple):
         return max(1, len(devices))
-    if devices in ("auto", -1):  # on CPUs that is one
-        return max(1, torch.cuda.device_count()) if options.get("accelerator") in ("gpu", "cuda") else 1
+    if devices in ("auto", -1):  # on CPUs that is one; without a word GPUs are taken, if there are any
+        gpus = options.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+        return max(1, torch.cuda.device_count()) if gpus else 1
     return max(1, devices) if isinstance(devices, int) else 1
 
 

@@ -101,6 +101,19 @@ def test_processes_that_train_together(monkeypatch, options, expected):
     assert threads.local_processes(options) == 5
 
 
+@pytest.mark.parametrize("devices", [-1, "-1", "auto"])
+@pytest.mark.parametrize("more", [{}, {"accelerator": "auto"}, {"accelerator": "gpu"}, {"accelerator": "cpu"}])
+def test_all_gpus_of_a_machine_train_together_unless_the_processor_is_asked_for(monkeypatch, devices, more):
+    """Else each of them would take itself for the first, and write into the same folder."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name in ("LOCAL_WORLD_SIZE", "RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    of_cpu = more == {"accelerator": "cpu"}
+    assert threads.local_processes({"devices": devices} | more) == (1 if of_cpu else 4)
+    assert threads.process_rank({"devices": devices} | more) == (0 if of_cpu else 3)
+
+
 def _in_a_process(code, cpus=None, **environment):
     """The output of a program that may use `cpus` only and has no other limit of threads."""
     clean = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -161,7 +161,7 @@ def compare(
         costs = measure(settings, jobs, splits[0], splits[1])
         entries = collect(settings, jobs, shared, costs)
         summary = _summarise(settings, entries, shared, [len(split) for split in splits])
-        summary |= {"seconds": round(time.monotonic() - started, 3), "command": command}
+        summary |= {"data": data.row_report(), "seconds": round(time.monotonic() - started, 3), "command": command}
         summary["verdict"] = verdict(summary)
         _leave(settings, summary)
     return CompareResult(summary, settings.folder)

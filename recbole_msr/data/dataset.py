@@ -545,6 +545,11 @@ class ScenarioDataset(ColumnarDataset):
                     f"a time-ordered split needs the time of every interaction, but '{self.time_field}' is empty in "
                     f"{self._untimed} of {len(times)}: fill it in, remove these rows, or split with order: RO"
                 )
+            if not np.isfinite(times).all():
+                raise InputError(
+                    f"a time-ordered split needs finite times, but '{self.time_field}' is infinite in "
+                    f"{int((~np.isfinite(times)).sum())} of {len(times)} rows"
+                )
             if times.min() == times.max():
                 raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:.15g}")
         if "TS" in split and order != "TO":

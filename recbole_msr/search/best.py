@@ -51,13 +51,14 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
 
 
-def defaults_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of the defaults, if there is one."""
+def defaults_trial(study: optuna.Study, pruned: bool = False) -> FrozenTrial | None:
+    """The complete trial of the defaults, if there is one; or a pruned one, whose settings are as good for a test."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED) if pruned else (TrialState.COMPLETE,)
     return next(
         (
             trial
             for trial in counted_trials(study)
-            if trial.user_attrs.get("origin") == "defaults" and trial.state == TrialState.COMPLETE
+            if trial.user_attrs.get("origin") == "defaults" and trial.state in states
         ),
         None,
     )
@@ -183,7 +184,7 @@ def summarise(
         "best": _told(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
         "final": _final(finals[0]) if finals else None,
-        "final_defaults": _final(finals[-1]) if finals and defaults is not None else None,
+        "final_defaults": _final(finals[-1]) if finals and defaults_trial(study, pruned=True) is not None else None,
         "final_failures": {
             f"{seed}" if one is finals[0] else f"{seed}, defaults": reason
             for one in finals

@@ -47,6 +47,9 @@ class StudyData:
     Args:
         settings: the search.
 
+    Attributes:
+        report: what became of every row (`ScenarioDataset.row_report`); None of data without tasks.
+
     Raises:
         InputError: the data cannot be used, or there is no such metric as an objective names.
     """
@@ -60,6 +63,7 @@ class StudyData:
             dataset = create_dataset(self.config)
             splits = dataset.build()
         tell_rows(dataset)
+        self.report = dataset.row_report() if hasattr(dataset, "row_report") else None
         self.train_split, self._valid_split = splits[0], splits[1]
         several = hasattr(get_model(settings.model), "predict_tasks")
         for name in settings.objectives:

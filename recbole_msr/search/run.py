@@ -164,10 +164,11 @@ def search(
             if is_cut_off(best):
                 logger.warning("trial %d is the best, by its epochs so far: %s", best.number, _reason(best))
             if failure is None and settings.final_seeds:
-                tested = {one.number: one for one in (best, defaults_trial(found)) if one is not None}
+                tested = {one.number: one for one in (best, defaults_trial(found, pruned=True)) if one is not None}
                 finals = [final_test(settings, one, data, progress) for one in tested.values()]
         seconds = time.monotonic() - started
-        summary = summarise(settings, found, best, finals, seconds, command or python_call("search", given))
+        made_by = command or python_call("search", given)
+        summary = {**summarise(settings, found, best, finals, seconds, made_by), "data": data.report}
         _leave(settings, found, summary)
     if failure is not None:
         raise failure

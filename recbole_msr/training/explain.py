@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.layers.experts import ScenarioExtraction
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.hinet import HiNet
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.prompts.store import Knowledge
+from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.finished import FinishedRun
@@ -287,9 +289,10 @@ class _Rows:
     """Which training rows belong to whom."""
 
     def __init__(self, train: ScenarioDataset) -> None:
-        self.train = train
-        self.scenario = train.row_scenario(train.inter_feat).numpy() - 1
-        self.user = train.inter_feat[train.uid_field].numpy()
+        # Not `train[rows]`, which would make whole columns and keep them for as long as the run trains.
+        self._table = PackedTable(train)
+        columns = self._table.whole([train.uid_field, SCENARIO_FIELD])
+        self.scenario, self.user = columns[SCENARIO_FIELD].numpy() - 1, columns[train.uid_field].numpy()
         order = np.argsort(self.scenario, kind="stable")
         edges = np.searchsorted(self.scenario[order], np.arange(len(train.scenario_names) + 1))
         self.of_scenario = [order[start:end] for start, end in pairwise(edges)]
@@ -298,7 +301,7 @@ class _Rows:
         """These rows with all their fields; of many, `ROWS` evenly spread."""
         if len(rows) > ROWS:
             rows = rows[np.linspace(0, len(rows) - 1, ROWS).astype(np.int64)]
-        return self.train[torch.from_numpy(rows)]
+        return self._table.batch(torch.from_numpy(rows))
 
 
 class _Seen:

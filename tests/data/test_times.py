@@ -106,5 +106,7 @@ def test_times_that_cannot_order_rows_are_an_error(start):
         start(times, kind="token", **_ordered(SPLITS["ratios"]))
     with pytest.raises(InputError, match=r"'timestamp' is empty in 2 of 200"):
         start([*times[:100], "", "", *times[102:]], **_ordered(SPLITS["ratios"]))
+    with pytest.raises(InputError, match=r"'timestamp' is infinite in 1 of 200 rows"):
+        start([*times[:100], "inf", *times[101:]], **_ordered(SPLITS["ratios"]))
     with pytest.raises(InputError, match=r"every 'timestamp' is 1700000000"):
         start([SECONDS] * 200, **_ordered(SPLITS["ratios"]))

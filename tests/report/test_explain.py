@@ -12,7 +12,7 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.report.explain import write_explanation
-from recbole_msr.training.explain import explain
+from recbole_msr.training.explain import explain, weights_at
 from recbole_msr.training.start import Weights, agreements, conclusion
 from tests.prompts.conftest import tiny_llama  # noqa: F401
 
@@ -581,6 +581,13 @@ def split_of(run):
     from recbole.data import create_dataset
 
     return create_dataset(model_config(run)).build()[0]
+
+
+def test_looking_at_the_start_keeps_no_columns_of_the_training_rows(hinet):
+    """Every run looks, and millions of rows in int64 would stay for as long as it trains."""
+    model, train = loaded(hinet)[0], split_of(hinet)
+    assert weights_at(model, train)
+    assert train.inter_feat.interaction._made == {}
 
 
 def test_a_run_that_did_not_keep_its_start_says_so(hinet, copied, capsys):

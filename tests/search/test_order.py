@@ -77,3 +77,4 @@ def test_a_comparisons_files_rerun_to_its_values(backwards):
     again = rerun(run / "config.yaml", "again")
     assert again.summary["test"] == json.loads((run / "result.json").read_text(encoding="utf-8"))["test"]
     assert list(entry["config"]["tasks"]) == ["like", "click"]
+    assert result.summary["data"] == again.summary["data"]

@@ -61,6 +61,9 @@ def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     assert pooled["deviation"] == pytest.approx(abs(pooled["values"][0] - pooled["values"][1]) / math.sqrt(2))
 
     assert json.loads(Path("out/summary.json").read_text()) == json.loads(json.dumps(result.summary))
+    run = json.loads(Path(f"out/final/trial-{best['number']}-seed-2021/result.json").read_text())
+    assert result.summary["data"] == run["data"]
+    assert result.summary["data"]["files"]["inter"]["used"] == sum(run["rows"].values())
     assert len(pd.read_csv("out/trials.csv")) == len(pd.read_parquet("out/trials.parquet")) == 5
     assert Path("out/report.html").stat().st_size > 0
     written = yaml.safe_load(Path("out/best.yaml").read_text())

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from recbole_msr.errors import InputError
-from recbole_msr.search.best import best_trial
+from recbole_msr.search.best import best_trial, defaults_trial
 from recbole_msr.search.objective import Outcome
 from recbole_msr.search.settings import SearchSettings
 from recbole_msr.search.space import Space
@@ -202,6 +202,15 @@ def test_the_smallest_within_the_tolerance_is_chosen(tmp_path):
 def test_a_trial_that_another_beats_in_everything_is_not_chosen(tmp_path):
     study = front(tmp_path, [(0.80, 1000), (0.795, 500), (0.799, 500)])
     assert best_trial(study, 0.01).number == 2
+
+
+def test_defaults_that_were_pruned_can_be_tested_but_have_no_value(tmp_path):
+    study, settings, space = open_(tmp_path)
+    study.enqueue_trial({"a": 0.5}, user_attrs={"origin": "defaults"})
+    with Trials(study, settings, 1) as trials:
+        trials.run(lambda trial: Outcome(TrialState.PRUNED, settings=space.suggest(trial)))
+    assert defaults_trial(study) is None
+    assert defaults_trial(study, pruned=True).params["a"] == 0.5
 
 
 def test_without_a_complete_trial_there_is_no_best(tmp_path):
