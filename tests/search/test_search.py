@@ -5,6 +5,8 @@ import importlib
 import inspect
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.search import objective, trials
 from recbole_msr.search.call import python_call
 from recbole_msr.search.final import _groups
 from tests.tracking.read_back import runs
@@ -382,6 +385,47 @@ def test_epochs_and_seconds_are_budgets_too(search, budget):
         assert len(result.trials[result.trials["state"] == "complete"]) == 0
     else:
         assert list(result.trials["epochs"]) == [3, 3, 3], "7 epochs are reached within the third trial"
+
+
+def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search, monkeypatch):
+    asked = []
+    clocks = {objective: lambda: asked.append(1) or math.inf, trials: lambda: math.inf if asked else 0.0}
+    for module, clock in clocks.items():  # the time is up when it is asked for after the first epoch
+        monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": clock}))
+    given = {"trials": 1, "timeout": 600.0, "pruner": "none", "config": {"epochs": 4}}
+    result = search(**given, final_seeds=1)
+    best = result.summary["best"]
+    assert best["cut_off"] == "the time was up after epoch 1 of 4"
+    assert result.summary["trials"] == {"complete": 0, "pruned": 0, "failed": 0}, "it does not count"
+    assert len(asked) == 1
+    again = recbole_msr.run(
+        config_files=["out/best.yaml"], config={"output_dir": "again", "show_progress": False, "epochs": 1}
+    )
+    assert best["values"] == [again.summary["best_valid_score"]]
+    assert result.summary["final"]["seeds"] == [2021]
+    monkeypatch.undo()
+    monkeypatch.chdir(result.folder.parent)
+    whole = search(**given)
+    assert whole.summary["trials"]["complete"] == 1
+    assert whole.summary["best"]["cut_off"] is None
+    assert whole.summary["best"]["params"] == best["params"], "the same trial, to its end"
+    assert whole.best_value >= best["values"][0]
+
+
+def test_threads_of_one_process_take_turns_and_come_to_their_own_numbers(search, config, tmp_path):
+    """Samplers, initial weights and dropout draw from the generators of the whole process."""
+
+    def searched(output):
+        return search(trials=2, output=output, pruner="none").trials["auc"].tolist()
+
+    def run(output):
+        own = {**config, "output_dir": output, "seed": 5, "dropout": 0.3, "show_progress": False}
+        return recbole_msr.run("SharedBottom", "tiny", config=own).summary["test"]["metrics"]
+
+    alone = searched("one"), run("two")
+    with ThreadPoolExecutor(2) as pool:
+        both = pool.submit(searched, "three"), pool.submit(run, "four")
+    assert tuple(part.result() for part in both) == alone
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc", "nsga2"])
