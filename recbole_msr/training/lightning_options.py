@@ -33,6 +33,7 @@ _LEAST = {
 """The least value of options that are numbers."""
 _NO_END = {"max_epochs": -1, "max_steps": -1}  # Lightning's word for no limit
 _MOST_DEVICES = 1024
+_HARDWARE = ("accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "sync_batchnorm")
 _STEPS = 10_000  # epochs that a schedule is tried for
 
 
@@ -57,6 +58,11 @@ def trainer_options(config: Any) -> dict[str, Any]:
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the loaders know their process
     }
+    return {**options, "given": _given(config)}
+
+
+def _given(config: Any) -> dict[str, Any]:
+    """The options that the user gives, each checked by itself."""
     given = dict(config["lightning"] or {})
     known = inspect.signature(pl.Trainer).parameters
     for key in given:
@@ -65,27 +71,25 @@ def trainer_options(config: Any) -> dict[str, Any]:
         if key in _OWN_OPTIONS:
             raise InputError(f"lightning: '{key}' cannot be set: {_OWN_OPTIONS[key]}")
         _check_option(key, given[key])
-    return {**options, "given": given}
+    return given
 
 
 def check_lightning(config: Any) -> None:
     """Refuse options of Lightning's trainer, and a schedule of the learning rate, that cannot be used.
 
-    Both are built once to see whether they can be: the trainer without a model, the schedule with an optimiser of one
-    number, for as many epochs as there may be.
+    Both are built once to see whether they can be: the trainer without a model and for one CPU (a run's settings are
+    read on other machines too, to predict with it), the schedule with an optimiser of one number, for as many epochs as
+    there may be.
 
     Raises:
         InputError: it names the key, what was found and what would be right.
     """
     if config["lightning"]:
-        options = trainer_options(config)
-        options |= options.pop("given")
-        callbacks = options.pop("callbacks", None) or []
+        options = {key: value for key, value in _given(config).items() if key not in _HARDWARE}
+        own = {"logger": False, "enable_checkpointing": True, "enable_progress_bar": False, "accelerator": "cpu"}
         try:
             with quiet_lightning():
-                pl.Trainer(**options, callbacks=callbacks)
-        except InputError:
-            raise
+                pl.Trainer(**{**own, "enable_model_summary": False, "devices": 1, **options})
         except Exception as error:  # Lightning's own, and whatever its parts raise
             raise InputError(f"lightning: {_told(error)}") from error
     if config["lr_scheduler"]:
@@ -129,6 +133,14 @@ def _check_option(key: str, value: Any) -> None:
     hint = typing.get_type_hints(pl.Trainer.__init__).get(key)
     if hint is not None and not _fits(value, hint):
         raise InputError(f"lightning: '{key}' must be {_in_words(hint)}, got {value!r:.80}")
+    names = {"accelerator": _accelerators, "strategy": _strategies}
+    if key in names and isinstance(value, str) and value.lower() not in names[key]():
+        known = names[key]()
+        raise InputError(f"lightning: there is no {key} '{value}'{nearest(value, known)} Known: {', '.join(known)}")
+    if key == "precision" and value is not None and str(value) not in _precisions():
+        raise InputError(f"lightning: 'precision' must be one of {', '.join(_precisions())}, got {value!r}")
+    if key == "devices" and not _are_devices(value):
+        raise InputError(f"lightning: 'devices' must be how many, a list of them, or auto, got {value!r:.80}")
     numbers = value if isinstance(value, (list, tuple)) else [value]
     if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
         raise InputError(f"lightning: '{key}' must be finite, got {value!r:.80}")
@@ -140,6 +152,34 @@ def _check_option(key: str, value: Any) -> None:
             raise InputError(f"lightning: '{key}' must be a number of batches, or a share up to 1.0, got {value!r}")
         if key in ("devices", "num_nodes") and value > _MOST_DEVICES:
             raise InputError(f"lightning: '{key}' must be at most {_MOST_DEVICES}, got {value!r}")
+
+
+def _accelerators() -> list[str]:
+    from pytorch_lightning.accelerators import AcceleratorRegistry
+
+    return ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+
+
+def _strategies() -> list[str]:
+    from pytorch_lightning.strategies import StrategyRegistry
+
+    return ["auto", *StrategyRegistry.available_strategies()]
+
+
+def _precisions() -> list[str]:
+    from lightning_fabric.connector import _PRECISION_INPUT_INT, _PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS
+
+    listed = (_PRECISION_INPUT_STR, _PRECISION_INPUT_STR_ALIAS, _PRECISION_INPUT_INT)
+    return [str(word) for kind in listed for word in typing.get_args(kind)]
+
+
+def _are_devices(value: Any) -> bool:
+    """Whether a value says which devices there are to be, or how many; not whether this machine has them."""
+    if isinstance(value, str):
+        return value == "auto" or all(part.strip().removeprefix("-").isdigit() for part in value.split(","))
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(one >= 0 for one in value) and len(set(value)) == len(value)
+    return isinstance(value, int) and not isinstance(value, bool) and (value == -1 or value >= 1)
 
 
 def _fits(value: Any, hint: Any) -> bool:
