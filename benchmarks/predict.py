@@ -1,9 +1,9 @@
 """Rows a second and memory of `recbole-msr predict`, for files of several sizes.
 
-Method. A small run is trained once on synthetic rows. Every measurement is a process of its own, which imports the
-package and reads the run before the clock starts, scores a file by `predict_file`, and reports the processor's seconds,
-its peak of resident memory (`ru_maxrss`), and how much of that was there before the file. With `--before DIR`, another
-version of the package, both take turns.
+Method. Each version trains a small run on the same synthetic rows. Every measurement is a process of its own, which
+imports the package and reads the run before the clock starts, scores a file by `predict_file`, and reports the
+processor's seconds, its peak of resident memory (`ru_maxrss`), and how much of that was there before the file. With
+`--before DIR`, another version of the package, both take turns.
 
     python -m benchmarks.predict [--before DIR] [--rows 200000,1000000] [--rounds 3] [--kinds csv,parquet]
 """
@@ -24,6 +24,12 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from benchmarks import synthetic
+
+_TRAIN = """
+import json, sys
+import recbole_msr
+recbole_msr.run("SharedBottom", sys.argv[1], config=json.loads(sys.argv[2]))
+"""
 
 _ONE = """
 import json, resource, sys, time
@@ -48,7 +54,7 @@ def main() -> None:
     versions = {"now": Path(__file__).resolve().parent.parent} | ({"before": given.before} if given.before else {})
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        run = _train(folder)
+        runs = {name: _train(root, folder, folder / name) for name, root in versions.items()}
         print("| file | rows | version | rows/s | MiB before the file | MiB at most |\n|---|---:|---|---:|---:|---:|")
         for rows in map(int, given.rows.split(",")):
             columns = synthetic.draw(rows=rows, ids=20_000, seed=7)
@@ -59,7 +65,7 @@ def main() -> None:
                 found: dict[str, list[list[float]]] = {name: [] for name in versions}
                 for _ in range(given.rounds):
                     for name, root in versions.items():
-                        found[name].append(_measure(root, run, data, folder / f"out.{kind}"))
+                        found[name].append(_measure(root, runs[name], data, folder / f"out.{kind}"))
                 for name, values in found.items():
                     seconds, before, most = map(statistics.median, zip(*values, strict=True))
                     print(
@@ -68,22 +74,24 @@ def main() -> None:
                     )
 
 
-def _train(folder: Path) -> Path:
-    import recbole_msr
-
+def _train(root: Path, folder: Path, run: Path) -> Path:
     data = synthetic.make(folder / "data", rows=40_000, ids=20_000)
     settings = {"epochs": 1, "use_gpu": False, "show_progress": False, "state": "ERROR", "threads": 1}
-    given = synthetic.SETTINGS | settings | {"data_path": str(data), "output_dir": str(folder / "run")}
-    recbole_msr.run("SharedBottom", synthetic.NAME, config=given)
-    return folder / "run"
+    given = synthetic.SETTINGS | settings | {"data_path": str(data), "output_dir": str(run)}
+    _call(root, _TRAIN, synthetic.NAME, json.dumps(given))
+    return run
 
 
 def _measure(root: Path, run: Path, data: Path, out: Path) -> list[float]:
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    command = [sys.executable, "-c", _ONE, str(run), str(data), str(out)]
-    done = subprocess.run(command, env=environment, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
-    values: list[float] = json.loads(done.stdout.splitlines()[-1])
+    values: list[float] = json.loads(_call(root, _ONE, str(run), str(data), str(out)).splitlines()[-1])
     return values
+
+
+def _call(root: Path, code: str, *arguments: str) -> str:
+    """What a process of this version prints."""
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":
