@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -53,8 +53,18 @@ class Vocabulary:
         text = str(value)
         if text in self._known:
             return self._known[text]
+        if not self._spelled and "." not in text:
+            return 0
         whole = _WHOLE.fullmatch(text)
         return self._only(whole[1]) if whole else 0
+
+    def ids(self, values: Sequence[Any]) -> np.ndarray:
+        """`find` of values that are all of one type, shape (N,)."""
+        found: Iterable[int | None] = [None] * len(values)
+        if values and isinstance(values[0], (str, int)):  # of these, the text comes first
+            found = map(self._known.get, values if isinstance(values[0], str) else map(str, values))
+        pairs = zip(found, values, strict=True)
+        return np.array([self.find(value) if place is None else place for place, value in pairs], dtype=np.int64)
 
     def _only(self, *texts: str) -> int:
         """The id of the one token that is spelled so, 0 if there are several."""
@@ -104,7 +114,10 @@ def distinct(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]:
         shortest = encoded.dictionary.to_numpy(zero_copy_only=False)
         values = [float(str(value)) for value in shortest]  # 0.1, not 0.10000000149
     places = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
-    missing = np.array([value is None or value == "" or value != value for value in values] + [True])
+    nothing = encoded.dictionary.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        nothing = nothing | np.array([value == "" for value in values], dtype=bool)
+    missing = np.append(nothing, True)
     return np.where(missing[places], -1, places), values
 
 
@@ -127,7 +140,11 @@ def numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) -> 
         InputError: a value is text that is no number, or infinite.
     """
     places, values = distinct(name, column)
-    found = take(np.array([_number(value) for value in values], dtype=np.float64), places, math.nan)
+    try:
+        found = pc.cast(pa.array(values), pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, OverflowError):
+        found = np.array([_number(value) for value in values], dtype=np.float64)
+    found = take(found, places, math.nan)
     wrong = (places >= 0) & ~np.isfinite(found)
     if place is not None and wrong.any():
         row = int(wrong.argmax())
@@ -161,7 +178,7 @@ def sequences(
             table[row, : len(found)] = found
         return table[places], take([0 in found for found in tokens], places, False).astype(bool)
     places, values = distinct(name, pc.list_flatten(column))
-    ids = take(np.array([vocabulary.find(value) for value in values], dtype=np.int64), places)
+    ids = take(vocabulary.ids(values), places)
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[places >= 0]
     ids = ids[places >= 0]
     position = np.arange(len(rows)) - np.searchsorted(rows, rows)

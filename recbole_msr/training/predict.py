@@ -224,8 +224,7 @@ class Predictor:
 
     def _tokens(self, field: str, given: _Given, nothing_is_unknown: bool = False) -> tuple[torch.Tensor, np.ndarray]:
         places, values = distinct(field, given.columns[field])
-        vocabulary = self._vocabulary(field)
-        ids = take(np.array([vocabulary.find(value) for value in values], dtype=np.int64), places)
+        ids = take(self._vocabulary(field).ids(values), places)
         empty = places < 0
         unseen = self._unseen(field, torch.from_numpy(ids)).numpy()
         given.count(given.unknown, field, unseen if nothing_is_unknown else unseen & ~empty)

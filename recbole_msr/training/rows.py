@@ -7,19 +7,31 @@ missing.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from recbole_msr.errors import InputError
 
 _ROW_GROUP = 131_072
 """Rows of a group in a Parquet file that is written: they are held in memory until then."""
+
+_BLOCK = 1 << 22
+"""Bytes of a CSV file that are read at once."""
+
+_QUOTED = re.compile(rb'(?<![^,\n])"[^"]*(?:""[^"]*)*"(?![^,\r\n])')
+"""A field in quotes, from one comma or line's end to the next."""
 
 
 class Batch(NamedTuple):
@@ -91,35 +103,99 @@ def _parquet(path: Path, size: int) -> Any:
 def _csv(path: Path, size: int) -> Any:
     try:
         with open(path, "rb") as file:
-            reader = csv.reader(_decoded(path, file), strict=True)
-            records = _records(path, reader)
-            _, names = next(records, (0, []))
+            reader = csv.reader(_decoded(path, file, 1), strict=True)
+            _, names = next(_records(path, reader, 1), (0, []))
             if not any(names):
                 raise InputError(f"cannot read {path}: it is empty; its first line must name the columns")
             schema = pa.schema([(name, pa.string()) for name in names])
             yield schema
-            lines: list[int] = []
-            cells: list[list[str]] = []
             some = False
-            for line, row in records:
-                if len(row) != len(names):
-                    raise InputError(
-                        f"cannot read {path}: line {line} has {len(row)} fields, and the first line names "
-                        f"{len(names)} columns"
-                    )
-                lines.append(line)
-                cells.append(row)
-                if len(cells) == size:
-                    yield _text_batch(schema, lines, cells)
-                    lines, cells, some = [], [], True
-            if cells or not some:
-                yield _text_batch(schema, lines, cells)
+            for batch in _blocks(path, file, schema, reader.line_num + 1, size):
+                yield batch
+                some = True
+            if not some:
+                yield _text_batch(schema, [], [])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _decoded(path: Path, file: Any) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
+def _blocks(path: Path, file: Any, schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
+    """The rows from `line` on, a block at a time by Arrow; from the first block it might read otherwise, exactly."""
+    data, more = b"", b"."
+    while more:
+        more = file.read(_BLOCK)
+        data += more
+        end = _end_of_records(data) if more else len(data)
+        if end == 0 and len(data) < 4 * _BLOCK:
+            continue
+        block = data[:end]
+        columns = _by_arrow(block, schema) if end else None
+        if columns is None:
+            yield from _exactly(path, chain(io.BytesIO(data), file), schema, line, size)
+            return
+        data = data[end:]
+        for start in range(0, columns.num_rows, size):
+            yield Batch(columns.slice(start, size), partial(_line_in, path, block, line, start))
+        line += block.count(b"\n")
+
+
+def _end_of_records(data: bytes) -> int:
+    """Where the last line ends that is not within quotes; 0 if there is none."""
+    end = data.rfind(b"\n") + 1
+    quotes = data.count(b'"', 0, end)
+    while end and quotes % 2:
+        last, end = end, data.rfind(b"\n", 0, end - 1) + 1
+        quotes -= data.count(b'"', end, last)
+    return end
+
+
+def _by_arrow(block: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """The rows of some lines as Arrow reads them; None where it refuses them or might read them in another way."""
+    plain = _QUOTED.sub(b"q", block) if b'"' in block else block
+    if b'"' in plain:
+        return None
+    read = arrow_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=schema.names)
+    parse = arrow_csv.ParseOptions(quote_char='"' if plain is not block else False, newlines_in_values=True)
+    convert = arrow_csv.ConvertOptions(
+        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
+    )
+    try:
+        table = arrow_csv.read_csv(pa.BufferReader(block), read, parse, convert)
+    except pa.ArrowException:
+        return None
+    lines = plain.count(b"\n") + (not plain.endswith(b"\n"))
+    longest = max((pc.max(pc.binary_length(column)).as_py() or 0 for column in table.columns), default=0)
+    if table.num_rows != lines or longest > csv.field_size_limit():  # empty lines are no rows to Arrow
+        return None
+    return table.combine_chunks().to_batches()[0]
+
+
+def _line_in(path: Path, block: bytes, line: int, start: int, row: int) -> str:
+    records = _records(path, csv.reader(_decoded(path, io.BytesIO(block), line), strict=True), line)
+    return f"line {next(islice(records, start + row, None))[0]}"
+
+
+def _exactly(path: Path, source: Iterable[bytes], schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
+    """The rows of lines from `line` on by Python's strict reader, which tells what is wrong and where."""
+    lines: list[int] = []
+    cells: list[list[str]] = []
+    for number, row in _records(path, csv.reader(_decoded(path, source, line), strict=True), line):
+        if len(row) != len(schema):
+            raise InputError(
+                f"cannot read {path}: line {number} has {len(row)} fields, and the first line names "
+                f"{len(schema)} columns"
+            )
+        lines.append(number)
+        cells.append(row)
+        if len(cells) == size:
+            yield _text_batch(schema, lines, cells)
+            lines, cells = [], []
+    if cells:
+        yield _text_batch(schema, lines, cells)
+
+
+def _decoded(path: Path, lines: Iterable[bytes], first: int) -> Iterator[str]:
+    for number, line in enumerate(lines, start=first):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -128,9 +204,9 @@ def _decoded(path: Path, file: Any) -> Iterator[str]:
             raise InputError(f"cannot read {path}: line {number} is not UTF-8; save the file as UTF-8") from error
 
 
-def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _records(path: Path, reader: Any, line: int) -> Iterator[tuple[int, list[str]]]:
     """The line each record begins at, and its fields; empty lines may stand at the end alone."""
-    first, empty = 1, 0
+    first, empty, before = line, 0, line - 1
     try:
         for row in reader:
             if not row:
@@ -139,7 +215,7 @@ def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
                 raise InputError(f"cannot read {path}: line {empty} is empty")
             else:
                 yield first, row
-            first = reader.line_num + 1
+            first = before + reader.line_num + 1
     except csv.Error as error:
         reason = str(error).split(" - ")[0]
         if "expected after" in reason or "unexpected end" in reason or "field larger" in reason:
@@ -166,29 +242,52 @@ class CsvWriter:
                 raise InputError(
                     f"column '{field.name}' is a {field.type}, which a CSV file cannot hold: write a .parquet"
                 )
-        self._file = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self._cells([schema.names])
+        self._file = open(path, "wb")  # noqa: SIM115
+        self._lines([_quoted(pa.array([name], pa.large_string())) for name in schema.names])
 
     def write(self, batch: pa.RecordBatch) -> None:
         columns = []
         for field, column in zip(batch.schema, batch.columns, strict=True):
             column = column.dictionary_decode() if pa.types.is_dictionary(field.type) else column
             try:
-                columns.append((column if column.type == pa.string() else pc.cast(column, pa.string())).to_pylist())
+                text = pc.cast(column, pa.large_string())
+                text.validate(full=True)
             except pa.ArrowException as error:
                 raise InputError(
                     f"column '{field.name}' is a {field.type} that cannot be written as text: write a .parquet"
                 ) from error
-        self._cells(list(zip(*columns, strict=True)))
+            columns.append(_quoted(text))
+        self._lines(columns)
 
-    def _cells(self, rows: Sequence[Sequence[str | None]]) -> None:
-        # Some versions of Python leave a carriage return unquoted, where it would end the row for who reads the file.
-        risky = any("\r" in cell for row in rows for cell in row if cell)
-        options: Any = {"lineterminator": "\n", "quoting": csv.QUOTE_ALL if risky else csv.QUOTE_MINIMAL}
-        csv.writer(self._file, **options).writerows(rows)
+    def _lines(self, columns: list[pa.Array]) -> None:
+        self._file.write(_text_of(_joined(*columns[:-1], _joined(columns[-1], "\n", by=""), by=",")))
 
     def close(self) -> None:
         self._file.close()
+
+
+def _quoted(column: pa.Array) -> pa.Array:
+    """Cells as CSV has them: in quotes where there is a comma, a quote or the end of a line in them."""
+    text = _text_of(column)
+    if not any(mark in text for mark in (b",", b'"', b"\n", b"\r")):
+        return column
+    inner = pc.replace_substring(column, '"', '""')
+    return pc.if_else(pc.match_substring_regex(column, '[,"\n\r]'), _joined('"', inner, '"', by=""), column)
+
+
+def _joined(*parts: Any, by: str) -> pa.Array:
+    """Columns and texts that stand in every row, put together row by row; what is missing is empty."""
+    parts = tuple(pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in parts)
+    return pc.binary_join_element_wise(*parts, pa.scalar(by, pa.large_string()), null_handling="replace")
+
+
+def _text_of(column: pa.Array) -> bytes:
+    """All cells of a column of type large_string, one after another."""
+    _, offsets, text = column.buffers()
+    if text is None or not len(column):
+        return b""
+    first, last = np.frombuffer(offsets, np.int64)[[column.offset, column.offset + len(column)]]
+    return text[int(first) : int(last)].to_pybytes()
 
 
 class ParquetWriter:

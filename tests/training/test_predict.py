@@ -16,7 +16,8 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from recbole_msr.schema import MISSING_LABEL
-from recbole_msr.training.columns import Vocabulary, sequences
+from recbole_msr.training import rows as rows_of_files
+from recbole_msr.training.columns import Vocabulary, numbers, sequences
 from recbole_msr.training.predict import Predictor, predict_file
 
 SETTINGS = {
@@ -464,6 +465,72 @@ def test_every_cell_of_a_csv_file_comes_out_as_it_was(run, tmp_path):
     _, out = _file(run, tmp_path, text.getvalue(), "out.parquet")
     assert pq.read_table(out).column("note").to_pylist() == [row[5] for row in cells]
     assert pq.read_table(out).column("place").null_count == 1
+
+
+def _read(path, monkeypatch, block, size=3):
+    """The cells of a CSV file and the line of each row, read in blocks of so many bytes."""
+    monkeypatch.setattr(rows_of_files, "_BLOCK", block)
+    with rows_of_files.open_rows(path, size) as (schema, batches):
+        found = [(batch.place(i), row) for batch in batches for i, row in enumerate(batch.columns.to_pylist())]
+    return [(place, [row[name] for name in schema.names]) for place, row in found]
+
+
+PLAIN = ["u2", "", "5.50", "NA", "007", "caf\u00e9"]
+QUOTED = ["two\nlines", 'say "hi", you', "a\rb", '"', ",", "\r\n"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize(
+    ("cells", "last"),
+    [(PLAIN, ""), (PLAIN, "x,y"), (PLAIN, "\n\r\n\n"), (PLAIN + QUOTED, ""), (PLAIN + QUOTED, '5" wide,y\n"z",\n')],
+    ids=["plain", "no end of line", "empty lines at the end", "quoted", "quotes within plain text"],
+)
+@pytest.mark.parametrize("block", [7, 64, 1 << 22])
+def test_a_csv_file_is_read_as_pythons_reader_does_in_blocks_of_any_size(
+    cells, last, end, block, tmp_path, monkeypatch
+):
+    doubled = [cell.replace('"', '""') for cell in cells]
+    quoted = [f'"{cell}"' if set(cell) & set(',"\r\n') else cell for cell in doubled]
+    rows = [["a", "b"], *np.random.default_rng(5).choice(quoted, (40, 2)).tolist()]
+    path = tmp_path / "rows.csv"
+    path.write_bytes(("".join(",".join(row) + end for row in rows) + last).encode())
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader((line + "\n" for line in file.read().split("\n")), strict=True)
+        expected, line = [], 1
+        for row in reader:
+            if row:
+                expected.append((f"line {line}", [cell or None for cell in row]))
+            line = reader.line_num + 1
+    assert _read(path, monkeypatch, block) == expected[1:]
+
+
+@pytest.mark.parametrize("text", ['1,"', '1,"2"3', "1", "1,2,3", "\n1,2", "1,\xff", "1,2\r3,4", '1,"2\n3'])
+@pytest.mark.parametrize("before", ["1,2\n", '"1\n",2\n'], ids=["plain", "quoted"])
+def test_what_is_wrong_in_a_later_block_is_told_with_its_line(text, before, tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"a,b\n{before * 50}{text}\n1,2\n".encode("latin-1"))
+    wrong = 2 + 50 * before.count("\n")
+    with pytest.raises(InputError, match=f"line {wrong}\\b"):
+        _read(path, monkeypatch, block=64)
+
+
+def test_numbers_of_text_are_what_python_reads():
+    texts = ["1", "-2.50", "1e-3", "0.1", "123456789.123456789", "1e60"]
+    for more in ([], ["+5", " 7 "]):  # Arrow reads none of these
+        found = numbers("n", pa.array([*texts, None, *more]), str)
+        assert found[: len(texts)].tolist() == [float(text) for text in texts]
+        assert np.isnan(found[len(texts)])
+        assert found[len(texts) + 1 :].tolist() == [float(text) for text in more]
+    assert np.isnan(numbers("n", pa.array(["1_000", "x"]), None)).all()
+
+
+def test_text_that_is_not_utf8_is_not_written_into_a_csv_file(run, tmp_path):
+    wrong = pa.array([b"\xff"]).view(pa.string())
+    pq.write_table(
+        pa.table({**{name: [value] for name, value in ROW.items()}, "note": wrong}), tmp_path / "rows.parquet"
+    )
+    with pytest.raises(InputError, match="column 'note' is a string that cannot be written as text"):
+        predict_file(run.folder, tmp_path / "rows.parquet", tmp_path / "out.csv")
 
 
 def test_true_labels_stay_beside_the_scores(run, tmp_path):
