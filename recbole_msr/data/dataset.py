@@ -25,6 +25,7 @@ from recbole_msr.data.rows_report import describe_left_out, revealing_features, 
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
+from recbole_msr.threads import process_rank
 
 SPLITS = ("train", "valid", "test")
 
@@ -505,9 +506,10 @@ class ScenarioDataset(ColumnarDataset):
         before = list(self.split_sizes)
         if self._only is not None and self._all_views is None:
             self._leave_only(self._only)
-        for warning in self._data_warnings():
-            warn(warning)
-        self._warn_of_undefined()
+        if process_rank(self.config["lightning"]) == 0:  # of several processes that read the same
+            for warning in self._data_warnings():
+                warn(warning)
+            self._warn_of_undefined()
         views = self._views()
         if not self._split_report:
             self._report_splits(before, views)

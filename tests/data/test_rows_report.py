@@ -233,6 +233,17 @@ def test_a_run_tells_all_of_it_once(cached, files, tmp_path, monkeypatch, caplog
     assert reports[0] == reports[1]
 
 
+@pytest.mark.parametrize(("rank", "told"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_one_warns(rank, told, files, start, monkeypatch, caplog):
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    files(_rows(), user=pd.DataFrame({"user_id:token": [f"u{k}" for k in range(1, 31)], "age:token": 20}))
+    dataset, _ = start(lightning={"devices": 2, "strategy": "ddp"})
+    assert len(dataset.row_report()["warnings"]) == 1
+    assert sum("are left out" in record.getMessage() for record in caplog.records) == told
+
+
 # Numbers
 
 
