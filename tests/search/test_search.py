@@ -390,10 +390,11 @@ def test_epochs_and_seconds_are_budgets_too(search, budget):
 def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search, monkeypatch):
     asked = []
     clocks = {objective: lambda: asked.append(1) or math.inf, trials: lambda: math.inf if asked else 0.0}
-    for module, clock in clocks.items():  # the time is up when it is asked for after the first epoch
-        monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": clock}))
     given = {"trials": 1, "timeout": 600.0, "pruner": "none", "config": {"epochs": 4}}
-    result = search(**given, final_seeds=1)
+    with monkeypatch.context() as patched:
+        for module, clock in clocks.items():  # the time is up when it is asked for after the first epoch
+            patched.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": clock}))
+        result = search(**given, final_seeds=1)
     best = result.summary["best"]
     assert best["cut_off"] == "the time was up after epoch 1 of 4"
     assert result.summary["trials"] == {"complete": 0, "pruned": 0, "failed": 0}, "it does not count"
@@ -403,10 +404,9 @@ def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search
     )
     assert best["values"] == [again.summary["best_valid_score"]]
     assert result.summary["final"]["seeds"] == [2021]
-    monkeypatch.undo()
-    monkeypatch.chdir(result.folder.parent)
     whole = search(**given)
     assert whole.summary["trials"]["complete"] == 1
+    assert len(whole.study.trials) == 2, "the one that was cut off, and it again"
     assert whole.summary["best"]["cut_off"] is None
     assert whole.summary["best"]["params"] == best["params"], "the same trial, to its end"
     assert whole.best_value >= best["values"][0]
