@@ -33,6 +33,7 @@ from recbole_msr.kinds import (
     number,
     path,
     record,
+    take,
     text,
     whole,
 )
@@ -600,15 +601,8 @@ def read_values(settings: Mapping[str, Any]) -> dict[str, Any]:
     taken = dict(settings)
     for key, value in settings.items():
         if key in KEYS:
-            taken[key] = _take(key, KEYS[key].kind, value)
+            taken[key] = take(key, KEYS[key].kind, value)
     return taken
-
-
-def _take(key: str, kind: Kind, value: Any) -> Any:
-    try:
-        return kind.take(value)
-    except WrongValueError as error:
-        raise InputError(error.told(key)) from None
 
 
 def read_model_values(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import ast
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
-from recbole_msr.errors import nearest
+from recbole_msr.errors import InputError, nearest
 
 _LONGEST = 10_000
 """A text longer than this is not looked into for a number or a list."""
@@ -57,6 +58,18 @@ class Kind:
 
     right: str
     take: Callable[[Any], Any]
+
+
+def take(key: str, kind: Kind, value: Any) -> Any:
+    """The value of a key as its kind passes it on.
+
+    Raises:
+        InputError: it is of another kind; the message names the key and what would be right.
+    """
+    try:
+        return kind.take(value)
+    except WrongValueError as error:
+        raise InputError(error.told(key)) from None
 
 
 def anything() -> Kind:
@@ -340,6 +353,11 @@ def _is_unicode(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_one_line(value: str) -> bool:
+    """Whether a text has no control character, a line break say, and no half of a character."""
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
 
 
 def _refuse(right: str, value: Any, hint: str = "") -> NoReturn:

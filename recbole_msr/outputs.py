@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import shutil
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.kinds import is_one_line
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Nobody's fault but the disk's: writing ends for all that writes there."""
@@ -45,7 +45,7 @@ def check_name(what: str, name: Any) -> str:
         reason = "it has a separator of folders in it"
     elif name[0] in ".-":
         reason = f"it begins with '{name[0]}'"
-    elif any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+    elif not is_one_line(name):
         reason = "it has a control character or half a character in it"
     elif len(name.encode()) > _LONGEST_NAME:
         reason = f"it has {len(name.encode())} bytes, more than {_LONGEST_NAME}"
@@ -176,6 +176,9 @@ def check_folder(folder: str | Path, kind: Kind, option: str) -> None:
     """
     folder, found = Path(folder), holds(folder)
     if found is kind:
+        taken = next((name for name in kind.names if Path(name).suffix and (folder / name).is_dir()), None)
+        if taken is not None:
+            raise InputError(f"{folder / taken} is a folder, where {kind.told} writes a file: move it away")
         return
     if found is not None or is_dataset(folder):
         what = found.told if found is not None else "a dataset"

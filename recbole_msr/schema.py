@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.kinds import is_finite
+from recbole_msr.kinds import is_finite, is_one_line
 
 SCENARIO_FIELD = "scenario"
 """Name of the token field that holds a row's scenario: ids 1..M in the declared order, 0 for an unknown one."""
@@ -243,6 +243,9 @@ def _name(what: str, given: Any) -> str:
         raise InputError(
             f"{what} {given} is True or False, not a name: quote it if it is a word ('{given}', 'no', ...)"
         )
+    good = is_one_line(given) if isinstance(given, str) else given is None or is_finite(given)
+    if not good:
+        raise InputError(f"{what} {given!r} is no name: a name is text in one line, or a number")
     if given is None or not str(given).strip():
         raise InputError(
             f"{what} {given!r} is empty: give it a name" + ("" if given == "" else "; quote it if it is a word")

@@ -59,7 +59,7 @@ def _tried(command, *words):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_in_a_configuration_file(marker, settings, key):
     _tried(run_recbole, _write(settings | {key: marker}))
-    _tried(run_recbole, _write(settings | {key: marker, "strict": False, "epochs": 0}))
+    _tried(run_recbole, _write(settings | {key: marker, "strict": False}))
 
 
 @pytest.mark.parametrize("command", ["search", "compare", "embed", "prompts"])
@@ -67,20 +67,20 @@ def test_a_value_in_the_configuration_file_of_a_command(marker, settings, comman
     extra = {"search": ["--trials=1"], "compare": ["--models=SharedBottom"], "embed": ["--name=k", "--encoder=random"]}
     for key in ("nobody_reads_this", "wandb_project"):
         given = {name: value for name, value in settings.items() if command != "compare" or name != "model"}
-        _tried(main, command, _write(given | {key: marker, "strict": False, "epochs": 0}), *extra.get(command, []))
+        _tried(main, command, _write(given | {key: marker, "strict": False}), *extra.get(command, []))
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_on_the_command_line(marker, settings, key):
-    _tried(run_recbole, _write(settings | {"epochs": 0}), f"--{key}={marker}")
+    _tried(run_recbole, _write(settings), f"--{key}={marker}")
 
 
 def test_keys_and_names(marker, settings):
-    _tried(run_recbole, _write(settings | {marker: 1, "strict": False, "epochs": 0}))
+    _tried(run_recbole, _write(settings | {marker: 1, "strict": False}))
     _tried(run_recbole, _write(settings | {"tasks": {marker: {"field": "rating", "at_least": 4}}}))
     _tried(run_recbole, _write(settings | {"scenario": {"field": marker}}))
-    _tried(run_recbole, _write(settings | {"lightning": {"logger": marker}, "epochs": 0}))
-    _tried(run_recbole, _write(settings | {"lr_scheduler": {"name": marker}, "epochs": 0}))
+    _tried(run_recbole, _write(settings | {"lightning": {"logger": marker}}))
+    _tried(run_recbole, _write(settings | {"lr_scheduler": {"name": marker}}))
 
 
 @pytest.mark.parametrize("tag", ["name:os.getcwd", "object/apply:os.getcwd []", "object/new:os.getcwd []"])
@@ -107,7 +107,7 @@ def test_what_a_search_reads(marker, settings):
 
 
 def test_what_a_comparison_reads(marker, settings):
-    _write({key: value for key, value in settings.items() if key != "model"} | {"epochs": 0})
+    _write({key: value for key, value in settings.items() if key != "model"})
     Path("models.yaml").write_text(
         yaml.safe_dump({"A": {"model": "SharedBottom", "dropout": marker}, marker: {"model": "SharedBottom"}}),
         encoding="utf-8",

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_msr.compare.results import Collected
+from recbole_msr.compare.results import AGAIN, Collected
 from recbole_msr.compare.settings import CompareSettings
 from recbole_msr.compare.work import Jobs
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.errors import InputError
 from recbole_msr.plugin import read_yaml
 from recbole_msr.search.cost import flops, latency
 from recbole_msr.search.objective import LATENCY_ROWS, reason_of
@@ -20,6 +21,10 @@ from recbole_msr.training.config import build_config
 logger = logging.getLogger(__name__)
 
 _FLOPS_ROWS = 256
+
+
+class DamagedCheckpointError(InputError):
+    """The weights of a finished run cannot be read."""
 
 
 def measure(settings: CompareSettings, jobs: Jobs, train: Any, valid: Any) -> dict[str, dict[str, Any]]:
@@ -34,6 +39,9 @@ def measure(settings: CompareSettings, jobs: Jobs, train: Any, valid: Any) -> di
 
     Returns:
         label -> {"flops": ..., "latency": ..., "latency_1": ...}; an entry that cannot be measured is left out.
+
+    Raises:
+        InputError: a run's best.ckpt is damaged; one that is gone is a number less on the leaderboard.
     """
     rows = PackedTable(valid)
     found: dict[str, dict[str, Any]] = {}
@@ -42,6 +50,8 @@ def measure(settings: CompareSettings, jobs: Jobs, train: Any, valid: Any) -> di
         for seed in of.seeds()[:1]:
             try:
                 parts = [_of_run(of.folder(job), train, rows) for job in of.parts(seed)]
+            except DamagedCheckpointError:
+                raise
             except Exception as error:  # a number less on the leaderboard
                 logger.warning("%s: its cost could not be measured: %s", entry.label, reason_of(error))
                 continue
@@ -55,7 +65,13 @@ def _of_run(folder: Path, train: Any, rows: PackedTable) -> dict[str, float]:
     settings = read_yaml(folder / "config.yaml") | {"strict": False}
     config = build_config(settings.pop("model"), settings.pop("dataset"), settings)
     model = get_model(config["model"])(config, train).to(config["device"])
-    load_weights(model, folder / "best.ckpt", config["device"])
+    checkpoint = folder / "best.ckpt"
+    try:
+        load_weights(model, checkpoint, config["device"])
+    except InputError as error:
+        if not checkpoint.exists():
+            raise
+        raise DamagedCheckpointError(f"{error}; {AGAIN}") from error
 
     def batch(count: int) -> Any:
         return rows.batch(slice(0, min(count, len(rows)))).to(config["device"])

@@ -21,7 +21,8 @@ from recbole_msr.search.results import PARQUET_DAMAGE, read_trials
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.result_file import read_result
 
-_AGAIN = "delete its folder, and the same command trains it again"
+AGAIN = "delete its folder, and the same command trains it again"
+"""What to do about a run of a comparison that is damaged."""
 
 
 class SharedRows:
@@ -66,7 +67,7 @@ class SharedRows:
             raise
         except PARQUET_DAMAGE as error:
             raise InputError(
-                f"{folder / 'predictions.parquet'} is missing or damaged: {_AGAIN} ({type(error).__name__}: "
+                f"{folder / 'predictions.parquet'} is missing or damaged: {AGAIN} ({type(error).__name__}: "
                 f"{str(error)[:200]})"
             ) from error
 
@@ -87,7 +88,7 @@ class SharedRows:
             scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
             if not ((scores >= 0) & (scores <= 1)).all():
                 raise InputError(
-                    f"{folder / 'predictions.parquet'} is damaged: score_{name} holds what is no probability: {_AGAIN}"
+                    f"{folder / 'predictions.parquet'} is damaged: score_{name} holds what is no probability: {AGAIN}"
                 )
             into[here, column] = scores
 
@@ -116,13 +117,13 @@ class Collected:
             "main_task": job.task or settings.main_task,
             "scenarios": [job.scenario] if job.scenario is not None else settings.scenarios,
         }
-        result = read_result(folder / "result.json", expected, _AGAIN)
+        result = read_result(folder / "result.json", expected, AGAIN)
         wanted = [job.task] if job.task is not None else settings.tasks
         found = list(result["test"].get("pooled", {}))
         if sorted(found) != sorted(wanted):
             raise InputError(
                 f"{folder / 'result.json'} is of another run: it has results for {', '.join(found) or 'no task'}, "
-                f"expected {', '.join(wanted)}; {_AGAIN}"
+                f"expected {', '.join(wanted)}; {AGAIN}"
             )
         return result
 

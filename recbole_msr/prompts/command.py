@@ -8,9 +8,10 @@ from typing import Any
 
 from recbole_msr import plugin
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.kinds import anything, choice, flag, maybe, name, path, take, text, whole
 from recbole_msr.outputs import check_paths
 from recbole_msr.prompts.build import Prompts, build_prompts
-from recbole_msr.prompts.embed import build_knowledge, find_knowledge, request_hash
+from recbole_msr.prompts.embed import STORE_DTYPES, build_knowledge, find_knowledge, request_hash
 from recbole_msr.prompts.encoders import Encoder, make_encoder, option_names
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.fingerprint import fingerprint
@@ -18,8 +19,23 @@ from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
 
-_TEXT = ("template", "language", "max_items", "max_tokens", "title_field", "category_field", "liked", "levels")
-_BUILD = ("encoder", "name", "knowledge_dir", "batch_size", "sort_by_length", "store_dtype")
+_OWN = {
+    "template": text("the name of a template or the path of one"),
+    "language": text("the name of a language"),
+    "max_items": whole(0),
+    "max_tokens": whole(1),
+    "title_field": text("the name of a field"),
+    "category_field": text("the name of a field"),
+    "liked": name("the name of a task"),
+    "levels": anything(),
+    "encoder": text("an encoder such as minilm"),
+    "name": text("a name for the knowledge"),
+    "knowledge_dir": path("the path of a folder"),
+    "batch_size": whole(1),
+    "sort_by_length": flag(),
+    "store_dtype": choice(*STORE_DTYPES),
+}
+"""The settings of prompts and of the store, with the kind of each."""
 _MODEL = "HiNet"  # any multi-scenario model: it decides how the dataset is read, and is never built
 
 
@@ -49,12 +65,12 @@ def show_prompts(
         if level not in template.texts and own.get("levels") is None:
             continue
         prompts = build_prompts(facts, template, level, encoder, own.get("max_tokens"), first=n)
-        for token, text, length, cut in zip(
+        for token, prompt, length, cut in zip(
             prompts.tokens, prompts.texts, prompts.lengths, prompts.truncated, strict=True
         ):
             size = f", {length} tokens{', cut to fit' if cut else ''}" if encoder is not None else ""
             yield f"--- {level} {token} ({template.name} {template.version}, {template.language}{size})"
-            yield text
+            yield prompt
             yield ""
 
 
@@ -132,18 +148,15 @@ def _sorted(
     """Settings of prompts and store, of the encoder, and of RecBole."""
     check_paths(settings, files, **{key: settings.get(key) for key in ("template", "encoder")})
     merged: dict[str, Any] = {}
-    for path in files:
-        merged |= plugin.read_yaml(Path(path))
+    for file in files:
+        merged |= plugin.read_yaml(Path(file))
     merged |= {key: value for key, value in settings.items() if value is not None}
     if dataset is not None:
         merged["dataset"] = dataset
     check_paths(merged)
-    own = {key: merged.pop(key) for key in (*_TEXT, *_BUILD) if key in merged}
+    own = {key: take(key, maybe(kind), merged.pop(key)) for key, kind in _OWN.items() if key in merged}
+    own = {key: value for key, value in own.items() if value is not None}
     encoder = {key: merged.pop(key) for key in option_names() if key in merged}
-    for key, least in (("max_tokens", 1), ("max_items", 0), ("batch_size", 1)):
-        value = own.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise InputError(f"{key} must be a whole number from {least}, got {value!r}")
     return own, encoder, merged
 
 
@@ -173,10 +186,10 @@ def _config(rest: dict[str, Any]) -> Any:
     from recbole_msr.training.config import build_config
 
     rest = dict(rest)
-    model, name = rest.pop("model", _MODEL), rest.pop("dataset", None)
-    if not name:
+    model, dataset = rest.pop("model", _MODEL), rest.pop("dataset", None)
+    if not dataset:
         raise InputError("no dataset given: --dataset=NAME, or 'dataset: NAME' in a configuration file")
-    return build_config(model, name, rest)
+    return build_config(model, dataset, rest)
 
 
 def _train_split(config: Any) -> Any:

@@ -185,7 +185,7 @@ class Knowledge:
             file, rows = self._file(level, ".npy"), self.meta["levels"][level]["rows"]
             try:
                 mapped = np.load(file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # NumPy raises many kinds for a damaged header
                 raise InputError(
                     f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
                 ) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.outputs import NO_ROOM, SEARCH, Kind, Made, WriteError, check_folder
 from recbole_msr.search.storage import hide_password
 
@@ -73,13 +73,14 @@ def check_study(folder: Path, study: str, storage: str | None) -> None:
         study, storage: the study's name, and the address where it is kept.
 
     Raises:
-        InputError: it has another study, or keeps it elsewhere.
+        InputError: it has another study, keeps it elsewhere, or does not tell.
     """
+    shape, advice = {"study": str, "storage": str | None}, "remove it, and the same command goes on"
     try:
-        before = json.loads((folder / SEARCH.marks[0]).read_text(encoding="utf-8"))
-        other, where = before["study"], hide_password(before["storage"] or "")
-    except (OSError, ValueError, KeyError, TypeError):  # there is none
+        before = read_json(folder / SEARCH.marks[0], shape, advice, finite=False)
+    except OSError:  # there is none
         return
+    other, where = before["study"], hide_password(before["storage"] or "")
     if other != study:
         raise InputError(
             f"{folder} holds the search '{other}', whose results '{study}' would write over: give another --output, or "

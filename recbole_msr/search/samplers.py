@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.search.cmaes import JsonCmaEsSampler
-from recbole_msr.search.sampler_options import check_options
+from recbole_msr.search.sampler_options import read_options
 from recbole_msr.search.space import Space
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,7 +66,7 @@ class Named:
         name = _ALIASES.get(name, name)
         if name not in known:
             raise InputError(f"there is no {what} '{name}'{nearest(name, known)} Known: {', '.join(known)}")
-        check_options(what, name, options)
+        options = read_options(what, name, options)
         if "wrapped" in options:
             cls.read(what, options["wrapped"], known)
         return cls(name, options)

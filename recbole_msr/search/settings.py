@@ -156,7 +156,7 @@ def read_sampler(given: Any) -> dict[str, Any]:
     Raises:
         InputError: no such sampler or option.
     """
-    return Named.read("sampler", given or "tpe", SAMPLERS).to_dict()
+    return Named.read("sampler", "tpe" if given is None else given, SAMPLERS).to_dict()
 
 
 def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +165,8 @@ def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: no such pruner or option.
     """
-    return Named.read("pruner", given or ("median" if len(objectives) == 1 else "none"), PRUNERS).to_dict()
+    default = "median" if len(objectives) == 1 else "none"
+    return Named.read("pruner", default if given is None else given, PRUNERS).to_dict()
 
 
 def read_fused(given: Any) -> str | int:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import yaml
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.kinds import literal
 from recbole_msr.search.parameters import Categorical, Layers, Number, Parameter, is_number, label, plain, same
 from recbole_msr.search.stores import Stores, read_stores
 from recbole_msr.yaml_files import SafeLoader, read_text, yaml_error
@@ -188,12 +189,7 @@ def _hyper_body(kind: str, values: str) -> dict[str, Any]:
 
 def _as_recbole_reads(value: Any) -> Any:
     """RecBole evaluates words in its configuration: '[64, 64]' is a list."""
-    if not isinstance(value, str):
-        return value
-    try:
-        read = ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return value
+    read = literal(value)
     return value if read is None else read
 
 

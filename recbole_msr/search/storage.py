@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import re
@@ -25,6 +24,7 @@ logger = logging.getLogger(__name__)
 JOURNAL = "study.journal"
 _BEGINNING = b'{"op_code"'
 _LINE = {"op_code": int, "worker_id": str}
+_CREATE_TRIAL = 4  # its op_code
 
 
 class StorageError(InputError):
@@ -79,15 +79,10 @@ def _check_journal(path: Path) -> None:
         return
     except OSError as error:
         raise InputError(f"the study's journal {path} cannot be read: {error.strerror or error}") from error
-    try:
-        begun = not first.endswith(b"\n") and (first.startswith(_BEGINNING) or _BEGINNING.startswith(first))
-        good = begun or "op_code" in json.loads(first)  # a full disk may have left a part of the line
-    except (ValueError, TypeError):
-        good = False
-    if first and not good:
-        raise InputError(
-            f"the study's journal {path} is damaged or no journal of Optuna: give another file, journal:FILE"
-        )
+    begun = not first.endswith(b"\n") and (first.startswith(_BEGINNING) or _BEGINNING.startswith(first))
+    if not begun:  # a full disk may have left a part of the line
+        name = f"line 1 of the study's journal {path}"
+        parse_json(first, name, _LINE, "it is no journal of Optuna: give another file, journal:FILE", finite=False)
 
 
 def _replayed(path: Path, lock: KernelLock) -> JournalStorage:
@@ -178,17 +173,18 @@ class KernelLock(JournalFileSymlinkLock):
     def check(self) -> None:
         """Refuse a journal that has lost lines, or holds others than were written.
 
+        What is refused stays as it is: a half line at the end is left to `acquire`.
+
         Raises:
             InputError: names the file, and the line if one is wrong.
             OSError: it cannot be read.
         """
-        self.acquire()
+        self._lock.acquire()
         try:
             known = self._noted()
             content = self._journal.read_bytes() if os.path.exists(self._journal) else b""
-            for number, line in enumerate(content.splitlines(), start=1):
-                advice = "it is damaged or no journal of Optuna"
-                parse_json(line, f"line {number} of the study's journal {self._journal}", _LINE, advice, finite=False)
+            content = content[: content.rfind(b"\n") + 1]
+            self._check_lines(content)
             if known is None:
                 return
             length, checksum = known
@@ -207,6 +203,15 @@ class KernelLock(JournalFileSymlinkLock):
                 )
         finally:
             self._lock.release()
+
+    def _check_lines(self, content: bytes) -> None:
+        begun: dict[bytes, int] = {}
+        for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+            name = f"line {number} of the study's journal {self._journal}"
+            log = parse_json(line, name, _LINE, "it is damaged or no journal of Optuna", finite=False)
+            # With the microsecond and the worker in it, such a line is written once; only a copy has it again.
+            if log["op_code"] == _CREATE_TRIAL and begun.setdefault(line, number) != number:
+                raise InputError(f"{name} is damaged: it is line {begun[line]} again; remove what stands there twice")
 
     def _noted(self) -> tuple[int, int] | None:
         """Length and CRC-32 that were noted last; None if there are none, or they cannot be read."""

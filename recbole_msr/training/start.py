@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 
 from recbole_msr.errors import InputError
+from recbole_msr.json_files import read_json
 from recbole_msr.training.folder import RunFolder
 
 START_FILE = "start.json"
@@ -92,12 +92,14 @@ def read_start(folder: Path) -> list[Weights] | None:
     """
     path = folder / START_FILE
     try:
-        found = [Weights(**line) for line in json.loads(path.read_text(encoding="utf-8"))]
+        found = [Weights(**line) for line in read_json(path, [dict])]
         for line in found:
             distance(line.values, [0.0] * len(line.choices))
         return found
     except FileNotFoundError:
         return None
+    except InputError:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
 

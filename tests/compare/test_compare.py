@@ -350,6 +350,11 @@ def test_an_interrupted_run_of_other_settings_is_begun_anew(compare, monkeypatch
 def test_a_damaged_result_is_named(compare):
     result = compare(["SharedBottom"], seeds=1)
     folder = result.folder / entry(result, "SharedBottom")["runs"][0]["folder"]
+    weights = (folder / "best.ckpt").read_bytes()
+    (folder / "best.ckpt").write_bytes(weights[:1000])
+    with pytest.raises(InputError, match=r"best.ckpt cannot be read: .*delete its folder"):
+        compare(["SharedBottom"], seeds=1)
+    (folder / "best.ckpt").write_bytes(weights)
     (folder / "predictions.parquet").unlink()
     with pytest.raises(InputError, match=r"predictions.parquet is missing or damaged: delete its folder"):
         compare(["SharedBottom", "LR"], seeds=1)

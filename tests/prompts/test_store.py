@@ -264,7 +264,7 @@ def test_a_missing_level_says_how_to_build_it(tmp_path):
         build(tmp_path).knowledge.vectors("item")
 
 
-@pytest.mark.parametrize("damage", ["json", "format", "short", "shape", "parquet"])
+@pytest.mark.parametrize("damage", ["json", "format", "short", "empty", "shape", "parquet"])
 def test_damaged_files_are_told(tmp_path, damage):
     folder = build(tmp_path).knowledge.path
     meta = json.loads((folder / "knowledge.json").read_text())
@@ -274,6 +274,8 @@ def test_damaged_files_are_told(tmp_path, damage):
         (folder / "knowledge.json").write_text(json.dumps(meta | {"format": "x/9"}))
     if damage == "short":
         (folder / "user.npy").write_bytes((folder / "user.npy").read_bytes()[:-20])
+    if damage == "empty":
+        (folder / "user.npy").write_bytes(b"")
     if damage == "shape":
         np.save(folder / "user.npy", np.zeros((9, 6), dtype=np.float16))
     if damage == "parquet":

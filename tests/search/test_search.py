@@ -462,6 +462,8 @@ def test_a_model_of_recboles_is_searched_alike(search):
     ("options", "told"),
     [
         ({"trials": None}, "needs a budget"),
+        ({"sampler": ""}, "there is no sampler ''"),
+        ({"pruner": {}}, "there is no pruner ''"),
         ({"sampler": "tpee"}, "there is no sampler 'tpee'; did you mean 'tpe'"),
         ({"sampler": {"name": "tpe", "n_startup": 3}}, "no option 'n_startup' of the sampler tpe"),
         ({"pruner": "wilcoxon"}, "--trial-seeds=K"),

@@ -76,9 +76,10 @@ def test_a_storage_that_cannot_be_used_is_told_without_its_password(url, told, t
     assert "secret" not in str(error.value)
 
 
-def test_a_journal_that_is_none_is_refused(tmp_path):
-    (tmp_path / "study.journal").write_text("name,value\n1,2\n")
-    with pytest.raises(InputError, match="damaged or no journal"):
+@pytest.mark.parametrize("content", ["name,value\n1,2\n", "[" * 100_000, "[]\n", '{"a": 1}\n'])
+def test_a_journal_that_is_none_is_refused(content, tmp_path):
+    (tmp_path / "study.journal").write_text(content)
+    with pytest.raises(InputError, match="no journal of Optuna"):
         open_storage(None, tmp_path)
 
 
@@ -99,14 +100,23 @@ def journal(tmp_path):
 def test_a_journal_that_has_lost_lines_is_refused(journal):
     lines = journal.read_bytes().splitlines(keepends=True)
     for kept in (lines[: len(lines) // 2], lines[:-1], []):
-        journal.write_bytes(b"".join(kept))
+        journal.write_bytes(b"".join(kept)[: -1 if kept else None])
+        before = journal.read_bytes()
         with pytest.raises(InputError, match=rf"journal {journal} (holds \d+ bytes of the \d+|is gone or empty)"):
             open_storage(None, journal.parent)
+        assert journal.read_bytes() == before
     journal.unlink()
     with pytest.raises(InputError, match="is gone or empty"):
         open_storage(None, journal.parent)
     journal.write_bytes(b"".join(lines))
     assert len(optuna.load_study(storage=open_storage(None, journal.parent), study_name="s").trials) == 3
+
+
+def test_a_journal_that_stands_twice_in_its_file_is_refused(journal):
+    lines = journal.read_bytes()
+    journal.write_bytes(lines + lines)
+    with pytest.raises(InputError, match=r"line \d+ of .*: it is line \d+ again"):
+        open_storage(None, journal.parent)
 
 
 def test_a_changed_value_in_the_journal_is_refused(journal):
