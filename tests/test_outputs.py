@@ -68,7 +68,10 @@ OVER = {
         "run/best.ckpt exists and is no page",
     ),
     "explain over a page": (["explain", "--run=run", "--out=page.html"], "page.html exists and is no page"),
-    "a text as journal": ([*SEARCH_COMMAND, "--storage=journal:log.txt"], "log.txt is damaged or no journal"),
+    "a text as journal": (
+        [*SEARCH_COMMAND, "--storage=journal:log.txt"],
+        "line 1 of the study's journal log.txt is damaged",
+    ),
     "a checkpoint as journal": ([*SEARCH_COMMAND, "--storage=journal:run/best.ckpt"], "no journal of Optuna"),
     "knowledge over a run": ([*EMBED, "--name=run", "--knowledge_dir=."], "run is the folder of a run"),
     "knowledge over somebody's folder": ([*EMBED, "--name=notes", "--knowledge_dir=."], "notes is no knowledge"),

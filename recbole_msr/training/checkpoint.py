@@ -26,10 +26,23 @@ _SHAPE = {
     "other_parameter": {str: torch.Tensor | bool | int | float | str},
     "left_out": [str],
 }
+_PROGRESS = {"total": {str: int}, "current": {str: int}}
+_FIT_LOOP = {
+    **dict.fromkeys(("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.scheduler_progress"), _PROGRESS),
+    **dict.fromkeys(("state_dict", "epoch_loop.state_dict", "epoch_loop.val_loop.state_dict"), dict),
+    "epoch_loop.automatic_optimization.state_dict": dict,
+    "epoch_loop.automatic_optimization.optim_progress": {
+        "optimizer": {"step": _PROGRESS, "zero_grad": _PROGRESS},
+    },
+    "epoch_loop.manual_optimization.state_dict": dict,
+    "epoch_loop.manual_optimization.optim_step_progress": _PROGRESS,
+    "epoch_loop.val_loop.batch_progress": _PROGRESS,
+}
+"""What Lightning reads of its loop's state."""
 _RESUMABLE = {
     "epoch": int,
     "global_step": int,
-    "loops": dict,
+    "loops": {"fit_loop": _FIT_LOOP},
     "state_dict": {str: torch.Tensor},
     "optimizer_states": [{"state": Any, "param_groups": [dict]}],
     "lr_schedulers": list,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from recbole_msr.errors import InputError
 from recbole_msr.training.checkpoint import (
@@ -157,10 +158,19 @@ def test_a_checkpoint_of_another_shape_is_told(change, told, saved):
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"loops": 3}, "'loops' must be a mapping"), ({"callbacks": {"EpochKeeper": []}}, "must be a mapping, got list")],
+    [
+        ({"loops": 3}, "'loops' must be a mapping"),
+        ({"loops": {}}, "'loops' lacks the key 'fit_loop'"),
+        ({"loops": {"fit_loop": {"epoch_progress": {}}}}, "'loops.fit_loop' lacks the key"),
+        ({"callbacks": {"EpochKeeper": []}}, "must be a mapping, got list"),
+    ],
 )
 def test_the_state_of_an_interrupted_run_of_another_shape_is_told(change, told, tmp_path):
-    good = {"epoch": 1, "global_step": 2, "loops": {}, "state_dict": {}, "optimizer_states": [], "lr_schedulers": []}
-    torch.save(good | {"callbacks": {}} | change, tmp_path / "last.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    good = {"epoch": 1, "global_step": 2, "state_dict": {}, "optimizer_states": [], "lr_schedulers": []}
+    good |= {"loops": {"fit_loop": trainer.fit_loop.state_dict()}, "callbacks": {}}
+    torch.save(good, tmp_path / "last.ckpt")
+    assert load_resumable(tmp_path / "last.ckpt")["epoch"] == 1
+    torch.save(good | change, tmp_path / "last.ckpt")
     with pytest.raises(InputError, match=told):
         load_resumable(tmp_path / "last.ckpt")
