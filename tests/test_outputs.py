@@ -70,7 +70,7 @@ OVER = {
     "explain over a page": (["explain", "--run=run", "--out=page.html"], "page.html exists and is no page"),
     "a text as journal": (
         [*SEARCH_COMMAND, "--storage=journal:log.txt"],
-        "line 1 of the study's journal log.txt is damaged",
+        "journal log.txt is damaged",
     ),
     "a checkpoint as journal": ([*SEARCH_COMMAND, "--storage=journal:run/best.ckpt"], "no journal of Optuna"),
     "knowledge over a run": ([*EMBED, "--name=run", "--knowledge_dir=."], "run is the folder of a run"),
