@@ -106,7 +106,7 @@ def test_predict_scores_rows(run, tmp_path, capsys):
     out = tmp_path / "scored.parquet"
     assert main(["predict", "--run", str(run[1]), "--data", "rows.csv", "--out", str(out)]) == 0
     assert pd.read_parquet(out)[["click", "like"]].shape == (2, 2)
-    assert "1 rows have a user_id never seen in training" in capsys.readouterr().out
+    assert "user_id: 1 row has a value never seen in training" in capsys.readouterr().out
 
 
 def test_models_lists_and_shows(capsys):

@@ -361,9 +361,14 @@ def predict_file(
             raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     lines = [f"{rows} rows scored for {', '.join(predictor.tasks)}: {out}"]
     for field, count in unknown.items():
-        what = "averaged over all scenarios" if field == SCENARIO_FIELD else "the unknown embedding"
+        what = "averaged over all scenarios" if field == SCENARIO_FIELD else "the unknown embedding is used"
         if predictor.is_sequence(field):
             what = "left out of the sequence"
-        lines.append(f"{count} rows have a {field} never seen in training: {what}")
-    lines += [f"{count} rows have no {field}: the mean of the training data" for field, count in missing.items()]
+        lines.append(f"{field}: {_rows_have(count)} a value never seen in training ({what})")
+    for field, count in missing.items():
+        lines.append(f"{field}: {_rows_have(count)} no value (the mean of the training data is used)")
     return lines
+
+
+def _rows_have(count: int) -> str:
+    return "1 row has" if count == 1 else f"{count} rows have"

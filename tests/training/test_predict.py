@@ -453,14 +453,14 @@ def test_every_cell_of_a_csv_file_comes_out_as_it_was(run, tmp_path):
     assert head == [*HEAD.split(","), "note", "", "click", "buy"]
     assert [row[:-2] for row in found] == cells
     assert sorted(told[1:]) == [
-        "1 rows have a item_id never seen in training: the unknown embedding",
-        "1 rows have a place never seen in training: the unknown embedding",
-        "1 rows have a words never seen in training: left out of the sequence",
-        "1 rows have no hour: the mean of the training data",
-        "1 rows have no price: the mean of the training data",
-        "2 rows have a scenario never seen in training: averaged over all scenarios",
-        "2 rows have a user_id never seen in training: the unknown embedding",
-        "2 rows have no age: the mean of the training data",
+        "age: 2 rows have no value (the mean of the training data is used)",
+        "hour: 1 row has no value (the mean of the training data is used)",
+        "item_id: 1 row has a value never seen in training (the unknown embedding is used)",
+        "place: 1 row has a value never seen in training (the unknown embedding is used)",
+        "price: 1 row has no value (the mean of the training data is used)",
+        "scenario: 2 rows have a value never seen in training (averaged over all scenarios)",
+        "user_id: 2 rows have a value never seen in training (the unknown embedding is used)",
+        "words: 1 row has a value never seen in training (left out of the sequence)",
     ]
     _, out = _file(run, tmp_path, text.getvalue(), "out.parquet")
     assert pq.read_table(out).column("note").to_pylist() == [row[5] for row in cells]
