@@ -198,8 +198,8 @@ def refuse_pickles(config: Any) -> None:
     for key in ("dataset_save_path", "dataloaders_save_path"):
         if config[key] is not None:
             raise InputError(
-                f"{key}: RecBole's pickles know no tasks, and reading one can run code; leave the key out: prepared "
-                f"datasets have a cache of their own (cache_dir). Got {config[key]!r}"
+                f"{key} is for RecBole's pickles: they know no tasks, and reading one can run code; leave the key out: "
+                f"prepared datasets have a cache of their own (cache_dir). Got {config[key]!r}"
             )
     for key in ("pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "pre_model_path", "warm_up"):
         if config[key] is not None and not _holds_weights_alone(str(config[key])):

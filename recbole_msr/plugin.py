@@ -122,7 +122,9 @@ def check_model_name(name: str) -> None:
     """
     known = [*registered_models(), *recbole_models()]
     if name not in known:
-        raise InputError(f"there is no model '{name}'{nearest(name, known)} `recbole-msr models` lists all of them.")
+        raise InputError(
+            f"there is no model '{name}'{nearest(name, known) or '.'} `recbole-msr models` lists all of them."
+        )
 
 
 def properties(*parts: str) -> Path:
@@ -301,7 +303,7 @@ def _with_backbone(defaults: dict[str, Any], chosen: Any) -> dict[str, Any]:
             known for known in registered_models() if "backbone" not in _registrations()[known].default_settings()
         ]
         raise InputError(
-            f"'backbone': there is no model '{name}'{nearest(str(name), others)} There are {', '.join(others)}."
+            f"'backbone': there is no model '{name}'{nearest(str(name), others) or '.'} There are {', '.join(others)}."
         )
     return registration.default_settings() | defaults | {"backbone": name}
 
@@ -313,7 +315,9 @@ def _preset(name: str | None, dataset: str, registration: Registration | None) -
             return {}
         name = dataset
     if name not in available:
-        raise InputError(f"there is no preset '{name}'{nearest(name, available)} Presets: {', '.join(available)}.")
+        raise InputError(
+            f"there is no preset '{name}'{nearest(name, available) or '.'} Presets: {', '.join(available)}."
+        )
     return read_yaml(properties("dataset", f"{name}.yaml"))
 
 

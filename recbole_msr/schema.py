@@ -234,7 +234,7 @@ def as_token(value: Any) -> str | None:
 def _refuse_unknown(what: str, spec: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in spec:
         if key not in known:
-            raise InputError(f"{what}: unknown key '{key}'{nearest(key, known)} Known keys: {', '.join(known)}.")
+            raise InputError(f"{what}: unknown key '{key}'{nearest(key, known) or '.'} Known keys: {', '.join(known)}.")
 
 
 def _name(what: str, given: Any) -> str:

@@ -230,7 +230,9 @@ def _reference(entries: Sequence[Entry], label: str | None) -> Entry:
         if entry.label == label:
             return entry
     labels = [entry.label for entry in entries]
-    raise InputError(f"--reference '{label}' is not compared{nearest(label, labels)} There are {', '.join(labels)}.")
+    raise InputError(
+        f"--reference '{label}' is not compared{nearest(label, labels) or '.'} There are {', '.join(labels)}."
+    )
 
 
 def _valid_metric(given: Any) -> str:

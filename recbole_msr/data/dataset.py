@@ -337,7 +337,9 @@ class ScenarioDataset(ColumnarDataset):
                 return f"field '{field}' is in {where} but not loaded: add it to load_col: {suffix}"
         everything = [name for fields in available.values() for name in fields]
         listing = "; ".join(f".{suffix}: {', '.join(fields)}" for suffix, fields in available.items())
-        return f"no field '{field}' in dataset '{self.dataset_name}'{nearest(field, everything)} It has {listing}."
+        return (
+            f"no field '{field}' in dataset '{self.dataset_name}'{nearest(field, everything) or '.'} It has {listing}."
+        )
 
     def _get_load_and_unload_col(self, source: Any) -> tuple[set[str] | None, set[str] | None]:
         load, unload = super()._get_load_and_unload_col(source)

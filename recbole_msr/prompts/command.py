@@ -169,7 +169,7 @@ def _levels(given: Any) -> list[str]:
         raise InputError(f"levels must list some of {', '.join(LEVELS)}, got {given!r}")
     for level in listed:
         if level not in LEVELS:
-            raise InputError(f"there is no level '{level}'{nearest(level, LEVELS)} Levels: {', '.join(LEVELS)}.")
+            raise InputError(f"there is no level '{level}'{nearest(level, LEVELS) or '.'} Levels: {', '.join(LEVELS)}.")
     return [level for level in LEVELS if level in listed]
 
 

@@ -177,7 +177,8 @@ class Facts:
         self.liked = liked or train.schema.main_task
         if self.liked not in self.tasks:
             raise InputError(
-                f"there is no task '{self.liked}'{nearest(self.liked, self.tasks)} Tasks: {', '.join(self.tasks)}."
+                f"there is no task '{self.liked}'{nearest(self.liked, self.tasks) or '.'}"
+                f" Tasks: {', '.join(self.tasks)}."
             )
         self.item_table, self.user_table = FieldTable(train, "item"), FieldTable(train, "user")
         self.title_field = self.item_table.find(title_field, _TITLES, ("title", "name"))

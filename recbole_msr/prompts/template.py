@@ -66,7 +66,8 @@ class Template:
         except FileNotFoundError as error:
             if path.parent == FOLDER:
                 raise InputError(
-                    f"there is no template '{name}'{nearest(name, available())} Templates: {', '.join(available())}, "
+                    f"there is no template '{name}'{nearest(name, available()) or '.'}"
+                    f" Templates: {', '.join(available())}, "
                     "or the path of a YAML file."
                 ) from error
             raise InputError(f"there is no template file {path}") from error
@@ -82,7 +83,9 @@ class Template:
             raise InputError(f"{what} must hold the keys {', '.join(_KEYS)}")
         for key in content:
             if key not in _KEYS:
-                raise InputError(f"{what}: unknown key '{key}'{nearest(key, _KEYS)} Known keys: {', '.join(_KEYS)}.")
+                raise InputError(
+                    f"{what}: unknown key '{key}'{nearest(key, _KEYS) or '.'} Known keys: {', '.join(_KEYS)}."
+                )
         version, languages = content.get("version"), content.get("languages")
         if not isinstance(version, int) or isinstance(version, bool):
             raise InputError(f"{what} needs a version, a whole number, got {version!r}")
@@ -97,7 +100,7 @@ class Template:
         for level, text in texts.items():
             if level not in LEVELS:
                 raise InputError(
-                    f"{what}: unknown level '{level}'{nearest(level, LEVELS)} Levels: {', '.join(LEVELS)}."
+                    f"{what}: unknown level '{level}'{nearest(level, LEVELS) or '.'} Levels: {', '.join(LEVELS)}."
                 )
             if not isinstance(text, str) or not text.strip():
                 raise InputError(f"{what}: the {level} prompt in '{language}' must be a text, got {text!r}")

@@ -65,7 +65,7 @@ class Named:
         name = str(options.pop("name", "")).lower()
         name = _ALIASES.get(name, name)
         if name not in known:
-            raise InputError(f"there is no {what} '{name}'{nearest(name, known)} Known: {', '.join(known)}")
+            raise InputError(f"there is no {what} '{name}'{nearest(name, known) or '.'} Known: {', '.join(known)}")
         options = read_options(what, name, options)
         if "wrapped" in options:
             cls.read(what, options["wrapped"], known)

@@ -258,7 +258,8 @@ def _shipped(model: str) -> Path:
     known = sorted((path.stem for path in plugin.search_spaces().glob("*.yaml")), key=str.lower)
     if model not in known:
         raise InputError(
-            f"there is no search space for '{model}'{nearest(model, known)} There are those of {', '.join(known)}; "
+            f"there is no search space for '{model}'{nearest(model, known) or '.'}"
+            f" There are those of {', '.join(known)}; "
             "--space=FILE takes one of your own (search_spaces/README.md says how to write it)."
         )
     return plugin.search_spaces(f"{model}.yaml")

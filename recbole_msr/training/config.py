@@ -151,7 +151,7 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     if find_metric(str(wanted), known) is None:
         listing = ", ".join(dict.fromkeys(known))
         raise InputError(
-            f"there is no valid_metric '{wanted}'{nearest(metric_name(str(wanted)), known)} Known: {listing}"
+            f"there is no valid_metric '{wanted}'{nearest(metric_name(str(wanted)), known) or '.'} Known: {listing}"
         )
 
 

@@ -156,7 +156,7 @@ class EpochKeeper(Checkpoint):
             reasons = "; ".join(f"{scenario}, {task}: {reason}" for scenario, task, reason in undefined)
             raise InputError(
                 f"valid_metric '{self._config['valid_metric']}' has no value on the validation split"
-                f"{nearest(self.metric, known)} It has: {', '.join(known)}."
+                f"{nearest(self.metric, known) or '.'} It has: {', '.join(known)}."
                 f"{' Undefined cells: ' + reasons if reasons else ''}"
             )
         score = float(metrics[self.metric])

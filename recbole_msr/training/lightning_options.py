@@ -136,7 +136,9 @@ def _check_option(key: str, value: Any) -> None:
     names = {"accelerator": _accelerators, "strategy": _strategies}
     if key in names and isinstance(value, str) and value.lower() not in names[key]():
         known = names[key]()
-        raise InputError(f"lightning: there is no {key} '{value}'{nearest(value, known)} Known: {', '.join(known)}")
+        raise InputError(
+            f"lightning: there is no {key} '{value}'{nearest(value, known) or '.'} Known: {', '.join(known)}"
+        )
     if key == "precision" and value is not None and str(value) not in _precisions():
         raise InputError(f"lightning: 'precision' must be one of {', '.join(_precisions())}, got {value!r}")
     if key == "devices" and not _are_devices(value):

@@ -430,7 +430,8 @@ class Run:
         if str(config["valid_metric"]).lower() not in metrics:
             raise InputError(
                 f"RecBole's trainer computes no valid_metric '{config['valid_metric']}'"
-                f"{nearest(str(config['valid_metric']), metrics)} It computes {', '.join(metrics)} (metrics, topk)."
+                f"{nearest(str(config['valid_metric']), metrics) or '.'}"
+                f" It computes {', '.join(metrics)} (metrics, topk)."
             )
         history: list[dict[str, Any]] = []
         with plugin.tensorboard_below(self.folder.path), warnings.catch_warnings():

@@ -37,7 +37,7 @@ def convert(
     """
     if dataset not in CONVERTERS:
         known = ", ".join(CONVERTERS)
-        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS)} There is: {known}.")
+        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS) or '.'} There is: {known}.")
     if sample is not None and sample < 1:
         raise InputError(f"--sample must be at least 1, got {sample}")
     check_paths({}, raw_dir=raw_dir, out_dir=out_dir)

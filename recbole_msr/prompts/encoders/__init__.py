@@ -74,7 +74,8 @@ def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder
     kind, _, source = str(spec).partition(":")
     if kind not in _KINDS:
         raise InputError(
-            f"there is no encoder '{spec}'{nearest(kind, _KINDS)} Encoders: minilm, hf:PATH_OR_NAME, st:PATH_OR_NAME, "
+            f"there is no encoder '{spec}'{nearest(kind, _KINDS) or '.'}"
+            f" Encoders: minilm, hf:PATH_OR_NAME, st:PATH_OR_NAME, "
             "server:URL, random."
         )
     if kind in _NEEDS_NAME and not source:
@@ -87,7 +88,7 @@ def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder
     for option in options or {}:
         if option not in known:
             raise InputError(
-                f"encoder '{kind}' has no option '{option}'{nearest(option, known)} It has {', '.join(known)}."
+                f"encoder '{kind}' has no option '{option}'{nearest(option, known) or '.'} It has {', '.join(known)}."
             )
     return made(*([source] if kind in _NEEDS_NAME else []), **(options or {}))
 
