@@ -196,7 +196,10 @@ class ScenarioDataset(ColumnarDataset):
                 if feat is None:
                     continue
                 if field not in feat:
-                    raise InputError(f"{self._file(table)} has no column '{field}' ({side.upper()}_ID_FIELD)")
+                    path = self._file(table)
+                    if field in read_header(str(path), self.config["field_separator"], self.config["encoding"]):
+                        raise InputError(f"load_col: {table} must list '{field}', the {side}s' ids ({path} has it)")
+                    raise InputError(f"{path} has no column '{field}' ({side.upper()}_ID_FIELD)")
                 goes = feat[field].isna().to_numpy()
                 if goes.any():
                     line = self._line(table, int(feat.index[goes][0]))

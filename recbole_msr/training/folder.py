@@ -85,7 +85,9 @@ class RunFolder:
                 self.file("run.log").touch(exist_ok=False)
         except FileExistsError as error:
             if not os.path.isdir(self.path):
-                raise InputError(f"the output folder {self.path} cannot be written: {error.strerror}") from error
+                raise InputError(
+                    f"the output folder {self.path} cannot be written: there is a file of this name"
+                ) from error
             return False
         except OSError as error:
             self.discard()

@@ -431,3 +431,10 @@ def test_files_are_utf8_whatever_the_locale_is(model, files, start, monkeypatch)
     given |= {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"}}
     dataset, _ = start(model, **given)
     assert dataset.field2id_token["größe"].tolist() == ["[PAD]", "ñ"]
+
+
+def test_ids_that_load_col_leaves_out_are_told_as_such(tmp_path, make_dataset):
+    with pytest.raises(
+        InputError, match=r"load_col: inter must list 'item_id', the items' ids \(.*tiny\.inter has it\)"
+    ):
+        make_dataset(load_col={"inter": ["user_id", "rating", "timestamp"]}, scenario=None)
