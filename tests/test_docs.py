@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from recbole_msr import cli
-from recbole_msr.plugin import properties, read_yaml
+from recbole_msr.plugin import properties
+from recbole_msr.yaml_files import read_yaml
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,6 +18,7 @@ from recbole_msr.key_table import KEYS, LEARNERS, read_values
 from recbole_msr.keys import refused_keys, unread_notes
 from recbole_msr.training.config import build_config
 from recbole_msr.training.optimizers import _OPTIMIZERS
+from recbole_msr.yaml_files import read_yaml
 
 RECBOLE = Path(recbole.__path__[0])
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}
@@ -42,12 +43,12 @@ def test_all_keys_of_recbole_and_of_this_package_are_in_the_table():
     files = [RECBOLE / "properties" / "overall.yaml", RECBOLE / "properties" / "dataset" / "sample.yaml"]
     files += (RECBOLE / "properties" / "quick_start_config").glob("*.yaml")
     for path in [*files, plugin.properties("overall.yaml")]:
-        found |= set(plugin.read_yaml(path))
+        found |= set(read_yaml(path))
     for name in ("general", "training", "evaluation", "dataset"):
         found |= set(getattr(argument_list, f"{name}_arguments"))
     of_models = set()
     for path in (RECBOLE / "properties" / "model").glob("*.yaml"):
-        of_models |= set(plugin.read_yaml(path))
+        of_models |= set(read_yaml(path))
     for path in RECBOLE.rglob("*.py"):
         if "model" not in path.relative_to(RECBOLE).parts:
             found |= set(re.findall(r"""config\w*(?:\[|\.get\()["'](\w+)["']""", path.read_text(encoding="utf-8")))
@@ -60,7 +61,7 @@ def test_all_defaults_are_of_their_kind():
     files = [*(RECBOLE / "properties").rglob("*.yaml"), *plugin.properties().rglob("*.yaml")]
     for path in files:
         if "url" not in path.name:
-            content = plugin.read_yaml(path)
+            content = read_yaml(path)
             assert read_values(content) == content, path
 
 
@@ -413,7 +414,7 @@ def test_a_key_without_an_effect_is_told(key):
 
 
 def test_a_default_is_no_setting_without_effect():
-    everything = plugin.read_yaml(RECBOLE / "properties" / "overall.yaml")
+    everything = read_yaml(RECBOLE / "properties" / "overall.yaml")
     everything |= {key: everything[key] for key in everything if key not in ("metrics", "valid_metric", "eval_args")}
     config = built()
     again = {key: value for key, value in config.internal_config_dict.items() if key != "MODEL_TYPE"}

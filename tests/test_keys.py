@@ -11,6 +11,7 @@ from recbole_msr import plugin
 from recbole_msr.errors import InputError
 from recbole_msr.keys import check_keys, known_keys
 from recbole_msr.training.config import build_config
+from recbole_msr.yaml_files import read_yaml
 
 PROPERTIES = Path(recbole.__path__[0], "properties")
 GIVEN = {"state": "ERROR", "use_gpu": False, "tasks": {"click": "label"}}
@@ -46,7 +47,7 @@ def test_every_key_of_recboles_models_is_known(path):
         plugin.model_class(path.stem)
     except (ImportError, ValueError) as error:
         pytest.skip(f"RecBole cannot load {path.stem} here: {error}")
-    content = plugin.read_yaml(path)
+    content = read_yaml(path)
     told = ""
     try:
         build_config(path.stem, "ml-100k", content | {"state": "ERROR", "use_gpu": False})

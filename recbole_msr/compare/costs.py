@@ -12,11 +12,11 @@ from recbole_msr.compare.settings import CompareSettings
 from recbole_msr.compare.work import Jobs
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
-from recbole_msr.plugin import read_yaml
 from recbole_msr.search.cost import flops, latency
 from recbole_msr.search.objective import LATENCY_ROWS, reason_of
 from recbole_msr.training.checkpoint import load_weights
 from recbole_msr.training.config import build_config
+from recbole_msr.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 

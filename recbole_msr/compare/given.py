@@ -20,6 +20,7 @@ from recbole_msr.threads import share, tell_workers
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
 from recbole_msr.training.trainer import plain, plain_settings
+from recbole_msr.yaml_files import read_yaml
 
 PROTOCOL = (
     "epochs",
@@ -65,7 +66,7 @@ def read_compare(
     given: dict[str, Any] = {}
     check_paths(config, config_files, output=output)
     for path in config_files:
-        given |= plugin.read_yaml(Path(path))
+        given |= read_yaml(path)
     given = plain({**given, **config})
     check_version(given.pop("written_by", None))
     named = {key: given.pop(key, None) for key in ("models", "dataset")}
@@ -152,7 +153,7 @@ def read_models(given: str | Sequence[str] | Mapping[str, Any]) -> list[Entry]:
         given = given.strip()
         if given.endswith((".yaml", ".yml")):
             check_path("--models", given)
-            given = plugin.read_yaml(Path(given))
+            given = read_yaml(given)
         else:
             given = [name.strip() for name in given.split(",") if name.strip()]
     if not isinstance(given, Mapping):

@@ -14,12 +14,12 @@ from recbole_msr.compare.statistics import Difference, Measured, Rows, adjust, d
 from recbole_msr.compare.work import Jobs
 from recbole_msr.errors import InputError
 from recbole_msr.json_files import read_json
-from recbole_msr.plugin import read_yaml
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
 from recbole_msr.search.best import SUMMARY, spread
 from recbole_msr.search.results import PARQUET_DAMAGE, read_trials
 from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.result_file import read_result
+from recbole_msr.yaml_files import read_yaml
 
 AGAIN = "delete its folder, and the same command trains it again"
 """What to do about a run of a comparison that is damaged."""

@@ -27,7 +27,6 @@ from recbole_msr.data.rows_report import tell_rows
 from recbole_msr.errors import InputError
 from recbole_msr.json_files import read_json
 from recbole_msr.outputs import COMPARISON
-from recbole_msr.plugin import read_yaml
 from recbole_msr.search.call import python_call
 from recbole_msr.search.folder import held
 from recbole_msr.search.objective import reason_of
@@ -40,6 +39,7 @@ from recbole_msr.training.config import build_config, check_metric, check_valida
 from recbole_msr.training.folder import has_ended
 from recbole_msr.training.run import built_knowledge, versions
 from recbole_msr.training.trainer import plain_settings
+from recbole_msr.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

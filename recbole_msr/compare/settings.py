@@ -11,9 +11,9 @@ from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.json_files import read_json
-from recbole_msr.plugin import read_yaml
 from recbole_msr.search.best import SUMMARY
 from recbole_msr.training.checkpoint import write_atomically
+from recbole_msr.yaml_files import read_yaml
 
 _FILE = Path("workers", "comparison.json")
 _SHAPE = {

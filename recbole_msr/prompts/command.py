@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_msr import plugin
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.kinds import anything, choice, flag, maybe, name, path, take, text, whole
 from recbole_msr.outputs import check_paths
@@ -18,6 +17,7 @@ from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
+from recbole_msr.yaml_files import read_yaml
 
 _OWN = {
     "template": text("the name of a template or the path of one"),
@@ -149,7 +149,7 @@ def _sorted(
     check_paths(settings, files, **{key: settings.get(key) for key in ("template", "encoder")})
     merged: dict[str, Any] = {}
     for file in files:
-        merged |= plugin.read_yaml(Path(file))
+        merged |= read_yaml(file)
     merged |= {key: value for key, value in settings.items() if value is not None}
     if dataset is not None:
         merged["dataset"] = dataset

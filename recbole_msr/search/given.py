@@ -17,6 +17,7 @@ from recbole_msr.threads import share, tell_workers
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.config import build_config, check_version
 from recbole_msr.training.trainer import plain
+from recbole_msr.yaml_files import read_yaml
 
 
 def read_search(
@@ -33,7 +34,7 @@ def read_search(
     given: dict[str, Any] = {}
     check_paths(config, config_files, output=output, space=None if isinstance(space, Mapping) else space)
     for path in config_files:
-        given |= plugin.read_yaml(Path(path))
+        given |= read_yaml(path)
     given |= config
     given = plain(given)
     check_version(given.pop("written_by", None))

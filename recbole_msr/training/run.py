@@ -40,6 +40,7 @@ from recbole_msr.training.folder import RunFolder, has_ended
 from recbole_msr.training.predictions import write_predictions
 from recbole_msr.training.start import Weights, write_start
 from recbole_msr.training.trainer import LightningTrainer, plain_settings
+from recbole_msr.yaml_files import read_yaml
 
 logger = logging.getLogger(__name__)
 _IMPOSSIBLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
@@ -97,12 +98,12 @@ def run(
     check_paths(config or {}, config_files)
     settings: dict[str, Any] = {}
     for path in config_files:
-        settings |= plugin.read_yaml(Path(path))
+        settings |= read_yaml(path)
     settings |= config or {}
     check_version(settings.pop("written_by", None))
     output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
     if resume and output_dir is not None and model is None and "model" not in settings:
-        settings = plugin.read_yaml(RunFolder.to_resume(output_dir)) | settings
+        settings = read_yaml(RunFolder.to_resume(output_dir)) | settings
     recbole_config = configured(model, dataset, settings)
     with (
         run_folder(recbole_config, output_dir, resume) as folder,

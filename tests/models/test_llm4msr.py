@@ -28,6 +28,7 @@ from recbole_msr.models.knowledge import (
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.training.config import build_config
 from recbole_msr.training.predict import Predictor
+from recbole_msr.yaml_files import read_yaml
 
 SMALL = {
     "backbone": "SharedBottom",
@@ -754,6 +755,7 @@ import recbole_msr
 settings = json.load(open({str(file)!r}))
 recbole_msr.run("LLM4MSR", "tiny", config=settings)
 from recbole_msr.training.predict import Predictor
+from recbole_msr.yaml_files import read_yaml
 Predictor(settings["output_dir"]).predict(pandas.DataFrame({{"user_id": ["u1"], "item_id": ["i1"]}}))
 print(Refuse.asked)
 """
@@ -770,7 +772,7 @@ def test_the_backbones_settings_are_its_own(tiny_data, settings_of):
     del given["learning_rate"], given["embedding_size"]
     for backbone in BACKBONES:
         config = build_config("LLM4MSR", "tiny", given | {"backbone": backbone})
-        for key, value in plugin.read_yaml(plugin.properties("model", f"{backbone}.yaml")).items():
+        for key, value in read_yaml(plugin.properties("model", f"{backbone}.yaml")).items():
             assert config.internal_config_dict[key] == value, key
             if key in ("learning_rate", "embedding_size", "activation"):
                 assert config[key] == value, key
@@ -780,9 +782,9 @@ def test_the_backbones_settings_are_its_own(tiny_data, settings_of):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_no_key_of_its_own_is_one_of_a_backbones(backbone):
-    ours = plugin.read_yaml(plugin.properties("model", "LLM4MSR.yaml"))
-    assert not set(ours) & set(plugin.read_yaml(plugin.properties("model", f"{backbone}.yaml")))
-    assert not set(ours) & set(plugin.read_yaml(plugin.properties("overall.yaml")))
+    ours = read_yaml(plugin.properties("model", "LLM4MSR.yaml"))
+    assert not set(ours) & set(read_yaml(plugin.properties("model", f"{backbone}.yaml")))
+    assert not set(ours) & set(read_yaml(plugin.properties("overall.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import statistics
 
 import recbole_msr
 from recbole_msr import search
-from recbole_msr.plugin import read_yaml
 from recbole_msr.training.evaluation import Evaluation, smaller_is_better
+from recbole_msr.yaml_files import read_yaml
 
 SCENARIOS, TASKS, SEEDS = ["young", "mid & old", "[35,<50)"], ["click", "like"], [2020, 2021]
 SETTINGS = {

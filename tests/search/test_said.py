@@ -131,7 +131,7 @@ def test_names_that_differ_stay_different():
 def test_the_run_of_a_study_with_any_name_is_kept_with_its_true_name(search):
     from tests.tracking.read_back import runs
 
-    name = "SharedBottom loss_weighting=dwa: ä/" + "x" * 120
+    name = "SharedBottom loss_weighting=dwa: ä " + "x" * 120
     search(trials=1, study=name, wandb="offline", config={"epochs": 1})
     (study,) = [run for run in runs("out/wandb") if run.about.get("job_type") == "study"]
     assert json.loads(json.dumps(study.config))["study"] == name
@@ -173,11 +173,11 @@ BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
         ("search: {a: [1, 2], a: [3, 4]}", "'a' stands here already"),
         ("search: {a: [{b: 1, b: 2}]}", "'b' stands here already"),
         ("search: {? [a] : [1]}", "a key is a word"),
-        ("search: {a: " + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
-        ("search: {a: " + "[" * 40 + "]" * 40 + "}", "at most 30 deep"),
-        (BOMB + "search: {x: [1, 2]}", "at most 100,000 values"),
-        ("search: {a: &a [*a]}", "at most 30 deep"),
-        ("search: {a: 2024-13-45}", "is not valid YAML"),
+        ("search: {a: " + "[" * 5000 + "]" * 5000 + "}", "nested deeper than 64 levels"),
+        ("search: {a: " + "[" * 70 + "]" * 70 + "}", "nested deeper than 64 levels"),
+        (BOMB + "search: {x: [1, 2]}", "its anchors stand for"),
+        ("search: {a: &a [*a]}", "an anchor contains itself"),
+        ("search: {a: 2024-13-45}", "must be a list of choices"),
     ],
 )
 def test_spaces_that_hang_or_cannot_be_are_refused(tmp_path, text, told):

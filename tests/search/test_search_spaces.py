@@ -21,6 +21,7 @@ from recbole_msr.search.space import Space
 from recbole_msr.training.config import build_config
 from recbole_msr.training.module import PackedData, build_optimizer
 from recbole_msr.training.trainer import LightningTrainer
+from recbole_msr.yaml_files import read_yaml
 from tests.prompts.small_data import write_items
 
 MODELS = sorted(path.stem for path in plugin.search_spaces().glob("*.yaml"))
@@ -275,7 +276,7 @@ def test_the_defaults_lie_inside(data, model):
 
 @pytest.mark.parametrize(("model", "preset"), [(m, p) for p in PRESETS for m in MODELS if _is_for(p, m)])
 def test_what_a_preset_sets_lies_inside(data, model, preset):
-    given = plugin.read_yaml(plugin.properties("dataset", f"{preset}.yaml"))
+    given = read_yaml(plugin.properties("dataset", f"{preset}.yaml"))
     config = data.config(model)
     space = _space(model)
     values = {key: given.get(key, config[key]) for key in space.keys} | {"knowledge": "tiny-minilm-full"}
