@@ -18,7 +18,6 @@ from recbole_msr.keys import check_keys, check_read
 from recbole_msr.outputs import check_name, check_paths
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.evaluation import METRICS, find_metric, metric_keys, metric_name, of_constant
-from recbole_msr.training.lightning_options import check_lightning
 from recbole_msr.yaml_files import TypedSettings
 
 logger = logging.getLogger(__name__)
@@ -126,7 +125,11 @@ def _check_values(config: Any) -> None:
     """Refuse values that would fail deep inside RecBole or PyTorch."""
     if config["wandb"] is not None:
         resolve_mode(config["wandb"])
-    check_lightning(config)
+    if config["lightning"] or config["lr_scheduler"]:
+        # Lightning takes seconds to import, and scoring rows needs none of it.
+        from recbole_msr.training.lightning_options import check_lightning
+
+        check_lightning(config)
     try:
         torch.empty(0, device=config["data_device"] or "cpu")
     except (RuntimeError, AssertionError, TypeError) as error:
