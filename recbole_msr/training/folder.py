@@ -120,10 +120,17 @@ class RunFolder:
     def check_same(self, settings: Mapping[str, Any]) -> None:
         """Refuse to resume with other settings than the run was started with."""
         before = read_yaml(self.file("config.yaml"))
-        changed = [key for key in sorted({*before, *settings} - FREE) if before.get(key) != settings.get(key)]
+        changed = [
+            key for key in sorted({*before, *settings} - FREE) if _differ(key, before.get(key), settings.get(key))
+        ]
         if changed:
             told = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
             raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")
+
+
+def _differ(key: str, before: Any, now: Any) -> bool:
+    """Whether a setting has changed; the order of tasks and scenarios is part of it, as it names and numbers them."""
+    return bool(before != now) or (key in ("tasks", "scenario") and json.dumps(before) != json.dumps(now))
 
 
 def has_ended(folder: Path) -> bool:

@@ -185,6 +185,12 @@ def test_a_resumed_run_must_have_the_settings_it_began_with(tiny_data, tmp_path,
     Path("out/result.json").unlink()  # as if it had been killed before the end
     with pytest.raises(InputError, match=r"learning_rate: .* -> 0\.5"):
         recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "out", "resume": True, "learning_rate": 0.5})
+    both = {"click": given["tasks"]["click"], "like": {"field": "rating", "at_least": 5}}
+    recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "two", "tasks": both, "main_task": "click"})
+    Path("two/result.json").unlink()
+    turned = {"tasks": dict(reversed(both.items())), "main_task": "click"}
+    with pytest.raises(InputError, match=r"started with other settings \(tasks: "):
+        recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "two", "resume": True, **turned})
     with pytest.raises(InputError, match="no run to resume in"):
         recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "elsewhere", "resume": True})
 
