@@ -69,6 +69,12 @@ def read_search(
     whole("workers", options["workers"], 1)
     threads = given.get("threads") or share(options["workers"])
     recbole_config = build_config(model, dataset, {**given, **parameters.fixed, "threads": threads})
+    if recbole_config["tasks"] is None:
+        raise InputError(
+            "a search needs to know what is learnt: declare tasks, for instance "
+            "tasks: {click: {field: rating, at_least: 4}}, or give --preset=NAME; without them RecBole splits "
+            "the rows by the seed, and values of several seeds or processes would be of different rows"
+        )
     objectives = read_objectives(options.pop("objectives"), str(recbole_config["valid_metric"]))
     given.pop("valid_metric", None)  # it is the first objective that is a metric
     options["sampler"] = read_sampler(options["sampler"])

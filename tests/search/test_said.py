@@ -235,3 +235,12 @@ def test_a_large_integer_is_searched_and_a_large_grid_is_refused():
     body = {"type": "int", "low": 0, "high": 999}
     with pytest.raises(InputError, match="this grid has 1,000,000 points"):
         Space.load({"search": {"a": body, "b": body}}).grid()
+
+
+def test_a_search_without_tasks_is_refused_since_its_rows_would_change_with_the_seed(monkeypatch, tmp_path):
+    from recbole_msr.search import search
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a search needs to know what is learnt: declare tasks"):
+        search("LR", "ml-100k", 1, wandb="disabled", progress=False)
+    assert list(tmp_path.iterdir()) == []
