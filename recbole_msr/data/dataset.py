@@ -78,6 +78,7 @@ class ScenarioDataset(ColumnarDataset):
         self._turn: Any = None
         self.number_scale = {}
         self.data_report = {"files": {}, "warnings": []}
+        self._short_rows: list[str] = []
         self._split_report: dict[str, Any] = {}
         if config["only_scenario"] is not None and schema.scenario.field is None:
             raise InputError(
@@ -88,8 +89,10 @@ class ScenarioDataset(ColumnarDataset):
             with torch.inference_mode(False):  # tables made in it could not be trained on
                 super().__init__(config)
             self._only = self._only_scenario()
-        except BaseException:
+        except BaseException as error:
             self._end_turn()
+            if type(error) is InputError and self._short_rows:  # an empty label, say, may be a line that was cut off
+                raise InputError(f"{error} ({'; '.join(self._short_rows)})") from error
             raise
 
     def _from_scratch(self) -> None:
@@ -141,10 +144,12 @@ class ScenarioDataset(ColumnarDataset):
         counts["file"] = f"{counts['file']}, {name}" if counts["file"] else name  # splits that are ready made
         counts["read"] += len(table.frame)
         if table.short_rows:
-            self._note(
-                f"{name}: {table.short_rows} lines have fewer cells than the first line names (the first is line "
-                f"{table.first_short}); what they lack is taken as empty"
+            lines = "1 line has" if table.short_rows == 1 else f"{table.short_rows} lines have"
+            self._short_rows.append(
+                f"{name}: {lines} fewer cells than the first line names (the first is line {table.first_short}); "
+                "what is lacking is taken as empty"
             )
+            self._note(self._short_rows[-1])
 
     def _note(self, warning: str) -> None:
         self.data_report["warnings"].append(warning)

@@ -438,3 +438,14 @@ def test_ids_that_load_col_leaves_out_are_told_as_such(tmp_path, make_dataset):
         InputError, match=r"load_col: inter must list 'item_id', the items' ids \(.*tiny\.inter has it\)"
     ):
         make_dataset(load_col={"inter": ["user_id", "rating", "timestamp"]}, scenario=None)
+
+
+def test_a_line_that_was_cut_off_is_named_beside_what_it_lacks(tiny_data, make_dataset):
+    path = tiny_data / "tiny" / "tiny.inter"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[7] = "\t".join(lines[7].split("\t")[:2])
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"'rating' has no number .* \(tiny\.inter: 1 line has fewer cells .* line 8\)"
+    ):
+        make_dataset()
