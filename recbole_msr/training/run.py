@@ -101,7 +101,9 @@ def run(
         settings |= read_yaml(path)
     settings |= config or {}
     check_version(settings.pop("written_by", None))
-    output_dir, resume = settings.pop("output_dir", None), bool(settings.pop("resume", False))
+    output_dir, resume = settings.pop("output_dir", None), settings.pop("resume", None) or False
+    if not isinstance(resume, bool):
+        raise InputError(f"resume must be True or False, got {resume!r}")
     if resume and output_dir is not None and model is None and "model" not in settings:
         settings = read_yaml(RunFolder.to_resume(output_dir)) | settings
     recbole_config = configured(model, dataset, settings)

@@ -73,3 +73,9 @@ def test_settings_that_a_model_of_recboles_cannot_be_built_with_are_bad_input(mo
     with pytest.raises(InputError, match=rf"{model} cannot be built with these settings .*: .*\w"):
         recbole_msr.run(model, "ml-100k", config=SETTINGS | settings)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("value", ["no", "banana", 1, 0.0001, [True]])
+def test_resume_is_true_or_false(value):
+    with pytest.raises(InputError, match="resume must be True or False, got"):
+        recbole_msr.run("HiNet", "tiny", config={"resume": value, "output_dir": "out"})
