@@ -378,8 +378,9 @@ def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
 def _guarded(debug: bool, work: Callable[[], int]) -> int:
     """Exit code 0: done; 2: bad input; 1: anything else. Errors are one line, unless --debug asks for more."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(lambda record: not getattr(record, "shown", False))
+    handlers = list(logging.getLogger().handlers)  # who calls this from Python may have some
+    for handler in handlers:
+        handler.addFilter(_is_for_the_terminal)
     try:
         return work()
     except (Exception, KeyboardInterrupt) as error:
@@ -395,6 +396,13 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
             )
         else:
             code, message = 1, f"{type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_for_the_terminal)
     line = f"error: {' '.join(message.split())}"
     print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)  # a path may hold half a character
     return code
+
+
+def _is_for_the_terminal(record: logging.LogRecord) -> bool:
+    return not getattr(record, "shown", False)

@@ -125,7 +125,7 @@ RUN = Kind(
     ("result.json", "best.ckpt", "last.ckpt"),
     (
         *("config.yaml", "metrics.csv", "best.ckpt", "last.ckpt", "result.json", "vocabulary", "predictions.parquet"),
-        *("explain.html", "run.log"),
+        *("start.json", "explain.html", "explain-runs.html", "run.log"),
     ),
     ("wandb", "lightning_logs", "tensorboard"),
 )
@@ -134,7 +134,7 @@ SEARCH = Kind(
     ("workers/search.json", "study.journal"),
     (
         *("best.yaml", "trials.csv", "trials.parquet", "summary.json", "report.html", "study.journal"),
-        *("study.journal.held", "final"),
+        *("study.journal.held", "study.journal.seen", "final"),
     ),
     ("wandb", "workers"),
 )

@@ -69,7 +69,7 @@ def test_a_search(fill, disk, capsys):
     line = _told(capsys, main, "search", *options)
     assert "disk/out" in line
     if fill == "begin":
-        assert list(folder.iterdir()) == []
+        assert list(folder.rglob("*")) == []
     else:
         assert "what has ended is kept" in line
         assert (folder / "out" / "study.journal").stat().st_size > 0

@@ -209,8 +209,13 @@ class KernelLock(JournalFileSymlinkLock):
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             name = f"line {number} of the study's journal {self._journal}"
             log = parse_json(line, name, _LINE, "it is damaged or no journal of Optuna", finite=False)
-            # With the microsecond and the worker in it, such a line is written once; only a copy has it again.
-            if log["op_code"] == _CREATE_TRIAL and begun.setdefault(line, number) != number:
+            # With the microsecond and the worker in it, such a line is written once; only a copy has it again. (A trial
+            # that waits to be tried has no time yet.)
+            if (
+                log["op_code"] == _CREATE_TRIAL
+                and log.get("datetime_start")
+                and begun.setdefault(line, number) != number
+            ):
                 raise InputError(f"{name} is damaged: it is line {begun[line]} again; remove what stands there twice")
 
     def _noted(self) -> tuple[int, int] | None:

@@ -162,7 +162,7 @@ class _Group:
         self._over(seed, error)
 
     def _over(self, seed: int, error: Exception | None) -> None:
-        self._open[seed].close(error)
+        error = self._open[seed].close(error)
         del self._open[seed]
         if error is not None and is_out_of_memory(error):
             logger.warning("the run with seed %d ran out of memory among others, later alone", seed)
@@ -232,11 +232,19 @@ class _OneOfSeveral:
             outcome.summary["fused"] = self._fused
         self.run.finish(outcome, None, self._seconds + self.member.seconds + time.perf_counter() - began)
 
-    def close(self, error: BaseException | None) -> None:
-        """Let go of the folder, and of all that takes memory."""
+    def close(self, error: Exception | BaseException | None) -> Any:
+        """Let go of the folder, and of all that takes memory.
+
+        Returns:
+            The error, as the folder tells it: one of a full disk names the file.
+        """
         if error is None:
             self._contexts.close()
         else:
-            self._contexts.__exit__(type(error), error, error.__traceback__)
+            try:
+                self._contexts.__exit__(type(error), error, error.__traceback__)
+            except Exception as told:
+                error = told
             traceback.clear_frames(error.__traceback__)
         vars(self).clear()
+        return error
