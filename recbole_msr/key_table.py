@@ -270,10 +270,6 @@ _PICKLES = Need(
     "is for RecBole's pickles: prepared data of runs with tasks are kept by packed_cache",
     refused="never",
 )
-_PICKLE_PATHS = Need(
-    lambda run, value: not run.tasks or value is None,
-    "names a pickle of RecBole's, and reading one can run code: prepared data of runs with tasks have packed_cache",
-)
 
 
 def _of_transform(key: str) -> Need:
@@ -346,9 +342,10 @@ KEYS: Mapping[str, Key] = {
     ),
     "show_progress": _key(flag()),
     "save_dataset": _key(flag(), _PICKLES),
-    "dataset_save_path": _key(maybe(path("the path of a file")), _PICKLE_PATHS),
+    # The two paths are refused with tasks by `compat.refuse_pickles`, which RecBole's own functions come by as well.
+    "dataset_save_path": _key(maybe(path("the path of a file"))),
     "save_dataloaders": _key(flag(), _PICKLES),
-    "dataloaders_save_path": _key(maybe(path("the path of a file")), _PICKLE_PATHS),
+    "dataloaders_save_path": _key(maybe(path("the path of a file"))),
     "log_wandb": _key(flag()),
     "wandb_project": _key(maybe(text())),
     "shuffle": _key(flag()),

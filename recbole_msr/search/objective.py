@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState
 
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows_report import tell_rows
-from recbole_msr.errors import InputError
+from recbole_msr.errors import InputError, one_line
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.outputs import NO_ROOM
 from recbole_msr.search.cost import flops, latency, parameters
@@ -440,7 +440,7 @@ def _finish(tracked: TrackedRun, outcome: Outcome) -> None:
 
 def reason_of(error: BaseException) -> str:
     """Why a trial failed, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error)
     if is_out_of_memory(error):
         return f"out of memory: {text[:300]}"
     if isinstance(error, DivergedError):

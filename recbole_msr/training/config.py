@@ -12,7 +12,7 @@ import torch
 
 from recbole_msr import plugin
 from recbole_msr.compat import refuse_pickles
-from recbole_msr.errors import InputError, nearest
+from recbole_msr.errors import InputError, nearest, one_line
 from recbole_msr.key_table import read_model_values, read_values
 from recbole_msr.keys import check_keys, check_read
 from recbole_msr.outputs import check_name, check_paths
@@ -65,7 +65,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
         hint = (
             " (eval_args without a mode asks for it: add mode: labeled)" if mode and "Full sort" in str(error) else ""
         )
-        raise InputError(f"RecBole refuses the configuration: {_told(error)}{hint}") from error
+        raise InputError(f"RecBole refuses the configuration: {one_line(error)}{hint}") from error
     finally:
         sys.argv = arguments
     if config["strict"]:
@@ -116,7 +116,7 @@ def reading_data(config: Any) -> Iterator[None]:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, OSError) as error:
-        raise InputError(f"dataset '{config['dataset']}' cannot be used: {_told(error)}") from error
+        raise InputError(f"dataset '{config['dataset']}' cannot be used: {one_line(error)}") from error
     finally:
         root.setLevel(level)
 
@@ -133,7 +133,7 @@ def _check_values(config: Any) -> None:
     try:
         torch.empty(0, device=config["data_device"] or "cpu")
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"data_device '{config['data_device']}' is no device here: {_told(error)}") from error
+        raise InputError(f"data_device '{config['data_device']}' is no device here: {one_line(error)}") from error
 
 
 def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
@@ -185,7 +185,3 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
         f" ({'; '.join(cells) or 'no user has both classes'}): choose another valid_metric, or give that "
         "split more rows (eval_args)"
     )
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from recbole_msr.errors import InputError, nearest
+from recbole_msr.errors import InputError, nearest, one_line
 from recbole_msr.training.fast import lightning_precision
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler
 
@@ -91,7 +91,7 @@ def check_lightning(config: Any) -> None:
             with quiet_lightning():
                 pl.Trainer(**{**own, "enable_model_summary": False, "devices": 1, **options})
         except Exception as error:  # Lightning's own, and whatever its parts raise
-            raise InputError(f"lightning: {_told(error)}") from error
+            raise InputError(f"lightning: {one_line(error)}") from error
     if config["lr_scheduler"]:
         _try_schedule(config)
 
@@ -111,7 +111,7 @@ def _try_schedule(config: Any) -> None:
                 scheduler.step(*([0.5] if of_metric else []))
                 rates = [float(group["lr"]) for group in optimizer.param_groups]
             except Exception as error:  # T_max: 0 divides by it, and so on
-                raise InputError(f"lr_scheduler {name}: after epoch {epoch} of {epochs}: {_told(error)}") from error
+                raise InputError(f"lr_scheduler {name}: after epoch {epoch} of {epochs}: {one_line(error)}") from error
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
                 raise InputError(
                     f"lr_scheduler {name}: after epoch {epoch} of {epochs} the learning rate would be {rates[0]!r}; "
@@ -215,10 +215,6 @@ def _in_words(hint: Any) -> str:
     if kind is not None and parts and isinstance(kind, type) and issubclass(kind, list):
         return f"a list of {_in_words(parts[0])}"
     return words.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 class quiet_lightning:

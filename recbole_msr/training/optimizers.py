@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recbole_msr.errors import InputError
+from recbole_msr.errors import InputError, one_line
 
 _OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
@@ -276,5 +276,5 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
     try:
         return scheduler(optimizer, **arguments)
     except Exception as error:  # each class checks its arguments in its own way, or not at all
-        told = " ".join(str(error).split()) or type(error).__name__
+        told = one_line(error)
         raise InputError(f"lr_scheduler {schedule['name']}: {told}") from error

@@ -22,7 +22,7 @@ from recbole_msr import plugin
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.rows_report import tell_rows
-from recbole_msr.errors import InputError, nearest
+from recbole_msr.errors import InputError, nearest, one_line
 from recbole_msr.keys import unread_notes
 from recbole_msr.memory import give_back, is_out_of_memory
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -303,7 +303,7 @@ class Run:
             if not model_class.__module__.startswith("recbole.") or is_out_of_memory(error):
                 raise
             # RecBole's models do not check their settings: sizes that do not fit each other end deep in PyTorch.
-            told = " ".join(str(error).split()) or type(error).__name__
+            told = one_line(error)
             name = self.config["model"]
             raise InputError(
                 f"{name} cannot be built with these settings (recbole-msr models {name} lists them): {told}"
