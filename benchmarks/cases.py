@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import synthetic
-from recbole_msr.plugin import properties
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.files.yaml import read_yaml
+from recbole_msr.registry import properties
 
 MODELS = ("LR", "DeepFM", "DCNV2", "MMoE", "HiNet", "LLM4MSR")
 DATASETS = ("ml-100k", "ml-1m", synthetic.NAME)

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from recbole.data import create_dataset
 
+from recbole_msr.config.build import build_config
 from recbole_msr.prompts.build import build_prompts
 from recbole_msr.prompts.embed import batches_of
 from recbole_msr.prompts.encoders import make_encoder
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.template import Template
-from recbole_msr.training.config import build_config
 
 
 def main() -> None:

@@ -53,9 +53,10 @@ def together(
     from recbole.data import create_dataset
     from recbole.utils import get_model, init_seed
 
+    from recbole_msr.config.build import build_config
     from recbole_msr.data.packed import PackedTable
-    from recbole_msr.training.config import build_config
-    from recbole_msr.training.members import Member, train_members
+    from recbole_msr.training.fused.loop import train_members
+    from recbole_msr.training.fused.member import Member
     from recbole_msr.training.trainer import LightningTrainer
 
     own = _settings(model, dataset, data_path, gpu, epochs=1, train_batch_size=batch)
@@ -92,8 +93,8 @@ def together(
 
 def final(model: str, rounds: int, dataset: str, data_path: str | None, gpu: bool = False) -> dict[str, Any]:
     """Seconds of the final test of `SEEDS` seeds; for a process of its own."""
-    from recbole_msr.training.run import run_once
-    from recbole_msr.training.seeds import run_seeds
+    from recbole_msr.runs.run import run_once
+    from recbole_msr.runs.seeds import run_seeds
 
     own = _settings(model, dataset, data_path, gpu, epochs=2)
     own |= {"model": model, "dataset": dataset, "threads": 1}

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from recbole_msr import plugin
+from recbole_msr import registry
 from recbole_msr.cli import parse_settings
+from recbole_msr.config.build import build_config
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR, backbone_class
-from recbole_msr.training.config import build_config
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _backbones() -> list[str]:
     """Names of all models that LLM4MSR can be built around."""
-    classes = {name: plugin.model_class(name) for name in plugin.registered_models()}
+    classes = {name: registry.model_class(name) for name in registry.registered_models()}
     return [n for n, c in classes.items() if issubclass(c, MultiScenarioRecommender) and not issubclass(c, LLM4MSR)]
 
 

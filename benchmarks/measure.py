@@ -22,14 +22,14 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 def imports(recbole: bool) -> float:
     """Seconds from the start of this process until what a run needs is imported."""
-    names = ("recbole_msr", "recbole.quick_start", "recbole.trainer") if recbole else ("recbole_msr.training.run",)
+    names = ("recbole_msr", "recbole.quick_start", "recbole.trainer") if recbole else ("recbole_msr.runs.run",)
     for name in names:
         importlib.import_module(name)
     return time.perf_counter() - _BEGAN
 
 
 def configuration(case: Any, data_path: str | None, settings: dict[str, Any] | None = None, **options: Any) -> Any:
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     if case.under.plain:
         import benchmarks.plain_hinet  # noqa: F401  (registers it)
@@ -55,7 +55,7 @@ def start(model: str, dataset: str, data_path: str | None, kind: str, again: boo
         from recbole.trainer import Trainer
         from recbole.utils import get_model, init_seed
 
-        from recbole_msr.training.config import build_config
+        from recbole_msr.config.build import build_config
 
         def once() -> dict[str, float]:
             begin = time.perf_counter()
@@ -103,7 +103,7 @@ def prepare(model: str, dataset: str, data_path: str | None) -> dict[str, Any]:
 def trials(model: str, dataset: str, data_path: str | None) -> dict[str, Any]:
     """Fixed seconds of a trial of ours: from `ask` to the first batch, for the trials after a process's first."""
     from benchmarks.cases import Case
-    from recbole_msr.search import search
+    from recbole_msr.tuning.run import search
 
     settings = Case(model, dataset, "ours").settings(data_path)
     settings |= {"epochs": 1, "lightning": {"limit_train_batches": 1}}

@@ -19,7 +19,7 @@ from recbole_msr.layers.embedding import INITIAL_STD
 from recbole_msr.layers.mlp import ACTIVATIONS, initialise
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
-from recbole_msr.plugin import properties
+from recbole_msr.registry import properties
 
 
 def mlp(sizes: Sequence[int], activation: str, dropout: float, output_size: int | None = None) -> nn.Sequential:

@@ -30,7 +30,7 @@ def kind_of(event: Any) -> str:
             return _SCOPES[above.name]
         if above.name.startswith("Optimizer."):
             return "optimiser"
-        if "embedding" in above.name.lower() or above.name.startswith("_Rows"):  # recbole_msr.training.fast
+        if "embedding" in above.name.lower() or above.name.startswith("_Rows"):  # recbole_msr.training.fast_paths
             return "embeddings"
         if "ropout" in above.name:
             return "dropout"

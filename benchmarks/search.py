@@ -48,7 +48,7 @@ def hyper_tuning(model: str, dataset: str, data_path: str | None, epochs: int) -
     from recbole.utils import get_model, init_seed
 
     from benchmarks.measure import as_recbole, configuration
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     case = Case(model, dataset, "RecBole, plain" if model == "HiNet" else "RecBole")
     scores: list[float] = []
@@ -91,7 +91,7 @@ def ours(
     pruner: Any = "none",
 ) -> dict[str, Any]:  # fmt: skip
     """This package's search; for a process of its own."""
-    from recbole_msr.search import search
+    from recbole_msr.tuning.run import search
 
     config = Case(model, dataset, "ours").settings(data_path) | {"epochs": epochs}
     config = {key: value for key, value in config.items() if key not in POINTS[model]}  # else they would be fixed

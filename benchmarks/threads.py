@@ -38,8 +38,8 @@ TRIALS = 4
 
 def searched(workers: int, unshared: bool, dataset: str, data_path: str | None, epochs: int) -> dict[str, Any]:
     """The search, in this process; seconds of its trials, and their threads."""
-    from recbole_msr.search import search
     from recbole_msr.threads import cores
+    from recbole_msr.tuning.run import search
 
     config = {**SMALL, "preset": dataset, "epochs": epochs, "use_gpu": False, "show_progress": False}
     config |= ({"data_path": data_path} if data_path else {}) | ({"threads": cores()} if unshared else {})

@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from recbole_msr import plugin
+from recbole_msr import registry
 from recbole_msr.errors import InputError
-from recbole_msr.yaml_files import parse_argument
+from recbole_msr.files.yaml import parse_argument
 
 _RUN_HELP = """
 any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
@@ -72,8 +72,8 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
         if settings["resume"] not in (True, False):
             raise InputError(f"--resume is given alone, or as --resume=True or False, got {given.resume!r}")
     files = _files(given)
-    from recbole_msr.report.table import print_metrics, print_result
-    from recbole_msr.training.run import run
+    from recbole_msr.report.run.result_table import print_metrics, print_result
+    from recbole_msr.runs.run import run
 
     model, dataset = given.model, given.dataset
     if not files and not settings.get("resume"):  # RecBole's own defaults
@@ -220,8 +220,8 @@ def _add_compare(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from recbole_msr.compare.run import compare
-    from recbole_msr.report.compare_table import print_comparison
+    from recbole_msr.comparison.run import compare
+    from recbole_msr.report.comparison.terminal import print_comparison
 
     names = ("trials", "seeds", "reference", "single_scenario", "output", "workers", "timeout", "alpha", "wandb")
     result = compare(
@@ -239,9 +239,9 @@ def _compare(given: argparse.Namespace) -> int:
 
 
 def _search(given: argparse.Namespace) -> int:
-    from recbole_msr.report.search_table import print_search
-    from recbole_msr.search import search
-    from recbole_msr.search.storage import hide_password
+    from recbole_msr.jobs.storage import hide_password
+    from recbole_msr.report.tuning.terminal import print_search
+    from recbole_msr.tuning.run import search
 
     options = {
         name: getattr(given, name)
@@ -278,7 +278,7 @@ def _data(given: argparse.Namespace) -> int:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from recbole_msr.training.predict import predict_file
+    from recbole_msr.runs.predict import predict_file
 
     report = predict_file(given.run, given.data, given.out, given.batch_size, given.prefix)
     for line in report:
@@ -287,8 +287,8 @@ def _predict(given: argparse.Namespace) -> int:
 
 
 def _explain(given: argparse.Namespace) -> int:
-    from recbole_msr.report.explain import write_explanation
-    from recbole_msr.report.explain_runs import write_agreement
+    from recbole_msr.report.run.agreement_page import write_agreement
+    from recbole_msr.report.run.explain_page import write_explanation
 
     if given.runs is not None:
         if given.users is not None or given.n is not None:
@@ -304,11 +304,11 @@ def _explain(given: argparse.Namespace) -> int:
 def _models(given: argparse.Namespace) -> int:
     if given.model is None:
         print("Multi-scenario, multi-task models:")
-        print("  " + ", ".join(plugin.registered_models()))
+        print("  " + ", ".join(registry.registered_models()))
         print("RecBole's models:")
-        print("  " + ", ".join(plugin.recbole_models()))
+        print("  " + ", ".join(registry.recbole_models()))
     else:
-        print(plugin.describe(given.model), end="")
+        print(registry.describe(given.model), end="")
     return 0
 
 

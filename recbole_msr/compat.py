@@ -30,6 +30,8 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -555,3 +557,17 @@ def require_recbole() -> None:
     raise ImportError(
         f"recbole_msr needs RecBole, which is not installed: pip install {options}recbole=={RECBOLE_VERSION}"
     )
+
+
+@contextmanager
+def tensorboard_below(folder: Path) -> Iterator[None]:
+    """RecBole's trainer writes its TensorBoard files into a folder, not into the current one."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    module: Any = importlib.import_module("recbole.trainer.trainer")
+    original = module.get_tensorboard
+    module.get_tensorboard = lambda logger: SummaryWriter(str(folder / "tensorboard"))
+    try:
+        yield
+    finally:
+        module.get_tensorboard = original

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class StorageError(InputError):
+    """The storage does not answer or cannot be written; it may do so again later."""
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one line; its kind where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -33,10 +33,10 @@ def use_huge_pages() -> None:
 
 
 @cache
-def keep_freed() -> bool:
+def retain_freed_memory() -> bool:
     """From now on this process keeps memory that it frees, for itself, but for blocks of 64 MiB and more.
 
-    It does not need more at its peak; it only does not shrink after it, until `give_back`.
+    It does not need more at its peak; it only does not shrink after it, until `trim_memory`.
 
     Returns:
         Whether that has been arranged. Not where the environment has settings of malloc's own (MALLOC_..., or
@@ -49,9 +49,9 @@ def keep_freed() -> bool:
     return any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGE) and bool(mallopt(_TRIM_THRESHOLD, -1))
 
 
-def give_back() -> None:
-    """Return to the system what this process has kept and does not use, if `keep_freed` has been called."""
-    if keep_freed.cache_info().currsize and (trim := _glibc("malloc_trim")) is not None:
+def trim_memory() -> None:
+    """Return to the system what this process has kept and does not use, if `retain_freed_memory` has been called."""
+    if retain_freed_memory.cache_info().currsize and (trim := _glibc("malloc_trim")) is not None:
         trim(0)
 
 

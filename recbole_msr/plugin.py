@@ -10,156 +10,17 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from recbole_msr import compat
-from recbole_msr.errors import InputError, nearest
+from recbole_msr.config.defaults import preset_settings, with_backbone
+from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_yaml
+from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
-from recbole_msr.yaml_files import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_yaml, write_yaml_text
-
-ENTRY_POINT_GROUP = "recbole_msr.models"
-_PACKAGE = "recbole.model.context_aware_recommender"
-VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""What this process was given; RecBole's configurations write their `gpu_id` there."""
-_BUILT_IN = {
-    "AITM": "recbole_msr.models.aitm",
-    "HMoE": "recbole_msr.models.hmoe",
-    "HiNet": "recbole_msr.models.hinet",
-    "LLM4MSR": "recbole_msr.models.llm4msr",
-    "MMoE": "recbole_msr.models.mmoe",
-    "OMoE": "recbole_msr.models.omoe",
-    "PLE": "recbole_msr.models.ple",
-    "STAR": "recbole_msr.models.star",
-    "SharedBottom": "recbole_msr.models.shared_bottom",
-}
-
-
-@dataclass(frozen=True)
-class Registration:
-    """A model that RecBole is to find: how its class is got, and its default settings."""
-
-    name: str
-    load: Callable[[], type]
-    defaults: Mapping[str, Any] | str | Path | None = None
-
-    def default_settings(self) -> dict[str, Any]:
-        if self.defaults is None:
-            return dict(getattr(self.load(), "defaults", None) or {})
-        if isinstance(self.defaults, Mapping):
-            return dict(self.defaults)
-        return read_yaml(Path(self.defaults))
-
-
-_registered: dict[str, Registration] = {}
-
-
-def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None = None) -> type:
-    """Make a model known to RecBole under its class name; may be used as a decorator.
-
-    Args:
-        model_class: a RecBole recommender class, for instance a `recbole_msr.models.base.MultiScenarioRecommender`.
-        defaults: its default settings, as a mapping or the path of a YAML file; else the class attribute `defaults`.
-
-    Raises:
-        InputError: another class is registered under this name.
-
-    A package can do the same without being imported first: an entry point of the group `recbole_msr.models`, named
-    as the class, that leads to the class.
-    """
-    name = model_class.__name__
-    known = _registrations().get(name)
-    if known is not None and _place(known.load()) != _place(model_class):
-        raise InputError(f"a model named '{name}' is registered already: {known.load()}")
-    if name.lower() in {other.lower() for other in recbole_models()}:
-        raise InputError(f"RecBole has a model '{name}' of its own, which would be found instead: choose another name")
-    sys.modules.pop(f"{_PACKAGE}.{name.lower()}", None)  # found there before, if the class was defined anew
-    _registered[name] = Registration(name, lambda: model_class, defaults)
-    return model_class
-
-
-def _place(model_class: type) -> tuple[str, str]:
-    """Where a class is defined: the same for one that a notebook cell defines again."""
-    return model_class.__module__, model_class.__qualname__
-
-
-def registered_models() -> list[str]:
-    """Names of the models that this package or others have registered."""
-    return sorted(_registrations())
-
-
-def recbole_models() -> list[str]:
-    """Names of RecBole's own models."""
-    compat.require_recbole()
-    (folder,) = importlib.import_module("recbole").__path__
-    return sorted((path.stem for path in Path(folder, "properties", "model").glob("*.yaml")), key=str.lower)
-
-
-def model_class(name: str) -> type:
-    """The class of a model, ours or RecBole's.
-
-    Raises:
-        InputError: there is no such model; the message suggests the nearest names.
-    """
-    check_model_name(name)
-    from recbole.utils import get_model
-
-    return get_model(name)
-
-
-def check_model_name(name: str) -> None:
-    """Refuse a name that no model has; the model itself is not imported.
-
-    Raises:
-        InputError: there is no such model; the message suggests the nearest names.
-    """
-    known = [*registered_models(), *recbole_models()]
-    if name not in known:
-        raise InputError(
-            f"there is no model '{name}'{nearest(name, known) or '.'} `recbole-msr models` lists all of them."
-        )
-
-
-def properties(*parts: str) -> Path:
-    """A file of the installed `properties` folder (beside the package in a checkout, inside it in a wheel)."""
-    return _installed("properties").joinpath(*parts)
-
-
-def search_spaces(*parts: str) -> Path:
-    """A file of the installed `search_spaces` folder."""
-    return _installed("search_spaces").joinpath(*parts)
-
-
-def _installed(folder: str) -> Path:
-    here = Path(__file__).resolve().parent
-    inside = here / folder
-    return inside if inside.is_dir() else here.parent / folder
-
-
-def _registrations() -> dict[str, Registration]:
-    found = {
-        name: Registration(
-            name,
-            lambda module=module, name=name: getattr(importlib.import_module(module), name),  # type: ignore[misc]
-            properties("model", f"{name}.yaml"),
-        )
-        for name, module in _BUILT_IN.items()
-    }
-    for point in entry_points(group=ENTRY_POINT_GROUP):
-        found.setdefault(point.name, Registration(point.name, _loader(point)))
-    return found | _registered
-
-
-def _loader(point: EntryPoint) -> Callable[[], type]:
-    return lambda: point.load()
-
 
 # RecBole looks a model up as recbole.model.<family>_recommender.<name in lower case>.
 
@@ -171,13 +32,13 @@ class _ModelFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         package, _, module = fullname.rpartition(".")
-        if package != _PACKAGE or not any(name.lower() == module for name in _registrations()):
+        if package != RECBOLE_PACKAGE or not any(name.lower() == module for name in registrations()):
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
         lower = module.__name__.rpartition(".")[2]
-        for name, registration in _registrations().items():
+        for name, registration in registrations().items():
             if name.lower() == lower:
                 setattr(module, name, registration.load())
 
@@ -197,20 +58,6 @@ def activate() -> None:
     compat.after_import("recbole.quick_start.quick_start", _extend_loading)
 
 
-@contextmanager
-def tensorboard_below(folder: Path) -> Iterator[None]:
-    """RecBole's trainer writes its TensorBoard files into a folder, not into the current one."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    module: Any = importlib.import_module("recbole.trainer.trainer")
-    original = module.get_tensorboard
-    module.get_tensorboard = lambda logger: SummaryWriter(str(folder / "tensorboard"))
-    try:
-        yield
-    finally:
-        module.get_tensorboard = original
-
-
 def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
     """Replace `owner.name` by `make(owner.name)`, once."""
     original = getattr(owner, name)
@@ -228,11 +75,11 @@ def _extend_config(configurator: ModuleType) -> None:
             original(self, model, model_class, dataset)
             internal = self.internal_config_dict
             internal.update(read_yaml(properties("overall.yaml")))
-            registration = _registrations().get(model)
+            registration = registrations().get(model)
             ours = registration.default_settings() if registration is not None else {}
             if "backbone" in ours:
-                ours = _with_backbone(ours, self.external_config_dict.get("backbone"))
-            ours |= _preset(self.external_config_dict.get("preset"), dataset, registration)
+                ours = with_backbone(ours, self.external_config_dict.get("backbone"))
+            ours |= preset_settings(self.external_config_dict.get("preset"), dataset, registration)
             internal.update(ours)
             declared = self.external_config_dict.get("tasks") or internal["tasks"]
             if declared and dataset != "ml-100k" and "load_col" not in ours:
@@ -294,33 +141,6 @@ def _extend_config(configurator: ModuleType) -> None:
     _wrap(configurator.Config, "_set_default_parameters", set_default)
 
 
-def _with_backbone(defaults: dict[str, Any], chosen: Any) -> dict[str, Any]:
-    """Defaults of a model around another: what it does not set itself is as in the other's defaults."""
-    name = defaults["backbone"] if chosen is None else chosen
-    registration = _registrations().get(str(name))
-    if registration is None:
-        others = [
-            known for known in registered_models() if "backbone" not in _registrations()[known].default_settings()
-        ]
-        raise InputError(
-            f"'backbone': there is no model '{name}'{nearest(str(name), others) or '.'} There are {', '.join(others)}."
-        )
-    return registration.default_settings() | defaults | {"backbone": name}
-
-
-def _preset(name: str | None, dataset: str, registration: Registration | None) -> dict[str, Any]:
-    available = sorted(path.stem for path in properties("dataset").glob("*.yaml"))
-    if name is None:
-        if registration is None or dataset not in available:
-            return {}
-        name = dataset
-    if name not in available:
-        raise InputError(
-            f"there is no preset '{name}'{nearest(name, available) or '.'} Presets: {', '.join(available)}."
-        )
-    return read_yaml(properties("dataset", f"{name}.yaml"))
-
-
 def _extend_dataset(module: ModuleType) -> None:
     """`Dataset(config)` is a ScenarioDataset where the configuration declares tasks."""
     dataset_class = module.Dataset
@@ -342,7 +162,7 @@ def _extend_trainers(module: ModuleType) -> None:
     """`recbole.trainer.<Name>Trainer` of a registered model is the Lightning trainer."""
 
     def __getattr__(name: str) -> Any:
-        if name.endswith("Trainer") and name.removesuffix("Trainer") in _registrations():
+        if name.endswith("Trainer") and name.removesuffix("Trainer") in registrations():
             from recbole_msr.training.trainer import LightningTrainer
 
             return LightningTrainer
@@ -382,19 +202,3 @@ def _extend_loading(module: ModuleType) -> None:
     package = sys.modules.get("recbole.quick_start")
     if package is not None and hasattr(package, "load_data_and_model"):
         package.load_data_and_model = module.load_data_and_model  # type: ignore[attr-defined]
-
-
-def describe(name: str) -> str:
-    """A model's settings with their defaults and comments, as its YAML file has them.
-
-    Raises:
-        InputError: there is no such model.
-    """
-    model_class(name)
-    registration = _registrations().get(name)
-    if registration is not None and not isinstance(registration.defaults, (str, Path)):
-        return write_yaml_text(registration.default_settings())
-    if registration is not None:
-        return Path(str(registration.defaults)).read_text(encoding="utf-8")
-    (folder,) = importlib.import_module("recbole").__path__
-    return Path(folder, "properties", "model", f"{name}.yaml").read_text(encoding="utf-8").rstrip("\n") + "\n"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.kinds import is_finite, is_one_line
+from recbole_msr.value_kinds import is_finite, is_one_line
 
 SCENARIO_FIELD = "scenario"
 """Name of the token field that holds a row's scenario: ids 1..M in the declared order, 0 for an unknown one."""

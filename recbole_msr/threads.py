@@ -196,7 +196,7 @@ def _set(count: int, arrow: Any, arrow_count: int) -> None:
         arrow.set_cpu_count(arrow_count)
 
 
-def tell() -> None:
+def log_threads() -> None:
     """One line of the log: how many threads PyTorch has; a warning where that is more than there are cores."""
     count, available = torch.get_num_threads(), cores()
     if count <= available:
@@ -207,7 +207,7 @@ def tell() -> None:
         )
 
 
-def tell_workers(workers: int, threads: int) -> None:
+def log_worker_threads(workers: int, threads: int) -> None:
     """One line of the log: how processes share the cores; a warning where they, or their threads, are too many."""
     available = cores()
     told = f"{_counted(workers, 'worker')} share {_counted(available, 'core')}, {_counted(threads, 'thread')} each"

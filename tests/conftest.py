@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import recbole_msr  # before RecBole: makes it importable
-from recbole_msr import plugin
+from recbole_msr import registry
 
 SETTINGS = {
     "load_col": {
@@ -159,9 +159,9 @@ def make_model(make_dataset):
 @pytest.fixture
 def register():
     """`recbole_msr.register`, undone after the test."""
-    before = dict(plugin._registered)
+    before = dict(registry._registered)
     yield recbole_msr.register
-    for name in set(plugin._registered) - set(before):
-        sys.modules.pop(f"{plugin._PACKAGE}.{name.lower()}", None)
-    plugin._registered.clear()
-    plugin._registered.update(before)
+    for name in set(registry._registered) - set(before):
+        sys.modules.pop(f"{registry.RECBOLE_PACKAGE}.{name.lower()}", None)
+    registry._registered.clear()
+    registry._registered.update(before)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from recbole_msr import cli
-from recbole_msr.plugin import properties
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.files.yaml import read_yaml
+from recbole_msr.registry import properties
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,7 +38,7 @@ class Understood(BaseException):
 @pytest.fixture
 def checked_only(tmp_path, monkeypatch):
     """Commands are read and their settings checked, in a folder with the YAML files that the docs show."""
-    from recbole_msr.training import run as training
+    from recbole_msr.runs import run as training
 
     def run(model=None, dataset=None, config_files=(), config=None, callbacks=()):
         settings = {}
@@ -75,8 +75,8 @@ def test_a_command_in_the_docs_is_understood(name, arguments, checked_only):
     "text", [pytest.param(text, id=f"{page.stem}: {text[:50]}") for page in PAGES for text in blocks("yaml", page)]
 )
 def test_settings_in_the_docs_are_known_and_possible(text):
+    from recbole_msr.config.build import build_config
     from recbole_msr.schema import Schema
-    from recbole_msr.training.config import build_config
 
     settings = {"tasks": {"click": {"field": "rating", "at_least": 4}}} | yaml.safe_load(text)
     Schema.from_config(build_config("HiNet", "ml-100k", settings))

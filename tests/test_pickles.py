@@ -13,8 +13,8 @@ import torch
 
 from recbole_msr import compat
 from recbole_msr.cli import run_recbole
+from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
-from recbole_msr.training.config import build_config
 from tests.conftest import SETTINGS
 
 PLAIN = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import recbole_msr
-from recbole_msr import plugin
+from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
 
@@ -68,7 +68,7 @@ def test_the_defaults_are_those_of_properties(settings):
     config = Config(
         model="HiNet", dataset="tiny", config_dict={"data_path": settings["data_path"], "tasks": SMALL["tasks"]}
     )
-    for key, value in yaml.safe_load(plugin.properties("model", "HiNet.yaml").read_text()).items():
+    for key, value in yaml.safe_load(registry.properties("model", "HiNet.yaml").read_text()).items():
         if key not in ("eval_args", "train_neg_sample_args", "metrics"):  # RecBole fills these in
             assert config[key] == value, key
     assert config["data_seed"] == 2020
@@ -160,30 +160,30 @@ def test_a_class_of_ones_own_runs_under_its_name(settings, register):
     from recbole.utils import get_model
 
     assert register(Linear, DEFAULTS) is Linear
-    assert "Linear" in plugin.registered_models()
+    assert "Linear" in registry.registered_models()
     assert get_model("Linear") is Linear
     own = {key: value for key, value in settings.items() if "expert" not in key and "tower" not in key}
     result = recbole_msr.run("Linear", "tiny", config=own | {"my_depth": 5, "output_dir": "out"})
     assert result.model.depth == 5
     assert result.summary["tasks"] == ["click", "like"]
     assert "auc" in run_recbole(model="Linear", dataset="tiny", config_dict=own, saved=False)["test_result"]
-    assert plugin.describe("Linear").splitlines()[0] == "embedding_size: 4"
+    assert registry.describe("Linear").splitlines()[0] == "embedding_size: 4"
 
 
 def test_defaults_may_be_a_file_or_the_classes_own(tmp_path, register):
     (tmp_path / "own.yaml").write_text("my_depth: 7\nlearning_rate: 1e-2\n")
-    assert plugin.Registration("Linear", lambda: Linear, tmp_path / "own.yaml").default_settings() == {
+    assert registry.Registration("Linear", lambda: Linear, tmp_path / "own.yaml").default_settings() == {
         "my_depth": 7,
         "learning_rate": 0.01,
     }
     with_own = type("WithOwn", (Linear,), {"defaults": {"my_depth": 2}})
-    assert plugin.Registration("WithOwn", lambda: with_own).default_settings() == {"my_depth": 2}
+    assert registry.Registration("WithOwn", lambda: with_own).default_settings() == {"my_depth": 2}
 
 
 def test_a_name_belongs_to_one_class(register):
     register(Linear, DEFAULTS)
     register(Linear, DEFAULTS | {"my_depth": 4})
-    assert plugin._registrations()["Linear"].default_settings()["my_depth"] == 4
+    assert registry.registrations()["Linear"].default_settings()["my_depth"] == 4
     with pytest.raises(InputError, match="'Linear' is registered already"):
         register(type("Linear", (MultiScenarioRecommender,), {"__module__": "elsewhere"}))
     with pytest.raises(InputError, match="'HiNet' is registered already"):
@@ -217,7 +217,7 @@ def test_an_installed_package_may_bring_models(settings, tmp_path, monkeypatch, 
     )
     monkeypatch.syspath_prepend(site)
     try:
-        assert "Brought" in plugin.registered_models()
+        assert "Brought" in registry.registered_models()
         assert "others_models" not in sys.modules, "a model that is not asked for is not imported"
         assert get_model("Brought").__module__ == "others_models"
         own = {key: value for key, value in settings.items() if "expert" not in key and "tower" not in key}
@@ -227,20 +227,20 @@ def test_an_installed_package_may_bring_models(settings, tmp_path, monkeypatch, 
             recbole_msr.run("Brought", "tiny", config=own | {"brought_widht": 2, "output_dir": "out"})
     finally:
         sys.modules.pop("others_models", None)
-        sys.modules.pop(f"{plugin._PACKAGE}.brought", None)
+        sys.modules.pop(f"{registry.RECBOLE_PACKAGE}.brought", None)
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("HiNett", "HiNet"), ("hinet", "HiNet"), ("DepFM", "DeepFM")])
 def test_an_unknown_model_is_an_error_that_suggests_names(name, nearest):
     with pytest.raises(InputError, match=rf"no model '{name}'; did you mean .*'{nearest}'"):
-        plugin.model_class(name)
+        registry.model_class(name)
     with pytest.raises(InputError, match=nearest):
-        plugin.describe(name)
+        registry.describe(name)
 
 
 def test_what_describe_tells_is_the_defaults_file():
     import yaml
 
-    assert yaml.safe_load(plugin.describe("HiNet"))["sub_experts"] == 5
-    assert "mlp_hidden_size" in yaml.safe_load(plugin.describe("DeepFM"))
-    assert {"DeepFM", "SASRec", "BPR"} <= set(plugin.recbole_models())
+    assert yaml.safe_load(registry.describe("HiNet"))["sub_experts"] == 5
+    assert "mlp_hidden_size" in yaml.safe_load(registry.describe("DeepFM"))
+    assert {"DeepFM", "SASRec", "BPR"} <= set(registry.recbole_models())

@@ -190,12 +190,12 @@ def test_more_threads_or_workers_than_cores_are_told(monkeypatch, caplog):
     before = torch.get_num_threads()
     caplog.set_level(logging.INFO, logger="recbole_msr.threads")
     torch.set_num_threads(1)
-    threads.tell()
+    threads.log_threads()
     torch.set_num_threads(3)
-    threads.tell()
+    threads.log_threads()
     torch.set_num_threads(before)
     for workers, each in ((1, 2), (2, 1), (2, 2), (3, 1)):
-        threads.tell_workers(workers, each)
+        threads.log_worker_threads(workers, each)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "threads: 1 of 2 cores"),
         ("WARNING", "threads: 3 on 2 cores: that can be many times slower than 2"),

@@ -43,7 +43,7 @@ from safetensors.torch import load_file, save_file
 
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
-from recbole_msr.json_files import mismatch, read_json
+from recbole_msr.files.json import mismatch, read_json
 
 FORMAT = 5
 """Raised whenever the meaning of an entry changes; entries of other formats are not found."""
@@ -141,7 +141,7 @@ def _checksum(path: Path) -> int:
     return total
 
 
-def turn(folder: Path) -> filelock.BaseFileLock | None:
+def build_lock(folder: Path) -> filelock.BaseFileLock | None:
     """The right to make an entry, waited for while another process has it; to be released when the entry is there.
 
     None where this process has it already, or where no lock can be had (the file system has none, or another process

@@ -108,7 +108,7 @@ class ScenarioDataset(ColumnarDataset):
             self._restored = cache.restore(self, self._cache_entry)
             if not self._restored:
                 # Another process may be making the same: it is waited for, instead of doing the work twice.
-                self._turn = cache.turn(self._cache_entry)
+                self._turn = cache.build_lock(self._cache_entry)
                 self._restored = cache.restore(self, self._cache_entry)
             if self._restored:
                 self._end_turn()

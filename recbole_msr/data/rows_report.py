@@ -54,7 +54,7 @@ def describe_left_out(dropped: Mapping[str, Any]) -> str:
     return f"{dropped['rows']} where {dropped['rule']}" + (f" ({dropped['key']})" if dropped["key"] else "")
 
 
-def tell_rows(dataset: Any, folder: Path | None = None) -> None:
+def log_rows(dataset: Any, folder: Path | None = None) -> None:
     """Log what became of the rows of a dataset's files.
 
     The line of the interactions is for the terminal too, once; those of users and items for run.log alone.

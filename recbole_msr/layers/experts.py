@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recbole_msr.layers import written
+from recbole_msr.layers import manual_backward as written
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLP, MLPBank
 
@@ -56,7 +56,7 @@ class SubExpertIntegration(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Every expert's output (experts, B, H) for rows x (B, D)."""
         q, g = self.sub_experts(x), self.gate(x)
-        if written.is_for(q):
+        if written.supports(q):
             n_experts, k = self.shape
             return written.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
         return (g.unsqueeze(-1) * q.unflatten(0, self.shape)).sum(dim=1)
@@ -113,7 +113,7 @@ class ScenarioAwareAttention(nn.Module):
             e: see `weights`.
         """
         a = self.weights(e)[scenario].t()
-        if written.is_for(s):
+        if written.supports(s):
             return written.weighted_sums(a.unsqueeze(0), s, [range(len(s))]).squeeze(0)
         return (a.unsqueeze(-1) * s).sum(dim=0)
 

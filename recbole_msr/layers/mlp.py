@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_msr.layers import written
+from recbole_msr.layers import manual_backward as written
 from recbole_msr.layers.dropout import Dropout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -93,7 +93,7 @@ class MLP(nn.Sequential):
                 initialise(layer.weight, layer.bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        return written.through(self, input)
+        return written.run_layers(self, input)
 
 
 class MLPBank(nn.Module):
@@ -157,7 +157,7 @@ class MLPBank(nn.Module):
             reads = [0] * self.n_mlps if x.dim() == 2 else range(self.n_mlps)
         x = x.unsqueeze(0) if x.dim() == 2 else x
         hidden = (self.activation, self.dropout)
-        if written.is_for(x) and isinstance(self.activation, nn.ReLU) and all(map(written.is_bare, hidden)):
+        if written.supports(x) and isinstance(self.activation, nn.ReLU) and all(map(written.has_no_hooks, hidden)):
             dropout = self.dropout.p if self.dropout.training else 0.0
             return written.relu_networks(x, reads, [*self.weights], [*self.biases], self.n_hidden, dropout)
         return self._by_autograd(x, reads)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_msr.layers.groups import Groups
-from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
 from recbole_msr.layers.transfer import InformationTransfer
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -61,7 +61,7 @@ class AITM(MultiScenarioRecommender):
         )
         self.transfer = InformationTransfer(k) if self.n_tasks > 1 else None
         self.outputs = nn.ModuleList(MLPBank(n_each, k, [], output_size=1) for _ in range(self.n_tasks))
-        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         towers = self.tower(x).unflatten(0, (self.n_tasks, -1))  # (T, M, B, k)

@@ -6,15 +6,16 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import ContextRecommender
 from torch import Tensor, nn
 
+from recbole_msr.config.key_table import LOSS_WEIGHTINGS
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.key_table import LOSS_WEIGHTINGS
+from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
@@ -22,7 +23,7 @@ from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
 logger = logging.getLogger(__name__)
 
 NEED_TRAINER = ("gradnorm", "dwa", "pcgrad")
-"""Those that need more than one batch's loss: what `recbole_msr.training.weighting` has of them."""
+"""Those that need more than one batch's loss: what `recbole_msr.training.weighting.loss_weighting` has of them."""
 
 
 class MultiScenarioRecommender(ContextRecommender):
@@ -48,6 +49,8 @@ class MultiScenarioRecommender(ContextRecommender):
         InputError: the dataset knows no tasks, or a setting is impossible.
     """
 
+    key_readers: ClassVar[tuple[type, ...]] = (FeatureEmbedding,)
+    """Classes beside the model's own whose source says which configuration keys are read."""
     loss_weights: Tensor
     """lambda (M, T)."""
     log_variances: nn.Parameter | None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_msr.layers.gates import GateBank, mix
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
@@ -61,7 +61,7 @@ class HMoE(MultiScenarioRecommender):
         self.stop_gradient = option.flag("stop_gradient")
         n_related = Groups(self.relations, self.n_scenarios, self.n_tasks).count
         self.relation_weights = GateBank(self.groups.count, width, n_related) if n_related > 1 else None
-        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         experts = self.experts(x)

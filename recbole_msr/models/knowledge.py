@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
 from recbole_msr.options import Options
+from recbole_msr.prompts.store import Knowledge
 
 LEVELS = ("user", "scenario", "item")
 REDUCTIONS = ("none", "linear", "pca")
@@ -188,8 +189,6 @@ class KnowledgeSource:
         self._random = (option.integer("knowledge_size"), option.integer("knowledge_seed", at_least=0))
         self._store: Any = None
         if self.name != "random" and not self.is_baked:
-            from recbole_msr.prompts.store import Knowledge
-
             self._store = Knowledge.open(self.name, config["knowledge_dir"])
             if self.fits:
                 self._store.check(dataset)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_msr import registry
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.meta import META_WEIGHTS, MetaLayers
 from recbole_msr.layers.mlp import ACTIVATIONS
@@ -273,13 +274,11 @@ def backbone_class(name: Any) -> type[MultiScenarioRecommender]:
     Raises:
         InputError: there is none of this name that can be a backbone; the message lists those that can.
     """
-    from recbole_msr import plugin
-
-    if name in plugin.registered_models():
-        found = plugin.model_class(name)
+    if name in registry.registered_models():
+        found = registry.model_class(name)
         if _can_be_backbone(found):
             return found
-    possible = [known for known in plugin.registered_models() if _can_be_backbone(plugin.model_class(known))]
+    possible = [known for known in registry.registered_models() if _can_be_backbone(registry.model_class(known))]
     raise InputError(
         f"'backbone': '{name}' is no model that LLM4MSR can be built around{nearest(str(name), possible)} "
         f"Those are: {', '.join(possible)}."

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.cgc import CGC
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.towers import Towers
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -66,7 +66,7 @@ class PLE(MultiScenarioRecommender):
             batch_norm,
             inputs=groups,
         )
-        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         return self.towers(self.levels(x), scenario)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
 from recbole_msr.layers.towers import Towers
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -44,7 +44,7 @@ class SharedBottom(MultiScenarioRecommender):
             dropout,
             batch_norm,
         )
-        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         return self.towers(self.bottom(x), scenario)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.initial import WEIGHT_INIT, draw_again
+from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
 from recbole_msr.layers.star import PartitionedNorm, StarLinear
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -77,7 +77,7 @@ class STAR(MultiScenarioRecommender):
             batch_norm,
             output_size=self.n_tasks,
         )
-        draw_again(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         if self.groups.per == "task":

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.kinds import anything, choice, flag, maybe, name, path, take, text, whole
-from recbole_msr.outputs import check_paths
+from recbole_msr.files.outputs import check_paths
+from recbole_msr.files.yaml import read_yaml
 from recbole_msr.prompts.build import Prompts, build_prompts
 from recbole_msr.prompts.embed import STORE_DTYPES, build_knowledge, find_knowledge, request_hash
 from recbole_msr.prompts.encoders import Encoder, make_encoder, option_names
@@ -17,7 +17,7 @@ from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.value_kinds import anything, choice, flag, maybe, name, path, take, text, whole
 
 _OWN = {
     "template": text("the name of a template or the path of one"),
@@ -183,7 +183,7 @@ def _facts(train: Any, own: Mapping[str, Any]) -> Facts:
 
 def _config(rest: dict[str, Any]) -> Any:
     # Not imported above: training stands on models, and models on the store beside this file.
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     rest = dict(rest)
     model, dataset = rest.pop("model", _MODEL), rest.pop("dataset", None)
@@ -196,9 +196,9 @@ def _train_split(config: Any) -> Any:
     """The training split, whatever RecBole prints while it is made."""
     from recbole.data import create_dataset
 
+    from recbole_msr.config.build import reading_data
     from recbole_msr.data.dataset import ScenarioDataset
-    from recbole_msr.data.rows_report import tell_rows
-    from recbole_msr.training.config import reading_data
+    from recbole_msr.data.rows_report import log_rows
 
     config = _config(config) if isinstance(config, dict) else config
     config["only_scenario"] = None  # knowledge is of all scenarios, and serves a run of one of them too
@@ -210,7 +210,7 @@ def _train_split(config: Any) -> Any:
                 "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
             )
         train = dataset.build()[0]
-    tell_rows(dataset)
+    log_rows(dataset)
     return train
 
 

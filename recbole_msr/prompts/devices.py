@@ -5,25 +5,31 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from recbole_msr.errors import InputError
-
-if TYPE_CHECKING:
-    from recbole_msr.prompts.embed import Build
-    from recbole_msr.prompts.encoders import Encoder
+from recbole_msr.prompts.encoders import Encoder
 
 Job = tuple[str, list[int], list[str]]
 """A level, row numbers, and their texts."""
 
 
+class VectorWriter(Protocol):
+    """Where the vectors of texts go: a knowledge store under construction."""
+
+    rank: int
+    """Number of the process that writes."""
+
+    def write(self, level: str, rows: Sequence[int], vectors: Any, answers: Sequence[str] | None) -> None: ...
+
+
 class _EncodeModule(pl.LightningModule):
     """Every process loads the encoder on its own device and writes what it encodes."""
 
-    def __init__(self, build: Build, jobs: Sequence[Job], encoder: Encoder) -> None:
+    def __init__(self, build: VectorWriter, jobs: Sequence[Job], encoder: Encoder) -> None:
         super().__init__()
         self._build, self._jobs, self._encoder = build, jobs, encoder
 
@@ -43,7 +49,7 @@ class _EncodeModule(pl.LightningModule):
 
 
 def encode_on_devices(
-    build: Build, jobs: Sequence[Job], encoder: Encoder, options: Mapping[str, Any], show_progress: bool
+    build: VectorWriter, jobs: Sequence[Job], encoder: Encoder, options: Mapping[str, Any], show_progress: bool
 ) -> None:
     """Encode all jobs on the devices that the options of pytorch_lightning.Trainer name.
 

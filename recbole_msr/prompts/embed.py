@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recbole_msr.errors import InputError
-from recbole_msr.json_files import parse_json, read_json
-from recbole_msr.outputs import KNOWLEDGE, check_path, holds, is_dataset
+from recbole_msr.files.atomic import write_atomically
+from recbole_msr.files.json import parse_json, read_json
+from recbole_msr.files.outputs import KNOWLEDGE, check_path, holds, is_dataset
 from recbole_msr.prompts.build import Prompts
 from recbole_msr.prompts.encoders import Encoder
 from recbole_msr.prompts.fingerprint import differences
 from recbole_msr.prompts.store import FORMAT, SUFFIXES, Knowledge, check_name, file_checksum, knowledge_folder
-from recbole_msr.training.checkpoint import write_atomically
 
 STORE_DTYPES = ("float16", "float32")
 _META = "knowledge.json"

@@ -23,9 +23,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from recbole_msr import outputs
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.json_files import mismatch, read_json
+from recbole_msr.files import outputs
+from recbole_msr.files.json import mismatch, read_json
+from recbole_msr.prompts.fingerprint import differences, fingerprint
 
 LEVELS = ("scenario", "user", "item")
 SUFFIXES = (".npy", ".parquet", "_texts.parquet")
@@ -230,7 +231,6 @@ class Knowledge:
         Raises:
             InputError: names everything that differs.
         """
-        from recbole_msr.prompts.fingerprint import differences, fingerprint
 
         told = differences(self.meta.get("data", {}), fingerprint(dataset))
         if told:

@@ -12,8 +12,8 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.files.yaml import parse_yaml
 from recbole_msr.prompts.store import LEVELS
-from recbole_msr.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).resolve().parent / "templates"
 _KEYS = ("name", "version", "description", "limits", "languages")

@@ -1,5 +1,5 @@
 """What is shown to people: result tables, leaderboards, plots."""
 
-from recbole_msr.report.table import markdown, print_result, result_table
+from recbole_msr.report.run.result_table import markdown, print_result, result_table
 
 __all__ = ["markdown", "print_result", "result_table"]

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.tracking.upload import finish_uploads, sync_command, uploader
 from recbole_msr.tracking.worker import stop_dead_service, tell_once, worker
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recbole_msr.tracking.epochs import EpochLogger
 
-__all__ = ["MODES", "EpochLogger", "TrackedRun", "finish_uploads", "resolve_mode", "sync_command"]
+__all__ = ["MODES", "TrackedRun", "finish_uploads", "resolve_mode", "sync_command"]
 
 MODES = ("online", "offline", "disabled")
 
@@ -35,14 +35,6 @@ _DEFAULT_SERVER = "https://api.wandb.ai"
 _FINISH_SECONDS = 30.0
 _LONGEST_NAME = 128
 _STATES = ("complete", "pruned", "failed")
-
-
-def __getattr__(name: str) -> Any:
-    if name == "EpochLogger":  # it imports Lightning
-        from recbole_msr.tracking.epochs import EpochLogger
-
-        return EpochLogger
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def resolve_mode(wanted: str | None) -> str:
@@ -197,7 +189,6 @@ class TrackedRun:
             split: valid or test.
             evaluation: `Evaluation.to_dict()`.
         """
-        from recbole_msr.training.evaluation import Evaluation
 
         result = Evaluation.from_dict(evaluation)
         columns = ["scenario", "task", "rows", "positives", "auc", "gauc", "logloss", "undefined"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -13,9 +11,10 @@ from typing import Any
 import torch
 
 from recbole_msr.errors import InputError
-from recbole_msr.json_files import mismatch
-from recbole_msr.outputs import save_tensors, writing
-from recbole_msr.yaml_files import TypedSettings
+from recbole_msr.files.atomic import write_atomically
+from recbole_msr.files.json import mismatch
+from recbole_msr.files.outputs import save_tensors
+from recbole_msr.files.yaml import TypedSettings
 
 FORMAT = "recbole-msr/1"
 
@@ -60,37 +59,6 @@ _RESUMABLE = {
         }
     },
 }
-
-
-def write_atomically(path: str | Path, write: Any, private: bool = False) -> None:
-    """Call `write(temporary_path)` and rename the file into place, so that `path` is never half a file.
-
-    Args:
-        path: the file.
-        write: writes the content.
-        private: whether only the owner may read it.
-
-    Raises:
-        WriteError: the file cannot be written; it is named.
-    """
-    path = Path(path)
-    with writing(path):
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        try:
-            if not private:  # mkstemp gives 0600; results are for others to read too
-                os.chmod(temporary, 0o666 & ~_umask())
-            write(temporary)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[str, Any], epoch: int) -> None:

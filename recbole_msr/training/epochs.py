@@ -16,9 +16,10 @@ from pytorch_lightning.callbacks import Checkpoint
 from recbole.utils import early_stopping
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.outputs import writing
-from recbole_msr.training.checkpoint import save_checkpoint, write_atomically
-from recbole_msr.training.evaluation import find_metric, metric_name
+from recbole_msr.evaluation.metrics import find_metric, metric_name
+from recbole_msr.files.atomic import write_atomically
+from recbole_msr.files.outputs import writing
+from recbole_msr.training.checkpoint import save_checkpoint
 from recbole_msr.training.module import RecModule
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from recbole_msr.errors import InputError, nearest, one_line
-from recbole_msr.training.fast import lightning_precision
+from recbole_msr.training.fast_paths import lightning_precision
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler
 
 _EVERY_ROW = "results are exact only if every row is evaluated"

@@ -17,13 +17,18 @@ from recbole.utils import init_seed
 
 from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.cells import Evaluation, evaluate_cells, recbole_metrics
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
-from recbole_msr.training.evaluation import Evaluation, evaluate_cells, recbole_metrics
-from recbole_msr.training.fast import check_sparse, compiled, prepare_model
+from recbole_msr.training.fast_paths import check_sparse, compiled, prepare_model
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
-from recbole_msr.training.weighting import GradientWeighting, averaged, build_weighting, summed
+from recbole_msr.training.weighting.loss_weighting import (
+    GradientWeighting,
+    averaged,
+    build_weighting,
+    summed,
+)
 
 _CHECK_EVERY = 50
 """Steps from one look at the sum of the losses to the next: a look waits for the device."""

@@ -15,11 +15,12 @@ import torch
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from recbole.utils import EvaluatorType, InputType
 
+from recbole_msr.config.build import plain_settings
 from recbole_msr.errors import InputError
-from recbole_msr.memory import keep_freed
+from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.memory import retain_freed_memory
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
-from recbole_msr.training.evaluation import Evaluation
 from recbole_msr.training.lightning_options import quiet_lightning, trainer_options
 from recbole_msr.training.module import PackedData, RecModule
 
@@ -71,7 +72,7 @@ class LightningTrainer:
         modes = config["eval_args"]["mode"]
         if set(modes.values()) != {"labeled"}:
             raise InputError(f"eval_args: mode must be 'labeled' here, got {modes}")
-        keep_freed()
+        retain_freed_memory()
         self.config, self.model = config, model
         self._callbacks, self._settings, self._resume_from = list(callbacks), settings, resume_from
         self._folder = Path(folder) if folder is not None else None
@@ -228,23 +229,6 @@ class LightningTrainer:
                 "to themselves: set strategy: ddp (it starts the same command again: not in a notebook), or devices: 1"
             )
         return trainer
-
-
-def plain_settings(config: Any) -> dict[str, Any]:
-    """A configuration's settings as a user would write them (plain values, before RecBole fills them in)."""
-    merged = {**config.internal_config_dict, **config.external_config_dict}
-    left_out = ("MODEL_TYPE", "config_files", "config_file", "output_dir", "resume")
-    settings = {key: plain(value) for key, value in merged.items() if key not in left_out}
-    return {"model": config["model"], "dataset": config["dataset"], **settings}
-
-
-def plain(value: Any) -> Any:
-    """A setting as a file has it: mappings, lists, words and numbers."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(one) for one in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _check_device_count(options: Mapping[str, Any]) -> None:

@@ -361,8 +361,8 @@ def test_a_dataset_that_is_not_split_yet_does_not_stop_another_of_the_same_proce
 def test_who_fails_lets_the_next_one_in(start, monkeypatch):
     from recbole_msr.data import cache
 
-    turn, asked = cache.turn, []
-    monkeypatch.setattr(cache, "turn", lambda folder: (asked.append(folder), turn(folder))[1])
+    turn, asked = cache.build_lock, []
+    monkeypatch.setattr(cache, "build_lock", lambda folder: (asked.append(folder), turn(folder))[1])
     with pytest.raises(InputError, match="no field"):
         start(tasks={"click": {"field": "nothing", "at_least": 4}})
     with pytest.raises(InputError, match="empty"):
@@ -395,10 +395,10 @@ def test_the_right_is_known_by_any_path_of_the_same_folder(tmp_path, monkeypatch
     from recbole_msr.data import cache
 
     monkeypatch.chdir(tmp_path)
-    lock = cache.turn(tmp_path / "cache" / "x")
+    lock = cache.build_lock(tmp_path / "cache" / "x")
     try:
-        assert cache.turn(Path("cache", "x")) is None
-        assert cache.turn(tmp_path / "cache" / ".." / "cache" / "x") is None
+        assert cache.build_lock(Path("cache", "x")) is None
+        assert cache.build_lock(tmp_path / "cache" / ".." / "cache" / "x") is None
     finally:
         lock.release()
 
@@ -412,7 +412,7 @@ def test_who_waits_too_long_goes_on_and_was_told_how_not_to_wait(tmp_path, monke
     other = filelock.FileLock(tmp_path / ".locks" / "x.lock", thread_local=False)
     monkeypatch.setattr(cache, "_WAIT_SECONDS", 0.1)
     with other, caplog.at_level(logging.WARNING):
-        assert cache.turn(tmp_path / "x") is None
+        assert cache.build_lock(tmp_path / "x") is None
     assert "packed_cache: False" in caplog.text
 
 

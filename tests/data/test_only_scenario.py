@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import recbole_msr
-from recbole_msr import plugin
+from recbole_msr import registry
 from recbole_msr.errors import InputError
-from recbole_msr.training.explain import explain
-from recbole_msr.training.predict import Predictor
+from recbole_msr.runs.explain import explain
+from recbole_msr.runs.predict import Predictor
 
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5, "missing": "ignore"}}
 AGES = {"field": "age", "bins": [25, 35], "names": ["young", "mid", "old"]}
@@ -196,7 +196,7 @@ def test_only_the_named_scenario_is_warned_of(start, data, caplog):
 def _models():
     from recbole_msr.models.base import MultiScenarioRecommender
 
-    return [n for n in plugin._BUILT_IN if issubclass(plugin.model_class(n), MultiScenarioRecommender)]
+    return [n for n in registry._BUILT_IN if issubclass(registry.model_class(n), MultiScenarioRecommender)]
 
 
 @pytest.mark.parametrize("model", [*_models(), "DeepFM"])

@@ -116,7 +116,7 @@ class _Interrupt:
 def make(folder: Path) -> None:
     """Fill the folder; the current one must be it."""
     from recbole_msr.cli import main, run_recbole
-    from recbole_msr.training.run import run
+    from recbole_msr.runs.run import run
 
     write_data(folder)
     results = {

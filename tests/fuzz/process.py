@@ -58,7 +58,7 @@ class Processes:
         self.folder, self.kit = folder.resolve(), folder.resolve() / "kit"
         self.kit.mkdir(parents=True)
         self._environment(self.folder / "home")
-        _import(["recbole_msr.cli", "recbole_msr.training.run", "pytorch_lightning"])
+        _import(["recbole_msr.cli", "recbole_msr.runs.run", "pytorch_lightning"])
         self._make_kit()
         _import((self.folder / "modules").read_text().split())
         with contextlib.suppress(Exception), contextlib.redirect_stdout(None), warnings.catch_warnings(action="ignore"):
@@ -251,7 +251,7 @@ def _warm(folder: Path) -> None:
     """Fill what the commands keep between calls: the known keys, RecBole's defaults."""
     import yaml
 
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     settings = yaml.safe_load((folder / "tiny.yaml").read_text())
     for model in ("SharedBottom", "MMoE"):

@@ -9,7 +9,7 @@ import yaml
 
 from recbole_msr import run
 from recbole_msr.errors import InputError
-from recbole_msr.plugin import properties
+from recbole_msr.registry import properties
 from tests.models.equations import TASKS
 
 SMALL = {"embedding_size": 4, "dropout": 0.0}
@@ -164,8 +164,8 @@ def test_an_epoch_runs_from_settings_to_results(tiny_data, tmp_path, name):
 @every_backbone
 def test_every_setting_is_read_and_explained(name):
     """A key that nothing reads, or that nobody explains, is a key too many."""
-    from recbole_msr.keys import known_keys
-    from recbole_msr.plugin import model_class
+    from recbole_msr.config.keys import known_keys
+    from recbole_msr.registry import model_class
 
     text = properties("model", f"{name}.yaml").read_text(encoding="utf-8")
     ours, _, _ = text.partition("# Evaluation")
@@ -232,7 +232,7 @@ def built(name, path, **settings):
     from recbole.data import create_dataset
     from recbole.utils import get_model
 
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     given = {"preset": f"ml-1m-{name}", "data_path": str(path), "packed_cache": False, "use_gpu": False}
     config = build_config(name, "ml-1m", given | {"state": "ERROR"} | settings)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import recbole_msr
-from recbole_msr import plugin
+from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.training.predict import Predictor
+from recbole_msr.runs.predict import Predictor
 
-MODELS = [name for name in plugin._BUILT_IN if issubclass(plugin.model_class(name), MultiScenarioRecommender)]
+MODELS = [name for name in registry._BUILT_IN if issubclass(registry.model_class(name), MultiScenarioRecommender)]
 GIVEN = {
     "knowledge": "random",
     "knowledge_size": 10,

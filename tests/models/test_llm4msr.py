@@ -13,8 +13,10 @@ import pytest
 import torch
 
 import recbole_msr
-from recbole_msr import plugin
+from recbole_msr import registry
+from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
+from recbole_msr.files.yaml import read_yaml
 from recbole_msr.models import llm4msr
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import (
@@ -26,9 +28,7 @@ from recbole_msr.models.knowledge import (
     standard_scale,
 )
 from recbole_msr.models.llm4msr import LLM4MSR
-from recbole_msr.training.config import build_config
-from recbole_msr.training.predict import Predictor
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.runs.predict import Predictor
 
 SMALL = {
     "backbone": "SharedBottom",
@@ -43,8 +43,8 @@ SMALL = {
 }
 BACKBONES = [
     name
-    for name in plugin._BUILT_IN
-    if issubclass(plugin.model_class(name), MultiScenarioRecommender) and name != "LLM4MSR"
+    for name in registry._BUILT_IN
+    if issubclass(registry.model_class(name), MultiScenarioRecommender) and name != "LLM4MSR"
 ]
 
 
@@ -772,7 +772,7 @@ def test_the_backbones_settings_are_its_own(tiny_data, settings_of):
     del given["learning_rate"], given["embedding_size"]
     for backbone in BACKBONES:
         config = build_config("LLM4MSR", "tiny", given | {"backbone": backbone})
-        for key, value in read_yaml(plugin.properties("model", f"{backbone}.yaml")).items():
+        for key, value in read_yaml(registry.properties("model", f"{backbone}.yaml")).items():
             assert config.internal_config_dict[key] == value, key
             if key in ("learning_rate", "embedding_size", "activation"):
                 assert config[key] == value, key
@@ -782,9 +782,9 @@ def test_the_backbones_settings_are_its_own(tiny_data, settings_of):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_no_key_of_its_own_is_one_of_a_backbones(backbone):
-    ours = read_yaml(plugin.properties("model", "LLM4MSR.yaml"))
-    assert not set(ours) & set(read_yaml(plugin.properties("model", f"{backbone}.yaml")))
-    assert not set(ours) & set(read_yaml(plugin.properties("overall.yaml")))
+    ours = read_yaml(registry.properties("model", "LLM4MSR.yaml"))
+    assert not set(ours) & set(read_yaml(registry.properties("model", f"{backbone}.yaml")))
+    assert not set(ours) & set(read_yaml(registry.properties("overall.yaml")))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import yaml
 
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.prompts.store import Knowledge
-from recbole_msr.training.explain import explain
+from recbole_msr.runs.explain import explain
 
 BINS = "--scenario={field: age, bins: [25, 35], names: [young, mid, old]}"
 TASKS = "--tasks={click: {field: rating, at_least: 4}, like: {field: rating, at_least: 5}}"
@@ -107,7 +107,7 @@ def test_the_training_split_of_a_run_passes_the_check(arguments, tmp_path, title
     """Knowledge embedded on the command line fits the dataset that a model of the same settings gets."""
     from recbole.data import create_dataset
 
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     assert main(["embed", *arguments, "--encoder=random", "--name=k"]) == 0
     settings = {

@@ -6,8 +6,9 @@ import statistics
 
 import recbole_msr
 from recbole_msr import search
-from recbole_msr.training.evaluation import Evaluation, smaller_is_better
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.files.yaml import read_yaml
 
 SCENARIOS, TASKS, SEEDS = ["young", "mid & old", "[35,<50)"], ["click", "like"], [2020, 2021]
 SETTINGS = {

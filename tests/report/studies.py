@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from recbole_msr.training.evaluation import evaluate_cells
+from recbole_msr.evaluation.cells import evaluate_cells
 
 SCENARIOS, TASKS = ["young", "mid & old", "[35,<50)"], ["click", "like"]
 

@@ -12,10 +12,10 @@ from urllib.parse import unquote
 import pytest
 
 from recbole_msr.errors import InputError
-from recbole_msr.report.compare_figures import Point, pareto_front
-from recbole_msr.report.compare_page import write_compare_page
-from recbole_msr.report.page import Page, choice, heat_map
-from recbole_msr.training.explain import explain
+from recbole_msr.report.comparison.figures import Point, pareto_front
+from recbole_msr.report.comparison.page import write_compare_page
+from recbole_msr.report.html.page import Page, choice, heat_map
+from recbole_msr.runs.explain import explain
 from tests.report.comparisons import (
     SCENARIOS,
     SEEDS,
@@ -288,7 +288,7 @@ def test_attention_and_gates_are_those_that_explain_finds(page, summary, compare
 
 
 def test_dead_experts_are_named(page, summary, monkeypatch):
-    monkeypatch.setattr("recbole_msr.training.usage.NEVER", 1.1)  # no weight is so great
+    monkeypatch.setattr("recbole_msr.runs.gate_use.NEVER", 1.1)  # no weight is so great
     section = _section(page(summary)[0], "What the models have learnt")
     assert 'aria-label="Dead experts"' in section
     assert "expert of mid &amp; old, sub-expert 2: no row gives it more weight than" in section
@@ -440,7 +440,7 @@ def test_one_part_that_fails_does_not_cost_the_others(summary, compared, monkeyp
     def broken(*_, **__):
         raise RuntimeError("no <luck>")
 
-    monkeypatch.setattr("recbole_msr.report.compare_page.forest", broken)
+    monkeypatch.setattr("recbole_msr.report.comparison.page.forest", broken)
     write_compare_page(tmp_path / "p.html", summary, compared[1])
     html = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "This part could not be made: RuntimeError: no &lt;luck&gt;" in html
@@ -617,7 +617,7 @@ def test_the_leaderboard_shows_one_metric_and_the_columns_asked_for(browser, wri
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_readable_in_both_schemes_and_fits_a_narrow_window(browser, written, scheme):
-    from recbole_msr.report.page import contrast
+    from recbole_msr.report.html.page import contrast
 
     _, path = written
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

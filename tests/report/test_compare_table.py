@@ -3,9 +3,9 @@ import io
 import pytest
 from rich.cells import cell_len
 
-from recbole_msr.compare.verdict import verdict
-from recbole_msr.report.compare_table import print_comparison
-from tests.compare.summaries import SCENARIOS, entry, failed, make_summary, spread
+from recbole_msr.report.comparison.terminal import print_comparison
+from recbole_msr.report.comparison.verdict import verdict
+from tests.comparison.summaries import SCENARIOS, entry, failed, make_summary, spread
 
 SKILLS = {"HiNet": 1.5, "PLE": 2.0, "LR": 0.5, "STAR loss_weighting=gradnorm": 1.51}
 P = {"PLE": 0.001, "LR": 1e-6, "HiNet": 0.01}

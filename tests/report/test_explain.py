@@ -11,9 +11,9 @@ import torch
 
 import recbole_msr
 from recbole_msr.cli import main
-from recbole_msr.report.explain import write_explanation
-from recbole_msr.training.explain import explain, weights_at
-from recbole_msr.training.start import Weights, agreements, conclusion
+from recbole_msr.report.run.explain_page import write_explanation
+from recbole_msr.runs.explain import explain, weights_at
+from recbole_msr.runs.initial_weights import Weights, agreements, conclusion
 from tests.prompts.conftest import tiny_llama  # noqa: F401
 
 TITLE = "Amber <script>document.title='taken'</script> Saga"
@@ -469,7 +469,7 @@ def test_other_models_show_what_they_have(model, train):
 def scenario_rows(found):
     from recbole.data import create_dataset
 
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     settings = torch.load(found.run / "best.ckpt", weights_only=True)["config"]
     model, name = settings.pop("model"), settings.pop("dataset")
@@ -571,8 +571,8 @@ def test_what_has_moved_is_measured_from_the_weights_before_the_first_step(hinet
 
 
 def model_config(run):
+    from recbole_msr.config.build import build_config
     from recbole_msr.training.checkpoint import load_checkpoint
-    from recbole_msr.training.config import build_config
 
     settings = dict(load_checkpoint(run / "best.ckpt")["config"])
     return build_config(settings.pop("model"), settings.pop("dataset"), settings | {"strict": False})

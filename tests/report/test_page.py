@@ -5,7 +5,7 @@ import re
 import pytest
 
 from recbole_msr.errors import InputError
-from recbole_msr.report.page import Page, colours, contrast, facts, heat_map, note, table, text
+from recbole_msr.report.html.page import Page, colours, contrast, facts, heat_map, note, table, text
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"> & 'so'"
 

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from recbole_msr.errors import InputError
-from recbole_msr.report.search_page import write_search_page
+from recbole_msr.report.tuning.page import write_search_page
 from tests.report.studies import SCENARIOS, evaluation, make_study, make_summary
 
 SECTIONS = [
@@ -319,7 +319,7 @@ def test_a_click_sorts_the_trials_by_number_and_nothing_stays_last(browser, writ
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_figures_are_readable_in_both_schemes_and_fit_a_narrow_window(browser, written, scheme):
-    from recbole_msr.report.page import contrast
+    from recbole_msr.report.html.page import contrast
 
     _, path = written
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

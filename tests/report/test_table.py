@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
+from recbole_msr.evaluation.cells import Cell, Evaluation, evaluate_cells
 from recbole_msr.report import markdown, print_result
-from recbole_msr.training.evaluation import Cell, Evaluation, evaluate_cells
 
 
 def _cell(auc, rows=1000, gauc=None, logloss=0.5, undefined=None):

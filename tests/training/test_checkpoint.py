@@ -8,13 +8,13 @@ import torch
 from pytorch_lightning import Trainer
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.atomic import write_atomically
 from recbole_msr.training.checkpoint import (
     is_checkpoint,
     load_checkpoint,
     load_resumable,
     load_weights,
     save_checkpoint,
-    write_atomically,
 )
 
 SETTINGS = {"model": "HiNet", "dataset": "tiny", "scenario": {"field": "age", "bins": [30]}, "dropout": 0.1}

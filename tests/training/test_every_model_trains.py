@@ -5,9 +5,9 @@ import math
 import pytest
 
 import recbole_msr
-from recbole_msr import plugin
+from recbole_msr import registry
 
-MODELS = sorted(path.stem for path in plugin.search_spaces().glob("*.yaml") if path.stem != "LLM4MSR")
+MODELS = sorted(path.stem for path in registry.search_spaces().glob("*.yaml") if path.stem != "LLM4MSR")
 """LLM4MSR, which needs knowledge, has the same in tests/models/test_llm4msr_alone.py."""
 
 

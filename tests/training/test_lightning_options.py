@@ -4,7 +4,7 @@ import pytest
 
 import recbole_msr
 from recbole_msr.errors import InputError
-from tests.search.conftest import CONFIG
+from tests.tuning.conftest import CONFIG
 
 
 def go(tiny_data, tmp_path, monkeypatch, **settings):

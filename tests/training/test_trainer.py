@@ -40,7 +40,7 @@ def _train(trainer, model_name, tmp_path, **settings):
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_seed
 
-    from recbole_msr.training.config import build_config
+    from recbole_msr.config.build import build_config
 
     given = {"epochs": 2, "metric_decimal_place": 12, "fused_optimizer": False, "preset": "ml-100k", "use_gpu": False}
     given |= {"show_progress": False, "checkpoint_dir": str(tmp_path), "state": "ERROR"}

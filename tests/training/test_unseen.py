@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 import recbole_msr
-from recbole_msr.training.predict import Predictor
+from recbole_msr.runs.predict import Predictor
 from tests.conftest import SCENARIOS, SETTINGS
 
 COLD = ["late1", "late2"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recbole_msr.data.converters import movielens
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.outputs import check_paths, holds
+from recbole_msr.files.outputs import check_paths, holds
 
 CONVERTERS = {"ml-1m": movielens.convert_ml_1m}
 

@@ -1,0 +1,1 @@
+"""Settings: merged, checked, and made into a RecBole configuration."""

@@ -1,0 +1,677 @@
+"""Every configuration key that is not a model's own: the kind of its value, and which runs read it.
+
+RecBole has no list of its keys, and ignores one that it does not know or has no use for. This is that list, of
+RecBole's keys (properties/overall.yaml, dataset/sample.yaml, quick_start_config, and those that only its source shows)
+and of this package's (properties/overall.yaml).
+"""
+
+from __future__ import annotations
+
+import codecs
+import filecmp
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recbole_msr.errors import InputError
+from recbole_msr.value_kinds import (
+    Kind,
+    WrongValueError,
+    anything,
+    checked,
+    choice,
+    either,
+    flag,
+    interval,
+    listing,
+    mapping,
+    maybe,
+    name,
+    number,
+    path,
+    record,
+    take,
+    text,
+    whole,
+)
+
+LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+LOSS_WEIGHTINGS = ("fixed", "equal", "uncertainty", "gradnorm", "dwa", "pcgrad")
+"""How the losses of the tasks become one."""
+PRECISIONS: tuple[Any, ...] = (32, "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration comes to, as far as it decides which keys are read.
+
+    Args:
+        config: a RecBole Config.
+        reads: the keys that the model's source reads.
+    """
+
+    config: Any
+    reads: frozenset[str]
+
+    @property
+    def model(self) -> str:
+        return str(self.config["model"])
+
+    @property
+    def kind(self) -> str:
+        """RecBole's type of the model, in lower case: context, general, sequential, knowledge, ..."""
+        return str(self.config["MODEL_TYPE"].name).lower()
+
+    @property
+    def tasks(self) -> bool:
+        return self.config["tasks"] is not None
+
+    @property
+    def lightning(self) -> bool:
+        return self.config["trainer"] == "lightning" or (self.config["trainer"] == "auto" and self.tasks)
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the metrics are of ranked lists, not of labels."""
+        return self.config["eval_type"].name == "RANKING"
+
+    @property
+    def samples(self) -> bool:
+        """Whether items that a user has not met are drawn, in training or evaluation."""
+        modes = self.config["eval_args"]["mode"].values()
+        return self.config["train_neg_sample_args"]["distribution"] != "none" or set(modes) != {"labeled"}
+
+    @cached_property
+    def knows(self) -> bool:
+        """Whether the model reads a language model's vectors."""
+        inside = any(
+            key.startswith("knowledge_") for key in (*self.reads, *self.config.internal_config_dict) if key not in KEYS
+        )
+        return inside or bool(self.config["knowledge_features"] and hasattr(self.config.model_class, "predict_tasks"))
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a run must be for a key to be read.
+
+    Attributes:
+        met: whether it is, given the run and the key's value.
+        otherwise: why the key does nothing then, and what to use instead; `{model}` is the model's name.
+        refused: in which runs it is then an error: "always", "tasks" (those with tasks: runs of RecBole alone go on as
+            they would without this package) or "never". Elsewhere it is a warning.
+    """
+
+    met: Callable[[Run, Any], bool]
+    otherwise: str
+    refused: str = "tasks"
+
+
+@dataclass(frozen=True)
+class Key:
+    kind: Kind
+    needs: tuple[Need, ...] = ()
+
+
+def _never(otherwise: str, refused: str = "always") -> Need:
+    return Need(lambda run, value: False, otherwise, refused)
+
+
+def _field() -> Kind:
+    return text("the name of a field")
+
+
+def _fields() -> Kind:
+    return listing(_field(), of_what="fields' names")
+
+
+_EXAMPLE = "{split: {RS: [0.8, 0.1, 0.1]}, order: RO, group_by: ~, mode: labeled}"
+
+
+def _ratios() -> Kind:
+    shares = listing(number(0), of_what="numbers, the shares of train, valid and test", exactly=3)
+    right = "three shares (train, valid, test), numbers of at least 0 such as [0.8, 0.1, 0.1]"
+
+    def take(value: Any) -> Any:
+        try:
+            found = shares.take(value)
+        except WrongValueError:
+            raise WrongValueError(right, value) from None
+        if sum(found) <= 0:
+            raise WrongValueError(right, value)
+        return found
+
+    return Kind(right, take)
+
+
+def _split() -> Kind:
+    modes = record(
+        "{RS: [0.8, 0.1, 0.1]}",
+        RS=_ratios(),
+        TS=_ratios(),
+        LS=choice("valid_and_test", "valid_only", "test_only"),
+    )
+    right = "one way to split, such as {RS: [0.8, 0.1, 0.1]} or {LS: valid_and_test}"
+
+    def take(value: Any) -> Any:
+        found = modes.take(value)
+        if len(found) != 1:
+            raise WrongValueError(right, value)
+        return found
+
+    return Kind(right, take)
+
+
+_MODE = re.compile(r"labeled|full|(uni|pop)[1-9]\d*")
+
+
+def _mode() -> Kind:
+    right = "labeled, full, uniN or popN with a number N"
+    one = checked(right, lambda value: isinstance(value, str) and _MODE.fullmatch(value) is not None)
+    return either(one, record("{valid: labeled, test: labeled}", valid=one, test=one))
+
+
+def _gpu_ids() -> Kind:
+    right = "GPU numbers as text, such as '0' or '0,1'"
+
+    def take(value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and all(isinstance(one, int) for one in value):
+            return ",".join(map(str, value))
+        if isinstance(value, (bool, float)) or not isinstance(value, (int, str)):
+            raise WrongValueError(right, value)
+        return value
+
+    return Kind(right, take)
+
+
+def _encoding() -> Kind:
+    def known(value: Any) -> bool:
+        try:
+            return isinstance(value, str) and bool(codecs.lookup(value))
+        except (LookupError, ValueError):
+            return False
+
+    return checked("a text encoding such as utf-8 or latin-1", known)
+
+
+def _allowed_values() -> Kind:
+    """Of a number an interval, of a token the values that may stay."""
+    values, ranges = listing(name("a value"), of_what="values"), interval()
+    return Kind(ranges.right, lambda value: (ranges if isinstance(value, str) else values).take(value))
+
+
+def _columns() -> Kind:
+    columns = either(choice("*"), _fields())
+    return maybe(mapping(text("a file's suffix"), columns, "{inter: [user_id, item_id], user: [user_id, age]}"))
+
+
+_SEQUENTIAL = Need(
+    lambda run, _: run.kind == "sequential", "is read by RecBole's sequential models only, and {model} is none"
+)
+
+
+def _read_by_model(key: str, otherwise: str = "is not read by {model}") -> Need:
+    return Need(lambda run, _: key in run.reads, otherwise)
+
+
+_GRAPH = Need(
+    lambda run, _: run.kind == "knowledge", "is read by RecBole's models of knowledge graphs only, and {model} is none"
+)
+_RANKING = Need(
+    lambda run, _: run.ranks,
+    "is for metrics of ranked lists, and the metrics here are of labels ({metrics})",
+)
+_SAMPLING = Need(
+    lambda run, _: run.samples, "is for sampled items, and the rows here are those of the data with their labels"
+)
+_TASKS = Need(lambda run, _: run.tasks, "is read where tasks are declared, and none are", refused="always")
+_TASKS_TOLD = Need(_TASKS.met, _TASKS.otherwise, refused="never")
+_LIGHTNING = Need(
+    lambda run, _: run.lightning,
+    "is for runs under Lightning: declare tasks, or set trainer: lightning",
+    refused="always",
+)
+_RECBOLE_TRAINER = "is read by RecBole's own trainer only: "
+_KNOWLEDGE = Need(
+    lambda run, value: run.knows,
+    "is not read by {model}: with a model of this package set knowledge_features: [user, item], "
+    "or take --model=LLM4MSR",
+    refused="always",
+)
+_RANDOM = Need(
+    lambda run, _: run.config["knowledge"] == "random", "is about knowledge: random, the control", refused="never"
+)
+_FEATURES = Need(
+    lambda run, _: bool(run.config["knowledge_features"]),
+    "is read with knowledge_features: [user, item]",
+    refused="never",
+)
+_PRELOAD = _read_by_model(
+    "preload_weight",
+    "is not read by {model}: numbers of a user or an item become features as float columns of the .user or "
+    ".item file, named in numerical_features; vectors of a language model by knowledge_features",
+)
+_DERIVED = (
+    "follows from the tasks, which say what a label is: leave it out, and declare e.g. "
+    "tasks: {{click: {{field: rating, at_least: 4}}}}"
+)
+_INTERNAL = _never("is set by RecBole itself: leave it out")
+_PROCESSES = "is not read here: several processes or GPUs are lightning: {{devices: N}}, with gpu_id: '0,1'"
+
+
+def _neutral(*values: Any) -> Need:
+    return Need(lambda run, value: value in values, _PROCESSES, refused="always")
+
+
+_PICKLES = Need(
+    lambda run, value: not run.tasks or value is False,
+    "is for RecBole's pickles: prepared data of runs with tasks are kept by packed_cache",
+    refused="never",
+)
+
+
+def _of_transform(key: str) -> Need:
+    return Need(lambda run, value: run.kind == "sequential" or key in run.reads, _SEQUENTIAL.otherwise)
+
+
+def _holds_ml_100k(folder: Path, package: Path) -> bool:
+    """Whether a folder has other ml-100k files than RecBole's package."""
+    for place in (folder, folder / "ml-100k"):
+        if (place / "ml-100k.inter").is_file():
+            files = [f"ml-100k.{suffix}" for suffix in ("inter", "user", "item")]
+            return any(
+                (place / file).is_file() and not filecmp.cmp(place / file, package / file, shallow=False)
+                for file in files
+            )
+    return False
+
+
+_ML_100K = Need(
+    lambda run, value: (
+        run.config["dataset"] != "ml-100k"
+        or not _holds_ml_100k(Path(value).expanduser(), Path(run.config["data_path"]))
+    ),
+    "is not where ml-100k is read from: RecBole takes it from its own package, and this folder holds another. Give "
+    "folder and files another name, and that name as the dataset (with --preset=ml-100k)",
+)
+_OWN_ML_100K = Need(
+    # The first is RecBole's default, which config.yaml has too.
+    lambda run, value: run.config["dataset"] != "ml-100k" or Path(value).name in ("dataset", "dataset_example"),
+    "is not where ml-100k is read from: RecBole's package brings it",
+    refused="never",
+)
+
+
+def _weighting(*words: str) -> Need:
+    return Need(
+        lambda run, _: run.config["loss_weighting"] in words,
+        f"is read with loss_weighting: {' or '.join(words)}, which is {{loss_weighting}} here",
+        refused="never",
+    )
+
+
+def _key(kind: Kind, *needs: Need) -> Key:
+    return Key(kind, needs)
+
+
+KEYS: Mapping[str, Key] = {
+    # The run
+    "model": _key(anything()),
+    "dataset": _key(anything()),
+    "config_files": _key(anything(), _never("is an option of the command line, and of recbole_msr.run")),
+    "config_file": _key(anything(), _never("is an option of the command line: config_files")),
+    "gpu_id": _key(_gpu_ids()),
+    "use_gpu": _key(flag()),
+    "worker": _key(
+        whole(0),
+        Need(
+            lambda run, _: not run.lightning,
+            _RECBOLE_TRAINER + "under Lightning batches are gathered from tables, and wait for no process",
+            refused="never",
+        ),
+    ),
+    "seed": _key(whole(0, 2**32 - 1)),
+    "state": _key(maybe(choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", any_case=True))),
+    "reproducibility": _key(flag()),
+    "data_path": _key(path("the path of a folder"), _ML_100K, _OWN_ML_100K),
+    "checkpoint_dir": _key(
+        path("the path of a folder"),
+        _never("is not used: a run keeps its files in output_dir", refused="never"),
+    ),
+    "show_progress": _key(flag()),
+    "save_dataset": _key(flag(), _PICKLES),
+    # The two paths are refused with tasks by `compat.refuse_pickles`, which RecBole's own functions come by as well.
+    "dataset_save_path": _key(maybe(path("the path of a file"))),
+    "save_dataloaders": _key(flag(), _PICKLES),
+    "dataloaders_save_path": _key(maybe(path("the path of a file"))),
+    "log_wandb": _key(flag()),
+    "wandb_project": _key(maybe(text())),
+    "shuffle": _key(flag()),
+    # RecBole's own processes
+    "nproc": _key(whole(1), _neutral(1)),
+    "world_size": _key(whole(), _neutral(-1, 1)),
+    "ip": _key(text(), _never(_PROCESSES, refused="never")),
+    "port": _key(either(whole(0, 65535), text()), _never(_PROCESSES, refused="never")),
+    "offset": _key(whole(0), _neutral(0)),
+    "group_offset": _key(whole(0), _neutral(0)),
+    # RecBole would begin to wait for the others while it reads the configuration.
+    "local_rank": _key(checked("left out: several processes are lightning: {devices: N}", lambda value: False)),
+    "verbose": _key(flag(), _never("is not read: state says how much is logged", refused="never")),
+    "single_spec": _key(anything(), _INTERNAL),
+    "device": _key(anything(), _never("is set by RecBole itself: use_gpu and gpu_id choose the device")),
+    "MODEL_TYPE": _key(anything(), _INTERNAL),
+    "MODEL_INPUT_TYPE": _key(anything(), _INTERNAL),
+    "eval_type": _key(anything(), _INTERNAL),
+    "valid_neg_sample_args": _key(anything(), _never("is set by RecBole itself from eval_args: mode")),
+    "test_neg_sample_args": _key(anything(), _never("is set by RecBole itself from eval_args: mode")),
+    # Training
+    "epochs": _key(whole(1)),
+    "train_batch_size": _key(whole(1)),
+    "learner": _key(choice(*LEARNERS, any_case=True)),
+    "learning_rate": _key(number(above=0)),
+    "train_neg_sample_args": _key(
+        maybe(
+            record(
+                "{distribution: uniform, sample_num: 1}",
+                distribution=choice("uniform", "popularity", "none"),
+                sample_num=either(whole(1), choice("none")),
+                alpha=either(number(), choice("none")),
+                dynamic=either(flag(), choice("none")),
+                candidate_num=either(whole(0), choice("none")),
+            )
+        ),
+        Need(
+            lambda run, value: not run.tasks or value is None or value.get("distribution") == "none",
+            "must be ~: labels are read from the data here, so no negatives may be sampled "
+            "(with several tasks, a sampled row would carry the labels of another)",
+        ),
+    ),
+    "neg_sampling": _key(anything(), _never("has been replaced in RecBole by train_neg_sample_args")),
+    "training_neg_sample_num": _key(anything(), _never("has been replaced in RecBole by train_neg_sample_args")),
+    "eval_step": _key(
+        whole(0),
+        Need(
+            lambda run, value: not run.lightning or value >= 1,
+            "must be at least 1: the best epoch is found by validation",
+        ),
+    ),
+    "stopping_step": _key(whole(0)),
+    "clip_grad_norm": _key(
+        maybe(
+            record(
+                "{max_norm: 5}",
+                needed=("max_norm",),
+                max_norm=number(above=0),
+                norm_type=number(above=0, finite=False),
+                error_if_nonfinite=flag(),
+            )
+        )
+    ),
+    "weight_decay": _key(maybe(number(0))),
+    "loss_decimal_place": _key(
+        whole(0),
+        Need(
+            lambda run, _: not run.lightning,
+            _RECBOLE_TRAINER + "metrics.csv has all digits of the loss",
+            refused="never",
+        ),
+    ),
+    "require_pow": _key(flag(), _read_by_model("require_pow")),
+    "enable_amp": _key(flag()),
+    "enable_scaler": _key(
+        flag(),
+        Need(
+            lambda run, _: not run.lightning,
+            _RECBOLE_TRAINER + "Lightning scales gradients with precision: 16-mixed by itself",
+            refused="never",
+        ),
+    ),
+    "transform": _key(
+        maybe(choice("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined")),
+        Need(lambda run, _: not run.lightning, _SEQUENTIAL.otherwise),
+    ),
+    **{key: _key(number(), _of_transform(key)) for key in ("eta", "beta", "mask_ratio", "ft_ratio")},
+    # Evaluation
+    "eval_args": _key(
+        record(
+            _EXAMPLE,
+            split=maybe(_split()),
+            order=maybe(choice("RO", "TO")),
+            group_by=maybe(choice("user", "scenario", "none")),
+            mode=_mode(),
+        )
+    ),
+    "repeatable": _key(flag(), _SAMPLING),
+    "metrics": _key(listing(text("the name of a metric"), of_what="metrics' names", at_least=1, alone=True)),
+    "topk": _key(listing(whole(1), of_what="whole numbers of at least 1", at_least=1, alone=True), _RANKING),
+    "tail_ratio": _key(number(above=0), _RANKING),
+    "valid_metric": _key(text("the name of a metric")),
+    "valid_metric_bigger": _key(
+        flag(),
+        Need(
+            lambda run, value: value == run.config["valid_metric_bigger"],
+            "is known of every metric: leave it out",
+        ),
+    ),
+    "eval_batch_size": _key(whole(1)),
+    "metric_decimal_place": _key(whole(0)),
+    # Files
+    "field_separator": _key(text("the text between two columns")),
+    "seq_separator": _key(text("the text between two values of a sequence")),
+    "encoding": _key(_encoding()),
+    "USER_ID_FIELD": _key(_field()),
+    "ITEM_ID_FIELD": _key(_field()),
+    "RATING_FIELD": _key(maybe(_field()), _read_by_model("RATING_FIELD")),
+    "TIME_FIELD": _key(maybe(_field())),
+    "seq_len": _key(maybe(mapping(_field(), whole(1), "{genre: 5}"))),
+    "LABEL_FIELD": _key(
+        maybe(_field()),
+        Need(lambda run, value: not run.tasks or value == run.config["LABEL_FIELD"], _DERIVED),
+    ),
+    "threshold": _key(
+        maybe(mapping(_field(), number(), "{rating: 4}")),
+        Need(lambda run, value: not run.tasks or not value, _DERIVED),
+    ),
+    "NEG_PREFIX": _key(text("the beginning of a field's name"), _SAMPLING),
+    "numerical_features": _key(maybe(_fields())),
+    "load_col": _key(_columns()),
+    "unload_col": _key(_columns()),
+    "unused_col": _key(_columns()),
+    "additional_feat_suffix": _key(
+        maybe(listing(text("a file's suffix"), of_what="files' suffixes", alone=True)),
+        Need(
+            lambda run, value: not run.tasks or not value or _PRELOAD.met(run, value),
+            "is not read by {model}: what belongs to a user or an item stands in the .user or the .item file",
+        ),
+    ),
+    "rm_dup_inter": _key(maybe(choice("first", "last"))),
+    "val_interval": _key(maybe(mapping(_field(), _allowed_values(), '{timestamp: "[1000,2000]"}'))),
+    "filter_inter_by_user_or_item": _key(flag()),
+    "user_inter_num_interval": _key(maybe(interval())),
+    "item_inter_num_interval": _key(maybe(interval())),
+    "alias_of_user_id": _key(maybe(_fields())),
+    "alias_of_item_id": _key(maybe(_fields())),
+    "alias_of_entity_id": _key(maybe(_fields()), _GRAPH),
+    "alias_of_relation_id": _key(maybe(_fields()), _GRAPH),
+    "preload_weight": _key(maybe(mapping(_field(), _field(), "{item_id: vector}")), _PRELOAD),
+    "normalize_field": _key(maybe(_fields())),
+    "normalize_all": _key(maybe(flag())),
+    "discretization": _key(
+        maybe(
+            mapping(
+                _field(),
+                record("{method: ED, bucket: 10}", method=choice("ED", "LD"), bucket=whole(1)),
+                "{price: {method: ED, bucket: 10}}",
+            )
+        )
+    ),
+    "benchmark_filename": _key(
+        maybe(listing(text("a file's suffix"), of_what="names (train, valid, test)", exactly=3)),
+    ),
+    # Sequential models and knowledge graphs
+    "ITEM_LIST_LENGTH_FIELD": _key(_field(), _SEQUENTIAL),
+    "LIST_SUFFIX": _key(text("the end of a field's name"), _SEQUENTIAL),
+    "MAX_ITEM_LIST_LENGTH": _key(whole(1), _SEQUENTIAL),
+    "POSITION_FIELD": _key(_field(), _read_by_model("POSITION_FIELD")),
+    "HEAD_ENTITY_ID_FIELD": _key(_field(), _GRAPH),
+    "TAIL_ENTITY_ID_FIELD": _key(_field(), _GRAPH),
+    "RELATION_ID_FIELD": _key(_field(), _GRAPH),
+    "ENTITY_ID_FIELD": _key(_field(), _GRAPH),
+    "kg_reverse_r": _key(flag(), _GRAPH),
+    "entity_kg_num_interval": _key(maybe(interval()), _GRAPH),
+    "relation_kg_num_interval": _key(maybe(interval()), _GRAPH),
+    # This package: scenarios, tasks and data. What they declare is checked by `Schema`.
+    "scenario": _key(anything()),
+    "tasks": _key(anything()),
+    "main_task": _key(maybe(name("the name of a task"), word=False), _TASKS),
+    "preset": _key(maybe(text("the name of a preset"))),
+    "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
+    "min_scenario_rows": _key(whole(1), _TASKS),
+    "data_seed": _key(
+        whole(0, 2**63 - 1),
+        Need(
+            _TASKS.met, "is read where tasks are declared: without, RecBole splits the data by seed", refused="always"
+        ),
+    ),
+    "packed_cache": _key(flag(), _TASKS_TOLD),
+    "cache_dir": _key(maybe(path("the path of a folder")), _TASKS_TOLD),
+    "data_device": _key(maybe(text("cpu or cuda")), _LIGHTNING),
+    # Knowledge
+    "knowledge": _key(
+        maybe(text("the name of a store, random or none")),
+        replace(_KNOWLEDGE, met=lambda run, value: run.knows or value == "none"),
+    ),
+    "knowledge_dir": _key(maybe(path("the path of a folder")), replace(_KNOWLEDGE, refused="never")),
+    "knowledge_features": _key(
+        maybe(listing(choice("user", "item"), of_what="user and item", alone=True)),
+        Need(
+            lambda run, value: not value or hasattr(run.config.model_class, "predict_tasks"),
+            "is not for {model}, one of RecBole's models; every model of this package takes it",
+            refused="always",
+        ),
+    ),
+    "knowledge_feature_size": _key(whole(1), _KNOWLEDGE, _FEATURES),
+    "knowledge_scale": _key(choice("standard", "none"), _KNOWLEDGE),
+    "knowledge_unknown_share": _key(number(0, below=1), _KNOWLEDGE),
+    "knowledge_device": _key(choice("auto", "cpu", "model"), _KNOWLEDGE),
+    "knowledge_bake": _key(flag(), _KNOWLEDGE),
+    "knowledge_size": _key(whole(1), _KNOWLEDGE, _RANDOM),
+    "knowledge_seed": _key(whole(0), _KNOWLEDGE, _RANDOM),
+    # Training under Lightning
+    "trainer": _key(choice("auto", "lightning", "recbole")),
+    "fused_optimizer": _key(flag()),
+    "fast_dropout": _key(flag(), _LIGHTNING),
+    "embedding_gradients": _key(choice("dense", "sparse"), _LIGHTNING),
+    "precision": _key(maybe(choice(*PRECISIONS)), _LIGHTNING),
+    "compile": _key(flag(), _LIGHTNING),
+    "loss_weighting": _key(
+        choice(*LOSS_WEIGHTINGS),
+        Need(
+            lambda run, value: value in ("fixed", "equal") or hasattr(run.config.model_class, "predict_tasks"),
+            "{loss_weighting} needs a model with a loss for each task, and {model} has one",
+            refused="always",
+        ),
+    ),
+    "gradnorm_alpha": _key(number(0), _weighting("gradnorm")),
+    "gradnorm_learning_rate": _key(number(above=0), _weighting("gradnorm")),
+    "dwa_temperature": _key(number(above=0), _weighting("dwa")),
+    "lr_scheduler": _key(maybe(mapping(text(), anything(), "{name: CosineAnnealingLR, T_max: 10}")), _LIGHTNING),
+    "threads": _key(maybe(whole(1))),
+    "lightning": _key(maybe(mapping(text(), anything(), "{accelerator: gpu, devices: 2}")), _LIGHTNING),
+    # The run's files
+    "output_dir": _key(maybe(path("the path of a folder"))),
+    "save_predictions": _key(flag(), _LIGHTNING),
+    "resume": _key(flag()),
+    "wandb": _key(maybe(text("online, offline or disabled"))),
+    "strict": _key(flag()),
+}
+
+
+def read_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the value of every key of the table as it is passed on: 100.0 as 100 where a count is asked for.
+
+    Raises:
+        InputError: a value is of another kind, or out of its range; the message names the key and what would be right.
+    """
+    taken = dict(settings)
+    for key, value in settings.items():
+        if key in KEYS:
+            taken[key] = take(key, KEYS[key].kind, value)
+    return taken
+
+
+def read_model_values(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a model's own keys, those outside the table, of the same kind as their defaults.
+
+    Args:
+        settings: what the user gave.
+        defaults: all default settings of the model.
+
+    Returns:
+        The keys whose value is passed on otherwise than it was given, such as 5.0 for a count.
+
+    Raises:
+        InputError: a value is of another kind.
+    """
+    changed = {}
+    for key, value in settings.items():
+        default = defaults.get(key)
+        kind = _kind_of(key, default) if key not in KEYS else None
+        if kind is None:
+            continue
+        try:
+            taken = kind.take(value)
+        except WrongValueError as error:
+            where = ": ".join([key, *error.where])
+            raise InputError(f"{where} must be {error.right} (its default is {default}), got {error.value!r}") from None
+        if taken is not value:
+            changed[key] = taken
+    return changed
+
+
+def _kind_of(key: str, default: Any) -> Kind | None:
+    if isinstance(default, bool):
+        return flag()
+    if isinstance(default, int):
+        # RecBole writes some real numbers as whole ones: reg_weight: 2.
+        return number() if "weight" in key or "dropout" in key else whole()
+    if isinstance(default, float):
+        return number()
+    if isinstance(default, list) and default and all(_is_number(one) for one in default):
+        counts = all(isinstance(one, int) for one in default) and "weight" not in key
+        return listing(whole() if counts else number(), of_what="whole numbers" if counts else "numbers")
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def unread_keys(settings: Mapping[str, Any], config: Any, reads: frozenset[str]) -> Iterator[tuple[str, str, bool]]:
+    """Keys that were given, but that this run does not read: (key, why, whether that is an error).
+
+    A value that is the default does no harm: config.yaml holds every key.
+
+    Args:
+        settings: what the user gave.
+        config: RecBole's Config made of it.
+        reads: the keys that the model's source reads.
+    """
+    run = Run(config, reads)
+    defaults = config.internal_config_dict
+    for key, value in settings.items():
+        if key not in KEYS or (key in defaults and defaults[key] == value):
+            continue
+        for need in KEYS[key].needs:
+            if not need.met(run, value):
+                yield key, _told(need, run), need.refused == "always" or (need.refused == "tasks" and run.tasks)
+                break
+
+
+def _told(need: Need, run: Run) -> str:
+    config = run.config
+    return need.otherwise.format(
+        model=run.model, metrics=", ".join(config["metrics"]), loss_weighting=config["loss_weighting"]
+    )

@@ -1,0 +1,1 @@
+"""Metrics, scenario x task cells, significance tests."""

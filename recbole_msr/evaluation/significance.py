@@ -1,0 +1,423 @@
+"""Whether a difference between two models is more than chance: of the test rows, of the seeds, of many comparisons.
+
+A metric on test rows is, up to terms that vanish, the true value plus a sum of one influence a row. The difference of
+two models on the same rows is such a sum too, and its variance is the sum of the squared influences of what is
+independent: of users, as one user's rows are not. For the AUC the influences are the placement values of DeLong, DeLong
+and Clarke-Pearson ("Comparing the areas under two or more correlated receiver operating characteristic curves: a
+nonparametric approach", Biometrics 1988), found by ranks as in Sun and Xu ("Fast implementation of DeLong's
+algorithm", IEEE Signal Processing Letters 2014), and added up by user as in Obuchowski ("Nonparametric analysis of
+clustered ROC curve data", Biometrics 1997). NumPy and SciPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from recbole_msr.evaluation.formulas import log_losses, ranks
+from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO
+
+_ZERO = 1e-12
+"""Errors and differences up to this are the rounding of numbers that are equal."""
+
+Sums = tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model minus the reference, the mean over the seeds.
+
+    Attributes:
+        mean: in the metric's own direction: for LogLoss, negative is better.
+        low, high: 95 % interval from both errors together, for this difference alone.
+        row_error: standard error of `mean` that the test rows cause.
+        seed_error: standard error of `mean` that the seeds cause; None with one seed.
+        degrees: of freedom of both errors together; None where both are 0.
+        p_rows: two-sided p value with the rows' error alone: would other rows say the same of these trained models?
+        p_seeds: of the paired t test over the seeds: would other seeds say the same on these rows? None with one seed,
+            and where all seeds have the same difference, other than 0 (as of models that depend on no seed).
+        p: with both errors together.
+        seeds: how many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    row_error: float
+    seed_error: float | None
+    degrees: float | None
+    p_rows: float
+    p_seeds: float | None
+    p: float
+    seeds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON types."""
+        return asdict(self)
+
+
+class Rows:
+    """The test rows that all models predict.
+
+    Cells are defined as in `evaluate_cells`: both classes and at least `min_rows` rows that carry the task's label.
+
+    Args:
+        labels: (N, T) of 0, 1, or `MISSING_LABEL` for a row that does not count for the task.
+        scenario: (N,) integers 1..M in the order of `scenario_names`; rows with 0 (unknown) count in no cell.
+        users: (N,) whose rows belong together; None takes every row as independent, which is DeLong's test.
+        min_rows: of a defined cell.
+
+    Raises:
+        ValueError: the arguments do not fit each other.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        scenario: np.ndarray,
+        users: np.ndarray | None,
+        scenario_names: Sequence[str],
+        task_names: Sequence[str],
+        min_rows: int = 2,
+    ) -> None:
+        labels, scenario = np.asarray(labels), np.asarray(scenario)
+        if labels.ndim != 2 or labels.shape[1] != len(task_names):
+            raise ValueError(f"labels must be (rows, {len(task_names)} tasks), got {labels.shape}")
+        self.shape = labels.shape
+        for what, values in (("scenario", scenario), ("users", users)):
+            if values is not None and np.shape(values) != (len(labels),):
+                raise ValueError(f"{what} must be ({len(labels)},), one value a row, got {np.shape(values)}")
+        wrong = (labels != 0) & (labels != 1) & (labels != MISSING_LABEL)
+        if wrong.any():
+            raise ValueError(f"labels must be 0, 1 or {MISSING_LABEL:g} (missing), got {labels[wrong][0]}")
+        outside = (scenario < UNKNOWN_SCENARIO) | (scenario > len(scenario_names))
+        if outside.any():
+            raise ValueError(
+                f"scenario must hold integers from {UNKNOWN_SCENARIO} (unknown) to {len(scenario_names)}, "
+                f"got {scenario[outside][0]}"
+            )
+        user = np.arange(len(labels)) if users is None else ranks(users)
+        self.users = int(user.max(initial=-1)) + 1
+        self.cells: dict[str, _Cell] = {}
+        self.means: dict[str, list[str]] = {"macro": []}
+        for column, task in enumerate(task_names):
+            known = labels[:, column] != MISSING_LABEL
+            self._add(task, column, np.flatnonzero(known), labels, user, 1, pooled=True)
+            self.means[f"{task}/macro"] = []
+            for number, name in enumerate(scenario_names, 1):
+                key = f"{name}/{task}"
+                self._add(key, column, np.flatnonzero(known & (scenario == number)), labels, user, min_rows)
+                if key in self.cells and self.cells[key].defined:
+                    self.means["macro"].append(key)
+                    self.means[f"{task}/macro"].append(key)
+
+    def _add(
+        self,
+        key: str,
+        column: int,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        user: np.ndarray,
+        min_rows: int,
+        pooled: bool = False,
+    ) -> None:
+        if len(rows):
+            label = labels[rows, column]
+            defined = len(rows) >= min_rows and 0 < (label == 1).sum() < len(rows)
+            self.cells[key] = _Cell(key, column, rows, label, user[rows], defined, pooled)
+
+    def measure(self, predictions: np.ndarray) -> Measured:
+        """The metrics of one model of one seed, and what each user does to them.
+
+        It takes two sorts a task and keeps no array of N rows, so it pays to measure each model once.
+
+        Args:
+            predictions: (N, T) probabilities; NaN for a row that the model does not predict. What it does not predict
+                as a whole is absent from the result: a cell, a task, the mean over cells of which one is absent, the
+                value over all rows.
+
+        Raises:
+            ValueError: the shape does not fit, or some rows of a cell are predicted and some are not.
+        """
+        predictions = np.asarray(predictions)
+        if predictions.shape != self.shape:
+            raise ValueError(f"predictions must be {self.shape} as the labels are, got {predictions.shape}")
+        values: dict[str, float] = {}
+        sums: dict[str, Sums] = {}
+        nan = np.isnan(predictions)
+        for key, cell in self.cells.items():
+            missing = int(nan[cell.rows, cell.column].sum())
+            if missing and not cell.pooled and missing < len(cell.rows):
+                raise ValueError(
+                    f"predictions of {key} are NaN in {missing} of {len(cell.rows)} rows: a model predicts all "
+                    "labelled rows of a cell or none"
+                )
+            if not missing:
+                for metric, (value, parts) in cell.measure(predictions[cell.rows, cell.column]).items():
+                    values[f"{metric}/{key}"], sums[f"{metric}/{key}"] = value, parts
+        return Measured(self, values, sums)
+
+
+class Measured(NamedTuple):
+    """One model of one seed on some rows: see `Rows.measure`."""
+
+    rows: Rows
+    values: dict[str, float]
+    """Metric key of a task or of a cell -> value; what is undefined is absent."""
+    sums: dict[str, Sums]
+    """The same keys -> for each class of the cell (AUC) or for all its rows (LogLoss) the influence of each user."""
+
+    def value(self, key: str) -> float | None:
+        """The value of any metric key that is tested, means over cells among them; None if absent."""
+        cells = _cells_of(self.rows, key)
+        if not cells or any(cell not in self.values for cell in cells):
+            return None
+        return float(np.mean([self.values[cell] for cell in cells]))
+
+
+def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dict[str, Difference]:
+    r"""A model minus a reference, for each metric key that both have.
+
+    With S seeds, :math:`D_s` the difference of seed s, and :math:`\bar\phi_u` the influence of user u on the
+    difference, averaged over the seeds:
+
+    .. math:: \mathrm{Var}(\bar D) = \sum_u \bar\phi_u^2 + \frac{1}{S} \cdot \frac{\sum_s (D_s - \bar D)^2}{S - 1}
+
+    The test is a t test with Welch's and Satterthwaite's degrees of freedom (Satterthwaite, "An approximate
+    distribution of estimates of variance components", Biometrics Bulletin 1946; Welch, Biometrika 1947). Those of the
+    rows' part come from its own parts in the same way, a part being a class of a cell: few positive users count as few,
+    as in the test of Brunner and Munzel (Biometrical Journal 2000); they are never more than the users less one. What
+    a seed does to some rows only is in both terms, so that the test errs on the careful side.
+
+    A class tells nothing of its spread where it has one user, or where the difference is the same for all users
+    (everything ranked right, against everything wrong): its variance is 0, be there but two rows. There each user
+    counts with the whole difference, not with the deviation from the mean: the variance that holds if the true
+    difference is 0. So a lone user is never significant, and many that agree are. Equal predictions have p = 1.
+
+    Args:
+        model, reference: one for each seed, in the same order of seeds, all of the same `Rows`.
+
+    Returns:
+        `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, and the same of logloss; what is
+        undefined, or what one of them lacks with any seed, is absent.
+
+    Raises:
+        ValueError: no seeds, not as many on both sides, or measured on different rows.
+    """
+    if not model or len(model) != len(reference):
+        raise ValueError(f"a difference needs the same seeds on both sides, got {len(model)} and {len(reference)}")
+    rows = model[0].rows
+    measured = [*model, *reference]
+    if any(one.rows is not rows for one in measured):
+        raise ValueError("a difference needs the same rows on both sides: measure both with the same Rows")
+
+    per_seed: dict[str, np.ndarray] = {}
+    sums: dict[str, Sums] = {}
+    for key in model[0].values:
+        if all(key in one.values for one in measured):
+            per_seed[key] = np.array([a.values[key] - b.values[key] for a, b in zip(model, reference, strict=True)])
+            sums[key] = tuple(
+                np.mean([a.sums[key][i] - b.sums[key][i] for a, b in zip(model, reference, strict=True)], axis=0)
+                for i in range(len(model[0].sums[key]))
+            )
+    found = {}
+    for metric in ("auc", "logloss"):
+        for name in [*rows.means, *rows.cells]:
+            key = f"{metric}/{name}"
+            cells = _cells_of(rows, key)
+            if cells and all(cell in per_seed for cell in cells):
+                variance, degrees = _row_variance(rows, cells, per_seed, sums)
+                one = _difference(np.mean([per_seed[cell] for cell in cells], axis=0), variance, degrees)
+                if metric == "auc":  # with few degrees of freedom t reaches beyond what can be
+                    one = replace(one, low=max(one.low, -1.0), high=min(one.high, 1.0))
+                found[key] = one
+    return found
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values of several tests, adjusted so that the chance of any false finding among them stays what it is for one.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979. None (no
+    test) stays None and counts for nothing.
+
+    >>> holm([0.01, None, 0.04, 0.03])
+    [0.03, None, 0.06, 0.06]
+    """
+    adjusted: list[float | None] = [None] * len(p_values)
+    tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    so_far = 0.0
+    for before, (p, place) in enumerate(tested):
+        so_far = max(so_far, min(1.0, (len(tested) - before) * p))
+        adjusted[place] = so_far
+    return adjusted
+
+
+def adjust(
+    differences: Mapping[str, Mapping[str, Difference]], alpha: float = 0.05
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The differences of all entries as plain JSON types, with what is left of them after Holm's correction.
+
+    Each metric key is a family of its own: the question is which entries differ from the reference on it.
+
+    Args:
+        differences: label of an entry -> metric key -> difference.
+        alpha: the chance of a false finding among the entries, for one metric key.
+
+    Returns:
+        label -> metric key -> the fields of `Difference` and `p_adjusted`, `significant` (`p_adjusted` below alpha),
+        `better` and `worse` (significant, and in which direction).
+    """
+    result: dict[str, dict[str, dict[str, Any]]] = {label: {} for label in differences}
+    for key in dict.fromkeys(key for of_entry in differences.values() for key in of_entry):
+        labels = [label for label, of_entry in differences.items() if key in of_entry]
+        for label, p in zip(labels, holm([differences[label][key].p for label in labels]), strict=True):
+            difference = differences[label][key]
+            significant = p is not None and p < alpha
+            lower = difference.mean < 0
+            result[label][key] = difference.to_dict() | {
+                "p_adjusted": p,
+                "significant": significant,
+                "better": significant and lower == smaller_is_better(key),
+                "worse": significant and lower != smaller_is_better(key),
+            }
+    return result
+
+
+class _Part:
+    """Rows of a cell whose mean enters a metric: a class (AUC) or all (LogLoss).
+
+    Attributes:
+        users: codes of the users that have such rows, ascending.
+        share: of the rows that each of them has; sums to 1.
+        degrees: of freedom of the sum of their squared influences.
+    """
+
+    def __init__(self, user: np.ndarray) -> None:
+        self.users, self._of, count = np.unique(user, return_inverse=True, return_counts=True)
+        self.share = count / len(user)
+        self.degrees = max(len(self.users) - 1, 1)
+
+    def influence(self, terms: np.ndarray, mean: float) -> np.ndarray:
+        """Each user's part of the mean of the rows' terms, from what it would be expected to be."""
+        total = np.bincount(self._of, terms, len(self.users)) / len(terms)
+        return (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
+
+
+class _Cell:
+    """Labelled rows of a task: those of a scenario, or all of them."""
+
+    def __init__(
+        self,
+        key: str,
+        column: int,
+        rows: np.ndarray,
+        label: np.ndarray,
+        user: np.ndarray,
+        defined: bool,
+        pooled: bool,
+    ) -> None:
+        self.key, self.column, self.rows, self.defined, self.pooled = key, column, rows, defined, pooled
+        self.label, self.positive = label, label == 1
+        self.parts: dict[str, tuple[_Part, ...]] = {"logloss": (_Part(user),)}
+        if defined:
+            self.parts["auc"] = (_Part(user[self.positive]), _Part(user[~self.positive]))
+
+    def measure(self, score: np.ndarray) -> dict[str, tuple[float, Sums]]:
+        """Metric -> its value and each part's influences."""
+        loss = log_losses(score, self.label)
+        mean = float(loss.mean())
+        found: dict[str, tuple[float, Sums]] = {"logloss": (mean, (self.parts["logloss"][0].influence(loss, mean),))}
+        if self.defined:
+            auc, *placements = _placements(score, self.positive)
+            parts = zip(self.parts["auc"], placements, strict=True)
+            found["auc"] = (auc, tuple(part.influence(values, auc) for part, values in parts))
+        return found
+
+
+def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """AUC, the share of negatives below each positive, the share of positives above each negative; ties count half.
+
+    Both shares have the AUC as their mean. Counted in integers, so the AUC is that of `grouped_auc` to the last digit.
+    """
+    code = ranks(score)
+    levels = int(code.max()) + 1
+    positives = np.bincount(code[positive], minlength=levels)
+    negatives = np.bincount(code[~positive], minlength=levels)
+    wins = 2 * np.cumsum(negatives) - negatives  # twice: of a positive at this level
+    above = np.cumsum(positives[::-1])[::-1]
+    losses = 2 * above - positives  # twice: of a negative at this level
+    p, n = int(positives.sum()), int(negatives.sum())
+    auc = int((positives * wins).sum()) / (2 * p * n)
+    return auc, wins[code[positive]] / (2 * n), losses[code[~positive]] / (2 * p)
+
+
+def _cells_of(rows: Rows, key: str) -> list[str]:
+    """The keys whose mean a key is: itself, but for a mean over cells."""
+    metric, name = key.split("/", 1)
+    return [f"{metric}/{cell}" for cell in rows.means[name]] if name in rows.means else [key]
+
+
+def _row_variance(
+    rows: Rows, cells: Sequence[str], per_seed: Mapping[str, np.ndarray], sums: Mapping[str, Sums]
+) -> tuple[float, float]:
+    """Variance of the mean of some cells' differences that the rows cause, and its degrees of freedom."""
+    total = np.zeros(rows.users)
+    there = np.zeros(rows.users, dtype=bool)
+    squares, degrees = [], []
+    for key in cells:
+        metric, name = key.split("/", 1)
+        for part, of_part in zip(rows.cells[name].parts[metric], sums[key], strict=True):
+            if np.abs(of_part).max() <= _ZERO:  # nothing is known of its spread
+                of_part = per_seed[key].mean() * part.share
+            weighted = of_part / len(cells)
+            total[part.users] += weighted
+            there[part.users] = True
+            squares.append(float(weighted @ weighted))
+            degrees.append(float(part.degrees))
+    return float(total @ total), min(_satterthwaite(squares, degrees), max(float(there.sum()) - 1, 1.0))
+
+
+def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of estimated variances."""
+    total = sum(variances)
+    if total == 0:
+        return sum(degrees)
+    return 1 / sum((variance / total) ** 2 / of for variance, of in zip(variances, degrees, strict=True))
+
+
+def _difference(per_seed: np.ndarray, row_variance: float, row_degrees: float) -> Difference:
+    mean, seeds = float(per_seed.mean()), len(per_seed)
+    row_error = row_variance**0.5 if row_variance > _ZERO**2 else 0.0
+    seed_error = p_seeds = None
+    variances, degrees = [row_error**2], [row_degrees]
+    if seeds > 1:
+        seed_error = float(per_seed.std(ddof=1)) / seeds**0.5
+        seed_error = seed_error if seed_error > _ZERO else 0.0
+        variances.append(seed_error**2)
+        degrees.append(seeds - 1)
+        p_seeds = None if seed_error == 0 and abs(mean) > _ZERO else _p_value(mean, seed_error, seeds - 1)
+    error = sum(variances) ** 0.5
+    both = _satterthwaite(variances, degrees) if error else None
+    reach = 0.0 if both is None else float(stdtrit(both, 0.975)) * error
+    return Difference(
+        mean=mean,
+        low=mean - reach,
+        high=mean + reach,
+        row_error=row_error,
+        seed_error=seed_error,
+        degrees=both,
+        p_rows=_p_value(mean, row_error, row_degrees),
+        p_seeds=p_seeds,
+        p=1.0 if both is None else _p_value(mean, error, both),
+        seeds=seeds,
+    )
+
+
+def _p_value(mean: float, error: float, degrees: float) -> float:
+    """Two-sided, of a t test; 1 without an error, which only a difference of 0 is."""
+    return 1.0 if error == 0 else float(2 * stdtr(degrees, -abs(mean) / error))

@@ -1,0 +1,60 @@
+"""Check the validation metric before the first epoch is spent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.evaluation.cells import of_constant
+from recbole_msr.evaluation.metrics import METRICS, find_metric, metric_keys, metric_name
+
+
+def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
+    """Refuse a validation metric that no epoch will have, before the first one is spent.
+
+    Args:
+        wanted: its name, for instance `auc`, `auc/macro` or `logloss/click`.
+        config, dataset: of the run.
+        several_tasks: whether the model predicts all tasks, or the main task alone.
+
+    Raises:
+        InputError: there is no such metric; the message lists those there are.
+    """
+    known = [name.lower() for name in config["metrics"]]
+    schema = getattr(dataset, "schema", None)
+    tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
+    known += metric_keys(getattr(dataset, "scenario_names", ["all"]), tasks)
+    if find_metric(str(wanted), known) is None:
+        listing = ", ".join(dict.fromkeys(known))
+        raise InputError(
+            f"there is no valid_metric '{wanted}'{nearest(metric_name(str(wanted)), known) or '.'} Known: {listing}"
+        )
+
+
+def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None) -> None:
+    """Refuse a validation metric that the rows of the validation split leave undefined, before an epoch is spent.
+
+    Args:
+        wanted, config: as for `check_metric`.
+        split: the validation split, as a built dataset.
+        task: the one that is predicted; None for all of them.
+
+    Raises:
+        InputError: it has no value, whatever is predicted; the message names the cells and why.
+    """
+    if str(wanted).lower().split("/")[0] not in METRICS:
+        return
+    found = of_constant(config, split, task)
+    if find_metric(str(wanted), found.flat()) is not None:
+        return
+    cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
+    cells += [
+        f"task '{task}' over all rows: one class ({cell.positives} of {cell.rows} rows are positive)"
+        for task, cell in found.pooled.items()
+        if cell.auc is None
+    ]
+    raise InputError(
+        f"valid_metric '{wanted}' has no value on the validation split of '{config['dataset']}', whatever is predicted"
+        f" ({'; '.join(cells) or 'no user has both classes'}): choose another valid_metric, or give that "
+        "split more rows (eval_args)"
+    )

@@ -1,0 +1,350 @@
+"""What commands write: names and paths that can be used, folders that hold something already, disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_msr.errors import InputError
+from recbole_msr.value_kinds import is_one_line
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+"""Nobody's fault but the disk's: writing ends for all that writes there."""
+_LONGEST_NAME = 200
+"""Bytes of a name. File systems take 255; what we append to it (a time, `.lock`) has room too."""
+_LONGEST_PART, _LONGEST_PATH = 255, 4095
+_PATH_KEYS = ("data_path", "knowledge_dir", "cache_dir", "checkpoint_dir", "output_dir")
+
+
+# Names and paths.
+
+
+def check_name(what: str, name: Any) -> str:
+    """Refuse what cannot name a folder of its own below another one.
+
+    Args:
+        what: what it is the name of, for the message.
+        name: the name.
+
+    Raises:
+        InputError: it is no text, empty, too long, hidden, or leads elsewhere.
+    """
+    if not isinstance(name, str):
+        raise InputError(f"{what}: a name is text, got {name!r}")
+    reason = None
+    if not name.strip():
+        reason = "it is empty"
+    elif "/" in name or "\\" in name:
+        reason = "it has a separator of folders in it"
+    elif name[0] in ".-":
+        reason = f"it begins with '{name[0]}'"
+    elif not is_one_line(name):
+        reason = "it has a control character or half a character in it"
+    elif len(name.encode()) > _LONGEST_NAME:
+        reason = f"it has {len(name.encode())} bytes, more than {_LONGEST_NAME}"
+    if reason is not None:
+        raise InputError(f"{what}: {_shown(name)} cannot name a folder: {reason}; give a plain name such as shop-1")
+    return name
+
+
+def check_path(what: str, path: Any) -> None:
+    """Refuse what no file system takes as a path; None is left alone.
+
+    Args:
+        what: the option or key, for the message.
+        path: what was given.
+
+    Raises:
+        InputError: it is no path.
+    """
+    if path is None:
+        return
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    reason = None
+    if not isinstance(text, str):
+        reason = "it is no text"
+    elif not text.strip():
+        reason = "it is empty"
+    elif "\0" in text:
+        reason = "it has a NUL character in it"
+    elif any("\ud800" <= letter <= "\udfff" for letter in text):
+        reason = "it is not UTF-8"
+    elif len(text.encode()) > _LONGEST_PATH or max(len(part.encode()) for part in text.split("/")) > _LONGEST_PART:
+        reason = f"a name in a path has at most {_LONGEST_PART} bytes, and a path {_LONGEST_PATH}"
+    if reason is not None:
+        raise InputError(f"{what}: {_shown(text)} is no path: {reason}")
+
+
+def check_paths(settings: Mapping[str, Any], files: Iterable[Any] = (), **options: Any) -> None:
+    """`check_path` for the configuration keys that are paths, for configuration files, and for options."""
+    for key in _PATH_KEYS:
+        check_path(key, settings.get(key))
+    for file in files:
+        check_path("config_files", file)
+    for name, path in options.items():
+        check_path(f"--{name.replace('_', '-')}", path)
+
+
+def _shown(text: Any) -> str:
+    shown = ascii(text) if not str(text).isprintable() else repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+# Folders.
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder that a command makes.
+
+    Attributes:
+        told: what such a folder holds.
+        marks: files of which each alone shows that the folder is of this kind.
+        names: everything that is written over in it.
+        added: folders in it to which others may add too.
+    """
+
+    told: str
+    marks: tuple[str, ...]
+    names: tuple[str, ...]
+    added: tuple[str, ...] = ()
+
+    def is_in(self, folder: Path) -> bool:
+        return any(os.path.isfile(folder / mark) for mark in self.marks)
+
+
+RUN = Kind(
+    "a run",
+    ("result.json", "best.ckpt", "last.ckpt"),
+    (
+        *("config.yaml", "metrics.csv", "best.ckpt", "last.ckpt", "result.json", "vocabulary", "predictions.parquet"),
+        *("start.json", "explain.html", "explain-runs.html", "run.log"),
+    ),
+    ("wandb", "lightning_logs", "tensorboard"),
+)
+SEARCH = Kind(
+    "a search",
+    ("workers/search.json", "study.journal"),
+    (
+        *("best.yaml", "trials.csv", "trials.parquet", "summary.json", "report.html", "study.journal"),
+        *("study.journal.held", "study.journal.seen", "final"),
+    ),
+    ("wandb", "workers"),
+)
+COMPARISON = Kind(
+    "a comparison",
+    ("workers/comparison.json", "workers/made_by.json"),
+    (
+        *("leaderboard.csv", "leaderboard.parquet", "leaderboard.md", "leaderboard.tex", "cells.csv", "cells.parquet"),
+        *("differences.csv", "differences.parquet", "summary.json", "report.html", "runs", "searches"),
+    ),
+    ("wandb", "workers"),
+)
+KNOWLEDGE = Kind("knowledge", ("knowledge.json",), ("knowledge.json",))
+KINDS = (RUN, SEARCH, COMPARISON, KNOWLEDGE)
+
+
+def holds(folder: str | Path) -> Kind | None:
+    """What kind of folder of ours it is; None for any other, and for one that does not exist."""
+    folder = Path(folder)
+    return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, RUN) if kind.is_in(folder)), None)
+
+
+def is_dataset(folder: str | Path) -> bool:
+    """Whether it holds atomic files, such as shop/shop.inter."""
+    folder = Path(os.path.abspath(folder))
+    return os.path.isfile(folder / f"{folder.name}.inter")
+
+
+def check_folder(folder: str | Path, kind: Kind, option: str) -> None:
+    """Refuse a folder of another kind, and one whose files a command would write over; nothing in it is touched.
+
+    Args:
+        folder: the folder, which need not exist.
+        kind: what is to be written into it.
+        option: how another one is given, for the message.
+
+    Raises:
+        InputError: it says what the folder holds.
+    """
+    folder, found = Path(folder), holds(folder)
+    if found is kind:
+        taken = next((name for name in kind.names if Path(name).suffix and (folder / name).is_dir()), None)
+        if taken is not None:
+            raise InputError(f"{folder / taken} is a folder, where {kind.told} writes a file: move it away")
+        return
+    if found is not None or is_dataset(folder):
+        what = found.told if found is not None else "a dataset"
+        raise InputError(f"{folder} holds {what}, and {kind.told} does not go into it: give another {option}")
+    foreign = [name for name in kind.names if os.path.lexists(folder / name)]
+    if foreign and kind is not RUN:  # a run goes below such a folder
+        raise InputError(
+            f"{folder} holds no {kind.told.removeprefix('a ')}, but {', '.join(foreign)}, which one would write over: "
+            f"give another {option}"
+        )
+
+
+class Made:
+    """What a command makes of a folder, so that it can be undone where it comes to nothing.
+
+    Args:
+        folder: the folder, before it is made.
+        kind: what is to be made of it.
+    """
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        self._folder = folder
+        self._missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+        own = [folder / name for name in (*kind.names, *kind.added)]
+        workers = folder / "workers"
+        self._own = [path for path in own if not os.path.lexists(path)]
+        self._in_workers = set(os.listdir(workers)) if os.path.isdir(workers) else None
+
+    def undo(self) -> None:
+        """Remove the files that were not there before, and the folders that were made, as far as they are empty."""
+        if self._in_workers is not None:
+            workers = self._folder / "workers"
+            self._own += [workers / name for name in os.listdir(workers) if name not in self._in_workers]
+        for path in self._own:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        for folder in self._missing:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
+
+
+# Files.
+
+
+def check_replaced(out: str | Path, what: str) -> None:
+    """Refuse to put a table in the place of a file that a run, a search, a comparison or knowledge needs.
+
+    Raises:
+        InputError: `out` is such a file, by whatever path.
+    """
+    path = Path(os.path.realpath(out))
+    if path.is_dir():
+        raise InputError(f"{what} must be a file, but {out} is a folder")
+    if not path.exists():
+        return
+    for folder in path.parents:
+        kind = holds(folder)
+        if kind is not None and path.relative_to(folder).parts[0] in (*kind.names, *kind.added):
+            raise InputError(f"{out} is a file of {kind.told} (in {folder}): give another {what}")
+        if kind is KNOWLEDGE:
+            raise InputError(f"{out} is a file of knowledge (in {folder}): give another {what}")
+
+
+def check_scored(data: str | Path, out: str | Path, tasks: Iterable[str]) -> None:
+    """Refuse to write scores over anything but scores: over the rows themselves least of all.
+
+    Args:
+        data: the file of rows.
+        out: the file that scores shall go to, .csv or .parquet.
+        tasks: the columns that are added.
+
+    Raises:
+        InputError: `out` is the data, a file of a run or of another folder of ours, or a file without scores.
+    """
+    check_replaced(out, "--out")
+    if not os.path.exists(out):
+        return
+    if os.path.exists(data) and os.path.samefile(data, out):
+        raise InputError(f"--out {out} is the file of the rows (--data): scores go into another file")
+    absent = [task for task in tasks if task not in _columns(Path(out))]
+    if absent:
+        raise InputError(
+            f"{out} exists and holds no scores (it has no column '{absent[0]}'): give another --out, or remove it"
+        )
+
+
+def _columns(table: Path) -> list[str]:
+    """The columns of a table; none where it cannot be read as one."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    try:
+        if table.suffix == ".parquet":
+            return list(pq.read_schema(table).names)
+        return list(pd.read_csv(table, nrows=0).columns)
+    except (OSError, ValueError):
+        return []
+
+
+class WriteError(InputError, OSError):
+    """A file cannot be written: the disk is full, say. It has OSError's `errno`, `strerror` and `filename`."""
+
+    @classmethod
+    def of(cls, path: str | Path, error: OSError, more: str = "") -> WriteError:
+        told = cls(f"{path} cannot be written: {error.strerror or error}{more}")
+        told.errno, told.strerror, told.filename = error.errno, error.strerror, str(path)
+        return told
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Name the file in the error if what is done inside cannot write it.
+
+    Raises:
+        WriteError: in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, InputError):
+            raise
+        raise WriteError.of(path, error) from error
+
+
+def save_tensors(content: Any, path: str | Path) -> None:
+    """`torch.save`, which hides the system's error from a disk that is full.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import torch
+
+    with _Watched(path, "w") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if file.error is not None:
+                raise file.error from error
+            raise
+
+
+class _Watched(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return _write_all(super().write, memoryview(content).cast("B"))
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _write_all(write: Callable[[memoryview], int | None], content: memoryview) -> int:
+    done = 0
+    while done < len(content):
+        done += write(content[done:]) or 0
+    return done

@@ -1,0 +1,29 @@
+"""Why a trial, a run or a job failed, and whether the whole command ends with it."""
+
+from __future__ import annotations
+
+import optuna
+
+from recbole_msr.errors import InputError, one_line
+from recbole_msr.files.outputs import NO_ROOM
+from recbole_msr.memory import is_out_of_memory
+from recbole_msr.training.module import DivergedError
+
+
+def ends_search(error: BaseException) -> bool:
+    """Whether an error is not the trial's fault, so that the search cannot go on."""
+    if isinstance(error, optuna.exceptions.StorageInternalError):
+        return True
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a trial failed, in one line."""
+    text = one_line(error)
+    if is_out_of_memory(error):
+        return f"out of memory: {text[:300]}"
+    if isinstance(error, DivergedError):
+        return f"diverged: {text}"
+    if isinstance(error, InputError):
+        return f"refused: {text}"
+    return f"error: {type(error).__name__}: {text}"

@@ -1,0 +1,71 @@
+"""A worker process: its arguments, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_msr.errors import InputError, StorageError
+from recbole_msr.jobs.failure import reason_of
+from recbole_msr.jobs.processes import REFUSED
+
+
+@dataclass(frozen=True)
+class WorkerArguments:
+    """What a worker was started with.
+
+    Attributes:
+        folder: the output folder of the command that started it.
+        parent: that command's process.
+        gpu: RecBole's gpu_id for this worker.
+        deadline: `time.monotonic()` after which no trial begins.
+        final, seeds: the runs of the final test that it is to do.
+    """
+
+    folder: Path
+    parent: int | None = None
+    gpu: str | None = None
+    deadline: float | None = None
+    final: int | None = None
+    seeds: Sequence[int] = ()
+
+    def orphaned(self) -> bool:
+        """Whether the process that started this one is gone: then it ends after what it is at, so that none is lost."""
+        return self.parent is not None and os.getppid() != self.parent
+
+
+def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) -> int:
+    """Read a worker's arguments, do its work, and turn what goes wrong into its last line and its exit code."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--parent", type=int, help="the process that started this one")
+    parser.add_argument("--gpu", help="RecBole's gpu_id for this worker")
+    parser.add_argument("--deadline", type=float, help="time.time() after which no trial begins")
+    parser.add_argument("--final", type=int, metavar="TRIAL")
+    parser.add_argument("--seeds", type=int, nargs="+", default=())
+    given = vars(parser.parse_args())
+    if given["deadline"] is not None:
+        given["deadline"] += time.monotonic() - time.time()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started all in the background
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+    try:
+        work(WorkerArguments(**given))
+    except KeyboardInterrupt:
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"error: {' '.join(str(error).split()) if isinstance(error, InputError) else reason_of(error)}",
+            file=sys.stderr,
+        )
+        return REFUSED if isinstance(error, InputError) and not isinstance(error, StorageError) else 3
+    return 0

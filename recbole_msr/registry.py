@@ -1,0 +1,173 @@
+"""The models by name: built in, registered, RecBole's own; the files of defaults and search spaces."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from recbole_msr import compat
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.files.yaml import read_yaml, write_yaml_text
+
+ENTRY_POINT_GROUP = "recbole_msr.models"
+
+
+RECBOLE_PACKAGE = "recbole.model.context_aware_recommender"
+
+
+VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+"""What this process was given; RecBole's configurations write their `gpu_id` there."""
+
+
+_BUILT_IN = {
+    "AITM": "recbole_msr.models.aitm",
+    "HMoE": "recbole_msr.models.hmoe",
+    "HiNet": "recbole_msr.models.hinet",
+    "LLM4MSR": "recbole_msr.models.llm4msr",
+    "MMoE": "recbole_msr.models.mmoe",
+    "OMoE": "recbole_msr.models.omoe",
+    "PLE": "recbole_msr.models.ple",
+    "STAR": "recbole_msr.models.star",
+    "SharedBottom": "recbole_msr.models.shared_bottom",
+}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model that RecBole is to find: how its class is got, and its default settings."""
+
+    name: str
+    load: Callable[[], type]
+    defaults: Mapping[str, Any] | str | Path | None = None
+
+    def default_settings(self) -> dict[str, Any]:
+        if self.defaults is None:
+            return dict(getattr(self.load(), "defaults", None) or {})
+        if isinstance(self.defaults, Mapping):
+            return dict(self.defaults)
+        return read_yaml(Path(self.defaults))
+
+
+_registered: dict[str, Registration] = {}
+
+
+def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None = None) -> type:
+    """Make a model known to RecBole under its class name; may be used as a decorator.
+
+    Args:
+        model_class: a RecBole recommender class, for instance a `recbole_msr.models.base.MultiScenarioRecommender`.
+        defaults: its default settings, as a mapping or the path of a YAML file; else the class attribute `defaults`.
+
+    Raises:
+        InputError: another class is registered under this name.
+
+    A package can do the same without being imported first: an entry point of the group `recbole_msr.models`, named
+    as the class, that leads to the class.
+    """
+    name = model_class.__name__
+    known = registrations().get(name)
+    if known is not None and _place(known.load()) != _place(model_class):
+        raise InputError(f"a model named '{name}' is registered already: {known.load()}")
+    if name.lower() in {other.lower() for other in recbole_models()}:
+        raise InputError(f"RecBole has a model '{name}' of its own, which would be found instead: choose another name")
+    sys.modules.pop(f"{RECBOLE_PACKAGE}.{name.lower()}", None)  # found there before, if the class was defined anew
+    _registered[name] = Registration(name, lambda: model_class, defaults)
+    return model_class
+
+
+def _place(model_class: type) -> tuple[str, str]:
+    """Where a class is defined: the same for one that a notebook cell defines again."""
+    return model_class.__module__, model_class.__qualname__
+
+
+def registered_models() -> list[str]:
+    """Names of the models that this package or others have registered."""
+    return sorted(registrations())
+
+
+def recbole_models() -> list[str]:
+    """Names of RecBole's own models."""
+    compat.require_recbole()
+    (folder,) = importlib.import_module("recbole").__path__
+    return sorted((path.stem for path in Path(folder, "properties", "model").glob("*.yaml")), key=str.lower)
+
+
+def model_class(name: str) -> type:
+    """The class of a model, ours or RecBole's.
+
+    Raises:
+        InputError: there is no such model; the message suggests the nearest names.
+    """
+    check_model_name(name)
+    from recbole.utils import get_model
+
+    return get_model(name)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that no model has; the model itself is not imported.
+
+    Raises:
+        InputError: there is no such model; the message suggests the nearest names.
+    """
+    known = [*registered_models(), *recbole_models()]
+    if name not in known:
+        raise InputError(
+            f"there is no model '{name}'{nearest(name, known) or '.'} `recbole-msr models` lists all of them."
+        )
+
+
+def properties(*parts: str) -> Path:
+    """A file of the installed `properties` folder (beside the package in a checkout, inside it in a wheel)."""
+    return _installed("properties").joinpath(*parts)
+
+
+def search_spaces(*parts: str) -> Path:
+    """A file of the installed `search_spaces` folder."""
+    return _installed("search_spaces").joinpath(*parts)
+
+
+def _installed(folder: str) -> Path:
+    here = Path(__file__).resolve().parent
+    inside = here / folder
+    return inside if inside.is_dir() else here.parent / folder
+
+
+def registrations() -> dict[str, Registration]:
+    found = {
+        name: Registration(
+            name,
+            lambda module=module, name=name: getattr(importlib.import_module(module), name),  # type: ignore[misc]
+            properties("model", f"{name}.yaml"),
+        )
+        for name, module in _BUILT_IN.items()
+    }
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        found.setdefault(point.name, Registration(point.name, _loader(point)))
+    return found | _registered
+
+
+def _loader(point: EntryPoint) -> Callable[[], type]:
+    return lambda: point.load()
+
+
+def describe(name: str) -> str:
+    """A model's settings with their defaults and comments, as its YAML file has them.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    model_class(name)
+    registration = registrations().get(name)
+    if registration is not None and not isinstance(registration.defaults, (str, Path)):
+        return write_yaml_text(registration.default_settings())
+    if registration is not None:
+        return Path(str(registration.defaults)).read_text(encoding="utf-8")
+    (folder,) = importlib.import_module("recbole").__path__
+    return Path(folder, "properties", "model", f"{name}.yaml").read_text(encoding="utf-8").rstrip("\n") + "\n"

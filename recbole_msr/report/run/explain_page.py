@@ -1,0 +1,335 @@
+"""What `recbole-msr explain` shows: tables in the terminal, and the same with heat maps and whole texts on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from markupsafe import Markup
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from recbole_msr.errors import InputError
+from recbole_msr.files.outputs import check_paths
+from recbole_msr.report.html.page import Page, facts, heat_map, note, table, text
+from recbole_msr.report.run.result_table import print_result
+from recbole_msr.runs.explain import Explanation, Matrix, Prompt, UserView, explain
+from recbole_msr.runs.gate_use import NEVER
+
+MOVED = (
+    "How far the weights of attentions and gates are from those before the first step: the share of the weight that "
+    "lies on other choices now, 0 to 1. What has hardly moved is as it was drawn, and was not learnt."
+)
+_BEGINNING = 200
+"""So many characters of a text are printed in the terminal; the page has all of it."""
+_TITLE = "what it has learnt"
+"""In the title of every such page."""
+
+
+def write_explanation(
+    run_dir: str | Path,
+    out: str | Path | None = None,
+    users: Sequence[str] | None = None,
+    n: int | None = None,
+    knowledge_dir: str | Path | None = None,
+    *,
+    file: TextIO | None = None,
+) -> Path:
+    """Explain a finished run: print it and write the page.
+
+    Args:
+        run_dir: the run's folder.
+        out: the page; `explain.html` in the run's folder by default.
+        users: raw ids of users, or `n` (5) users spread over the scenarios.
+        knowledge_dir: where the run's knowledge is, if it has moved.
+        file: where to print; standard output by default.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        InputError: as `recbole_msr.runs.explain.explain`; or the page cannot be written.
+    """
+    if users is not None and n is not None:
+        raise InputError("give --users=ID,ID or --n=NUMBER, not both")
+    check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
+    path = Path(out) if out is not None else Path(run_dir, "explain.html")
+    _check_page(path)
+    found = explain(run_dir, users, 5 if n is None else n, knowledge_dir)
+    page(found).write(path)
+    print_explanation(found, file=file)
+    print(f"Page: {path}", file=file)
+    return path
+
+
+def _check_page(path: Path) -> None:
+    """Refuse to put the page in the place of anything but such a page.
+
+    Raises:
+        InputError: there is something else.
+    """
+    if path.is_dir():
+        raise InputError(f"--out must be a file, but {path} is a folder")
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        beginning = file.read(1 << 12)
+    if _TITLE.encode() not in beginning.split(b"</title>")[0]:
+        raise InputError(
+            f"{path} exists and is no page of recbole-msr explain: give another --out, or remove it if it is not needed"
+        )
+
+
+# The page.
+
+
+def page(found: Explanation) -> Page:
+    """The page of an explanation."""
+    made = Page(f"{found.facts['Model']} on {found.facts['Dataset']}: {_TITLE}", str(found.run))
+    made.section("The run", facts(found.facts), *map(note, _notes(found)))
+    if found.evaluation is not None:
+        made.section("Results by scenario", *_results(found))
+    made.section("Scenarios", *_scenarios(found))
+    if found.between:
+        made.section("Between scenarios", *_between(found))
+    if found.gates:
+        made.section("Experts", *_gates(found))
+    if found.moves:
+        made.section("Moved from the start", MOVED, table(*_moves_table(found)))
+    made.section("Users", *_users(found))
+    return made
+
+
+def _results(found: Explanation) -> list[str | Markup]:
+    assert found.evaluation is not None
+    cells, tasks = found.evaluation.cells, found.evaluation.tasks
+    auc = [[cells[name][task].auc for task in tasks] for name in cells]
+    rows = [(name, *(cells[name][task].rows for task in tasks)) for name in cells]
+    undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in found.evaluation.undefined]
+    four = "{:.4f}".format
+    return [
+        heat_map(list(cells), tasks, auc, caption="AUC on the test rows", corner="scenario \\ task", show=four),
+        *([f"Undefined: {'; '.join(undefined)}."] if undefined else []),
+        table(["Scenario", *tasks], rows, caption="Test rows that carry the task's label"),
+    ]  # fmt: skip
+
+
+def _scenarios(found: Explanation) -> list[str | Markup]:
+    parts: list[str | Markup] = []
+    if _has_levels(found):
+        parts.append(
+            "Movement: how far the user level moves the input vector x of a row, |x' - x| / |x|. Strength: what the "
+            "scenario level adds to a task's logit, |alpha r|. Both are means over training rows."
+        )
+    parts.append(table(*_scenario_table(found)))
+    for view in found.scenarios:
+        parts += _prompt(view.prompt, f"Scenario {view.name}", opened=view is found.scenarios[0])
+    return parts
+
+
+def _between(found: Explanation) -> list[str | Markup]:
+    parts: list[str | Markup] = []
+    said = ""
+    for matrix in found.between:
+        if matrix.says != said:  # once for the matrices of all tasks
+            parts.append(matrix.says)
+        said = matrix.says
+        parts.append(_matrix(matrix))
+    return parts
+
+
+def _matrix(matrix: Matrix) -> Markup:
+    if matrix.signed:
+        scale, show, low = "diverging", "{:+.3f}".format, None
+    else:
+        scale, show, low = "sequential", "{:.3f}".format, 0.0
+    return heat_map(
+        matrix.rows, matrix.columns, matrix.values, caption=matrix.title, corner=matrix.corner, scale=scale, low=low,
+        show=show,
+    )  # fmt: skip
+
+
+def _gates(found: Explanation) -> list[str | Markup]:
+    parts: list[str | Markup] = [
+        "The mean weight that a gate gives to each of its experts, over training rows of a scenario. A line sums to 1. "
+        f"An expert is dead if no row gives it a weight of {NEVER:.0%}, or if its output is 0 on every row."
+    ]
+    for use in found.gates:
+        if len(use.experts) > 1:
+            parts.append(
+                heat_map(use.gates, use.experts, use.weights, caption=use.title, corner="gate \\ expert", low=0.0)
+            )
+        if use.dead:
+            parts.append(note(f"{use.title}: {len(use.dead)} dead: {'; '.join(use.dead)}."))
+        else:
+            parts.append(f"{use.title}: no dead expert.")
+    return parts
+
+
+def _users(found: Explanation) -> list[str | Markup]:
+    parts: list[str | Markup] = [table(*_user_table(found))]
+    moved = [view for view in found.users if view.fields is not None]
+    tokens = [view.token for view in moved]
+    if moved:
+        shares = [dict(view.fields or {}) for view in moved]
+        caption = "User level: which share of |x' - x|\N{SUPERSCRIPT TWO} falls on each field of the input"
+        values: list[list[float | None]] = [list(share.values()) for share in shares]
+        parts.append(heat_map(tokens, list(shares[0]), values, caption=caption, corner="user \\ field", low=0.0))
+        caption = "User level: mean probability with it minus the one without it, over the user's training rows"
+        changes: list[list[float | None]] = [list(view.change.values()) for view in moved]
+        show = "{:+.4f}".format
+        parts.append(
+            heat_map(
+                tokens,
+                list(moved[0].change),
+                changes,
+                caption=caption,
+                corner="user \\ task",
+                scale="diverging",
+                show=show,
+            )
+        )
+    for view in found.users:
+        parts += _prompt(view.prompt, f"User {view.token}", opened=view is found.users[0])
+    return parts
+
+
+def _prompt(prompt: Prompt | None, whose: str, opened: bool) -> list[str | Markup]:
+    if prompt is None:
+        return []
+    parts: list[str | Markup] = [text(prompt.text, f"{whose}: prompt ({_length(prompt)})", opened)]
+    if prompt.answer is not None:
+        parts.append(text(prompt.answer or "(nothing)", f"{whose}: what the language model wrote", opened))
+    return parts
+
+
+def _length(prompt: Prompt) -> str:
+    tokens = f"{prompt.n_tokens} tokens" if prompt.n_tokens else "length unknown"
+    return f"{tokens}, cut to fit" if prompt.truncated else tokens
+
+
+# Tables, for both.
+
+
+def _notes(found: Explanation) -> list[str]:
+    return [f"{line[:1].upper()}{line[1:]}." for line in found.notes]
+
+
+def _has_levels(found: Explanation) -> bool:
+    return any(view.movement is not None or view.strength for view in found.scenarios)
+
+
+_Line = list[str | int | float | None]
+
+
+def _scenario_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+    header = ["Scenario", "Training rows"]
+    tasks = next((list(view.strength) for view in found.scenarios if view.strength), [])
+    moves = any(view.movement is not None for view in found.scenarios)
+    header += (["Movement"] if moves else []) + [f"Strength, {task}" for task in tasks]
+    lines: list[_Line] = []
+    for view in found.scenarios:
+        line: _Line = [view.name, view.rows]
+        line += [view.movement] if moves else []
+        lines.append([*line, *(view.strength.get(task) for task in tasks)])
+    return header, lines
+
+
+def _user_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+    header = ["User", "Training rows"]
+    tasks = next((list(view.change) for view in found.users if view.change), [])
+    moves = any(view.movement for view in found.users)
+    header += ["Movement, mean", "greatest", *(f"Change of {task}" for task in tasks)] if moves else []
+    knows = any(view.known is not None for view in found.users)
+    header += ["Vector"] if knows else []
+    lines: list[_Line] = []
+    for view in found.users:
+        line: _Line = [view.token, _rows_of(view)]
+        if moves:
+            line += [*(view.movement or (None, None)), *(view.change.get(task) for task in tasks)]
+        if knows:
+            line.append("their own" if view.known else "the one of unknown users")
+        lines.append(line)
+    return header, lines
+
+
+def _rows_of(view: UserView) -> str | None:
+    if view.rows is None:
+        return None
+    return ", ".join(f"{name}: {count:,}" for name, count in view.rows.items()) or "none"
+
+
+def _moves_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+    lines: list[_Line] = []
+    for move in found.moves:
+        most = max(range(len(move.now.values)), key=lambda n: abs(move.now.values[n] - move.start.values[n]))
+        then, now = move.start.values[most], move.now.values[most]
+        lines.append([move.now.part, move.now.line, move.moved, f"{move.now.choices[most]}: {then:.3f} to {now:.3f}"])
+    return ["Part", "Weights of", "Moved", "Most changed"], lines
+
+
+# The terminal.
+
+
+def print_explanation(found: Explanation, *, file: TextIO | None = None, width: int | None = None) -> None:
+    """Print the tables, the beginnings of the texts, and what cannot be shown."""
+    console = Console(file=file, width=width, highlight=False)
+    console.print(Text("; ".join(f"{name}: {value}" for name, value in found.facts.items())))
+    if found.evaluation is not None:
+        print_result(found.evaluation, "Test", file=file, width=width)
+    _print(console, "Scenarios", *_scenario_table(found))
+    for view in found.scenarios:
+        _print_prompt(console, f"Scenario {view.name}", view.prompt)
+    for matrix in found.between:
+        _print(console, matrix.title, [matrix.corner, *matrix.columns], _named(matrix.rows, matrix.values))
+    for use in found.gates:
+        if len(use.experts) > 1:
+            _print(console, f"{use.title}: mean weights", ["Gate", *use.experts], _named(use.gates, use.weights))
+        dead = "; ".join(use.dead) or "none"
+        console.print(Text(f"{use.title}, dead experts: {dead}"))
+    if found.moves:
+        _print(console, "Moved from the start", *_moves_table(found))
+    _print(console, "Users", *_user_table(found))
+    for user in found.users:
+        _print_prompt(console, f"User {user.token}", user.prompt)
+    for line in _notes(found):
+        console.print(Text(f"Note: {line}"))
+
+
+def print_table(title: str, header: Sequence[str], lines: Sequence[_Line], file: TextIO | None = None) -> None:
+    """Print one table."""
+    _print(Console(file=file, highlight=False), title, header, lines)
+
+
+def _named(names: Sequence[str], values: Sequence[Sequence[float | None]]) -> list[_Line]:
+    return [[name, *line] for name, line in zip(names, values, strict=True)]
+
+
+def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[_Line]) -> None:
+    made = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, name in enumerate(header):
+        made.add_column(Text(name), overflow="fold", justify="right" if number else "left")
+    for line in lines:
+        made.add_row(*(Text(_shown(value)) for value in line))
+    console.print(made)
+
+
+def _shown(value: str | int | float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _print_prompt(console: Console, whose: str, prompt: Prompt | None) -> None:
+    if prompt is None:
+        return
+    for what, content in ((f"prompt ({_length(prompt)})", prompt.text), ("wrote", prompt.answer)):
+        if content is not None:
+            flat = " ".join(content.split())
+            beginning = flat if len(flat) <= _BEGINNING else f"{flat[:_BEGINNING]} ..."
+            console.print(Text(f"{whose}, {what}: {beginning}"))

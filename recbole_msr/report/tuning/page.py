@@ -1,0 +1,381 @@
+"""One page about a study: what it found, how sure that is, how it got there, and how to do it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from recbole_msr.evaluation.cells import Cell, Evaluation
+from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.files.yaml import write_yaml_text
+from recbole_msr.report.figures import figure_scripts, short
+from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
+from recbole_msr.report.tuning.figures import StudyFigures
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+_HEADINGS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
+
+
+def write_search_page(path: Path, study: optuna.Study, summary: Mapping[str, Any]) -> None:
+    """Write the page of a study: one HTML file that loads nothing, plotly.js (about 4.6 MiB) inside.
+
+    It can be written at any time: what is not there yet, or cannot be drawn, is a sentence that says why.
+
+    Args:
+        path: the file, replaced as a whole.
+        study: the study.
+        summary: the content of its summary.json.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    _SearchPage(study, summary).write(path)
+
+
+class _SearchPage:
+    def __init__(self, study: optuna.Study, summary: Mapping[str, Any]) -> None:
+        self._summary = summary
+        self._names = [str(objective["name"]) for objective in summary["objectives"]]
+        self._bigger = [str(objective["direction"]).startswith("max") for objective in summary["objectives"]]
+        self._best: Any = summary.get("best")
+        self._defaults: Any = summary.get("defaults")
+        self._trials = study.get_trials(deepcopy=False)
+        self._figures = StudyFigures(study, self._names, self._best["number"] if self._best else None)
+
+    def write(self, path: Path) -> None:
+        summary = self._summary
+        page = Page(
+            f"Search: {summary['model']} on {summary['dataset']}",
+            f"Study {summary['study']}: {', '.join(map(self._objective, range(len(self._names))))}",
+            scripts=True,
+        )
+        page.section("Result", *self._result())
+        page.section("Best against defaults", *self._cells())
+        page.section("Final test", *self._final())
+        page.section("Best configuration", *self._configuration())
+        page.section(
+            "History", "The objective of every finished trial, and the best up to it.", *self._figures.history()
+        )
+        if len(self._names) > 1:
+            page.section("Pareto front", *self._pareto())
+        page.section("Importance of parameters", *self._importance())
+        page.section(
+            "Parallel coordinates",
+            f"A line a trial, coloured by {self._names[0]}: blue is better. The best trial is thick; where a line "
+            "leaves below an axis, the trial had no such parameter.",
+            self._figures.parallel(),
+        )
+        page.section(
+            "Slices", f"{self._names[0]} by the values of each parameter; bluer points are later trials.",
+            self._figures.slices(),
+        )  # fmt: skip
+        page.section(
+            "Curves",
+            "The validation value by epoch. Dotted lines were pruned; a cross marks where a trial ended early.",
+            self._figures.curves(str(summary["valid_metric"])),
+        )
+        page.section("Timeline", "When each trial ran.", self._figures.timeline())
+        page.section("Trials", *self._table())
+        page.section("How to do it again", *self._again(), figure_scripts())
+        page.write(path)
+
+    def _objective(self, index: int) -> str:
+        return f"{self._names[index]} ({'higher' if self._bigger[index] else 'lower'} is better)"
+
+    def _result(self) -> list[str | Markup]:
+        summary, counts = self._summary, self._summary["trials"]
+        lines: dict[str, Any] = {}
+        if self._best:
+            lines["Best trial"] = f"trial {self._best['number']}: {self._told(self._best['values'])}"
+        if self._defaults:
+            lines["Defaults"] = f"trial {self._defaults['number']}: {self._told(self._defaults['values'])}"
+        if self._best and self._defaults:
+            lines["Gain over the defaults"] = self._gain()
+        lines["Trials"] = ", ".join(f"{counts.get(key, 0)} {key}" for key in ("complete", "pruned", "failed"))
+        lines["Epochs trained"] = sum(int(trial.user_attrs.get("epochs") or 0) for trial in self._trials)
+        lines["Time"] = _duration(summary.get("seconds"))
+        lines["Workers"] = _plain(summary.get("workers"))
+        parts: list[str | Markup] = [facts(lines)]
+        if not self._best:
+            parts.insert(0, note("No trial has finished, so there is no best one."))
+        elif self._best.get("cut_off"):
+            parts.insert(
+                0,
+                note(
+                    f"Trial {self._best['number']} has not ended ({self._best['cut_off']}); its value is that of its "
+                    "best epoch so far. The same command goes on with it."
+                ),
+            )
+        elif self._defaults and self._best["number"] == self._defaults["number"]:
+            parts.append(note("No trial was better than the defaults."))
+        elif not self._defaults:
+            parts.append("There is no finished trial of the defaults to compare with.")
+        if summary.get("failures"):
+            rows = sorted(summary["failures"].items(), key=lambda pair: -pair[1])
+            parts.append(table(["Why trials failed", "Trials"], rows))
+        return parts
+
+    def _told(self, values: Sequence[float]) -> str:
+        return ", ".join(f"{name} {_shown(value)}" for name, value in zip(self._names, values, strict=True))
+
+    def _gain(self) -> str:
+        told = []
+        for name, bigger, best, before in zip(
+            self._names, self._bigger, self._best["values"], self._defaults["values"], strict=True
+        ):
+            word = "the same" if best == before else "better" if (best > before) == bigger else "worse"
+            told.append(f"{name} {_shown(best - before, sign=True)} ({word})")
+        return ", ".join(told)
+
+    def _cells(self) -> list[str | Markup]:
+        best, defaults = (
+            None if which is None else self._evaluation(which["number"]) for which in (self._best, self._defaults)
+        )
+        if best is None:
+            return [note("The best trial's scenarios and tasks are not known: no trial has finished with them.")]
+        if defaults is None:
+            why = "The defaults have no result to compare with: their trial has not finished, or was none of the study."
+            return [note(why), self._cell_table(best, None)]
+        if self._best["number"] == self._defaults["number"]:
+            return ["The best trial is that of the defaults.", self._cell_table(best, None)]
+        said = (
+            f"On the validation split, the best epoch of trial {self._best['number']} (best) and of trial "
+            f"{self._defaults['number']} (defaults). What was best on these rows was chosen by them, so its gain here "
+            "is on the high side; the final test is not."
+        )
+        maps = [
+            _gain_map(metric, best, defaults)
+            for metric in METRICS
+            if metric != "logloss" and _has(metric, best) and _has(metric, defaults)
+        ]
+        return [said, *maps, self._cell_table(best, defaults)]
+
+    def _evaluation(self, number: int) -> Evaluation | None:
+        found = self._trials[number].user_attrs.get("valid") if number < len(self._trials) else None
+        return None if found is None else Evaluation.from_dict(found)
+
+    def _cell_table(self, best: Evaluation, defaults: Evaluation | None) -> Markup:
+        metrics = [metric for metric in METRICS if _has(metric, best)]
+        header = ["Scenario", "Task", "Rows"]
+        for metric in metrics:
+            name = _HEADINGS[metric]
+            header += [name] if defaults is None else [f"{name}, defaults", f"{name}, best", "gain"]
+
+        def line(
+            scenario: str, task: str, rows: int | None, values: list[tuple[float | None, float | None]]
+        ) -> list[Any]:
+            found: list[Any] = [scenario, task, rows]
+            for after, before in values:
+                found += [after] if defaults is None else [before, after, _signed(_difference(after, before))]
+            return found
+
+        lines = []
+        for scenario, row in best.cells.items():
+            for task, cell in row.items():
+                other = None if defaults is None else defaults.cells.get(scenario, {}).get(task)
+                values = [(cell.value(m), None if other is None else other.value(m)) for m in metrics]
+                lines.append(line(scenario, task, cell.rows, values))
+        for task, cell in best.pooled.items():
+            pooled = None if defaults is None else defaults.pooled.get(task)
+            values = [(cell.value(m), None if pooled is None else pooled.value(m)) for m in metrics]
+            lines.append(line("all rows", task, cell.rows, values))
+        means = [(best.macro(m), None if defaults is None else defaults.macro(m)) for m in metrics]
+        lines.append(line("macro mean", "all", None, means))
+        return table(header, lines, caption="Scenarios and tasks, validation split", sortable=True)
+
+    def _final(self) -> list[str | Markup]:
+        final = self._summary.get("final")
+        if not final:
+            return [
+                note(
+                    "There is no final test: it comes once, after the last trial, and was not asked for or not yet due."
+                )
+            ]
+        seeds = [str(seed) for seed in final["seeds"]]
+        parts: list[str | Markup] = [
+            f"The best configuration, trained again with {len(seeds)} seed{'s' if len(seeds) != 1 else ''} "
+            f"({', '.join(seeds)}) that no trial had, and tested once each. The test split played no part in the "
+            "search."
+        ]
+        if len(seeds) > 1:
+            parts.append("Mean, and standard deviation over the seeds.")
+        defaults = self._summary.get("final_defaults")
+        if defaults is not None and defaults["trial"] != final.get("trial"):
+            parts.append(self._beside_defaults(final, defaults))
+        splits = [split for split in ("test", "valid") if final.get(split)]
+        for split in splits:
+            name = {"test": "Test split", "valid": "Validation split"}[split]
+            rows = [
+                [metric, *_mean(found), *(found.get("values") or [None] * len(seeds))]
+                for metric, found in final[split]["metrics"].items()
+            ]
+            header = ["Metric", "mean", "deviation", *(f"seed {seed}" for seed in seeds)]
+            parts.append(table(header, rows, caption=name))
+        cells = final["test"].get("cells") or []
+        if cells:
+            metrics = [m for m in METRICS if any(_mean(cell.get(m))[0] is not None for cell in cells)]
+            header = ["Scenario", "Task", *(part for m in metrics for part in (_HEADINGS[m], "deviation"))]
+            lines = [
+                [cell["scenario"], cell["task"], *(part for m in metrics for part in _mean(cell.get(m)))]
+                for cell in cells
+            ]
+            parts.append(table(header, lines, caption="Scenarios and tasks, test split", sortable=True))
+        return parts
+
+    @staticmethod
+    def _beside_defaults(best: Mapping[str, Any], defaults: Mapping[str, Any]) -> Markup:
+        """The test of the best beside that of the defaults, trained with the same seeds."""
+        rows = []
+        for metric, found in best["test"]["metrics"].items():
+            pair = [_mean(one) for one in (defaults["test"]["metrics"].get(metric, {}), found)]
+            rows.append([metric, *pair[0], *pair[1], _signed(_difference(pair[1][0], pair[0][0]))])
+        header = ["Metric", "defaults", "deviation", "best", "deviation", "gain"]
+        told = ", ".join(str(seed) for seed in defaults["seeds"])
+        return table(header, rows, caption=f"Test split, best and defaults (trial {defaults['trial']}), seeds {told}")
+
+    def _configuration(self) -> list[str | Markup]:
+        if not self._best:
+            return [note("No trial has finished, so there is no best configuration.")]
+        own = {"model": self._summary["model"], "dataset": self._summary["dataset"], **self._best["settings"]}
+        parts: list[str | Markup] = [
+            Markup(
+                "<p>What the search chose (trial {}). In best.yaml it stands with the settings that were the same for "
+                "all trials; <code>run_recbole --config_files best.yaml</code> trains and tests it.</p>"
+            ).format(self._best["number"]),
+            text(_yaml(own)),
+        ]
+        return parts
+
+    def _pareto(self) -> list[str | Markup]:
+        front = self._figures.front()
+        if not front:
+            return self._figures.pareto()  # type: ignore[return-value]
+        said = "On the front are the trials that no other trial beats in one objective without losing in another."
+        header = ["Trial", *self._names, "what it is"]
+        rows = [[t.number, *(Number(value, _shown(value)) for value in t.values), self._what(t)] for t in front]
+        return [said, *self._figures.pareto(), table(header, rows, caption="The Pareto front", sortable=True)]
+
+    def _what(self, trial: FrozenTrial) -> str:
+        is_best = self._best is not None and trial.number == self._best["number"]
+        return ", ".join(filter(None, ["best" if is_best else "", str(trial.user_attrs.get("origin") or "")]))
+
+    def _importance(self) -> list[str | Markup]:
+        finished = sum(trial.state.name == "COMPLETE" for trial in self._trials)
+        said = "How much of the differences between trials comes with each parameter; PED-ANOVA, of Optuna."
+        few = finished < 20
+        hint = f" From {finished} finished trials this is a hint, no measurement." if few and finished > 1 else ""
+        return [said + hint, *self._figures.importances()]
+
+    def _table(self) -> list[str | Markup]:
+        if not self._trials:
+            return [note("No trial has begun.")]
+        params = list(dict.fromkeys(name for trial in self._trials for name in trial.params))
+        costs = [
+            name
+            for name in ("parameters", "flops", "latency", "latency_1")
+            if name not in self._names and any(name in trial.user_attrs for trial in self._trials)
+        ]
+        header = ["Trial", "State", *self._names, "best epoch", "epochs", "seconds", *costs, *params, "note"]
+        rows = []
+        for trial in self._trials:
+            given, attributes = trial.values or [None] * len(self._names), trial.user_attrs
+            notes = (self._what(trial), str(attributes.get("reason") or ""))
+            rows.append(
+                [
+                    trial.number,
+                    {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
+                    *(None if value is None else Number(value, _shown(value)) for value in given),
+                    *(_number(attributes.get(name)) for name in ("best_epoch", "epochs", "seconds", *costs)),
+                    *(_number(trial.params.get(name)) if name in trial.params else "" for name in params),
+                    ": ".join(filter(None, notes)),
+                ]
+            )
+        return ["A click on a column's name sorts by it.", table(header, rows, caption="All trials", sortable=True)]
+
+    def _again(self) -> list[str | Markup]:
+        summary = self._summary
+        lines = {"Seed of training": summary.get("seed"), "Seed of the split": summary.get("data_seed")}
+        versions = summary.get("versions") or {}
+        return [
+            text(str(summary.get("command") or "")),
+            facts({name: _plain(value) for name, value in lines.items()}),
+            facts({str(name): _plain(value) for name, value in versions.items()}),
+            "The same trials come again with one worker and the same seeds, versions and machine; with several workers "
+            "each trial is as good as before, but which parameters are tried depends on who is faster.",
+        ]
+
+
+def _gain_map(metric: str, best: Evaluation, defaults: Evaluation) -> Markup:
+    tasks = best.tasks
+    values = [
+        [_difference(_value(best, scenario, task, metric), _value(defaults, scenario, task, metric)) for task in tasks]
+        for scenario in best.cells
+    ]
+    return heat_map(
+        list(best.cells), tasks, values, caption=f"Gain in {_HEADINGS[metric]}: best less defaults",
+        corner="scenario \\ task", scale="diverging", show="{:+.4f}".format,
+    )  # fmt: skip
+
+
+def _value(evaluation: Evaluation, scenario: str, task: str, metric: str) -> float | None:
+    cell: Cell | None = evaluation.cells.get(scenario, {}).get(task)
+    return None if cell is None else cell.value(metric)
+
+
+def _has(metric: str, evaluation: Evaluation) -> bool:
+    cells = [cell for row in evaluation.cells.values() for cell in row.values()]
+    return any(cell.value(metric) is not None for cell in [*cells, *evaluation.pooled.values()])
+
+
+def _difference(after: float | None, before: float | None) -> Any:
+    return None if after is None or before is None else after - before
+
+
+def _signed(value: float | None) -> Any:
+    return None if value is None else Number(value, f"{value:+.4f}")
+
+
+def _mean(found: Mapping[str, Any] | None) -> list[float | None]:
+    return [None, None] if not found else [found.get("mean"), found.get("deviation")]
+
+
+def _number(value: Any) -> Any:
+    """A value of a table as it is printed, whatever it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    return Number(value, short(value))
+
+
+def _shown(value: float, sign: bool = False) -> str:
+    """A number short enough to read: 0.7312, 12,345, 0.00013."""
+    if not math.isfinite(value):
+        return str(value)
+    plus = "+" if sign else ""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:{plus},.0f}"
+    if abs(value) >= 1000:
+        return f"{value:{plus},.1f}"
+    return f"{value:{plus}.4f}" if abs(value) >= 0.01 else f"{value:{plus}.3g}"
+
+
+def _plain(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _yaml(settings: Mapping[str, Any]) -> str:
+    return write_yaml_text(dict(settings), width=100)

@@ -1,0 +1,1 @@
+"""One run: trained, tested, saved, opened again, explained."""

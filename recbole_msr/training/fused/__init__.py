@@ -1,0 +1,1 @@
+"""Several trainings at once in one process."""

@@ -1,0 +1,88 @@
+"""Options of samplers and pruners: which there are, and what each may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.value_kinds import Kind, WrongValueError, checked, choice, either, flag, maybe, number, shown, whole
+
+_MOST = 1_000_000
+_STARTUP = {"n_startup_trials": whole(0, _MOST)}
+_WARMUP = {
+    **_STARTUP,
+    "n_warmup_steps": whole(0, _MOST),
+    "interval_steps": whole(1, _MOST),
+    "n_min_trials": whole(1, _MOST),
+}
+_HALVING = {"reduction_factor": whole(2, _MOST), "bootstrap_count": whole(0, _MOST)}
+
+OPTIONS: dict[str, dict[str, dict[str, Kind]]] = {
+    "sampler": {
+        "tpe": {
+            **_STARTUP,
+            **dict.fromkeys(("multivariate", "group", "constant_liar"), flag()),
+            "n_ei_candidates": whole(1, 100_000),
+        },
+        "gp": {**_STARTUP, "deterministic_objective": flag()},
+        "cmaes": {
+            **_STARTUP,
+            **dict.fromkeys(("consider_pruned_trials", "use_separable_cma", "with_margin", "lr_adapt"), flag()),
+            "sigma0": maybe(number(above=0, at_most=1e6)),
+            "popsize": maybe(whole(2, 10_000)),
+        },
+        "random": {},
+        "qmc": {"qmc_type": choice("sobol", "halton"), "scramble": flag()},
+        "grid": {},
+        "nsga2": {
+            "population_size": whole(2, 100_000),
+            "mutation_prob": maybe(number(0, at_most=1)),
+            "crossover_prob": number(0, at_most=1),
+            "swapping_prob": number(0, at_most=1),
+        },
+    },
+    "pruner": {
+        "median": _WARMUP,
+        "percentile": {"percentile": number(0, at_most=100), **_WARMUP},
+        "halving": {
+            "min_resource": either(whole(1, _MOST), choice("auto")),
+            **_HALVING,
+            "min_early_stopping_rate": whole(0, 100),
+        },
+        "hyperband": {"min_resource": whole(1, _MOST), **_HALVING},
+        "patient": {
+            "patience": whole(0, _MOST),
+            "min_delta": number(0),
+            "wrapped": checked(
+                "a pruner's name, or a mapping with options", lambda value: isinstance(value, (str, Mapping))
+            ),
+        },
+        "wilcoxon": {"p_threshold": number(0, at_most=1), "n_startup_steps": whole(0, _MOST)},
+        "none": {},
+    },
+}
+"""Those of Optuna's options that are plain values; functions and objects cannot stand in a command or a file."""
+
+
+def read_options(what: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a sampler or pruner as they are passed on: 20.0 as 20 where trials are counted.
+
+    Args:
+        what: "sampler" or "pruner".
+        name: which one.
+        options: as given.
+
+    Raises:
+        InputError: an option that there is not, or a value that it cannot have.
+    """
+    known, taken = OPTIONS[what][name], {}
+    for key, value in options.items():
+        if key not in known:
+            told = f"; it has {', '.join(known)}" if known else ", which has none"
+            raise InputError(f"there is no option '{key}' of the {what} {name}{nearest(str(key), known)}{told}")
+        try:
+            taken[key] = known[key].take(value)
+        except WrongValueError as error:
+            raise InputError(f"the {what} {name}: '{key}' must be {error.right}, got {shown(value)}") from None
+    return taken

@@ -1,0 +1,1 @@
+"""Search spaces: from a file to sampled settings, and back."""

@@ -1,0 +1,180 @@
+"""A parameter over knowledge stores: those that exist, and those that are to be built."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from recbole_msr.errors import InputError
+from recbole_msr.prompts.encoders import option_names
+from recbole_msr.prompts.store import check_name
+from recbole_msr.tuning.space.parameters import Categorical, Found
+from recbole_msr.tuning.space.source import Source
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+
+RESERVED = ("random", "none")
+"""Values of `knowledge` that are no stores."""
+_TEXT = ("template", "language", "levels", "max_items", "max_tokens", "title_field", "category_field", "liked")
+_MOST_STORES = 1000
+_STORE = ("batch_size", "sort_by_length", "store_dtype")
+
+
+@dataclass(frozen=True)
+class StoreWanted:
+    """A store that the trials of a space may use.
+
+    Attributes:
+        name: what `knowledge` is set to.
+        settings: what `recbole_msr.prompts.command.embed` is to build it with, besides `name`; None if it must exist.
+    """
+
+    name: str
+    settings: dict[str, Any] | None = None
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether the name stands for no store."""
+        return self.name in RESERVED
+
+
+@dataclass(frozen=True)
+class Stores(Categorical):
+    """A choice of stores.
+
+    Attributes:
+        names: stores that exist, `random` or `none`.
+        build: settings to build stores with, a list of values each: all combinations are built. Several such mappings
+            are so many separate products.
+        dataset: the dataset the stores are built from, which their names begin with; None until it is known.
+        choices: the stores' names, once the dataset is known.
+    """
+
+    names: tuple[str, ...] = ()
+    build: tuple[Mapping[str, list[Any]], ...] = ()
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_known:
+            object.__setattr__(self, "choices", tuple(wanted.name for wanted in self.stores(self.dataset or "")))
+
+    def resolve(self, dataset: str) -> Stores:
+        """The same for a dataset."""
+        return replace(self, dataset=dataset) if self.build else self
+
+    def stores(self, dataset: str) -> list[StoreWanted]:
+        """All that are chosen from, those to be built first."""
+        built = [
+            StoreWanted(_name(dataset, settings, each), settings)
+            for each in self.build
+            for values in itertools.product(*each.values())
+            if (settings := dict(zip(each, values, strict=True)))
+        ]
+        named = [wanted.name for wanted in built]
+        for number, wanted in enumerate(built):
+            if named.count(wanted.name) > 1:  # two products that differ in what has one value in each
+                digest = hashlib.blake2b(json.dumps(wanted.settings).encode(), digest_size=3).hexdigest()
+                built[number] = replace(wanted, name=f"{wanted.name}-{digest}")
+        return [*built, *(StoreWanted(name) for name in self.names)]
+
+    def suggest(self, trial: BaseTrial) -> Any:
+        self.require_dataset()
+        return super().suggest(trial)
+
+    def find(self, value: Any) -> Found:
+        self.require_dataset()
+        if value is None:  # there is no default to be tried first
+            return {self.name: self.choices[0]}, [
+                f"{self.key} is not set: the first store, {self.choices[0]}, is taken"
+            ]
+        return super().find(value)
+
+    def grid(self) -> dict[str, list[Any]]:
+        self.require_dataset()
+        return super().grid()
+
+    def values(self) -> list[Any]:
+        return super().values() or list(self.names)
+
+    @property
+    def is_known(self) -> bool:
+        return not self.build or self.dataset is not None
+
+    def body(self) -> dict[str, Any]:
+        names = {"names": list(self.names)} if self.names else {}
+        build = {"build": [dict(each) for each in self.build]} if self.build else {}
+        return {"type": "stores"} | names | build | ({} if self.dataset is None else {"dataset": self.dataset})
+
+    def require_dataset(self) -> None:
+        """Raises RuntimeError where the names of the stores are not known yet."""
+        if not self.is_known:
+            raise RuntimeError("the names of stores depend on the dataset: ask space.resolve(dataset)")
+
+
+def read_stores(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says under `{type: stores}`.
+
+    Raises:
+        InputError: an unknown setting, or nothing to choose from.
+    """
+
+    names, build, dataset = body.get("names", []), body.get("build", []), body.get("dataset")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        source.refuse(f"'names' of '{at[1]}' must list stores, such as [movies, random], got {names!r}", *at, "names")
+    for name in names:
+        if name in RESERVED:
+            continue
+        try:
+            check_name(name)
+        except InputError as error:
+            source.refuse(str(error), *at, "names")
+    products = build if isinstance(build, list) else [build]
+    for product in products:
+        if not isinstance(product, Mapping) or "encoder" not in product:
+            example = "{encoder: minilm, template: [full, brief]}"
+            source.refuse(
+                f"'build' of '{at[1]}' must name an encoder, such as {example}, got {product!r}", *at, "build"
+            )
+        known = ("encoder", *_TEXT, *_STORE, *sorted(option_names()))
+        source.only(known, product, *at, "build", what="setting of recbole-msr embed")
+    lists = [{key: value if isinstance(value, list) else [value] for key, value in each.items()} for each in products]
+    for each in lists:
+        for key, values in each.items():
+            if not values:
+                source.refuse(f"'build: {key}' of '{at[1]}' lists nothing", *at, "build", key)
+            if key == "levels" and not isinstance(values[0], list):
+                each[key] = [values]  # [user, scenario] is one value
+        if math.prod(map(len, each.values())) > _MOST_STORES:
+            told = f"'build' of '{at[1]}' asks for more than {_MOST_STORES} stores: give fewer values"
+            source.refuse(told, *at, "build")
+    if not names and not lists:
+        source.refuse(f"'{at[1]}' has no store to choose from: give 'names' or 'build'", *at)
+    made: dict[str, Any] = {"names": tuple(names), "build": tuple(lists), "dataset": dataset}
+    wanted = [one.name for one in Stores("", "", **made).stores(dataset or "DATASET")]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            source.refuse(f"'{at[1]}' has the store '{name}' twice", *at)
+    return made
+
+
+def _name(dataset: str, settings: Mapping[str, Any], product: Mapping[str, list[Any]]) -> str:
+    """A readable name, ml-100k-minilm-full or ml-100k-Qwen3-0.6B-full-pooling=last: with settings of several values."""
+    kind, _, source = str(settings["encoder"]).partition(":")
+    template = PurePath(str(settings.get("template") or "full")).stem
+    varied = [key for key in product if len(product[key]) > 1 and key not in ("encoder", "template")]
+    rest = [f"{key}={_word(settings[key])}" for key in varied]
+    return "-".join([dataset, _word(PurePath(source).name or kind), _word(template), *rest])
+
+
+def _word(value: Any) -> str:
+    joined = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+    return re.sub(r"[^\w.+=-]", "_", joined)

@@ -1,0 +1,56 @@
+"""Trials until the budget is spent: what each process of a search does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from recbole_msr.data.cache import fingerprint
+from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.tuning.fused_trials import FusedTrials
+from recbole_msr.tuning.objective import Objective, StudyData
+from recbole_msr.tuning.settings import COSTS, SearchSettings
+from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study import grid_points, open_study
+from recbole_msr.tuning.trials import Trials
+
+
+def open_search(settings: SearchSettings, parameters: Space, config: Any) -> optuna.Study:
+    data = fingerprint(config, config["data_path"], settings.dataset)
+    smaller = {name: name in COSTS or smaller_is_better(name) for name in settings.objectives}
+    return open_study(settings, parameters, data, smaller, int(config["epochs"]))
+
+
+def wanted_trials(settings: SearchSettings, study: optuna.Study) -> int | None:
+    points = grid_points(study)
+    known = [number for number in (settings.trials, points) if number is not None]
+    return min(known) if known else None
+
+
+def run_trials(
+    settings: SearchSettings,
+    deadline: float | None,
+    orphaned: Callable[[], bool] = lambda: False,
+    data: StudyData | None = None,
+    study: optuna.Study | None = None,
+    after: Callable[[FrozenTrial], Any] | None = None,
+) -> None:
+    """Run trials in this process until the budget is spent; what one worker does.
+
+    Args:
+        settings: the search.
+        deadline: `time.monotonic()` after which no trial begins.
+        orphaned: asked after every trial whether to end.
+        data, study: the data and the study, if there already.
+        after: called after every trial.
+    """
+    space = Space.load(settings.space)
+    data = data or StudyData(settings)
+    study = study or open_search(settings, space, data.config)
+    wanted = wanted_trials(settings, study)
+    with Trials(study, settings, wanted, deadline) as trials:
+        objective = Objective(settings, space, data, deadline)
+        trials.run(objective, after, orphaned, FusedTrials(objective, settings, space, data, wanted))

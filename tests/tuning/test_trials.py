@@ -1,0 +1,218 @@
+"""How trials are handed out, lost and tried again, with objectives that take no time.
+
+What a kill leaves is made by hand here; real processes are killed in test_workers.py.
+"""
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from recbole_msr.errors import InputError
+from recbole_msr.jobs.storage import open_storage
+from recbole_msr.tuning.objective import Outcome
+from recbole_msr.tuning.outcome import best_trial, defaults_trial
+from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study import counted_trials, open_study
+from recbole_msr.tuning.trials import Trials
+
+SPACE = {"search": {"a": {"type": "float", "low": 0.0, "high": 1.0}, "b": {"type": "int", "low": 1, "high": 9}}}
+GRID = {"search": {"a": [1, 2], "b": [3, 4]}}
+
+
+def open_(folder, space=SPACE, trials=4, **options):
+    parsed = Space.load(space)
+    given = {"sampler": {"name": "random"}, "pruner": {"name": "none"}, "objectives": ["auc"], "trials": trials}
+    settings = SearchSettings(
+        model="M",
+        dataset="d",
+        config={"seed": 1},
+        space=parsed.to_dict(),
+        study="s",
+        output=str(folder),
+        wandb="disabled",
+        **{**given, **options},
+    )
+    names = settings.objectives
+    study = open_study(settings, parsed, "data", {name: name == "parameters" for name in names}, 1)
+    return study, settings, parsed
+
+
+def work(folder, wanted=4, **options):
+    study, settings, space = open_(folder, **options)
+
+    def objective(trial):
+        found = space.suggest(trial)
+        return Outcome(TrialState.COMPLETE, [found["a"] + found["b"]], settings=found)
+
+    with Trials(study, settings, wanted) as trials:
+        trials.run(objective)
+    return study
+
+
+def kill(folder, suggest=(), sampler="random", space=SPACE):
+    """What a worker leaves that is killed while it trains: a running trial, and no lock."""
+    study, settings, parsed = open_(
+        folder, space=space, sampler=sampler if isinstance(sampler, dict) else {"name": sampler}
+    )
+    trials = Trials(study, settings, 4)
+    with trials._together:
+        trials.reap()
+        trial = study.ask()
+        trial.set_user_attr("worker", trials.worker)
+    for parameter in parsed.parameters:
+        if parameter.name in suggest:
+            parameter.suggest(trial)
+    return trial
+
+
+def ended(study):
+    return [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize("suggest", [("a",), ("a", "b")])
+def test_a_lost_trial_is_tried_again_with_its_parameters_and_counts_once(tmp_path, suggest):
+    work(tmp_path, wanted=2)
+    lost = kill(tmp_path, suggest)
+    study = work(tmp_path)
+    assert len(ended(study)) == 4
+    retry = next(trial for trial in study.trials if trial.user_attrs.get("replaces") == lost.number)
+    assert {name: retry.params[name] for name in suggest} == lost.params
+    assert study.trials[lost.number].user_attrs["reason"] == "its worker was killed"
+
+
+def test_a_trial_killed_before_it_began_costs_nothing(tmp_path):
+    kill(tmp_path)
+    study = work(tmp_path)
+    assert len(ended(study)) == 4
+    assert not any("replaces" in trial.user_attrs for trial in study.trials)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+@pytest.mark.parametrize("suggest", [(), ("a", "b")])
+def test_one_worker_draws_the_same_trials_after_kills_as_without_any(tmp_path, suggest, sampler):
+    options = {"wanted": 14, "sampler": {"name": sampler}}  # more than TPE draws at random
+    whole = work(tmp_path / "whole", **options)
+    work(tmp_path / "parts", **(options | {"wanted": 3}))
+    for _ in range(2):  # the second time it is the trial that took the place of the first
+        kill(tmp_path / "parts", suggest, sampler)
+    parts = work(tmp_path / "parts", **(options | {"wanted": 6}))
+    kill(tmp_path / "parts", suggest, sampler)
+    parts = work(tmp_path / "parts", **options)
+    assert len(parts.trials) == 17
+    assert [trial.params for trial in ended(parts)] == [trial.params for trial in ended(whole)]
+
+
+def test_the_retry_is_made_although_whoever_failed_the_trial_was_killed_then(tmp_path):
+    """Between the two steps: the trial has failed, its parameters are not yet enqueued."""
+    lost = kill(tmp_path, suggest=("a", "b"))
+    study, settings, _ = open_(tmp_path)
+    Trials(study, settings, 4)._lose(study.trials[lost.number], "its worker was killed")
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+    study = work(tmp_path)
+    assert len(ended(study)) == 4
+    assert [trial.params for trial in study.trials if "replaces" in trial.user_attrs] == [lost.params]
+
+
+def test_a_result_counts_although_the_trial_had_been_given_up(tmp_path):
+    slow = kill(tmp_path, suggest=("a", "b"))
+    slow.set_user_attr("uncounted", "lost")  # a reaper began, and was killed
+    slow.study.tell(slow, 99.0)
+    study = work(tmp_path)
+    assert len(ended(study)) == 4
+    assert best_trial(study, 0.0).number == slow.number
+
+
+@pytest.mark.parametrize("suggest", [(), ("a",), ("a", "b")])
+def test_no_point_of_a_grid_is_lost_or_tried_twice(tmp_path, suggest):
+    kill(tmp_path, suggest, sampler="grid", space=GRID)
+    study = work(tmp_path, space=GRID, sampler={"name": "grid"})
+    points = sorted((trial.params["a"], trial.params["b"]) for trial in ended(study))
+    assert points == [(1, 3), (1, 4), (2, 3), (2, 4)]
+
+
+def test_a_trial_whose_workers_are_killed_again_and_again_fails_in_the_end(tmp_path):
+    for _ in range(3):
+        kill(tmp_path, suggest=("a", "b"))
+    study = work(tmp_path)
+    counted = counted_trials(study)
+    assert len(counted) == 4
+    (failed,) = [trial for trial in counted if trial.state == TrialState.FAIL]
+    assert failed.user_attrs["reason"] == "its worker was killed 3 times"
+
+
+def test_interrupting_does_not_use_up_the_retries(tmp_path):
+    study, settings, space = open_(tmp_path)
+
+    def interrupted(trial):
+        space.suggest(trial)
+        raise KeyboardInterrupt
+
+    for _ in range(5):
+        with Trials(study, settings, 4) as trials, pytest.raises(KeyboardInterrupt):
+            trials.run(interrupted)
+    assert len(ended(work(tmp_path))) == 4
+
+
+def test_the_defaults_are_tried_once_although_two_machines_enqueue_them(tmp_path):
+    study, _, _ = open_(tmp_path)
+    for _ in range(2):
+        study.enqueue_trial({"a": 0.5, "b": 5}, user_attrs={"origin": "defaults", "first": True})
+    study = work(tmp_path)
+    assert len(ended(study)) == 4
+    assert sum(trial.params == {"a": 0.5, "b": 5} for trial in ended(study)) == 1
+
+
+def test_a_study_killed_while_it_was_made_is_made_to_its_end(tmp_path):
+    storage = open_storage(None, tmp_path)
+    optuna.create_study(study_name="s", storage=storage, directions=["maximize"])
+    assert len(ended(work(tmp_path))) == 4
+    assert len(ended(work(tmp_path))) == 4, "and is found again"
+    with pytest.raises(InputError, match="other settings"):
+        open_(tmp_path, space={"search": {"a": [1, 2]}})
+
+
+def test_a_foreign_study_is_refused(tmp_path):
+    optuna.create_study(study_name="s", storage=open_storage(None, tmp_path)).optimize(lambda trial: 1.0, n_trials=1)
+    with pytest.raises(InputError, match="not made by recbole-msr search"):
+        open_(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"workers": 3}, {"trials": 9}, {"timeout": 5.0}, {"final_seeds": 1}])
+def test_what_changes_no_number_may_change(tmp_path, change):
+    open_(tmp_path)
+    study, _, _ = open_(tmp_path, **change)
+    assert study.user_attrs["objectives"] == ["auc"]
+
+
+def front(tmp_path, values):
+    study, _, _ = open_(tmp_path, objectives=["auc", "parameters"])
+    for index, pair in enumerate(values):
+        study.add_trial(optuna.trial.create_trial(values=list(pair), user_attrs={"settings": {"n": index}}))
+    return study
+
+
+def test_the_smallest_within_the_tolerance_is_chosen(tmp_path):
+    study = front(tmp_path, [(0.80, 1000), (0.795, 500), (0.79, 100), (0.7999, 2000)])
+    assert best_trial(study, 0.0).number == 0
+    assert best_trial(study, 0.01).number == 1
+    assert best_trial(study, 0.02).number == 2
+
+
+def test_a_trial_that_another_beats_in_everything_is_not_chosen(tmp_path):
+    study = front(tmp_path, [(0.80, 1000), (0.795, 500), (0.799, 500)])
+    assert best_trial(study, 0.01).number == 2
+
+
+def test_defaults_that_were_pruned_can_be_tested_but_have_no_value(tmp_path):
+    study, settings, space = open_(tmp_path)
+    study.enqueue_trial({"a": 0.5}, user_attrs={"origin": "defaults"})
+    with Trials(study, settings, 1) as trials:
+        trials.run(lambda trial: Outcome(TrialState.PRUNED, settings=space.suggest(trial)))
+    assert defaults_trial(study) is None
+    assert defaults_trial(study, pruned=True).params["a"] == 0.5
+
+
+def test_without_a_complete_trial_there_is_no_best(tmp_path):
+    study, _, _ = open_(tmp_path)
+    assert best_trial(study, 0.0) is None

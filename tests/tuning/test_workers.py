@@ -1,0 +1,218 @@
+"""Several processes, one study: nothing is lost or done twice, whoever is killed and when."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import yaml
+
+import recbole_msr
+from recbole_msr.jobs.storage import open_storage
+from tests.tracking.read_back import runs
+
+from .conftest import SPACE
+from .postgres import postgres_server
+
+TRIALS = 8
+
+
+@pytest.fixture
+def command(config, tmp_path):
+    """The command of a search with two workers, as a list; further arguments may be appended."""
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 30, "stopping_step": 30}))
+    return [
+        *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
+        *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
+        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=1", "--wandb=offline"),
+    ]
+
+
+def study_of(folder, storage=None):
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.load_study(study_name="SharedBottom-tiny", storage=open_storage(storage, folder))
+
+
+def wait_for(folder, storage, holds, process):
+    """Until the study of a search that is under way is as wanted."""
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()[1]
+        try:
+            if holds(study_of(folder, storage).trials):
+                return
+        except Exception:  # it is not there yet
+            pass
+        time.sleep(0.5)
+    raise AssertionError("the search did not get on")
+
+
+def states(trials):
+    return Counter(trial.state.name for trial in trials)
+
+
+def sampled(trial):
+    """The parameters of a trial, also of one that was lost before it had asked for those it was given."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def check_whole(study, folder):
+    """Exactly TRIALS ended, none of them twice; every trial that was lost was tried again with its parameters."""
+    ended = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    assert len(ended) == TRIALS
+    assert len({tuple(sorted(trial.params.items())) for trial in ended}) == TRIALS
+    lost = [trial for trial in study.trials if trial.user_attrs.get("uncounted") == "lost"]
+    for trial in lost:
+        assert trial.state.name == "FAIL"
+        assert trial.user_attrs["reason"]
+        # A kill may come between two of its parameters: those it had are kept. Whoever tries it again may be lost too.
+        known = sampled(trial)
+        of_it = [one for one in study.trials if one.user_attrs.get("replaces") == trial.number]
+        again = [one for one in of_it if one.user_attrs.get("uncounted") != "surplus"]
+        assert len(again) == bool(known)
+        assert all(known.items() <= sampled(one).items() for one in again)
+    assert states(study.trials) == {"COMPLETE": TRIALS, **({"FAIL": len(lost)} if lost else {})}
+    frame = pd.read_csv(folder / "trials.csv")
+    assert (frame["state"] == "complete").sum() == TRIALS
+    assert frame["auc"].max() == study.best_value
+    return lost
+
+
+def kill_twice_and_finish(command, start, folder, storage=None):
+    """SIGKILL to all processes of the search while trials are under way, two times; then let it end."""
+    for least in (1, 4):
+        process = start(command)
+
+        def under_way(trials, least=least):
+            found = states(trials)
+            return found["COMPLETE"] >= least and found["RUNNING"] >= 1
+
+        wait_for(folder, storage, under_way, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(command)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    return check_whole(study_of(folder, storage), folder)
+
+
+def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    lost = kill_twice_and_finish(command, start, folder)
+    assert lost, "at least one trial was under way when everything was killed"
+    finished = [run for run in runs(folder / "wandb") if run.exit_codes and run.about["job_type"] == "trial"]
+    numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
+    complete = [trial for trial in study_of(folder).trials if trial.state.name == "COMPLETE"]
+    assert all(numbers[str(trial.number)] == 1 for trial in complete), "one finished W&B run a trial"
+    again = recbole_msr.run(
+        config_files=[folder / "best.yaml"], config={"output_dir": str(tmp_path / "again"), "show_progress": False}
+    )
+    assert again.summary["best_valid_score"] == study_of(folder).best_value
+
+
+def test_a_killed_worker_is_started_again_and_its_trial_too(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    running = next(trial for trial in study_of(folder).trials if trial.state.name == "RUNNING")
+    victim = int(running.user_attrs["worker"].split("-")[-2])
+    assert victim != process.pid
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    assert "was killed by signal 9 and is started again" in told
+    check_whole(study_of(folder), folder)
+
+
+def test_interrupting_gives_the_trials_back(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] == 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=300)
+    assert process.returncode == 1
+    trials = study_of(folder).trials
+    assert states(trials)["RUNNING"] == 0
+    assert any("interrupted" in trial.user_attrs.get("reason", "") for trial in trials)
+    process = start(command)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    check_whole(study_of(folder), folder)
+
+
+def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, start, tmp_path):
+    """Two commands with folders of their own stand for two machines; one is killed, and goes on."""
+    with postgres_server() as url:
+        here, there = tmp_path / "here", tmp_path / "there"
+        longer = [*command, f"--storage={url}", "--epochs=100", "--stopping_step=100"]
+        first = start([*longer, f"--output={here}"])
+        wait_for(here, url, lambda trials: states(trials)["RUNNING"] >= 1, first)
+        second = start([*longer, f"--output={there}", "--workers=1"])
+
+        def both_at_work(trials):
+            workers = [trial.user_attrs.get("worker", "") for trial in trials if trial.state.name == "RUNNING"]
+            return any(f"-{second.pid}-" in name for name in workers) and len(workers) >= 2
+
+        wait_for(here, url, both_at_work, first)
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        first = start([*longer, f"--output={here}"])
+        for process in (first, second):
+            _, told = process.communicate(timeout=900)
+            assert process.returncode == 0, told
+        study = study_of(here, url)
+        assert check_whole(study, here), "a trial was under way in the command that was killed"
+        assert len({trial.user_attrs["worker"] for trial in study.trials}) >= 2
+        assert pd.read_csv(there / "trials.csv")["auc"].max() == study.best_value
+
+
+def children(parent):
+    """The processes that a process has started, and what they were called with."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found[int(folder.name)] = (folder / "cmdline").read_text().split("\0")[:-1]
+    return found
+
+
+def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(command, start, tmp_path):
+    given = [part.replace(f"--trials={TRIALS}", "--trials=1") for part in command]
+    process = start([*given, "--final-seeds=4", "--fused=2", "--epochs=30", "--stopping_step=30"])
+    final = tmp_path / "searches" / "SharedBottom-tiny" / "final"
+    end = time.monotonic() + 600
+    while len(begun := list(final.glob("*-seed-2021/metrics.csv")) + list(final.glob("*-seed-2022/metrics.csv"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < end, "the final test did not begin"
+        time.sleep(0.1)
+    words = ["--final=0", "--seeds", "2021", "2022"]
+    (victim,) = [pid for pid, asked in children(process.pid).items() if asked[-4:] == words]
+    os.kill(victim, signal.SIGKILL)
+    _, told = process.communicate(timeout=900)
+    assert process.returncode == 0, told
+    for seed in (2021, 2022):
+        assert f"the final run with seed {seed} was killed by signal 9 and goes on" in told, told
+    together = {}
+    for path in final.glob("*/result.json"):
+        together[int(path.parent.name.rsplit("-", 1)[1])] = json.loads(path.read_text()).get("fused")
+    assert len(begun) == 2
+    assert together == {2021: None, 2022: None, 2023: 2, 2024: 2}
+
+
+def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path):
+    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    second = start(command)
+    _, told = second.communicate(timeout=600)
+    assert second.returncode == 2
+    assert "a search is under way in" in told
+    assert Path(folder, "study.journal").exists()
