@@ -277,7 +277,7 @@ def test_other_errors_end_with_1_and_show_where_only_if_asked(data, tmp_path, ca
     def fails(*_, **__):
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(module, "build_config", fails)
+    monkeypatch.setattr(module, "training_config", fails)
     arguments = _not(f"--data_path={data}", f"--output_dir={tmp_path / 'out'}")
     assert _wrong(capsys, *arguments, code=1) == "error: RuntimeError: two lines (--debug shows where)"
     assert run_recbole([*arguments, "--debug"]) == 1
@@ -295,12 +295,12 @@ def test_debug_shows_the_traceback_of_bad_input_too(capsys):
 
 
 def test_an_interrupted_command_ends_with_1(capsys, monkeypatch):
-    from recbole_msr import plugin
+    from recbole_msr import registry
 
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plugin, "describe", interrupted)
+    monkeypatch.setattr(registry, "describe", interrupted)
     assert main(["models", "HiNet"]) == 1
     assert "error: interrupted" in capsys.readouterr().err
 

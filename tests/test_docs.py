@@ -49,7 +49,7 @@ def checked_only(tmp_path, monkeypatch):
         if asked["resume"] and model is None:
             assert asked["output_dir"]
         else:
-            training.build_config(model or settings.pop("model"), dataset or settings.pop("dataset"), settings)
+            training.training_config(model or settings.pop("model"), dataset or settings.pop("dataset"), settings)
         raise Understood
 
     def work(given):

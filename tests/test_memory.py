@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for 
 FAULTS = """
     import resource, sys
     import torch
-    from recbole_msr.memory import give_back, keep_freed
+    from recbole_msr.memory import retain_freed_memory, trim_memory
     torch.set_num_threads(1)
 
     def faults(megabytes=20, times=20):
@@ -28,11 +28,11 @@ FAULTS = """
         return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
 
     torch.empty(1)
-    give_back()
-    kept = keep_freed()
+    trim_memory()
+    kept = retain_freed_memory()
     faults(times=1)
     found, held = faults(), resident()
-    give_back()
+    trim_memory()
     print(int(kept), found, held - resident())
 """
 
@@ -51,7 +51,7 @@ def test_freed_memory_is_used_again_without_asking_the_system():
     if not kept:
         pytest.skip("another C library than glibc")
     assert faults < 3 * 6 * 5120, "20 MiB are 5,120 pages; not kept, they are asked for 20 times"
-    assert returned >= 100, "give_back returns what is not used"
+    assert returned >= 100, "trim_memory returns what is not used"
 
 
 @pytest.mark.parametrize(

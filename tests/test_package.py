@@ -40,7 +40,7 @@ def test_the_unpacked_wheel_finds_its_own_properties_and_builds_a_model_config(d
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import recbole_msr\n"
-        "from recbole_msr.plugin import properties\n"
+        "from recbole_msr.registry import properties\n"
         "from recbole.config import Config\n"
         "sys.argv = ['x']\n"
         "config = Config(model='HiNet', dataset='ml-100k')\n"

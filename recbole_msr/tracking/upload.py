@@ -22,7 +22,7 @@ _LIVE_AFTER_SECONDS = 45.0  # a run that takes longer is uploaded while it goes 
 _RETRY_SECONDS = 60.0  # after a failed upload
 _LIMIT_SECONDS = 180.0  # of one upload of finished runs
 _ORPHAN_SECONDS = 60.0  # of an upload whose process was killed
-_GUARD = str(Path(__file__).with_name("guard.py"))
+_GUARD = str(Path(__file__).with_name("orphan_guard.py"))
 # A setting of one run would be taken for all that are uploaded.
 _LEFT_OUT = ("WANDB_SERVICE", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_DISABLED", "WANDB_SILENT")
 
@@ -136,7 +136,7 @@ def _wandb(command: str, run_folders: Sequence[Path]) -> subprocess.Popen[bytes]
         with open(folder / "sync.log", "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-I", _GUARD, str(_ORPHAN_SECONDS), *words],
-                stdin=subprocess.PIPE,  # closes when this process ends: see guard.py
+                stdin=subprocess.PIPE,  # closes when this process ends: see orphan_guard.py
                 stdout=log,
                 stderr=log,
                 env={key: value for key, value in os.environ.items() if key not in _LEFT_OUT},

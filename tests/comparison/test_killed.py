@@ -69,7 +69,7 @@ def test_a_worker_whose_process_is_killed_is_started_again(command, start, tmp_p
     process = start([*command[:-1], "--output=again"])
     folder = tmp_path / "again"
     wait_for(process, lambda: any((folder / "runs").rglob("last.ckpt")))
-    workers = [int(pid) for pid in os.popen(f"pgrep -P {process.pid} -f compare.worker").read().split()]
+    workers = [int(pid) for pid in os.popen(f"pgrep -P {process.pid} -f comparison.worker").read().split()]
     os.kill(workers[0], signal.SIGKILL)
     _, told = process.communicate(timeout=900)
     assert process.returncode == 0, told

@@ -754,8 +754,8 @@ sys.meta_path.insert(0, Refuse())
 import recbole_msr
 settings = json.load(open({str(file)!r}))
 recbole_msr.run("LLM4MSR", "tiny", config=settings)
-from recbole_msr.training.predict import Predictor
-from recbole_msr.yaml_files import read_yaml
+from recbole_msr.runs.predict import Predictor
+from recbole_msr.files.yaml import read_yaml
 Predictor(settings["output_dir"]).predict(pandas.DataFrame({{"user_id": ["u1"], "item_id": ["i1"]}}))
 print(Refuse.asked)
 """

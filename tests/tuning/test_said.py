@@ -108,7 +108,7 @@ def test_the_call_has_paths_as_text_and_no_password():
     names = inspect.signature(compare).parameters
     given = {name: names[name].default for name in names}
     given |= {"models": ("A", "B"), "trials": 3, "config_files": [Path("a.yaml")]}
-    assert python_call("compare", given) == (
+    assert python_call(compare, given) == (
         "from recbole_msr import compare; compare(models=['A', 'B'], trials=3, config_files=['a.yaml'])"
     )
 

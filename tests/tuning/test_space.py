@@ -297,7 +297,7 @@ def test_a_file_that_includes_itself_is_refused(load):
 @pytest.fixture
 def around(load, tmp_path, monkeypatch):
     """A space over two models' spaces, which agree in `shared` and differ in `own`."""
-    from recbole_msr import plugin
+    from recbole_msr import registry
 
     load(
         "search:\n  shared: [1, 2]\n  own: [1, 2]\n  under: {choices: [7, 8], when: {own: 2}}\n  x: [0, 1]\n", "X.yaml"
@@ -306,7 +306,7 @@ def around(load, tmp_path, monkeypatch):
         "fixed: {set: 5}\nsearch:\n  shared: [1, 2]\n  own: [3, 4]\n  under: {choices: [7, 8], when: {own: 3}}\n",
         "Y.yaml",
     )
-    monkeypatch.setattr(plugin, "search_spaces", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(registry, "search_spaces", lambda *parts: tmp_path.joinpath(*parts))
     return load("search:\n  backbone: {type: model, choices: [X, Y]}\n")
 
 

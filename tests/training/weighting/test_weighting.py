@@ -374,5 +374,5 @@ def test_strategies_that_split_gradients_are_refused():
 
 
 def test_every_method_has_its_place_in_the_docs():
-    page = (Path(__file__).parents[2] / "docs" / "loss-weighting.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "loss-weighting.md").read_text(encoding="utf-8")
     assert [method for method in LOSS_WEIGHTINGS if f"| `{method}` |" not in page] == []
