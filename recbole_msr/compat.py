@@ -299,8 +299,10 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
         if _version(pd) < (3, 1):
             fast["float_precision"] = "round_trip"
         with contextlib.suppress(ValueError):
-            return pd.read_csv(path, delimiter=delimiter, **fast)
-    return pd.read_csv(path, delimiter=delimiter, **options)
+            frame: pd.DataFrame = pd.read_csv(path, delimiter=delimiter, **fast)
+            return frame
+    frame = pd.read_csv(path, delimiter=delimiter, **options)
+    return frame
 
 
 def extremes(values: Any) -> tuple[Any, Any]:

@@ -107,7 +107,7 @@ def _extend_config(configurator: ModuleType) -> None:
 
     def get_final(original: Any) -> Any:
         def _get_final_config_dict(self: Any) -> dict[str, Any]:
-            final = original(self)
+            final: dict[str, Any] = original(self)
             if final.get("knowledge_dir"):  # a run is scored with, and resumed, from other folders too
                 final["knowledge_dir"] = str(Path(final["knowledge_dir"]).expanduser().resolve())
             schema = Schema.from_config(final)

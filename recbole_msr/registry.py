@@ -107,7 +107,8 @@ def model_class(name: str) -> type:
     check_model_name(name)
     from recbole.utils import get_model
 
-    return get_model(name)
+    found: type = get_model(name)
+    return found
 
 
 def check_model_name(name: str) -> None:

@@ -151,7 +151,7 @@ def path(what: str) -> Kind:
     """The path of a file or folder; one of Python's `Path` becomes text."""
 
     def take(value: Any) -> str:
-        return text(what).take(os.fspath(value) if isinstance(value, os.PathLike) else value)
+        return str(text(what).take(os.fspath(value) if isinstance(value, os.PathLike) else value))
 
     return Kind(what, take)
 

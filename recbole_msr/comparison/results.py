@@ -278,7 +278,8 @@ class Collected:
     def config(self) -> dict[str, Any] | None:
         """Every key of the first joint run."""
         for seed in self.seeds():
-            return _finite(read_yaml(self.folder(self.parts(seed)[0]) / "config.yaml"))
+            config: dict[str, Any] = _finite(read_yaml(self.folder(self.parts(seed)[0]) / "config.yaml"))
+            return config
         return None
 
     def reasons(self, listing: Mapping[str, Any]) -> list[str]:

@@ -76,7 +76,7 @@ class Run:
     @property
     def ranks(self) -> bool:
         """Whether the metrics are of ranked lists, not of labels."""
-        return self.config["eval_type"].name == "RANKING"
+        return str(self.config["eval_type"].name) == "RANKING"
 
     @property
     def samples(self) -> bool:

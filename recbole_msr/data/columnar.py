@@ -180,7 +180,8 @@ class ColumnarDataset(Dataset):
             interval = self._parse_intervals_str(self.config[f"{name}_inter_num_interval"])
             column = self.inter_feat.get(field)
             if column is None or not is_categorical(column) or (interval is not None and len(interval) != 1):
-                return super()._filter_by_inter_num()
+                super()._filter_by_inter_num()
+                return
             if interval is not None:
                 feat = getattr(self, f"{name}_feat")
                 tokens = [] if feat is None else feat[field].astype(object)
@@ -259,7 +260,7 @@ class ColumnarDataset(Dataset):
         tokens = self.field2type.get(field) in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
         if tokens and isinstance(self.field2id_token, Vocabularies):
             return self.field2id_token.size(field)
-        return super().num(field)
+        return int(super().num(field))
 
     def _discretization(self) -> None:
         """RecBole's; the pair of a number and a 1 that it makes of a numerical feature is a list a row there."""
@@ -310,7 +311,8 @@ class ColumnarDataset(Dataset):
         if kind == FeatureType.FLOAT and field not in self.config["numerical_features"] and values.dtype.kind == "f":
             with np.errstate(over="ignore"):  # no input of a model is beyond float32
                 return torch.from_numpy(values.astype(np.float32))
-        return self._dataframe_to_interaction(feat[[field]])[field]
+        column: torch.Tensor = self._dataframe_to_interaction(feat[[field]])[field]
+        return column
 
     def time_based_split(self, ratios: Sequence[float], group_by: str) -> list[Dataset]:
         """RecBole's, by the times as they were read; the rows are in their order already."""

@@ -571,7 +571,8 @@ class ScenarioDataset(ColumnarDataset):
             if mode in ("RS", "TS") and len(ratios) != len(SPLITS):
                 raise InputError(f"eval_args: split needs three shares (train, valid, test), got {mode}: {ratios}")
         if self.config["eval_args"]["group_by"] != "scenario" or self.benchmark_filename_list is not None:
-            return super().build()
+            splits: list[Any] = super().build()
+            return splits
         if "RS" not in split:
             raise InputError(f"eval_args: group_by: scenario splits by ratio (RS), not {split}")
         self._change_feat_format()
@@ -596,20 +597,23 @@ class ScenarioDataset(ColumnarDataset):
             return None
         if isinstance(inter, PackedRows) and inter.packed.times is not None:
             return inter.packed.times.numpy()
-        times = inter[self.time_field].numpy().astype(np.float64)
+        times: np.ndarray = inter[self.time_field].numpy().astype(np.float64)
         return times if times.ndim == 1 else times[:, 0]  # a numerical feature is beside a 1
 
     def row_scenario(self, inter: Interaction) -> torch.Tensor:
         """Scenario ids of interactions (N,), wherever the scenario is kept."""
         source = self.field2source[SCENARIO_FIELD]
+        scenario: torch.Tensor
         if source == FeatureSource.INTERACTION:
-            return inter[SCENARIO_FIELD]
+            scenario = inter[SCENARIO_FIELD]
+            return scenario
         if isinstance(inter, PackedRows) and inter.is_as_packed((self.user_feat, self.item_feat)):
             return inter.packed.column(SCENARIO_FIELD)
         table, key = (
             (self.user_feat, self.uid_field) if source == FeatureSource.USER else (self.item_feat, self.iid_field)
         )
-        return table[SCENARIO_FIELD][inter[key]]
+        scenario = table[SCENARIO_FIELD][inter[key]]
+        return scenario
 
     def _check_scenarios(self) -> None:
         """Refuse scenarios that cannot be learnt."""
@@ -677,7 +681,8 @@ class ScenarioDataset(ColumnarDataset):
             labelled = inter[self.schema.tasks[self.schema.main_index].label_field] != MISSING_LABEL
             if not bool(labelled.all()):
                 inter = inter.part(labelled, joined)
-        return self.copy(inter)
+        view: ScenarioDataset = self.copy(inter)
+        return view
 
     # One scenario alone.
 

@@ -149,7 +149,7 @@ class _Cut(NamedTuple):
 
 def _several(part: torch.Tensor, start: int, shape: tuple[int, ...]) -> torch.Tensor:
     """The column (B, *shape) from its places in a matrix of places x rows."""
-    return part[start : start + math.prod(shape)].t().unflatten(1, shape)
+    return torch.unflatten(part[start : start + math.prod(shape)].t(), 1, shape)
 
 
 class EpochOrder:

@@ -56,7 +56,7 @@ class Packed:
         table, start, shape = self.places[name]
         if table == "others":
             return self.others[name]
-        values = getattr(self, table)[:, start : start + math.prod(shape)]
+        values: torch.Tensor = getattr(self, table)[:, start : start + math.prod(shape)]
         values = values.long() if table == "tokens" else values.contiguous()
         return values.reshape(len(values), *shape)
 

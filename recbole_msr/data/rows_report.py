@@ -121,7 +121,8 @@ def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
     """The values (n, L) of a field; of a sequence not more than are looked at."""
     table, start, shape = packed.places[field]
     if table == "others":
-        return packed.others[field].numpy()[rows].reshape(len(rows), -1)
+        several: np.ndarray = packed.others[field].numpy()[rows]
+        return several.reshape(len(rows), -1)
     width = min(shape[0], _VALUES) if shape else 1
     return getattr(packed, table)[:, start : start + width].numpy()[rows]  # type: ignore[no-any-return]
 

@@ -35,7 +35,8 @@ class Cell:
     undefined: str | None = None
 
     def value(self, metric: str) -> float | None:
-        return getattr(self, metric)
+        value: float | None = getattr(self, metric)
+        return value
 
 
 class Worst(NamedTuple):

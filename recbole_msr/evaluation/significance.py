@@ -305,7 +305,8 @@ class _Part:
     def influence(self, terms: np.ndarray, mean: float) -> np.ndarray:
         """Each user's part of the mean of the rows' terms, from what it would be expected to be."""
         total = np.bincount(self._of, terms, len(self.users)) / len(terms)
-        return (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
+        influence: np.ndarray = (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
+        return influence
 
 
 class _Cell:

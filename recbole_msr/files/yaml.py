@@ -58,7 +58,7 @@ class SafeLoader(yaml.SafeLoader):
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         self._depth += 1
         if self._depth > DEEPEST:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, f"nested deeper than {DEEPEST} levels", mark)
         try:
             return super().compose_node(parent, index)

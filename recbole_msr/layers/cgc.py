@@ -115,7 +115,7 @@ class CGC(nn.Module):
     def _pass_shared(self, x: Tensor, experts: Tensor) -> Tensor:
         if self.shared_gate is None:
             return experts[0]
-        w = self.shared_gate(x if x.dim() == 2 else x[-1]).softmax(dim=-1).t()
+        w: Tensor = self.shared_gate(x if x.dim() == 2 else x[-1]).softmax(dim=-1).t()
         if written.supports(experts):
             return written.weighted_sums(w.unsqueeze(0), experts, [range(len(experts))]).squeeze(0)
         return (w.unsqueeze(-1) * experts).sum(dim=0)

@@ -51,7 +51,7 @@ class SubExpertIntegration(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """g (experts, K, B) of rows x (B, D); sums to 1 over K."""
-        return self.gates(x).unflatten(1, self.shape).softmax(dim=-1).permute(1, 2, 0)
+        return torch.unflatten(self.gates(x), 1, self.shape).softmax(dim=-1).permute(1, 2, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Every expert's output (experts, B, H) for rows x (B, D)."""
@@ -59,7 +59,7 @@ class SubExpertIntegration(nn.Module):
         if written.supports(q):
             n_experts, k = self.shape
             return written.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
-        return (g.unsqueeze(-1) * q.unflatten(0, self.shape)).sum(dim=1)
+        return (g.unsqueeze(-1) * torch.unflatten(q, 0, self.shape)).sum(dim=1)
 
 
 class ScenarioAwareAttention(nn.Module):
@@ -102,7 +102,8 @@ class ScenarioAwareAttention(nn.Module):
         """
         if self.h is None:
             return (~self.itself).float()
-        return self.h(e).masked_fill(self.itself, -torch.inf).softmax(dim=-1)
+        scores: Tensor = self.h(e)
+        return scores.masked_fill(self.itself, -torch.inf).softmax(dim=-1)
 
     def forward(self, s: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
         """A_i (B, H).

@@ -39,7 +39,7 @@ class GateBank(MLPBank):
         if self.norm is None:
             return scores
         channels = self.norm(scores.transpose(0, 1).flatten(1))
-        return channels.unflatten(1, (self.n_mlps, -1)).transpose(0, 1)
+        return torch.unflatten(channels, 1, (self.n_mlps, -1)).transpose(0, 1)
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:

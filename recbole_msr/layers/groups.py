@@ -55,4 +55,5 @@ class Groups:
         first = torch.arange(n_sets, device=scenario.device).unsqueeze(1) * self.n_scenarios
         rows = torch.arange(n_rows, device=scenario.device)
         places = (first + scenario) * n_rows + rows  # of each row's own groups in the flattened values
-        return values.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, (n_sets, n_rows))
+        picked = values.flatten(0, 1).index_select(0, places.flatten())
+        return torch.unflatten(picked, 0, (n_sets, n_rows))

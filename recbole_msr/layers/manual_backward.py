@@ -77,7 +77,8 @@ def relu_networks(
         dropout: 0 <= dropout < 1; 0 in evaluation.
     """
     layers = _same_type(x, *weights, *biases)
-    result: Tensor = _ReLUNetworks.apply(tuple(reads), n_hidden, dropout, torch.is_grad_enabled(), *layers)
+    settings = (tuple(reads), n_hidden, dropout, torch.is_grad_enabled())
+    result: Tensor = _ReLUNetworks.apply(*settings, *layers)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -218,7 +219,7 @@ def weighted_sums(weights: Tensor, values: Tensor, members: Sequence[Sequence[in
         values: v (E, B, H).
         members: P lists of K numbers of 0..E-1.
     """
-    result: Tensor = _WeightedSums.apply(weights, values, members)
+    result: Tensor = _WeightedSums.apply(weights, values, members)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -241,7 +242,7 @@ class _WeightedSums(torch.autograd.Function):
             with torch.enable_grad():
                 w = weights.to(values.dtype)
                 gates = [list(zip(w_p, members, strict=True)) for w_p, members in zip(w, ctx.members, strict=True)]
-                z = torch.stack([sum(w_k.unsqueeze(-1) * values[e] for w_k, e in gate) for gate in gates])  # type: ignore[misc]
+                z = torch.stack([sum(w_k.unsqueeze(-1) * values[e] for w_k, e in gate) for gate in gates])
             return *_by_autograd(z, [weights, values], ctx.needs_input_grad[:2], d_z), None
         d_weights, w = torch.empty_like(weights) if ctx.needs_input_grad[0] else None, weights.to(values.dtype)
         d_values = torch.empty_like(values)

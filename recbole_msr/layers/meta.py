@@ -105,7 +105,8 @@ class MetaLayers(nn.Module):
 
     def generate(self, h: Tensor) -> Tensor:
         """theta (N, P) of vectors h (N, K)."""
-        return self.generator(self.network(h))
+        theta: Tensor = self.generator(self.network(h))
+        return theta
 
     def layers(self, theta: Tensor) -> list[tuple[list[Tensor], Tensor]]:
         """theta (N, P) taken apart: of every layer the factors of W and b (N, D).

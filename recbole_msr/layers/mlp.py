@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -64,6 +64,8 @@ class MLP(nn.Sequential):
         output_size: width H of the output (B, H).
     """
 
+    __call__: Callable[..., Tensor]
+
     def __init__(
         self,
         input_size: int,
@@ -114,6 +116,8 @@ class MLPBank(nn.Module):
     Attributes:
         output_size: width H of each output.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -179,7 +183,7 @@ class MLPBank(nn.Module):
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if h.dim() == 2:  # the same rows for all MLPs: one matrix product
                 side_by_side = F.linear(h, weight.flatten(0, 1), bias.flatten())
-                h = side_by_side.unflatten(1, (self.n_mlps, -1)).transpose(0, 1)
+                h = torch.unflatten(side_by_side, 1, (self.n_mlps, -1)).transpose(0, 1)
             else:
                 h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
             if depth < self.n_hidden:
@@ -191,4 +195,4 @@ class MLPBank(nn.Module):
     def _normalise(self, h: Tensor, depth: int) -> Tensor:
         """Batch norm of every expert's every unit: E * H channels over the batch."""
         channels = self.norms[depth](h.transpose(0, 1).flatten(1))
-        return channels.unflatten(1, (self.n_mlps, -1)).transpose(0, 1)
+        return torch.unflatten(channels, 1, (self.n_mlps, -1)).transpose(0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class Towers(nn.Module):
         activation, dropout, batch_norm: of the hidden layers, see `MLP`.
         inputs: what z is kept apart for; None for one z for all.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,

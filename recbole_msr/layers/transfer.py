@@ -30,10 +30,11 @@ class InformationTransfer(nn.Module):
 
     def weights(self, u: Tensor) -> Tensor:
         """w (2, B) of u (2, B, k): the share of p, then that of q; they sum to 1."""
-        score = (self.h2(u) * self.h3(u)).sum(dim=-1) / u.shape[-1] ** 0.5
+        score: Tensor = (self.h2(u) * self.h3(u)).sum(dim=-1) / u.shape[-1] ** 0.5
         return score.softmax(dim=0)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
         """z (B, k) of p and q (B, k)."""
         u = torch.stack([p, q])
-        return (self.weights(u).unsqueeze(-1) * self.h1(u)).sum(dim=0)
+        z: Tensor = (self.weights(u).unsqueeze(-1) * self.h1(u)).sum(dim=0)
+        return z

@@ -113,11 +113,13 @@ class MultiScenarioRecommender(ContextRecommender):
 
     def embed(self, interaction: Any) -> Tensor:
         """x (B, D): all feature fields; neither the scenario nor a label is among them."""
-        return self.features(interaction)
+        x: Tensor = self.features(interaction)
+        return x
 
     def scenario_of(self, interaction: Any) -> Tensor:
         """Each row's scenario (B,), 0..M-1, or -1 for a scenario that training has not known."""
-        return interaction[SCENARIO_FIELD] - 1
+        scenario: Tensor = interaction[SCENARIO_FIELD] - 1
+        return scenario
 
     def labels_of(self, interaction: Any) -> Tensor:
         """Each row's labels (B, T): 0, 1, or `MISSING_LABEL`."""

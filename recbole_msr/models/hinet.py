@@ -106,5 +106,5 @@ class HiNet(MultiScenarioRecommender):
         if not self.tower_per_scenario:
             return self.towers(z).squeeze(-1).t()
         all_scenarios = self.towers(z, [t for t in range(self.n_tasks) for _ in range(self.n_scenarios)])
-        by_task = all_scenarios.unflatten(0, (self.n_tasks, self.n_scenarios)).squeeze(-1)  # (T, M, B)
+        by_task = torch.unflatten(all_scenarios, 0, (self.n_tasks, self.n_scenarios)).squeeze(-1)  # (T, M, B)
         return by_task[:, scenario, torch.arange(len(scenario), device=z.device)].t()

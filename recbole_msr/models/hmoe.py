@@ -80,7 +80,7 @@ class HMoE(MultiScenarioRecommender):
     def _related(self, o: Tensor, own: Tensor) -> Tensor:
         """The o_j that each task's sum goes over (T or 1, B, J): of o (T * M, B) and each row's own (T, B)."""
         if self.relations == "scenario":
-            return o.unflatten(0, (self.n_tasks, self.n_scenarios)).transpose(1, 2)
+            return torch.unflatten(o, 0, (self.n_tasks, self.n_scenarios)).transpose(1, 2)
         return (own if self.relations == "task" else o).t().unsqueeze(0)
 
     def _own_weight(self, a: Tensor, scenario: Tensor) -> Tensor:

@@ -264,7 +264,7 @@ class KnowledgeSource:
 
 def id_field(dataset: Any, level: str) -> str:
     """The field with the ids of a level's users or items."""
-    return dataset.uid_field if level == "user" else dataset.iid_field
+    return str(dataset.uid_field if level == "user" else dataset.iid_field)
 
 
 def knowledge_name(config: Any) -> str:

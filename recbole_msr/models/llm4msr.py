@@ -112,8 +112,9 @@ class LLM4MSR(MultiScenarioRecommender):
     @torch.no_grad()
     def movement(self, interaction: Any) -> Tensor:
         """How far the user level moves each row (B,): |x' - x| / |x|; zeros without a user level."""
-        x = self.backbone.embed(interaction)
-        return (self.embed(interaction) - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
+        x: Tensor = self.backbone.embed(interaction)
+        moved: Tensor = (self.embed(interaction) - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
+        return moved
 
     @torch.no_grad()
     def strengths(self, interaction: Any) -> Tensor:
@@ -121,7 +122,8 @@ class LLM4MSR(MultiScenarioRecommender):
         x, scenario = self.embed(interaction), self.scenario_of(interaction).clamp(min=0)
         if self.scenario_level is None:
             return x.new_zeros(len(x), self.n_tasks)
-        return self.scenario_level(x, scenario)
+        strengths: Tensor = self.scenario_level(x, scenario)
+        return strengths
 
 
 class UserLevel(nn.Module):
@@ -213,7 +215,8 @@ class ScenarioLevel(nn.Module):
 
     def gate(self, x: Tensor, h: Tensor, scenario: Tensor) -> Tensor:
         """alpha (B, T) with `fusion="gate"`, of rows x' (B, D), the vectors (M, size) and the rows' scenarios (B,)."""
-        return (self.gate_of_x(x) + self.gate_of_h(h)[scenario]).sigmoid()
+        scores: Tensor = self.gate_of_x(x) + self.gate_of_h(h)[scenario]
+        return scores.sigmoid()
 
     def generate(self) -> Tensor:
         """theta (M, P) of all scenarios."""

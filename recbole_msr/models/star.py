@@ -103,7 +103,7 @@ class STAR(MultiScenarioRecommender):
             if self.norms:
                 h = self.norms[depth](h, p)
             h = self.dropout(self.activation(h))
-        s_m = self.fcn[-1](h, p)
+        s_m: Tensor = self.fcn[-1](h, p)
         if self.output_norm is not None:
             s_m = self.output_norm(s_m, p)
         return s_m.relu() if self.output_relu else s_m

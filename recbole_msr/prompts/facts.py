@@ -241,7 +241,8 @@ class Facts:
 
     @cached_property
     def _is_liked(self) -> np.ndarray:
-        return self._labels[self.liked] == 1
+        is_liked: np.ndarray = self._labels[self.liked] == 1
+        return is_liked
 
     @cached_property
     def _shares(self) -> tuple[list[str], np.ndarray]:

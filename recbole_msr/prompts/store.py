@@ -123,7 +123,7 @@ class Knowledge:
     @property
     def key(self) -> str:
         """Hash of everything that made it."""
-        return self.meta["key"]
+        return str(self.meta["key"])
 
     @property
     def levels(self) -> list[str]:
@@ -211,7 +211,8 @@ class Knowledge:
         >>> knowledge.rows("user", dataset.field2id_token["user_id"])  # doctest: +SKIP
         array([ -1,   0, 110, ...])
         """
-        return pd.Index(self.tokens(level)).get_indexer(np.asarray(tokens).astype(str)).astype(np.int64)
+        rows: np.ndarray = pd.Index(self.tokens(level)).get_indexer(np.asarray(tokens).astype(str)).astype(np.int64)
+        return rows
 
     def texts(self, level: str) -> pd.DataFrame:
         """What was asked and answered: token, prompt, answer (None where nothing was generated)."""
@@ -251,7 +252,7 @@ class Knowledge:
     def _read(self, level: str, suffix: str, columns: list[str] | None) -> pd.DataFrame:
         file = self._file(level, suffix)
         try:
-            frame = pq.read_table(file, columns=columns).to_pandas()
+            frame: pd.DataFrame = pq.read_table(file, columns=columns).to_pandas()
             if columns is not None:
                 frame = frame[columns]
         except (OSError, ValueError, KeyError, TypeError, MemoryError) as error:

@@ -122,7 +122,8 @@ def distinct(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    return any(check(kind) for check in checks)
 
 
 def take(found: list[Any] | np.ndarray, places: np.ndarray, missing: Any = 0) -> np.ndarray:

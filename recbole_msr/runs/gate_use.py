@@ -193,7 +193,8 @@ def _softmax_of_one(_: Any, scores: Tensor) -> Tensor:
 
 
 def _of_transfer(model: Any, u: tuple[Tensor, Tensor]) -> Tensor:
-    return model.transfer.weights(torch.stack(u)).t().unsqueeze(0)
+    weights: Tensor = model.transfer.weights(torch.stack(u))
+    return weights.t().unsqueeze(0)
 
 
 def _sub_experts(module: SubExpertIntegration, model: Any, number: int) -> _Part:

@@ -144,7 +144,9 @@ class Predictor:
         frame = pd.DataFrame(scores, columns=self.tasks, index=rows.index)
         return Scored(frame, dict(unknown), dict(missing))
 
-    def score_batch(self, batch: Batch, path: str | Path, batch_size: int, unknown: Counter, missing: Counter) -> Any:
+    def score_batch(
+        self, batch: Batch, path: str | Path, batch_size: int, unknown: Counter[str], missing: Counter[str]
+    ) -> Any:
         """Scores (n, T) of some rows of a file, float32; what is unknown or missing is added to the counts."""
         names = batch.columns.schema.names
         columns = {name: batch.columns.column(name) for name in names if name in self._read()}
@@ -216,7 +218,7 @@ class Predictor:
 
     def is_sequence(self, field: str) -> bool:
         """Whether a field holds several tokens a row."""
-        return self._dataset.field2type[field] == FeatureType.TOKEN_SEQ
+        return bool(self._dataset.field2type[field] == FeatureType.TOKEN_SEQ)
 
     def _vocabulary(self, field: str) -> Vocabulary:
         if field not in self._vocabularies:

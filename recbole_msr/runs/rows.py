@@ -50,7 +50,7 @@ class Rows(NamedTuple):
 
 def is_nested(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists, structures or the like."""
-    return pa.types.is_nested(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    return bool(pa.types.is_nested(kind.value_type if pa.types.is_dictionary(kind) else kind))
 
 
 def counted_from(start: int) -> Callable[[int], str]:
@@ -287,7 +287,7 @@ def _text_of(column: pa.Array) -> bytes:
     if text is None or not len(column):
         return b""
     first, last = np.frombuffer(offsets, np.int64)[[column.offset, column.offset + len(column)]]
-    return text[int(first) : int(last)].to_pybytes()
+    return bytes(text[int(first) : int(last)])
 
 
 class ParquetWriter:

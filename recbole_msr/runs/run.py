@@ -225,7 +225,7 @@ def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> st
 def under_lightning(config: Any) -> bool:
     if config["trainer"] == "auto":
         return config["tasks"] is not None
-    return config["trainer"] == "lightning"
+    return bool(config["trainer"] == "lightning")
 
 
 def run_threads(config: Any) -> AbstractContextManager[None]:

@@ -57,7 +57,7 @@ class SavedRun:
     @property
     def name(self) -> str:
         """The model's name."""
-        return self._names[0]
+        return str(self._names[0])
 
     def facts(self, model: Any) -> dict[str, str]:
         found = {"Run": str(self.folder), "Model": self._names[0], "Dataset": self._names[1]}
@@ -156,9 +156,10 @@ class SavedRun:
             )
             return None
         if store_is_there or self.config["knowledge_bake"]:
-            model = model_class(self.config, self.dataset)
+            model: MultiScenarioRecommender = model_class(self.config, self.dataset)
             load_weights(model, self.folder / "best.ckpt")
-            return model.eval()
+            model.eval()
+            return model
         if self.config["knowledge_features"]:
             self.notes.append("the model reads the store's vectors as features: nothing of it is shown without them")
             return None
@@ -170,7 +171,8 @@ class SavedRun:
             model.load_state_dict({name: state[name] for name in model.state_dict() if name in state})
         except (KeyError, RuntimeError) as error:
             raise InputError(f"the weights in {self.folder / 'best.ckpt'} do not fit the backbone: {error}") from error
-        return model.eval()
+        model.eval()
+        return model
 
     def training_rows(self) -> ScenarioDataset | None:
         """The training split, read again; None where it is gone or has changed since."""
@@ -193,7 +195,8 @@ class SavedRun:
                 f"changed since the run ({what})"
             )
             return None
-        return train
+        split: ScenarioDataset = train
+        return split
 
 
 def _finished(folder: Path) -> dict[str, Any]:

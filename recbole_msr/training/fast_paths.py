@@ -68,7 +68,7 @@ class Sequential(nn.Sequential):
     def forward(self, input: Any) -> Any:
         quick = self.trains_quickly or not (self.training or torch.is_grad_enabled())
         if not quick or not isinstance(input, Tensor):  # EulerNet's layers hand on pairs of tensors
-            return super().forward(input)
+            return super().forward(input)  # type: ignore[no-untyped-call]
         return run_layers(self, input)
 
 
@@ -83,7 +83,7 @@ class Embedding(nn.Embedding):
         plain &= self.weight.dtype in (torch.float32, torch.float64)  # PyTorch rounds sums of half precision otherwise
         if self.weight.device.type != "cpu" or not plain or torch.compiler.is_compiling():
             return super().forward(input)
-        rows: Tensor = _Rows.apply(self.weight, input, self.padding_idx)
+        rows: Tensor = _Rows.apply(self.weight, input, self.padding_idx)  # type: ignore[no-untyped-call]
         return rows
 
 
@@ -103,7 +103,7 @@ class _Rows(torch.autograd.Function):
         ctx.length = len(weight)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
         total = sum_at(places.reshape(-1), gradient.reshape(-1, gradient.shape[-1]), ctx.length)
         if ctx.padding is not None:

@@ -116,7 +116,8 @@ class RecModule(pl.LightningModule):
             return self.model.summed_losses(losses, counts)  # type: ignore[no-any-return]
         if isinstance(self.weighting, GradientWeighting):
             self._step = batch, losses, counts  # for `backward`
-        return self.weighting(losses, counts)
+        total: torch.Tensor = self.weighting(losses, counts)
+        return total
 
     def _several_processes(self) -> bool:
         return self._trainer is not None and self.trainer.world_size > 1
@@ -358,7 +359,7 @@ def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.
 def _random_state() -> dict[str, Any]:
     """The state of every global generator, in types that load with `weights_only=True`."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from recbole.utils import EvaluatorType, InputType
 
@@ -221,7 +222,7 @@ class LightningTrainer:
         try:
             with quiet_lightning():
                 trainer = pl.Trainer(**options, callbacks=callbacks)
-        except (ValueError, TypeError, pl.utilities.exceptions.MisconfigurationException) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"lightning: {error}") from error
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise InputError(

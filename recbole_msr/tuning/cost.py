@@ -73,7 +73,8 @@ def latency(model: Any, batch: Any, rows: int, repeats: int = 30, warmup: int = 
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     batch = batch[torch.arange(rows) % _rows(batch)].to(_device(model))
-    synchronise = torch.cuda.synchronize if _device(model).type == "cuda" else lambda: None
+    on_gpu = _device(model).type == "cuda"
+    synchronise: Callable[[], None] = torch.cuda.synchronize if on_gpu else lambda: None
     seconds = []
     with _undisturbed(model) as score, torch.inference_mode():
         for turn in range(warmup + repeats):
@@ -113,7 +114,8 @@ def _plain_attention() -> Iterator[None]:
 
 
 def _device(model: Any) -> torch.device:
-    return next(model.parameters()).device
+    device: torch.device = next(model.parameters()).device
+    return device
 
 
 def _rows(batch: Any) -> int:
@@ -126,15 +128,15 @@ def _rows(batch: Any) -> int:
 
 
 def _matrix_times_vector(matrix: Any, vector: Any, *rest: Any, out_shape: Any = None, **options: Any) -> int:
-    return 2 * prod(matrix)
+    return 2 * int(prod(matrix))
 
 
 def _added_matrix_times_vector(added: Any, matrix: Any, vector: Any, *rest: Any, **options: Any) -> int:
-    return 2 * prod(matrix)
+    return 2 * int(prod(matrix))
 
 
 def _sum_of_products(added: Any, left: Any, right: Any, *rest: Any, **options: Any) -> int:
-    return 2 * prod(left) * right[-1]
+    return 2 * int(prod(left) * right[-1])
 
 
 _PRODUCTS = {

@@ -353,7 +353,8 @@ class _Training:
 
     @property
     def model(self) -> torch.nn.Module:
-        return self._model
+        model: torch.nn.Module = self._model
+        return model
 
     def check_validated(self) -> None:
         if self._kept is None or self._kept.best_score is None:

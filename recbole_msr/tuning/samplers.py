@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.pruners import BasePruner
@@ -18,6 +18,8 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.tuning.cmaes import JsonCmaEsSampler
 from recbole_msr.tuning.sampler_options import read_options
 from recbole_msr.tuning.space.space import Space
+
+_Built = TypeVar("_Built")
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Optuna's defaults, but for the options given here. A space with conditions falls into groups of parameters that
@@ -132,7 +134,7 @@ def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
     return _built("pruner", named, lambda: build(**options))
 
 
-def _built(what: str, named: Named, build: Callable[[], Any]) -> Any:
+def _built(what: str, named: Named, build: Callable[[], _Built]) -> _Built:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:

@@ -90,7 +90,8 @@ def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder
             raise InputError(
                 f"encoder '{kind}' has no option '{option}'{nearest(option, known) or '.'} It has {', '.join(known)}."
             )
-    return made(*([source] if kind in _NEEDS_NAME else []), **(options or {}))
+    encoder: Encoder = made(*([source] if kind in _NEEDS_NAME else []), **(options or {}))
+    return encoder
 
 
 def option_names() -> set[str]:

@@ -135,7 +135,9 @@ class CausalEncoder(Encoder):
             return []
         if self._chat:
             texts = [self._in_chat(text) for text in texts]
-        return self._tokenizer(list(texts), add_special_tokens=not self._chat, verbose=False)["input_ids"]
+        encoded = self._tokenizer(list(texts), add_special_tokens=not self._chat, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
 
     def _in_chat(self, text: str) -> str:
         said = [{"role": "user", "content": text}]
@@ -178,7 +180,8 @@ class CausalEncoder(Encoder):
                 torch.arange(ids.shape[1], device=ids.device) >= torch.tensor(begins, device=ids.device)[:, None]
             )
             pooled = (states * counted[..., None]).sum(dim=1) / counted.sum(dim=1, keepdim=True)
-        return pooled.cpu().numpy()
+        vectors: np.ndarray = pooled.cpu().numpy()
+        return vectors
 
     def _generate(self, prompts: list[list[int]]) -> list[list[int]]:
         """The tokens of the answers, without the end mark."""

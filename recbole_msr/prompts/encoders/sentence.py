@@ -40,7 +40,8 @@ class SentenceEncoder(Encoder):
 
     @property
     def window(self) -> int | None:
-        return self._load().max_seq_length
+        window: int | None = self._load().max_seq_length
+        return window
 
     def _weights(self, source: str) -> str:
         return f"{Path(source).name} sha256={weights_digest(self._folder)}"

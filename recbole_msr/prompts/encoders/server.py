@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ KEY_VARIABLE = "RECBOLE_MSR_API_KEY"
 _CHARACTERS_A_TOKEN = 3  # a cautious guess: the server keeps its tokenizer to itself
 
 logger = logging.getLogger(__name__)
+_Reply = TypeVar("_Reply")
 
 
 class ServerEncoder(Encoder):
@@ -117,7 +118,7 @@ class ServerEncoder(Encoder):
         }
         return self._ask("chat/completions", body, _message)
 
-    def _ask(self, endpoint: str, body: dict[str, Any], read: Callable[[Any], Any]) -> Any:
+    def _ask(self, endpoint: str, body: dict[str, Any], read: Callable[[Any], _Reply]) -> _Reply:
         """What `read` makes of the server's reply to a request."""
         request = urllib.request.Request(
             f"{self._url}/{endpoint}", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -157,7 +158,7 @@ class _WrongAnswer(Exception):
 
 def _message(reply: Any) -> str:
     try:
-        text = reply["choices"][0]["message"]["content"].strip()
+        text: str = reply["choices"][0]["message"]["content"].strip()
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise _WrongAnswer(f"something else than a message: {_short(reply)}") from error
     if not text:

@@ -65,7 +65,7 @@ def file_sha256(path: Path) -> str:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the progress bars and hints that loading a model prints."""
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     before = transformers_logging.get_verbosity()

@@ -59,7 +59,7 @@ class Page:
         self._sections.append((title, [part if isinstance(part, Markup) else _paragraph(part) for part in parts]))
 
     def render(self) -> str:
-        return _template("page").render(
+        html: str = _template("page").render(
             title=self.title,
             lead=self.lead,
             sections=self._sections,
@@ -67,6 +67,7 @@ class Page:
             css=Markup(_css()),
             script=Markup(_SORT + _CHOOSE),
         )
+        return html
 
     def write(self, path: str | Path) -> None:
         """Write the page as a whole or not at all.

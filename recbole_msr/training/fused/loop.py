@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.__version__ import version as lightning_version
 from torch import nn
 
 from recbole_msr.data.packed import PackedLoader, PackedTable
@@ -311,7 +312,7 @@ class _Trainer:
         """At the end of an epoch: what Lightning's trainer saves of a training alone."""
         member, batches = self._member, len(self.train_dataloader)
         content: dict[str, Any] = {
-            "pytorch-lightning_version": pl.__version__,
+            "pytorch-lightning_version": lightning_version,
             "epoch": self.current_epoch,
             "global_step": (self.current_epoch + 1) * batches,
             "state_dict": member.module.state_dict(),

@@ -149,7 +149,7 @@ class MemberEpochs(EpochKeeper):
         self._started, self._validation_seconds = time.perf_counter() - seconds, 0.0
         self._rows = len(trainer.train_dataloader.table)
         self.last_validated = trainer.validates(trainer.current_epoch + 1)
-        self.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
+        self.on_train_epoch_end(trainer, module)
 
     def _tell(self, *args: Any) -> None:
         if self._metrics_path is not None:

@@ -162,7 +162,8 @@ class Stack:
     def _one(self, parameters: Any, buffers: Any, index: Tensor, columns: Any) -> Tensor:
         tensors = {f"model.{name}": tensor for name, tensor in (*parameters.items(), *buffers.items())}
         with self._own_dropouts(index):
-            return torch.func.functional_call(self._base, tensors, (Interaction(columns),))
+            result: Tensor = torch.func.functional_call(self._base, tensors, (Interaction(columns),))
+        return result
 
     @contextmanager
     def _own_dropouts(self, index: Tensor) -> Iterator[None]:
@@ -176,9 +177,11 @@ class Stack:
                 del part.forward
 
     def _drop(self, index: Tensor, own: Sequence[nn.Module], x: Tensor) -> Tensor:
-        if all(part.p == 0 for part in own):  # type: ignore[comparison-overlap]
+        if all(part.p == 0 for part in own):
             return x
-        return x * _Masks.apply(index, x.detach(), own, [member.random for member in self._members])
+        draws = [member.random for member in self._members]
+        masks: Tensor = _Masks.apply(index, x.detach(), own, draws)  # type: ignore[no-untyped-call]
+        return x * masks
 
     def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
         losses = self._losses(batch_of)
