@@ -32,8 +32,8 @@ class WrongValueError(ValueError):
         super().__init__(right)
         self.right, self.value, self.where, self.hint = right, value, where, hint
 
-    def told(self, key: str) -> str:
-        """One line for the user about the value of `key`."""
+    def message(self, key: str) -> str:
+        """Return one line for the user about the value of `key`."""
         return f"{': '.join([key, *self.where])} must be {self.right}, got {shown(self.value)}{self.hint}"
 
     def within(self, place: str) -> WrongValueError:
@@ -59,6 +59,12 @@ class Kind:
     right: str
     take: Callable[[Any], Any]
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let a pydantic model declare a field as `Annotated[int, whole(1)]`."""
+        from pydantic_core import core_schema  # pydantic alone asks for it, and has imported it then
+
+        return core_schema.no_info_plain_validator_function(self.take)
+
 
 def take(key: str, kind: Kind, value: Any) -> Any:
     """The value of a key as its kind passes it on.
@@ -69,7 +75,7 @@ def take(key: str, kind: Kind, value: Any) -> Any:
     try:
         return kind.take(value)
     except WrongValueError as error:
-        raise InputError(error.told(key)) from None
+        raise InputError(error.message(key)) from None
 
 
 def anything() -> Kind:
