@@ -1,0 +1,1 @@
+"""From files to the rows that models are trained on: readers, scenarios and labels, splits, packed tables."""

@@ -118,8 +118,10 @@ def read_table(
     """Read columns of an atomic file.
 
     Args:
-        path, separator, encoding: as for `read_header`.
-        header: what that gave.
+        path: the file.
+        separator: between two columns, one character.
+        encoding: the file's; None for UTF-8.
+        header: the fields and their types, as `read_header` returns them.
         fields: the fields to read.
 
     Raises:
@@ -142,14 +144,14 @@ def read_table(
 
 
 def line_number(path: str | Path, row: int, encoding: str | None = None) -> int:
-    """The line of the file (from 1) that holds a row (from 0): empty lines are no rows."""
+    """Return the line of the file (from 1) that holds a row (from 0): empty lines are no rows."""
     with open(path, encoding=_encoding(encoding), newline="\n") as file:
         rows = (number for number, line in enumerate(file, start=1) if number > 1 and line.strip("\r\n"))
         return next((number for index, number in enumerate(rows) if index == row), row + 2)
 
 
 def _encoding(given: str | None) -> str:
-    """The encoding to open with: UTF-8 where a byte order mark is skipped."""
+    """Return the encoding to open with: UTF-8 where a byte order mark is skipped."""
     try:
         name = codecs.lookup(given or "utf-8").name
     except LookupError as error:
@@ -164,7 +166,7 @@ def _splitter(separator: str) -> Callable[[str], list[str]]:
 
 
 def _undecodable(path: Path, encoding: str) -> InputError:
-    """The error for a file that is not in its encoding; names the line."""
+    """Return the error for a file that is not in its encoding; names the line."""
     name = encoding.removesuffix("-sig")
     with open(path, "rb") as file:
         start = file.read(2)
@@ -185,7 +187,7 @@ def _undecodable(path: Path, encoding: str) -> InputError:
 def _read_fast(
     path: Path, separator: str, encoding: str, header: Mapping[str, FeatureType], wanted: list[str]
 ) -> pa.Table | None:
-    """The columns as pyarrow reads them; None where it refuses, or may take a line for two."""
+    """Return the columns as pyarrow reads them; None where it refuses, or may take a line for two."""
     plain = len(separator) == 1 and separator.isascii() and not separator.isalnum() and separator not in "\r\n "
     if not plain or len(header) < 2 or not _one_line_end(path):
         return None
@@ -212,7 +214,7 @@ def _read_fast(
 
 
 def _one_line_end(path: Path) -> bool:
-    """Whether every carriage return belongs to the end of a line, and no byte is NUL."""
+    """Return whether every carriage return belongs to the end of a line, and no byte is NUL."""
     last = b""
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -242,7 +244,7 @@ class _Lines:
         self.first_short: int | None = None
 
     def read(self) -> pa.Table:
-        """All rows.
+        """Read all rows.
 
         Raises:
             InputError: a line cannot be read; it names the line.
@@ -336,7 +338,7 @@ def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def _short_codes(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]] | None:
-    """The same where no token is longer than eight bytes, several times faster: each is told apart as one number."""
+    """Do the same for tokens of at most eight bytes, several times faster: each is compared as one number."""
     keys = np.empty(len(column), dtype="<u8")
     begin = 0
     for chunk in column.chunks:

@@ -78,7 +78,7 @@ _turns: weakref.WeakValueDictionary[Path, filelock.BaseFileLock] = weakref.WeakV
 
 
 def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
-    """The folder of the entry for this configuration and these files; None where nothing is to be cached."""
+    """Return the folder of the entry for this configuration and these files; None where nothing is to be cached."""
     if config["packed_cache"] is False or any(config[key] for key in _UNCACHED):
         return None
     return Path(_root(config), f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
@@ -89,7 +89,7 @@ def _root(config: Any) -> str:
 
 
 def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
-    """A hash of the files' content and of all settings that decide what the dataset and its splits are."""
+    """Return a hash of the files' content and of all settings that decide what the dataset and its splits are."""
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
     made_by["files"] = {
@@ -102,7 +102,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
 
 
 def _remembered_digest(path: Path, folder: Path) -> str:
-    """The digest of a file's content, from memory where the file is the one that was read before."""
+    """Return the digest of a file's content, from memory where the file is the one that was read before."""
     path = path.resolve()
     stat = path.stat()
     seen = [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
@@ -142,7 +142,7 @@ def _checksum(path: Path) -> int:
 
 
 def build_lock(folder: Path) -> filelock.BaseFileLock | None:
-    """The right to make an entry, waited for while another process has it; to be released when the entry is there.
+    """Wait for the right to make an entry, which one process has at a time; release it when the entry is there.
 
     None where this process has it already, or where no lock can be had (the file system has none, or another process
     keeps it for too long): the work is then done without.

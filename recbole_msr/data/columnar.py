@@ -111,7 +111,7 @@ class ColumnarDataset(Dataset):
             self.field2bucketnum[field] = 2
 
     def _sequences(self, field: str, cells: pd.Series, filepath: str) -> pd.Series:
-        """The values of every cell as an array of tokens or numbers; sets the field's length."""
+        """Return the values of every cell as an array of tokens or numbers; sets the field's length."""
         separator, kind = self.config["seq_separator"], self.field2type[field]
         limit = (self.config["seq_len"] or {}).get(field)
         if limit is not None and (not isinstance(limit, int) or limit < 1):
@@ -167,10 +167,10 @@ class ColumnarDataset(Dataset):
         )
 
     def _note_table(self, filepath: str, source: Any, table: Table) -> None:
-        """Called with every file that was read."""
+        """Note a file that was read; for a subclass."""
 
     def _note(self, warning: str) -> None:
-        """Called with what the user should know of the data."""
+        """Warn of something in the data; a subclass also reports it."""
         logger.warning("%s", warning)
 
     def _filter_by_inter_num(self) -> None:
@@ -257,6 +257,7 @@ class ColumnarDataset(Dataset):
                 self.field2id_token[field] = vocabulary
 
     def num(self, field: str) -> int:
+        """Return the number of values of a field, padding included."""
         tokens = self.field2type.get(field) in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
         if tokens and isinstance(self.field2id_token, Vocabularies):
             return self.field2id_token.size(field)
@@ -336,6 +337,7 @@ class ColumnarDataset(Dataset):
 
 
 def is_categorical(column: Any) -> bool:
+    """Return whether a column is kept as codes and categories."""
     return isinstance(column.dtype, pd.CategoricalDtype)
 
 

@@ -122,7 +122,7 @@ class ScenarioDataset(ColumnarDataset):
 
     @classmethod
     def from_vocabulary(cls, config: Any, folder: Path) -> ScenarioDataset:
-        """A dataset with the vocabularies and the user and item tables that a run kept, and no interactions."""
+        """Return a dataset with the vocabularies and the user and item tables that a run kept, and no interactions."""
         dataset = cls.__new__(cls)
         schema = Schema.from_config(config)
         assert schema is not None
@@ -268,13 +268,13 @@ class ScenarioDataset(ColumnarDataset):
         return Path(self.dataset_path, f"{self.dataset_name}.{table}")
 
     def _line(self, table: str, row: int) -> str:
-        """Where a row is that was number `row`, from 0, when the file was read."""
+        """Name the place of a row in its file, as "line 12 of ..."; `row` counts from 0, as the file was read."""
         if table == "inter" and self.benchmark_filename_list is not None:
             return f"row {row + 1} of {self.data_report['files']['inter']['file']}"
         return f"line {line_number(self._file(table), row, self.config['encoding'])}"
 
     def row_report(self) -> dict[str, Any]:
-        """What became of every row: by file the rows read, used and left out, by split those used and left out.
+        """Report every row: by file the rows read, used and left out, by split those used and left out.
 
         Every entry of `dropped` has the number of `rows`, the `rule`, and the `key` of the configuration that sets it
         (None: it cannot be set).
@@ -283,7 +283,7 @@ class ScenarioDataset(ColumnarDataset):
         return {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
 
     def _data_warnings(self) -> list[str]:
-        """What is to be known of the data, and every rule that left rows out without having been asked for."""
+        """Return the warnings about the data, and every default rule that left rows out."""
         warnings = list(self.data_report["warnings"])
         given = getattr(self.config, "external_config_dict", {})
         for counts in self.data_report["files"].values():
@@ -380,7 +380,7 @@ class ScenarioDataset(ColumnarDataset):
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
 
     def _scenario_column(self) -> tuple[FeatureSource, np.ndarray]:
-        """The feature table the scenario belongs to, and its ids for every row of that table."""
+        """Return the feature table the scenario belongs to, and its ids for every row of that table."""
         declared = self.schema.scenario
         if declared.field is None:
             self.scenario_names = ["all"]
@@ -591,7 +591,7 @@ class ScenarioDataset(ColumnarDataset):
         return splits
 
     def row_times(self) -> np.ndarray | None:
-        """The time of every interaction (N,) as it was read, in float64; None where there are no times."""
+        """Return the time of every interaction (N,) as it was read, in float64; None where there are no times."""
         inter = self.inter_feat
         if self.time_field not in inter or self.field2type[self.time_field] != FeatureType.FLOAT:
             return None
@@ -687,7 +687,7 @@ class ScenarioDataset(ColumnarDataset):
     # One scenario alone.
 
     def _only_scenario(self) -> str | None:
-        """The scenario's name that `only_scenario` gives, which YAML may have made a number."""
+        """Return the scenario's name that `only_scenario` gives, which YAML may have made a number."""
         given = self.config["only_scenario"]
         if given is None:
             return None
@@ -751,7 +751,7 @@ def _alone(schema: Schema, name: str) -> Schema:
 
 
 def _natural_order(values: Any) -> list[str]:
-    """The distinct values as text; in the order of numbers where all are numbers, else of text."""
+    """Return the distinct values as text; in the order of numbers where all are numbers, else of text."""
     tokens = [token for token in dict.fromkeys(map(as_token, values)) if token is not None]
     numbers = pd.to_numeric(pd.Series(tokens, dtype=object), errors="coerce")
     if numbers.notna().all():
@@ -760,7 +760,7 @@ def _natural_order(values: Any) -> list[str]:
 
 
 def _numbers(column: pd.Series) -> Any:
-    """The values of a column; tokens that are all numbers as these."""
+    """Return the values of a column; tokens that are all numbers as these."""
     if not is_categorical(column):
         return column.values
     try:

@@ -1,4 +1,4 @@
-"""Which values of a field the rows of a dataset have."""
+"""The values of a field that the rows of a dataset have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recbole_msr.data.rows import PackedRows
 
 
 def occurring(dataset: Any, field: str) -> Tensor:
-    """Which ids of a field (V,) a row of a split has, by itself or through its user or item.
+    """Mark the ids of a field (V,) that a row of a split has, by itself or through its user or item.
 
     Of a numerical field in buckets they are the buckets.
 

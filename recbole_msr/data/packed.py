@@ -45,7 +45,7 @@ class PackedTable:
 
     @classmethod
     def for_run(cls, dataset: Any, config: Any) -> PackedTable:
-        """The table of a split where `data_device` says, or where it is best for the device that is trained on."""
+        """Pack a split on the device that `data_device` names, or on the best one for the device that trains."""
         device = config["device"]
         if local_processes(config["lightning"]) > 1:  # each has a GPU of its own, which this one does not know yet
             device = torch.device("cpu")
@@ -56,10 +56,11 @@ class PackedTable:
 
     @property
     def device(self) -> torch.device:
+        """The device that the tables are on."""
         return self._tokens.device
 
     def batch(self, rows: torch.Tensor | slice) -> Interaction:
-        """The named rows, as RecBole's data loader would give them (fields in another order).
+        """Return the named rows, as RecBole's data loader would give them (fields in another order).
 
         The columns share their memory: they are the rows of one int64 and of one float32 matrix.
 
@@ -69,7 +70,7 @@ class PackedTable:
         return self.columns(self.gather(rows))
 
     def gather(self, rows: torch.Tensor | slice) -> dict[str, torch.Tensor]:
-        """The numbers of the named rows as they are kept, where the tables live: what `columns` makes a batch of."""
+        """Return the numbers of the rows as they are kept, on the tables' device; `columns` makes a batch of them."""
         if isinstance(rows, slice):
             tokens, floats = self._tokens[rows], self._floats[rows]
         else:
@@ -84,7 +85,7 @@ class PackedTable:
         return parts
 
     def whole(self, names: Iterable[str]) -> Interaction:
-        """All rows of the named fields, of those with one number a row; a field that there is not is left out."""
+        """Return all rows of the named fields with one number a row; a field that does not exist is left out."""
         tables = {"tokens": self._tokens, "floats": self._floats}
         wanted = set(names)
         return Interaction(
@@ -96,7 +97,7 @@ class PackedTable:
         )
 
     def columns(self, parts: dict[str, torch.Tensor]) -> Interaction:
-        """A batch from what `gather` gave, on the device where that is now."""
+        """Return a batch from what `gather` gave, on the device where that is now."""
         tokens = parts["tokens"]
         # Turned round and made int64 in one pass, so that every column lies in one piece.
         wide = torch.empty(tokens.shape[::-1], dtype=torch.int64, device=tokens.device).copy_(tokens.t())
@@ -110,7 +111,7 @@ class PackedTable:
 
 
 def table_device(wanted: Any, device: torch.device, size: int, free: int | None = None) -> torch.device:
-    """Where a packed table should live.
+    """Choose the device of a packed table.
 
     Args:
         wanted: `data_device` of the configuration; None to choose.
@@ -139,7 +140,7 @@ def _packed(dataset: Any) -> Packed:
 
 
 class _Cut(NamedTuple):
-    """Where a column is in its table."""
+    """The place of a column in its table."""
 
     name: str
     table: str
@@ -148,7 +149,7 @@ class _Cut(NamedTuple):
 
 
 def _several(part: torch.Tensor, start: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """The column (B, *shape) from its places in a matrix of places x rows."""
+    """Return the column (B, *shape) from its places in a matrix of places x rows."""
     return torch.unflatten(part[start : start + math.prod(shape)].t(), 1, shape)
 
 
@@ -165,6 +166,7 @@ class EpochOrder:
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is drawn next, counted from 0."""
         self._epoch = epoch
 
     def rows(self) -> torch.Tensor | None:
@@ -239,7 +241,7 @@ class PackedLoader:
         return _sent_ahead(self.table, self._parts(), self.ahead)
 
     def _parts(self) -> Iterator[torch.Tensor | slice]:
-        """The rows of every batch."""
+        """Return the rows of every batch."""
         rows = self.order.rows() if self.order is not None else None
         if rows is not None:
             rows = rows.to(self.table.device)
@@ -286,6 +288,6 @@ def _sent_ahead(
 
 
 def row_numbers(loader: PackedLoader) -> torch.Tensor:
-    """Which rows of the table an evaluation loader of this process goes through, in its order."""
+    """Return the rows of the table that an evaluation loader of this process goes through, in its order."""
     rows = torch.arange(len(loader.table))
     return torch.cat([batch[loader.rank :: loader.world_size] for batch in rows.split(loader.batch_size)])

@@ -46,13 +46,13 @@ class Packed:
         return sum(t.numel() * t.element_size() for t in (self.tokens, self.floats, *self.others.values()))
 
     def select(self, rows: Any) -> Packed:
-        """Some of the rows: a slice shares the memory, anything else is a copy."""
+        """Return some of the rows: a slice shares the memory, anything else is a copy."""
         others = {name: column[rows] for name, column in self.others.items()}
         times = None if self.times is None else self.times[rows]
         return Packed(self.tokens[rows], self.floats[rows], self.places, others, times)
 
     def column(self, name: str) -> torch.Tensor:
-        """A column as RecBole has it: int64 or float32, with one or more numbers a row."""
+        """Return a column as RecBole has it: int64 or float32, with one or more numbers a row."""
         table, start, shape = self.places[name]
         if table == "others":
             return self.others[name]
@@ -103,7 +103,7 @@ class LazyColumns(MutableMapping[str, torch.Tensor]):
 
     @property
     def changed(self) -> bool:
-        """Whether a column was put in, taken out or written to (which a NumPy view of it would hide)."""
+        """True once a column was put in, taken out or written to (which a NumPy view of it would hide)."""
         return self._replaced or any(map(_version, self._made.values()))
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -176,15 +176,17 @@ class SelectedRows(Interaction):
         self._forget()
 
     def drop(self, column: str) -> None:
+        """Take a column out, as RecBole's `Interaction.drop`."""
         super().drop(column)
         del self.source[column]
         self.exact.pop(column, None)
 
     def numbers(self, name: str) -> torch.Tensor:
-        """A column (n,) of numbers as exactly as it was read: float64 where float32 rounds it."""
+        """Return a column (n,) of numbers as exactly as it was read: float64 where float32 rounds it."""
         return self.exact[name][self.rows] if name in self.exact else self.interaction[name]
 
     def sort(self, by: Any, ascending: Any = True) -> None:
+        """Sort the rows in place, as RecBole's `Interaction.sort`."""
         if isinstance(by, str) and by in self.exact and ascending is True:
             self._reindex(np.argsort(self.numbers(by).numpy(), kind="stable"))
         else:
@@ -211,10 +213,11 @@ class PackedRows(Interaction):
         self._joined = _state_of(joined)
 
     def part(self, rows: Any, joined: tuple[Interaction | None, Interaction | None]) -> PackedRows:
+        """Return some of the rows with the fields of their users and items; packed where nothing was changed since."""
         return PackedRows(self.packed.select(rows), self.own, joined)
 
     def is_as_packed(self, joined: tuple[Interaction | None, Interaction | None]) -> bool:
-        """Whether nothing was changed since, here or in the user and item tables."""
+        """Return whether nothing was changed since, here or in the user and item tables."""
         return not self.interaction.changed and self._joined == _state_of(joined)
 
 
@@ -228,12 +231,12 @@ def _state_of(tables: tuple[Interaction | None, Interaction | None]) -> Any:
 
 
 def _version(column: torch.Tensor) -> int:
-    """How often a tensor was written to; not known of one that was made in inference mode."""
+    """Return the number of writes to a tensor; None for one made in inference mode, which does not count them."""
     return 0 if column.is_inference() else column._version
 
 
 def pack_dataset(dataset: Any) -> PackedRows:
-    """The interactions of a dataset that was made into tensors, packed with the fields of their users and items.
+    """Return the interactions of a dataset that was made into tensors, packed with the fields of their users and items.
 
     Columns of users and items with several numbers a row are left where they are.
     """

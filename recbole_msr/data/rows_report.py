@@ -1,4 +1,4 @@
-"""What became of every row of the files: used, or left out by which rule; and features that give a label away."""
+"""The report on the files' rows: used, or left out by which rule; and the features that give a label away."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
 
 
 def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Every field of the rows and of their users and items, with its values (n, L)."""
+    """Yield every field of the rows and of their users and items, with its values (n, L)."""
     keys = {dataset.uid_field: dataset.user_feat, dataset.iid_field: dataset.item_feat}
     for field in packed.places:
         if field not in keys:
@@ -118,7 +118,7 @@ def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[s
 
 
 def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
-    """The values (n, L) of a field; of a sequence not more than are looked at."""
+    """Return the values (n, L) of a field; of a sequence not more than are looked at."""
     table, start, shape = packed.places[field]
     if table == "others":
         several: np.ndarray = packed.others[field].numpy()[rows]
@@ -128,7 +128,7 @@ def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
 
 
 def _codes(dataset: Any, field: str, values: np.ndarray) -> np.ndarray | None:
-    """A small number from 0 on for every value (n, L), -1 where a row has fewer; None of a field that is no input."""
+    """Code the values (n, L) from 0, with -1 where a row has fewer; return None for a field that is no input."""
     if field == SCENARIO_FIELD or field in dataset.schema.label_fields:
         return None
     kind = dataset.field2type[field]

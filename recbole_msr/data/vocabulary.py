@@ -1,4 +1,4 @@
-"""What ids stand for, as a dataset and its cache keep it: read when somebody asks."""
+"""The tokens that ids stand for, as a dataset and its cache keep them: decoded when they are asked for."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class Vocabularies(MutableMapping[str, np.ndarray]):
         self._tokens: dict[str, np.ndarray] = {}
 
     def size(self, field: str) -> int:
-        """The number of tokens of a field, without decoding them."""
+        """Return the number of tokens of a field, without decoding them."""
         return len(self._encoded[field][1]) if field in self._encoded else len(self._tokens[field])
 
     def copy(self) -> Vocabularies:
+        """Return a shallow copy."""
         other = Vocabularies(self._encoded)
         other._tokens = dict(self._tokens)
         return other
@@ -92,7 +93,7 @@ def encode(tokens: np.ndarray) -> Encoded:
 
 
 def decode(encoded: Encoded) -> np.ndarray:
-    """The tokens that `encode` was given."""
+    """Return the tokens that `encode` was given."""
     text, ends = encoded[0].numpy().tobytes(), encoded[1].tolist()
     parts = [text[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False)]
     return token_array(parts)

@@ -74,7 +74,7 @@ class CGC(nn.Module):
         self.output_size = self.experts.output_size
 
     def gate(self, x: Tensor) -> Tensor:
-        """w (T, own + shared, B): every task's weights, its own experts first; sums to 1 over the experts.
+        """Return w (T, own + shared, B): every task's weights, its own experts first; sums to 1 over the experts.
 
         Args:
             x: as for `forward`.
@@ -84,7 +84,7 @@ class CGC(nn.Module):
         return self.gates(x if x.dim() == 2 else x[: self.n_tasks]).softmax(dim=-1).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """z (T, B, H), or (T + 1, B, H) with z_shared last where `passes_shared`.
+        """Return z (T, B, H), or (T + 1, B, H) with z_shared last where `passes_shared`.
 
         Args:
             x: one input for all (B, D), or what a layer before passed on: (T + 1, B, D), the shared one last.
@@ -103,13 +103,13 @@ class CGC(nn.Module):
         return torch.cat([z, self._pass_shared(x, experts).unsqueeze(0)])
 
     def _members(self, task: int) -> list[int]:
-        """The experts of a task's gate: its own, then the shared ones."""
+        """Return the experts of a task's gate: its own, then the shared ones."""
         n_all_own = self.n_tasks * self.n_own
         own = range(task * self.n_own, (task + 1) * self.n_own)
         return [*own, *range(n_all_own, n_all_own + self.n_shared)]
 
     def _reads(self) -> list[int]:
-        """Which of the inputs x_1 .. x_T, x_shared each expert reads."""
+        """Return the input that each expert reads, a place in x_1 .. x_T, x_shared."""
         return [t for t in range(self.n_tasks) for _ in range(self.n_own)] + [self.n_tasks] * self.n_shared
 
     def _pass_shared(self, x: Tensor, experts: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return y in the shape of the input."""
         if not self.training or self.p == 0 or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
         return input * draw_mask(input, self.p).mul_(1 / (1 - self.p))
 
 
 def draw_mask(like: Tensor, p: float) -> Tensor:
-    """m of the shape and type of `like`, a CPU's: each 0 with probability p and else 1, independent of the others.
+    """Draw m in the shape and type of `like`, on the CPU: each 0 with probability p and else 1, independently.
 
     PyTorch draws one number for every element, which takes a third of a training step of a model of many small
     experts. Here eight elements share the 64 bits of one draw. Eight bits an element make probabilities of n / 256

@@ -131,11 +131,11 @@ class FeatureEmbedding(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def has_seen(self, field: str, ids: Tensor) -> Tensor:
-        """Whether a training row had these ids (...) of a field that is embedded."""
+        """Return whether a training row had these ids (...) of a field that is embedded."""
         return self.seen[ids + self._starts[field]]
 
     def forward(self, interaction: Any) -> Tensor:
-        """x (B, D) of a RecBole `Interaction` of B rows."""
+        """Return x (B, D) of a RecBole `Interaction` of B rows."""
         parts = []
         if self.token_fields:
             ids = torch.stack([interaction[field] for field in self.token_fields], dim=1)
@@ -157,7 +157,7 @@ class FeatureEmbedding(nn.Module):
         return torch.cat(parts, dim=1)
 
     def _read_as(self, field: str, ids: Tensor) -> Tensor:
-        """The ids of a field (...); in evaluation 0 in place of those that no training row has."""
+        """Return the ids of a field (...); in evaluation 0 in place of those that no training row has."""
         return ids if self.training else ids.masked_fill(~self.has_seen(field, ids), 0)
 
 

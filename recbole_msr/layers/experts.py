@@ -50,11 +50,11 @@ class SubExpertIntegration(nn.Module):
         self.output_size = self.sub_experts.output_size
 
     def gate(self, x: Tensor) -> Tensor:
-        """g (experts, K, B) of rows x (B, D); sums to 1 over K."""
+        """Return g (experts, K, B) of rows x (B, D); sums to 1 over K."""
         return torch.unflatten(self.gates(x), 1, self.shape).softmax(dim=-1).permute(1, 2, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Every expert's output (experts, B, H) for rows x (B, D)."""
+        """Return every expert's output (experts, B, H) for rows x (B, D)."""
         q, g = self.sub_experts(x), self.gate(x)
         if written.supports(q):
             n_experts, k = self.shape
@@ -91,11 +91,11 @@ class ScenarioAwareAttention(nn.Module):
 
     @staticmethod
     def learns(n_scenarios: int) -> bool:
-        """Whether there is a choice between other scenarios to be learnt."""
+        """Return whether there is a choice between other scenarios to be learnt."""
         return n_scenarios > 2
 
     def weights(self, e: Tensor | None) -> Tensor:
-        """a (M, M): row i holds scenario i's weights, 0 on the diagonal; each sums to 1 (to 0 if M = 1).
+        """Return a (M, M): row i holds scenario i's weights, 0 on the diagonal; each sums to 1 (to 0 if M = 1).
 
         Args:
             e: embeddings of all scenarios (M, E); not read if M <= 2.

@@ -29,10 +29,11 @@ class GateBank(MLPBank):
         self.norm = BatchNorm(n_gates * n_experts) if batch_norm else None
 
     def forward(self, x: Tensor, reads: Sequence[int] | None = None) -> Tensor:
-        """Scores (P, B, E).
+        """Return scores (P, B, E).
 
         Args:
-            x, reads: as for `MLPBank`: one input (B, D) for all gates, or one for each: (P, B, D).
+            x: one input (B, D) for all gates, or one for each (P, B, D).
+            reads: as for `MLPBank`.
         """
         # So few outputs a gate are one product also on a CPU, where all gates read the same rows.
         scores = self._batched(x) if x.dim() == 2 else super().forward(x, reads)
@@ -43,7 +44,7 @@ class GateBank(MLPBank):
 
 
 def mix(weights: Tensor, experts: Tensor) -> Tensor:
-    """z_p = sum_e w_pe E_e for every gate p.
+    """Mix the experts: z_p = sum_e w_pe E_e for every gate p.
 
     Args:
         weights: w (P, B, E).

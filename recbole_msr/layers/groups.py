@@ -1,4 +1,4 @@
-"""What the parts of a model are kept apart for: scenarios, tasks, or both."""
+"""Groups of scenarios and tasks that parts of a model are kept apart for."""
 
 from __future__ import annotations
 

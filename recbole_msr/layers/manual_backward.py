@@ -26,7 +26,7 @@ _plain: ContextVar[bool] = ContextVar("_plain", default=False)
 
 
 def supports(x: Tensor) -> bool:
-    """Whether the functions here take x: on a CPU, and where nobody looks into every operation.
+    """Return whether the functions here take x: on a CPU, and where no tracer looks into every operation.
 
     `torch.func`, `torch.compile` and `plain_operations` do.
     """
@@ -45,7 +45,7 @@ def plain_operations() -> Iterator[None]:
 
 
 def has_no_hooks(layer: nn.Module) -> bool:
-    """Whether calling a layer does no more than its class says: without hooks, and with its own `forward`."""
+    """Return whether a call of the layer runs its class's `forward` and nothing else."""
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     return not any(hooks) and "forward" not in vars(layer) and not _has_any_global_hook()
 
@@ -58,7 +58,9 @@ def relu_networks(
     n_hidden: int,
     dropout: float = 0.0,
 ) -> Tensor:
-    """The outputs h_L (E, B, H) of E networks of L layers; of each one, with h_0 = x,
+    """Return the outputs h_L (E, B, H) of E networks of L layers.
+
+    In each network, with h_0 = x,
 
     h_l = m_l relu(a_l) / q,   a_l = W_l h_{l-1} + b_l       q = 1 - dropout; m_l is 1 with probability q, else 0
 
@@ -72,7 +74,8 @@ def relu_networks(
     Args:
         x: the inputs (S, B, D).
         reads: which of them each network reads, E numbers of 0..S-1.
-        weights, biases: of every layer (E, H_l, H_{l-1}) and (E, H_l).
+        weights: W of every layer (E, H_l, H_{l-1}).
+        biases: b of every layer (E, H_l).
         n_hidden: how many layers have a ReLU, from the first.
         dropout: 0 <= dropout < 1; 0 in evaluation.
     """
@@ -169,7 +172,7 @@ class _Unit(NamedTuple):
 
 
 def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """What `nn.Sequential(*layers)` makes of x (B, D); linear layers with ReLU and dropout go by `relu_networks`."""
+    """Apply layers to x (B, D) as `nn.Sequential` does; linear ones with ReLU and dropout go by `relu_networks`."""
     layers = list(layers)
     if x.dim() == 2 and supports(x):
         layers = _units(layers)
@@ -187,7 +190,7 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def _units(layers: Sequence[nn.Module]) -> list[Any]:
-    """The layers; a linear layer, the ReLU after it and this package's dropout after that are one `_Unit`."""
+    """Yield the layers; a linear layer, the ReLU after it and this package's dropout after that are one `_Unit`."""
     found: list[Any] = []
     for layer in layers:
         last = found[-1] if found and isinstance(found[-1], _Unit) else None
@@ -205,7 +208,7 @@ def _units(layers: Sequence[nn.Module]) -> list[Any]:
 
 
 def weighted_sums(weights: Tensor, values: Tensor, members: Sequence[Sequence[int]]) -> Tensor:
-    """z_p = sum_k w_pk v_e with e = members[p][k] (P, B, H): P gates, each over K of E experts.
+    """Compute z_p = sum_k w_pk v_e with e = members[p][k] (P, B, H): P gates, each over K of E experts.
 
     Back from dL/dz_p: dL/dv_e = sum of w_pk dL/dz_p over all (p, k) with members[p][k] = e;
     dL/dw_pk = <dL/dz_p, v_e> row by row.
@@ -261,21 +264,21 @@ class _WeightedSums(torch.autograd.Function):
 
 
 def _is_differentiated(gradient: Tensor) -> bool:
-    """Whether the gradient that comes back is to be differentiated (`create_graph=True`), or is one of a `vmap`."""
+    """Return whether the incoming gradient will be differentiated (`create_graph=True`), or is one of a `vmap`."""
     return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def _by_autograd(
     output: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_output: Tensor
 ) -> list[Tensor | None]:
-    """The gradients of the inputs that need one, with a graph of their own where one is wanted."""
+    """Return the gradients of the inputs that need one, with a graph of their own where one is wanted."""
     asked = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed]
     found = iter(torch.autograd.grad(output, asked, d_output, create_graph=torch.is_grad_enabled(), allow_unused=True))
     return [next(found) if is_needed else None for is_needed in needed]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
-    """total += a * b; the first product of a total that is not zeroed yet takes its place."""
+    """Add a * b to total; the first product of a total that is not zeroed yet takes its place."""
     if is_first:
         torch.mul(a, b, out=total)
     else:
@@ -283,7 +286,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
 
 
 def _same_type(x: Tensor, *others: Tensor) -> list[Tensor]:
-    """All in the type that a matrix product of x is computed in: that of autocast where it is on, else x's own."""
+    """Return the tensors in the type that a matrix product of x is computed in: autocast's where it is on, else x's."""
     wanted = x.dtype
     if torch.is_autocast_enabled("cpu") and x.dtype != torch.float64:
         wanted = torch.get_autocast_dtype("cpu")

@@ -104,12 +104,12 @@ class MetaLayers(nn.Module):
             start += self.input_size  # b begins as zero
 
     def generate(self, h: Tensor) -> Tensor:
-        """theta (N, P) of vectors h (N, K)."""
+        """Return theta (N, P) of vectors h (N, K)."""
         theta: Tensor = self.generator(self.network(h))
         return theta
 
     def layers(self, theta: Tensor) -> list[tuple[list[Tensor], Tensor]]:
-        """theta (N, P) taken apart: of every layer the factors of W and b (N, D).
+        """Return theta (N, P) taken apart: of every layer the factors of W and b (N, D).
 
         A factor is (N, rows, columns), or (rows, columns) where it is the same for all; x goes through them from the
         left: x W = x factor_1 factor_2 ...
@@ -124,7 +124,7 @@ class MetaLayers(nn.Module):
         return found
 
     def forward(self, x: Tensor, theta: Tensor, group: Tensor | None = None) -> Tensor:
-        """f(x; theta) (B, D).
+        """Return f(x; theta) (B, D).
 
         Args:
             x: rows (B, D).
@@ -138,13 +138,15 @@ class MetaLayers(nn.Module):
         return x
 
     def head(self, x: Tensor, theta: Tensor, group: Tensor, head: nn.Linear) -> Tensor:
-        """head(f(x; theta)) (B, T), with a set of weights a group.
+        """Return the head's output for f(x; theta) (B, T), with a set of weights for each group.
 
         The last layer and the head are both linear, so they are multiplied into one (D, T) matrix a group first: far
         less work than their products with all rows.
 
         Args:
-            x, theta, group: as for `forward`.
+            x: as for `forward`.
+            theta: as for `forward`.
+            group: as for `forward`.
             head: from D to T.
         """
         *hidden, (factors, bias) = self.layers(theta)
@@ -160,7 +162,7 @@ class MetaLayers(nn.Module):
 
 
 def _by_row(x: Tensor, factors: Sequence[Tensor], bias: Tensor) -> Tensor:
-    """x W + b (B, D) where every row has a b, and where factors are (B, rows, columns) also a W, of its own."""
+    """Return x W + b (B, D) where every row has a b, and where factors are (B, rows, columns) also a W, of its own."""
     for factor in factors[:-1]:
         x = _times(x, factor)
     last = factors[-1]
@@ -176,7 +178,7 @@ def _times(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def _by_group(x: Tensor, factors: Sequence[Tensor], bias: Tensor, group: Tensor) -> Tensor:
-    """x W + b (B, D) with the W and b of each row's group: rows are put in the groups' order and back."""
+    """Return x W + b (B, D) with the W and b of each row's group: rows are put in the groups' order and back."""
     order = group.argsort(stable=True)
     sizes = group.bincount(minlength=len(bias)).tolist()
     parts = []

@@ -29,6 +29,7 @@ class BatchNorm(nn.BatchNorm1d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x normalised, in its shape (B, D)."""
         if self.training and len(x) == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
@@ -95,6 +96,7 @@ class MLP(nn.Sequential):
                 initialise(layer.weight, layer.bias)
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the output (B, H) of an input (B, D)."""
         return written.run_layers(self, input)
 
 
@@ -144,7 +146,7 @@ class MLPBank(nn.Module):
             initialise(weight, bias)
 
     def forward(self, x: Tensor, reads: Sequence[int] | None = None) -> Tensor:
-        """All outputs (E, B, H).
+        """Return all outputs (E, B, H).
 
         Args:
             x: one input (B, D) for all MLPs, one for each (E, B, D), or those that `reads` names (S, B, D).

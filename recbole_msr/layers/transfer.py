@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class InformationTransfer(nn.Module):
-    """How much a task takes from the task before it, and how much from its own tower.
+    """Attention over two vectors: the one that the task before hands over, and the task's own.
 
     z = sum_u w_u h_1(u)  over u in {p, q},   w = softmax over u of <h_2(u), h_3(u)> / sqrt(k).
 
@@ -29,12 +29,12 @@ class InformationTransfer(nn.Module):
             nn.init.xavier_uniform_(h.weight)
 
     def weights(self, u: Tensor) -> Tensor:
-        """w (2, B) of u (2, B, k): the share of p, then that of q; they sum to 1."""
+        """Return w (2, B) of u (2, B, k): the share of p, then that of q; they sum to 1."""
         score: Tensor = (self.h2(u) * self.h3(u)).sum(dim=-1) / u.shape[-1] ** 0.5
         return score.softmax(dim=0)
 
     def forward(self, p: Tensor, q: Tensor) -> Tensor:
-        """z (B, k) of p and q (B, k)."""
+        """Return z (B, k) of p and q (B, k)."""
         u = torch.stack([p, q])
         z: Tensor = (self.weights(u).unsqueeze(-1) * self.h1(u)).sum(dim=0)
         return z

@@ -64,6 +64,7 @@ class AITM(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         towers = self.tower(x).unflatten(0, (self.n_tasks, -1))  # (T, M, B, k)
         z = self._own(towers[0], scenario)
         logits = [self._own(self.outputs[0](z), scenario)]
@@ -75,10 +76,10 @@ class AITM(MultiScenarioRecommender):
         return torch.cat(logits, dim=1)
 
     def _own(self, values: Tensor, scenario: Tensor) -> Tensor:
-        """Each row's own (B, ...) of what every scenario's part gives (M, B, ...)."""
+        """Return each row's own (B, ...) of what every scenario's part gives (M, B, ...)."""
         return self.groups.pick(values, scenario).squeeze(0)
 
     def calibration(self, logits: Tensor) -> Tensor:
-        """alpha * max(y_t - y_{t-1}, 0) (B, T) of logits (B, T); 0 for the first task."""
+        """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits (B, T); 0 for the first task."""
         y = logits.sigmoid()
         return self.calibrator_weight * F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))

@@ -103,7 +103,7 @@ class MultiScenarioRecommender(ContextRecommender):
         return len(self.task_names)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """Every task's logit (B, T).
+        """Return every task's logit (B, T).
 
         Args:
             x: input vectors (B, D).
@@ -112,17 +112,17 @@ class MultiScenarioRecommender(ContextRecommender):
         raise NotImplementedError
 
     def embed(self, interaction: Any) -> Tensor:
-        """x (B, D): all feature fields; neither the scenario nor a label is among them."""
+        """Return x (B, D): all feature fields; neither the scenario nor a label is among them."""
         x: Tensor = self.features(interaction)
         return x
 
     def scenario_of(self, interaction: Any) -> Tensor:
-        """Each row's scenario (B,), 0..M-1, or -1 for a scenario that training has not known."""
+        """Return each row's scenario (B,), 0..M-1, or -1 for a scenario that training has not known."""
         scenario: Tensor = interaction[SCENARIO_FIELD] - 1
         return scenario
 
     def labels_of(self, interaction: Any) -> Tensor:
-        """Each row's labels (B, T): 0, 1, or `MISSING_LABEL`."""
+        """Return each row's labels (B, T): 0, 1, or `MISSING_LABEL`."""
         return torch.stack([interaction[field] for field in self.label_fields], dim=1)
 
     def predict_tasks(self, interaction: Any) -> Tensor:
@@ -180,7 +180,7 @@ class MultiScenarioRecommender(ContextRecommender):
         return losses.sum(dim=0) / n.clamp(min=1), n
 
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
-        """lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
+        """Return lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
 
         A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
         is 0 and no gradient flows from it.
@@ -194,12 +194,12 @@ class MultiScenarioRecommender(ContextRecommender):
         return torch.where(counts, losses, 0.0), counts
 
     def calibration(self, logits: Tensor) -> Tensor | float:
-        """What a model adds to the loss of every row and task (B, T) because of its own logits (B, T); 0 here."""
+        """Return a model's own term of the loss for every row and task (B, T), of its logits (B, T); 0 here."""
         return 0.0
 
 
 def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) -> Tensor:
-    """lambda (M, T) from a configuration's `loss_weights`; what is not named weighs 1.
+    """Return lambda (M, T) from a configuration's `loss_weights`; what is not named weighs 1.
 
     Args:
         declared: None, {task: number} or {task: {scenario: number}}.
@@ -229,7 +229,7 @@ def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) 
 
 
 def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: bool = True) -> str:
-    """The word of `LOSS_WEIGHTINGS` that a configuration's `loss_weighting` comes to.
+    """Return the word of `LOSS_WEIGHTINGS` that a configuration's `loss_weighting` comes to.
 
     Args:
         config: read here: `loss_weighting`, `loss_weights` and `trainer`.

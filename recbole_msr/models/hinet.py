@@ -95,6 +95,7 @@ class HiNet(MultiScenarioRecommender):
         )
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         c = x
         for layer in self.scenario_layers:
             c = layer(c, scenario, self.scenario_embedding)
@@ -102,7 +103,7 @@ class HiNet(MultiScenarioRecommender):
         return self._tower(z, scenario)
 
     def _tower(self, z: Tensor, scenario: Tensor) -> Tensor:
-        """tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""
+        """Return tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""
         if not self.tower_per_scenario:
             return self.towers(z).squeeze(-1).t()
         all_scenarios = self.towers(z, [t for t in range(self.n_tasks) for _ in range(self.n_scenarios)])

@@ -64,6 +64,7 @@ class HMoE(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         experts = self.experts(x)
         f = experts.squeeze(0) if self.gates is None else mix(self.gates(x).softmax(dim=-1), experts)
         o = self.towers(f).squeeze(-1)  # (T * M, B)
@@ -78,13 +79,13 @@ class HMoE(MultiScenarioRecommender):
         return (constants + self._own_weight(a, scenario) * (own - own.detach())).t()
 
     def _related(self, o: Tensor, own: Tensor) -> Tensor:
-        """The o_j that each task's sum goes over (T or 1, B, J): of o (T * M, B) and each row's own (T, B)."""
+        """Return the o_j that each task's sum goes over (T or 1, B, J): of o (T * M, B) and each row's own (T, B)."""
         if self.relations == "scenario":
             return torch.unflatten(o, 0, (self.n_tasks, self.n_scenarios)).transpose(1, 2)
         return (own if self.relations == "task" else o).t().unsqueeze(0)
 
     def _own_weight(self, a: Tensor, scenario: Tensor) -> Tensor:
-        """a_k's weight of o_k itself (T, B)."""
+        """Return a_k's weight of o_k itself (T, B)."""
         tasks = torch.arange(self.n_tasks, device=a.device).unsqueeze(1)
         place = {
             "scenario": scenario.unsqueeze(0),

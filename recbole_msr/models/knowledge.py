@@ -53,7 +53,7 @@ class FrozenVectors:
         return int(self.matrix.shape[1])
 
     def has(self) -> np.ndarray:
-        """Which ids have a vector (N,)."""
+        """Mark the ids that have a vector (N,)."""
         return np.ones(len(self.matrix), dtype=bool) if self.rows is None else self.rows >= 0
 
     def gather(self, ids: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class FrozenVectors:
         return resident
 
     def chunks(self, limit: int | None = None) -> Iterator[np.ndarray]:
-        """The matrix, or `limit` evenly spaced rows of it, in parts of bounded size (n, H) as float64."""
+        """Return the matrix, or `limit` evenly spaced rows of it, in parts of bounded size (n, H) as float64."""
         n = len(self.matrix)
         chosen = np.arange(n) if limit is None or n <= limit else np.linspace(0, n - 1, limit).astype(np.int64)
         step = max(1, _CHUNK // self.size)
@@ -97,7 +97,7 @@ class FrozenVectors:
 
 
 def random_vectors(tokens: Sequence[str], size: int, seed: int, level: str) -> np.ndarray:
-    """The control: standard normal vectors (N, size), float16, each made of its token, the level and the seed alone.
+    """Draw the control: standard normal vectors (N, size), float16, each from its token, the level and the seed alone.
 
     Neither the order of the tokens nor which others there are changes a vector, nor does any generator's state.
     """
@@ -162,7 +162,7 @@ def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray,
 
 
 class KnowledgeSource:
-    """Where the vectors of a run come from: a store, or the random control; see the keys `knowledge...`.
+    """The source of a run's vectors: a store, or the random control; see the keys `knowledge...`.
 
     Args:
         config: a RecBole Config.
@@ -195,7 +195,7 @@ class KnowledgeSource:
 
     @property
     def is_baked(self) -> bool:
-        """Whether all that is needed of the vectors comes with the weights."""
+        """True where the weights hold all that is needed of the vectors."""
         return self.bake and not self.fits
 
     @property
@@ -205,13 +205,13 @@ class KnowledgeSource:
         return hashlib.blake2b(made_by.encode(), digest_size=16).digest()
 
     def tokens(self, level: str) -> list[str]:
-        """The external names of all ids of a level; of users and items the first is none."""
+        """Return the external names of all ids of a level; of users and items the first is none."""
         if level == "scenario":
             return [str(name) for name in self._dataset.scenario_names]
         return [str(token) for token in self._dataset.field2id_token[id_field(self._dataset, level)]]
 
     def vectors(self, level: str) -> FrozenVectors:
-        """The frozen vectors of a level.
+        """Return the frozen vectors of a level.
 
         Raises:
             InputError: the store has none of this level, or they are damaged.
@@ -253,7 +253,7 @@ class KnowledgeSource:
                 )
 
     def known(self, level: str, vectors: FrozenVectors) -> np.ndarray:
-        """Which ids are known (N,): those with a vector; of users, those that also have a training interaction."""
+        """Mark the known ids (N,): those with a vector; of users, those that also have a training interaction."""
         known = vectors.has()
         if level == "user":
             trained = np.zeros_like(known)
@@ -263,12 +263,12 @@ class KnowledgeSource:
 
 
 def id_field(dataset: Any, level: str) -> str:
-    """The field with the ids of a level's users or items."""
+    """Return the field with the ids of a level's users or items."""
     return str(dataset.uid_field if level == "user" else dataset.iid_field)
 
 
 def knowledge_name(config: Any) -> str:
-    """The configured `knowledge`: a store's name, `random` or `none`.
+    """Return the configured `knowledge`: a store's name, `random` or `none`.
 
     Raises:
         InputError: it is not set.
@@ -364,7 +364,7 @@ class KnowledgeVectors(nn.Module):
             nn.init.normal_(self.linear.weight, std=gain / width**0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """h (B, size) of internal ids (B,)."""
+        """Return h (B, size) of internal ids (B,)."""
         known = self.known[ids]
         if self.training and self._unknown_share:
             known = known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
@@ -378,7 +378,7 @@ class KnowledgeVectors(nn.Module):
         return self._reduce(self._frozen.gather(ids))
 
     def _reduces_at_once(self) -> bool:
-        """Whether PCA goes over all vectors beforehand: quickly done, or done once for many epochs."""
+        """Return whether PCA goes over all vectors beforehand: where that is quick, or is done once for many epochs."""
         if len(self.known) * self._frozen.size <= 1 << 26:
             return True
         return self.training and len(self.known) * self.size * 4 <= _REDUCED_BYTES
@@ -392,7 +392,7 @@ class KnowledgeVectors(nn.Module):
 
     @torch.no_grad()
     def _reduce_all(self) -> np.ndarray:
-        """reduce of all ids (N, size), float32 in memory; zeros where an id is not known."""
+        """Return reduce of all ids (N, size), float32 in memory; zeros where an id is not known."""
         step = max(1, _CHUNK // max(self.size, self._frozen.size))
         parts = []
         with torch.autocast(self.known.device.type, enabled=False):
@@ -448,12 +448,13 @@ class KnowledgeFeatures(FeatureEmbedding):
         self.output_size += size * len(levels)
 
     def forward(self, interaction: Any) -> Tensor:
+        """Return x (B, D) of a RecBole `Interaction` of B rows."""
         vectors = [self.knowledge[level](interaction[field]) for level, field in self.id_fields.items()]
         return torch.cat([super().forward(interaction), *vectors], dim=1)
 
 
 def input_features(config: Any, dataset: Any, exclude: Collection[str] = ()) -> FeatureEmbedding:
-    """A model's input: its fields, and the knowledge vectors that `knowledge_features` adds to them."""
+    """Return a model's input: its fields, and the knowledge vectors that `knowledge_features` adds to them."""
     if config["knowledge_features"] and knowledge_name(config) != "none":
         return KnowledgeFeatures(config, dataset, exclude)
     return FeatureEmbedding(config, dataset, exclude)

@@ -97,28 +97,29 @@ class LLM4MSR(MultiScenarioRecommender):
         return self.backbone.features
 
     def embed(self, interaction: Any) -> Tensor:
-        """x' (B, D)."""
+        """Return x' (B, D)."""
         x = self.backbone.embed(interaction)
         return x if self.user_level is None else self.user_level(x, interaction[self.user_field])
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """o_t + alpha r_t (B, T) of rows x' (B, D)."""
+        """Return o_t + alpha r_t (B, T) of rows x' (B, D)."""
         o = self.backbone.logits(x, scenario)
         return o if self.scenario_level is None else o + self.scenario_level(x, scenario)
 
     def calibration(self, logits: Tensor) -> Tensor | float:
+        """Return the backbone's own term of the loss (B, T)."""
         return self.backbone.calibration(logits)
 
     @torch.no_grad()
     def movement(self, interaction: Any) -> Tensor:
-        """How far the user level moves each row (B,): |x' - x| / |x|; zeros without a user level."""
+        """Return each row's distance moved by the user level (B,): |x' - x| / |x|; zeros without a user level."""
         x: Tensor = self.backbone.embed(interaction)
         moved: Tensor = (self.embed(interaction) - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
         return moved
 
     @torch.no_grad()
     def strengths(self, interaction: Any) -> Tensor:
-        """What the scenario level adds to each row's logits (B, T): alpha r_t; zeros without a scenario level."""
+        """Return the scenario level's share of each row's logits (B, T): alpha r_t; zeros without a scenario level."""
         x, scenario = self.embed(interaction), self.scenario_of(interaction).clamp(min=0)
         if self.scenario_level is None:
             return x.new_zeros(len(x), self.n_tasks)
@@ -148,7 +149,7 @@ class UserLevel(nn.Module):
         self._remembered = _Remembered() if n_bytes <= _REMEMBERED_BYTES else None
 
     def forward(self, x: Tensor, user: Tensor) -> Tensor:
-        """x' (B, D) of rows x (B, D) and their users' ids (B,)."""
+        """Return x' (B, D) of rows x (B, D) and their users' ids (B,)."""
         if self.training or torch.is_grad_enabled():
             self.forget()
             return self._moved(x, self.layers(x, self.generate(user)))
@@ -164,7 +165,7 @@ class UserLevel(nn.Module):
         return torch.add(x, f, alpha=self.scale)
 
     def generate(self, user: Tensor) -> Tensor:
-        """theta (B, P) of users' ids (B,)."""
+        """Return theta (B, P) of users' ids (B,)."""
         return self.layers.generate(self.vectors(user))
 
     def _remember(self, user: Tensor) -> Tensor:
@@ -208,18 +209,18 @@ class ScenarioLevel(nn.Module):
         self.register_buffer("scenarios", torch.arange(len(vectors.known)), persistent=False)
 
     def forward(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """alpha r_t (B, T) of rows x' (B, D) and their scenarios (B,)."""
+        """Return alpha r_t (B, T) of rows x' (B, D) and their scenarios (B,)."""
         h = self.vectors(self.scenarios)
         r = self.layers.head(x, self.layers.generate(h), scenario, self.head)
         return (self.gate(x, h, scenario) if self.fusion == "gate" else self.alpha) * r
 
     def gate(self, x: Tensor, h: Tensor, scenario: Tensor) -> Tensor:
-        """alpha (B, T) with `fusion="gate"`, of rows x' (B, D), the vectors (M, size) and the rows' scenarios (B,)."""
+        """Return alpha (B, T) with `fusion="gate"`, of x' (B, D), vectors (M, size) and the rows' scenarios (B,)."""
         scores: Tensor = self.gate_of_x(x) + self.gate_of_h(h)[scenario]
         return scores.sigmoid()
 
     def generate(self) -> Tensor:
-        """theta (M, P) of all scenarios."""
+        """Return theta (M, P) of all scenarios."""
         return self.layers.generate(self.vectors(self.scenarios))
 
 
@@ -266,13 +267,13 @@ class _Remembered:
 
 
 def _state(tensors: list[Tensor]) -> list[Any]:
-    """What differs when the tensors do: how often each was written to, and norms, as fused optimisers do not count."""
+    """Return numbers that change when the tensors do: their writes, and norms, as fused optimisers count no writes."""
     versions = [None if t.is_inference() else t._version for t in tensors]
     return versions + torch.stack([t.detach().norm() for t in tensors if t.is_floating_point()]).tolist()
 
 
 def backbone_class(name: Any) -> type[MultiScenarioRecommender]:
-    """The model class that a `backbone` key names.
+    """Return the model class that a `backbone` key names.
 
     Raises:
         InputError: there is none of this name that can be a backbone; the message lists those that can.

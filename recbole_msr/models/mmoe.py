@@ -52,6 +52,7 @@ class MMoE(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         experts = self.experts(x)
         if self.gates is None:
             return self.towers(experts.squeeze(0), scenario)

@@ -50,6 +50,7 @@ class OMoE(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         experts = self.experts(x)
         f = experts if self.gate is None else mix(self.gate(x).softmax(dim=-1), experts)  # (1, B, H)
         return self.towers(f.squeeze(0), scenario)

@@ -69,4 +69,5 @@ class PLE(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         return self.towers(self.levels(x), scenario)

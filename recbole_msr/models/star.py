@@ -80,6 +80,7 @@ class STAR(MultiScenarioRecommender):
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         if self.groups.per == "task":
             s_m = torch.cat([self._network(x, task) for task in range(self.n_tasks)], dim=1)
             return s_m + self._auxiliary(x, scenario)
@@ -109,7 +110,7 @@ class STAR(MultiScenarioRecommender):
         return s_m.relu() if self.output_relu else s_m
 
     def _auxiliary(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """s_a (B, T)."""
+        """Return s_a (B, T)."""
         inputs = [] if self.scenario_embedding is None else [self.scenario_embedding[scenario]]
         inputs += [x] if self.auxiliary_reads_x else []
         return self.auxiliary(torch.cat(inputs, dim=1))

@@ -40,6 +40,7 @@ class Prompts:
         return len(self.tokens)
 
     def digest(self) -> str:
+        """Return a hash of all prompts."""
         digest = hashlib.blake2b(self.level.encode(), digest_size=16)
         for token, text in zip(self.tokens, self.texts, strict=True):
             digest.update(f"\0{token}\0{text}".encode())
@@ -54,7 +55,7 @@ def build_prompts(
     max_tokens: int | None = None,
     first: int | None = None,
 ) -> Prompts:
-    """The prompts of a level: of every scenario, every user with training interactions, every item of the .item file.
+    """Build a level's prompts: for every scenario, every user with training interactions, every item of the .item file.
 
     Args:
         facts: of the training interactions.
@@ -133,7 +134,7 @@ def _fitted(
 
 
 def _cut_words(text: str, window: int, encoder: Any) -> tuple[str, int]:
-    """The longest beginning of a text, in whole words, that fits."""
+    """Return the longest beginning of a text, in whole words, that fits."""
     words = text.split(" ")
     low, high = 0, len(words) - 1
     while low < high:

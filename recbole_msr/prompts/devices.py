@@ -18,12 +18,13 @@ Job = tuple[str, list[int], list[str]]
 
 
 class VectorWriter(Protocol):
-    """Where the vectors of texts go: a knowledge store under construction."""
+    """The receiver of texts' vectors: a knowledge store under construction."""
 
     rank: int
     """Number of the process that writes."""
 
-    def write(self, level: str, rows: Sequence[int], vectors: Any, answers: Sequence[str] | None) -> None: ...
+    def write(self, level: str, rows: Sequence[int], vectors: Any, answers: Sequence[str] | None) -> None:
+        """Write the vectors, and the answers if there are any, of rows of a level."""
 
 
 class _EncodeModule(pl.LightningModule):

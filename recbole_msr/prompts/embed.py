@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `build_knowledge` did.
+    """The result of `build_knowledge`.
 
     Attributes:
         knowledge: the finished knowledge, opened.
@@ -169,7 +169,7 @@ def request_hash(made_by: Mapping[str, Any], encoder: Encoder, levels: Sequence[
 
 
 def find_knowledge(name: str, folder: str | Path | None, request: str, replace: bool = False) -> Outcome | None:
-    """The knowledge that this request has made before, under this name or another; None where there is none."""
+    """Find the knowledge that this request has made before, under this name or another; None where there is none."""
     root = knowledge_folder(folder)
     target = root / check_name(name)
     check_store(root, target)
@@ -348,7 +348,7 @@ class Build:
         self._read = None
 
     def _entries(self) -> list[dict[str, Any]]:
-        """The whole entries of all processes' journals; a line cut short by a kill is none."""
+        """Read the whole entries of all processes' journals; a line cut short by a kill is none."""
         if self._read is None:
             self._read = list(self._read_journals())
         return self._read
@@ -426,7 +426,7 @@ def _npy_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
-    """A build's folder, for one build at a time; gone when it was published."""
+    """Hold a build's folder, for one build at a time; it is gone once the build was published."""
     try:
         folder.mkdir(exist_ok=True)
         lock = open(folder / ".lock", "a")  # noqa: SIM115 (held until the end of the block)
@@ -461,7 +461,7 @@ def _publish(folder: Path, target: Path) -> None:
 
 
 def _linked(source: Path, folder: Path) -> Path:
-    """A second folder with the same files, which take no further room where the disk knows hard links."""
+    """Make a second folder of the same files, as hard links where the disk knows them."""
     folder.mkdir()
     for path in source.iterdir():
         try:

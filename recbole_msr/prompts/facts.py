@@ -1,4 +1,4 @@
-"""What prompts are made of: facts of the training interactions, and texts of the items."""
+"""The facts that prompts state: of the training interactions, and the texts of the items."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ class FieldTable:
 
     @property
     def fields(self) -> list[str]:
+        """The names of the fields."""
         return list(self._columns)
 
     def value(self, field: str, token: str) -> str:
-        """The text of a field for an id; empty for an id without one.
+        """Return the text of a field for an id; empty for an id without one.
 
         Raises:
             InputError: there is no such field.
@@ -67,20 +68,21 @@ class FieldTable:
         return "" if row is None else " ".join(self._columns[field][row].split())
 
     def values(self, field: str, token: str) -> list[str]:
-        """The single values of a field that holds a sequence; of any other field its text."""
+        """Return the single values of a field that holds a sequence; of any other field its text."""
         text = self.value(field, token)
         if not self._kinds[field].endswith("seq"):
             return [text] if text else []
         return [part for part in text.split(self._separator) if part]
 
     def require(self, field: str) -> str:
+        """Return the name of a field, or refuse one that does not exist."""
         if field not in self._columns:
             has = f"{self.file} has {', '.join(self.fields)}" if self._columns else f"there is no file {self.file}"
             raise InputError(f"there is no field '{field}'{nearest(field, self.fields) or ';'} {has}")
         return field
 
     def find(self, given: str | None, names: Sequence[str], ends: Sequence[str]) -> str | None:
-        """A field by its name, or the likely one among the usual names; None where there is none."""
+        """Find a field by its name, or the likely one among the usual names; None where there is none."""
         if given is not None:
             return None if given == NONE else self.require(given)
         lower = {field.lower(): field for field in self._columns}
@@ -108,18 +110,21 @@ class Item(Record):
         self.id, self.title, self.categories = token, title, categories
 
     def with_categories(self, count: int) -> Item:
+        """Return the item with its first `count` categories."""
         return Item(self._table, self._token, self.title, self.categories[:count])
 
 
 @dataclass(frozen=True)
 class Category:
+    """A category of the items liked, and its share of the likings."""
+
     name: str
     share: float
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a scenario shares with another: how many, and which share of its own."""
+    """Users and items that a scenario shares with another: their number, and their share of its own."""
 
     name: str
     users: int
@@ -210,6 +215,7 @@ class Facts:
             )
 
     def item(self, token: str) -> Item:
+        """Return an item by its id."""
         if token not in self._items:
             table = self.item_table
             title = table.value(self.title_field, token) if self.title_field else ""
@@ -218,6 +224,7 @@ class Facts:
         return self._items[token]
 
     def user(self, token: str) -> Record:
+        """Return a user by its id."""
         return Record(self.user_table, token)
 
     # Scenarios.
@@ -259,7 +266,7 @@ class Facts:
         return names, shares
 
     def scenario(self, index: int, items: int, categories: int) -> ScenarioFacts:
-        """The facts of scenario number `index` (from 0), with at most so many items and categories."""
+        """Return the facts of scenario `index` (from 0), with at most `items` items and `categories` categories."""
         rows = self._scenario == index
         rates = {}
         for task, labels in self._labels.items():
@@ -291,7 +298,7 @@ class Facts:
         )  # fmt: skip
 
     def liked_in_scenario(self, index: int) -> int:
-        """How many different items are liked in a scenario."""
+        """Count the different items that are liked in a scenario."""
         return len(self._scenario_items[index])
 
     # Users.
@@ -303,7 +310,7 @@ class Facts:
         return order, np.searchsorted(self._user[order], np.arange(len(self.users) + 1))
 
     def liked_by_user(self) -> np.ndarray:
-        """How many likings every user has (U,)."""
+        """Count the likings of every user (U,)."""
         return np.bincount(self._user[self._is_liked], minlength=len(self.users))
 
     def history(self, index: int, items: int) -> list[HistoryPart]:

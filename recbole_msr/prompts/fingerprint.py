@@ -1,4 +1,4 @@
-"""What a dataset's training rows are made by, so that knowledge from other rows is recognised."""
+"""The fingerprint of a dataset's training rows, so that knowledge from other rows is recognised."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, each as "what: there -> here"; what one of them lacks is not compared."""
+    """List the differences of two fingerprints, as "what: there -> here"; what one of them lacks is not compared."""
     told = []
     if there.get("dataset") != here.get("dataset"):
         told.append(f"dataset: {there.get('dataset')} -> {here.get('dataset')}")
@@ -68,7 +68,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(train: Any) -> dict[str, Any]:
-    """Number and digest of the training rows that carry the main task's label: ids, scenario, labels, in order."""
+    """Count and digest the training rows that carry the main task's label: ids, scenario, labels, in order."""
     inter, schema = train.inter_feat, train.schema
     kept = inter[schema.tasks[schema.main_index].label_field].numpy() != MISSING_LABEL
     digest = hashlib.blake2b(json.dumps(schema.task_names).encode(), digest_size=16)

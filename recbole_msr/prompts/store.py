@@ -45,7 +45,7 @@ RESERVED = ("random", "none")
 
 
 def knowledge_folder(folder: str | Path | None) -> Path:
-    """The folder as given, else the environment's RECBOLE_MSR_KNOWLEDGE, else ~/.cache/recbole-msr/knowledge."""
+    """Return the folder as given, else the environment's RECBOLE_MSR_KNOWLEDGE, else ~/.cache/recbole-msr/knowledge."""
     return Path(folder or os.environ.get("RECBOLE_MSR_KNOWLEDGE") or "~/.cache/recbole-msr/knowledge").expanduser()
 
 
@@ -127,6 +127,7 @@ class Knowledge:
 
     @property
     def levels(self) -> list[str]:
+        """The levels that it has vectors of."""
         return list(self.meta["levels"])
 
     @property
@@ -177,7 +178,7 @@ class Knowledge:
                 _checked.add(seen)
 
     def vectors(self, level: str) -> np.memmap:
-        """The vectors of a level (N, H), float16 or float32, mapped into memory read-only.
+        """Return the vectors of a level (N, H), float16 or float32, mapped into memory read-only.
 
         Raises:
             InputError: there is no such level, or the file is not as knowledge.json says.
@@ -215,7 +216,7 @@ class Knowledge:
         return rows
 
     def texts(self, level: str) -> pd.DataFrame:
-        """What was asked and answered: token, prompt, answer (None where nothing was generated)."""
+        """Return the prompts and answers of a level: token, prompt, answer (None where nothing was generated)."""
         return self._read(level, "_texts.parquet", None)
 
     def index(self, level: str) -> pd.DataFrame:
@@ -232,7 +233,6 @@ class Knowledge:
         Raises:
             InputError: names everything that differs.
         """
-
         told = differences(self.meta.get("data", {}), fingerprint(dataset))
         if told:
             raise InputError(

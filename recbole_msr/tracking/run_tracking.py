@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def tracked_run(config: Any, settings: Mapping[str, Any], folder: Path, resume: bool) -> Iterator[TrackedRun]:
-    """A training's W&B run, below its folder; finished however the training ends.
+    """Open a training's W&B run, below its folder; finished however the training ends.
 
     Args:
         config: RecBole's configuration: `wandb` is the mode, `wandb_project` the project.
@@ -42,7 +42,7 @@ def tracked_run(config: Any, settings: Mapping[str, Any], folder: Path, resume: 
 
 
 def _interrupted(folder: Path) -> str | None:
-    """The id of the last run in a folder; its files are moved out of the way of `wandb sync FOLDER`."""
+    """Return the id of the last run in a folder; its files are moved out of the way of `wandb sync FOLDER`."""
     found = sorted(folder.glob("offline-run-*-*"))
     if not found:
         return None
@@ -57,7 +57,7 @@ def _interrupted(folder: Path) -> str | None:
 
 
 def log_result(run: TrackedRun, result: Mapping[str, Any]) -> None:
-    """The content of result.json: tables of scenarios x tasks, test and best validation metrics, best epoch, times."""
+    """Log result.json: tables of scenarios x tasks, test and best validation metrics, best epoch, times."""
     for split in ("valid", "test"):
         found = result[split]
         if "cells" in found:

@@ -28,10 +28,12 @@ def track_study(
     """Log the trials, the importance of their parameters, and the files of a search, in a run of its own.
 
     Args:
-        study, trials: the study, and its trials as a table.
+        study: the study.
+        trials: its trials as a table.
         summary: the content of summary.json.
         folder: the search's folder.
-        mode, project: of Weights & Biases.
+        mode: a word of `MODES`.
+        project: the W&B project.
         config: what all trials share.
     """
     import pandas as pd
@@ -55,7 +57,7 @@ def track_study(
 
 
 def _importance(study: optuna.Study) -> dict[str, float]:
-    """How much of the first objective's variance each parameter explains; empty where it cannot be said."""
+    """Return each parameter's share of the first objective's variance; empty where it cannot be estimated."""
     import optuna
 
     target = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None

@@ -46,14 +46,14 @@ class Uploader:
         threading.Thread(target=self._loop, name="recbole-msr-wandb-sync", daemon=True).start()
 
     def begin(self, run_folder: Path) -> None:
-        """A run has begun."""
+        """Note that a run has begun; if it is still running some time later, its upload begins too."""
         timer = threading.Timer(_LIVE_AFTER_SECONDS, self._start_live, [run_folder])
         timer.daemon = True
         self._timers[run_folder] = timer
         timer.start()
 
     def add(self, run_folder: Path) -> None:
-        """A run has finished: upload it when its turn comes."""
+        """Upload a finished run when its turn comes."""
         timer = self._timers.pop(run_folder, None)
         if timer is not None:
             timer.cancel()
@@ -152,17 +152,17 @@ def _wandb(command: str, run_folders: Sequence[Path]) -> subprocess.Popen[bytes]
 
 
 def _live_known() -> bool:
-    """Whether the installed wandb can upload a run that is still being written."""
+    """Return whether the installed wandb can upload a run that is still being written."""
     return find_spec("wandb.cli.beta_sync") is not None
 
 
 def uploaded(run_folder: Path) -> bool:
-    """Whether `wandb sync` has marked a run as uploaded."""
+    """Return whether `wandb sync` has marked a run as uploaded."""
     return any(run_folder.glob("*.wandb.synced"))
 
 
 def sync_command(run_folders: Iterable[Path]) -> str:
-    """The command that uploads these runs by hand; one pattern where they are all runs of one folder."""
+    """Return the command that uploads these runs by hand; one pattern where they are all runs of one folder."""
     folders = sorted(run_folders)
     if len(folders) > 3 and len({folder.parent for folder in folders}) == 1:
         return f"wandb sync {folders[0].parent}"
@@ -173,7 +173,7 @@ _uploader: tuple[int, Uploader] | None = None
 
 
 def uploader() -> Uploader:
-    """The uploader of this process; at the end of the process `finish_uploads` waits for it."""
+    """Return the uploader of this process; at the end of the process `finish_uploads` waits for it."""
     global _uploader
     if _uploader is None or _uploader[0] != os.getpid():
         _uploader = (os.getpid(), Uploader())

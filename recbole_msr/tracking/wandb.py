@@ -38,7 +38,7 @@ _STATES = ("complete", "pruned", "failed")
 
 
 def resolve_mode(wanted: str | None) -> str:
-    """How runs are kept: online (written to disk and uploaded), offline (to disk), or disabled.
+    """Modes of keeping runs: online (written to disk and uploaded), offline (to disk), or disabled.
 
     Args:
         wanted: one of these; None for what `WANDB_MODE` says, else online where an account's API key is found
@@ -173,7 +173,7 @@ class TrackedRun:
             self.finish("failed", "interrupted" if interrupted else f"{type(error).__name__}: {told}")
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch's values, as in `EpochKeeper.history`: `epoch` counted from 1, and anything else.
+        """Log an epoch's values, as in `EpochKeeper.history`: `epoch` counted from 1, and anything else.
 
         The step is the epoch; it goes on counting where a run trains several times.
         """
@@ -183,13 +183,12 @@ class TrackedRun:
         self._do(lambda run: run.log(values, step=step))
 
     def log_cells(self, split: str, evaluation: Mapping[str, Any]) -> None:
-        """A split's results: a table SPLIT/cells with a row for each scenario x task, and every value in the summary.
+        """Log a split's results: a table SPLIT/cells with a row for each scenario x task, every value in the summary.
 
         Args:
             split: valid or test.
             evaluation: `Evaluation.to_dict()`.
         """
-
         result = Evaluation.from_dict(evaluation)
         columns = ["scenario", "task", "rows", "positives", "auc", "gauc", "logloss", "undefined"]
         named = [(scenario, task, cell) for scenario, row in result.cells.items() for task, cell in row.items()]
@@ -204,7 +203,7 @@ class TrackedRun:
         self._do(lambda run: run.summary.update(plain))
 
     def table(self, name: str, frame: pd.DataFrame) -> None:
-        """A table with the frame's columns; what is missing is empty."""
+        """Return a table with the frame's columns; what is missing is empty."""
         rows = [[_plain(None if _missing(value) else value) for value in row] for row in frame.itertuples(index=False)]
         self._table(name, [str(column) for column in frame.columns], rows)
 
@@ -283,8 +282,10 @@ _staging: str | None = None
 
 
 def _prepare(folder: Path) -> None:
-    """What is done in the calling thread: the import, since two threads importing at once can fail, and what wandb
-    reads from the environment and from nowhere else."""
+    """Do in the calling thread what another cannot: import wandb, and set what it reads from the environment alone.
+
+    Two threads that import it at once can fail.
+    """
     global _staging
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no network in this process
     before, _staging = _staging, str(folder / "staging")
@@ -296,7 +297,7 @@ def _prepare(folder: Path) -> None:
 
 
 def artifact_name(name: str) -> str:
-    """A name as Weights & Biases allows it for an artifact: of A-Z, a-z, 0-9, -, _ and ., at most 128 of them.
+    """Return a name as Weights & Biases allows it for an artifact: of A-Z, a-z, 0-9, -, _ and ., at most 128 of them.
 
     A name that is allowed stays; another one gets a hash, so that different names stay different.
     """
@@ -314,7 +315,7 @@ def _missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; what is not plain becomes text."""
+    """Return a value as JSON has it; what is not plain becomes text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -36,11 +36,12 @@ class Worker:
         threading.Thread(target=self._loop, name="recbole-msr-wandb", daemon=True).start()
 
     def do(self, call: Callable[[], Any]) -> None:
+        """Queue a call."""
         if not self.given_up:
             self._calls.put(call)
 
     def wait(self, seconds: float) -> bool:
-        """Whether all calls so far have come back; waits so long at most."""
+        """Return whether all calls so far have come back; waits so long at most."""
         if self.given_up:
             return False
         done = threading.Event()
@@ -62,7 +63,7 @@ _worker: tuple[int, Worker] | None = None
 
 
 def worker() -> Worker:
-    """The worker of this process; a forked process gets its own."""
+    """Return the worker of this process; a forked process gets its own."""
     global _worker
     if _worker is None or _worker[0] != os.getpid():
         _worker = (os.getpid(), Worker())

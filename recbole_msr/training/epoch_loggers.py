@@ -12,7 +12,7 @@ from recbole_msr.training.epochs import EpochKeeper
 
 
 class EpochLogger(pl.Callback):
-    """Sends each epoch's row (`EpochKeeper.history`) to a tracked run; in the first process only.
+    """Callback that sends each epoch's row (`EpochKeeper.history`) to a tracked run; in the first process only.
 
     Of a resumed training, the epochs before the interruption are sent too: its run is whole.
     """
@@ -21,12 +21,15 @@ class EpochLogger(pl.Callback):
         self._run, self._sent = run, 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Send the row of the epoch before."""
         self._send_all(trainer)  # EpochKeeper, a checkpoint callback, comes last in an epoch: its row is there only now
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Send the last rows."""
         self._send_all(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Send the rows of the epochs before the failure."""
         self._send_all(trainer)
 
     def _send_all(self, trainer: pl.Trainer) -> None:
@@ -52,6 +55,7 @@ class RecBoleEpochs:
         self._row: dict[str, Any] = {}
 
     def log_metrics(self, metrics: Mapping[str, Any], head: str = "train", commit: bool = True) -> None:
+        """Collect the metrics of an epoch's training or validation."""
         if head == "train":
             self.flush()
             loss = metrics["train_loss"]
@@ -61,7 +65,7 @@ class RecBoleEpochs:
             self._row |= {f"{head}/{key}": value for key, value in metrics.items() if key != "valid_step"}
 
     def log_eval_metrics(self, metrics: Mapping[str, Any], head: str = "eval") -> None:
-        """The test's metrics come with the run's results."""
+        """Ignore the test's metrics, which come with the run's results."""
 
     def flush(self) -> None:
         """Send the last epoch."""

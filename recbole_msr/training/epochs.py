@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch: best epoch, early stopping, checkpoints, metrics.csv."""
+"""The work at the end of an epoch: best epoch, early stopping, checkpoints, metrics.csv."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 class EpochKeeper(Checkpoint):
-    """Keeps the best epoch by the validation metric, with RecBole's rule: ties count as better, and training stops
-    after more than `stopping_step` evaluations without gain.
+    """Callback that keeps the best epoch by the validation metric, and stops a training that gains no more.
 
-    Its state is part of Lightning's checkpoint, so that a resumed run remembers all epochs.
+    RecBole's rule holds: ties count as better, and training stops after more than `stopping_step` evaluations without
+    gain. Its state is part of Lightning's checkpoint, so that a resumed run remembers all epochs.
 
     Args:
         config: RecBole's configuration (`valid_metric`, `valid_metric_bigger`, `stopping_step`, `eval_step`).
@@ -81,17 +81,21 @@ class EpochKeeper(Checkpoint):
 
     @property
     def state_key(self) -> str:
+        """The key of the state in a checkpoint, the same for classes that derive from this one."""
         return EpochKeeper.__name__  # of those that derive from it too: either goes on from the other's checkpoint
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state to resume from."""
         return {key: getattr(self, key) for key in self._STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of an interrupted training."""
         for key in self._STATE:
             setattr(self, key, state_dict[key])
         self.seconds_before = self.train_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of an epoch."""
         self._started = time.perf_counter()
         self._validation_seconds = 0.0
         self.last_validated = False
@@ -100,16 +104,20 @@ class EpochKeeper(Checkpoint):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Count the rows of a batch."""
         self._rows += trainer.train_dataloader.rows_of(batch_idx)  # type: ignore[union-attr]
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock of a validation, which is no training time."""
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock of a validation."""
         self._validation_seconds = time.perf_counter() - self._validation_started
         self.last_validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the epoch, keep it if it is the best, write its files, and stop a training without gain."""
         module = pl_module
         assert isinstance(module, RecModule)
         seconds = time.perf_counter() - self._started - self._validation_seconds
@@ -216,11 +224,12 @@ class EpochKeeper(Checkpoint):
 
 
 class ProgressBar(pl.callbacks.TQDMProgressBar):
-    """Lightning's bar, drawn seldom enough not to slow small batches down; epochs count from 1 as everywhere here."""
+    """Lightning's progress bar, drawn seldom enough not to slow small batches down; epochs count from 1."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Name the epoch, counted from 1."""
         super().on_train_epoch_start(trainer, *args)
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}")

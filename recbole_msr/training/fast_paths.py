@@ -66,6 +66,7 @@ class Sequential(nn.Sequential):
     trains_quickly = False
 
     def forward(self, input: Any) -> Any:
+        """Return the result of PyTorch's own layer."""
         quick = self.trains_quickly or not (self.training or torch.is_grad_enabled())
         if not quick or not isinstance(input, Tensor):  # EulerNet's layers hand on pairs of tensors
             return super().forward(input)  # type: ignore[no-untyped-call]
@@ -79,6 +80,7 @@ class Embedding(nn.Embedding):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        """Return the result of PyTorch's own layer."""
         plain = self.max_norm is None and not self.scale_grad_by_freq and not self.sparse
         plain &= self.weight.dtype in (torch.float32, torch.float64)  # PyTorch rounds sums of half precision otherwise
         if self.weight.device.type != "cpu" or not plain or torch.compiler.is_compiling():
@@ -130,7 +132,7 @@ def check_sparse(weighting: LossWeighting | None, strategy: Strategy) -> None:
 
 
 def lightning_precision(config: Any) -> str:
-    """The precision of `pytorch_lightning.Trainer` that `precision` and `enable_amp` ask for.
+    """Return the precision of `pytorch_lightning.Trainer` that `precision` and `enable_amp` ask for.
 
     Raises:
         InputError: there is no such precision, the device has none, or one setting contradicts another.
@@ -199,7 +201,7 @@ def compiled(function: Callable[[Any], Any], device: torch.device) -> Callable[[
 
 
 def _copied(value: Any) -> Any:
-    """A tensor, or tuples of tensors, with memory of their own."""
+    """Return a tensor, or tuples of tensors, with memory of their own."""
     if isinstance(value, tuple):
         return tuple(map(_copied, value))
     return value.clone() if isinstance(value, Tensor) else value

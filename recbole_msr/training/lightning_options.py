@@ -38,10 +38,10 @@ _STEPS = 10_000  # epochs that a schedule is tried for
 
 
 def trainer_options(config: Any) -> dict[str, Any]:
-    """What `pytorch_lightning.Trainer` is built with, but for callbacks, and under `given` what the user wants.
+    """Return the arguments of `pytorch_lightning.Trainer` but callbacks, and under `given` the user's own.
 
     Raises:
-        InputError: an option that there is not, that is not the user's, or of another type or range.
+        InputError: an option that does not exist, that the user cannot set, or that has another type or range.
     """
     clip = config["clip_grad_norm"] or {}
     if clip.get("norm_type", 2) != 2:
@@ -62,7 +62,7 @@ def trainer_options(config: Any) -> dict[str, Any]:
 
 
 def _given(config: Any) -> dict[str, Any]:
-    """The options that the user gives, each checked by itself."""
+    """Return the options that the user gives, each checked by itself."""
     given = dict(config["lightning"] or {})
     known = inspect.signature(pl.Trainer).parameters
     for key in given:
@@ -180,7 +180,7 @@ def _precisions() -> list[str]:
 
 
 def _are_devices(value: Any) -> bool:
-    """Whether a value says which devices there are to be, or how many; not whether this machine has them."""
+    """Return whether a value names devices, or their number; not whether this machine has them."""
     if isinstance(value, str):
         return value == "auto" or all(part.strip().removeprefix("-").isdigit() for part in value.split(","))
     if isinstance(value, (list, tuple)):
@@ -189,7 +189,7 @@ def _are_devices(value: Any) -> bool:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as an annotation has it."""
+    """Return whether a value is of a type as an annotation has it."""
     kind, parts = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
@@ -208,7 +208,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _in_words(hint: Any) -> str:
-    """The plain values that an annotation takes."""
+    """Return the plain values that an annotation takes."""
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", type(None): "null"}
     kind, parts = typing.get_origin(hint), typing.get_args(hint)
     if kind in (typing.Union, types.UnionType):

@@ -93,6 +93,7 @@ class RecModule(pl.LightningModule):
         return compiled(loss, self._config["device"])
 
     def training_step(self, batch: Interaction, batch_idx: int) -> torch.Tensor:
+        """Return the loss of a batch, a scalar."""
         weight = self._weight(batch_idx)
         if self._counted:
             losses, counts = self._loss(batch)
@@ -123,11 +124,12 @@ class RecModule(pl.LightningModule):
         return self._trainer is not None and self.trainer.world_size > 1
 
     def _weight(self, batch_idx: int) -> float:
-        """How much this process's mean over a batch counts (`PackedLoader.weight`)."""
+        """Return the weight of this process's mean over a batch (`PackedLoader.weight`)."""
         loader = self.trainer.train_dataloader if self._several_processes() else None
         return loader.weight(batch_idx) if isinstance(loader, PackedLoader) else 1.0
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, as the loss weighting has them."""
         if isinstance(self.weighting, GradientWeighting):
             (batch, losses, counts), self._step = self._step, None
             self.weighting.backward(self.model, batch, losses, counts, loss)
@@ -136,7 +138,7 @@ class RecModule(pl.LightningModule):
 
     @property
     def task_weights(self) -> dict[str, float]:
-        """What each task's loss weighs now, beside `loss_weights`; empty where weights do not change."""
+        """Each task's present weight in the loss, beside `loss_weights`; empty where weights do not change."""
         log_variances = getattr(self.model, "log_variances", None)
         weights = None if log_variances is None else (-log_variances.detach()).exp()
         if self.weighting is not None:
@@ -144,6 +146,7 @@ class RecModule(pl.LightningModule):
         return {} if weights is None else dict(zip(self.model.task_names, weights.tolist(), strict=True))
 
     def on_fit_start(self) -> None:
+        """Check that the loss weighting and sparse gradients fit the strategy."""
         if self._several_processes() and not self._counted and isinstance(self.model, MultiScenarioRecommender):
             # A task's labels are not spread evenly over the processes: their losses are put together task by task.
             self._counted = True
@@ -154,11 +157,13 @@ class RecModule(pl.LightningModule):
             check_sparse(self.weighting, self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
+        """Begin the sum of the epoch's losses."""
         self._loss_sum = None
         if self.weighting is not None:
             self.weighting.start_epoch()
 
     def on_train_epoch_end(self) -> None:
+        """Set `train_loss`, and refuse a loss that is not finite."""
         if self.weighting is not None:
             self.weighting.end_epoch()
         if self._loss_sum is None:
@@ -175,6 +180,7 @@ class RecModule(pl.LightningModule):
             )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Build the optimiser and the scheduler that the configuration names."""
         optimizer = build_optimizer(parameter_groups(self.model), self._config)
         self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
         return optimizer
@@ -185,6 +191,7 @@ class RecModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
+        """Clip the gradients, dense or sparse."""
         if self._config["embedding_gradients"] != "sparse":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
@@ -193,7 +200,10 @@ class RecModule(pl.LightningModule):
             clip_sparse(optimizer, lambda parameters: clip(parameters, gradient_clip_val))
 
     def step_scheduler(self, valid_score: float | None) -> None:
-        """One epoch is over. (Stepped here and not by Lightning, whose checkpoints lag behind its schedulers.)"""
+        """Step the scheduler at the end of an epoch.
+
+        Lightning does not step it: its checkpoints lag behind its schedulers.
+        """
         if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             if valid_score is not None:
                 self._scheduler.step(valid_score)
@@ -203,6 +213,7 @@ class RecModule(pl.LightningModule):
     # An interrupted run goes on with the same random numbers as if it had never stopped.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the random state of every process and the scheduler's state."""
         # One state a process: they need not draw the same number of random numbers.
         states: list[Any] = [_random_state()]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -212,10 +223,12 @@ class RecModule(pl.LightningModule):
         checkpoint["scheduler"] = None if self._scheduler is None else self._scheduler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep these states until the training starts."""
         self._random = checkpoint["random"]
         self._scheduler_state = checkpoint["scheduler"]
 
     def on_train_start(self) -> None:
+        """Restore these states; in a fresh training, seed each process by itself."""
         if self._random is not None:
             if self._scheduler is not None:
                 self._scheduler.load_state_dict(self._scheduler_state)
@@ -227,16 +240,19 @@ class RecModule(pl.LightningModule):
     # Evaluation: rows of this process are kept, then put in their place in the table.
 
     def on_validation_epoch_start(self) -> None:
+        """Refuse to validate a training that has diverged."""
         if self._loss_sum is not None:  # a training that has diverged has nothing to validate
             self._check(averaged(self._loss_sum))
         self._predictions: list[torch.Tensor] = []
 
     def validation_step(self, batch: Interaction, batch_idx: int) -> None:
+        """Keep the predictions of a batch."""
         several = hasattr(self.model, "predict_tasks")
         scores = self.model.predict_tasks(batch) if several else self.model.predict(batch).reshape(-1, 1)
         self._predictions.append(scores.detach().float().cpu())
 
     def on_validation_epoch_end(self) -> None:
+        """Gather the predictions and evaluate them."""
         loader = self._eval_loader()
         # Of fewer rows than processes, some processes have none.
         own = torch.cat(self._predictions) if self._predictions else torch.empty(0, self._columns)
@@ -277,7 +293,7 @@ class RecModule(pl.LightningModule):
         return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least)
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:
-        """The configured metrics of the main task, those that are not known yet computed by RecBole."""
+        """Return the configured metrics of the main task, those that are not known yet computed by RecBole."""
         assert self.evaluation is not None
         cell = self.evaluation.pooled[self.evaluation.main_task]
         wanted = [name.lower() for name in self._config["metrics"]]
@@ -324,12 +340,15 @@ class PackedData(pl.LightningDataModule):
         return PackedLoader(table, self._config["train_batch_size"], order, rank, world_size, ahead)
 
     def train_dataloader(self) -> PackedLoader:
+        """Return the loader of the training split."""
         return self._loader("train")
 
     def val_dataloader(self) -> PackedLoader:
+        """Return the loader of the validation split."""
         return self._loader("valid")
 
     def test_dataloader(self) -> PackedLoader:
+        """Return the loader of the test split."""
         return self._loader("test")
 
 
@@ -357,7 +376,7 @@ def gather_rows(values: torch.Tensor, rows: torch.Tensor, length: int) -> torch.
 
 
 def _random_state() -> dict[str, Any]:
-    """The state of every global generator, in types that load with `weights_only=True`."""
+    """Return the state of every global generator, in types that load with `weights_only=True`."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {

@@ -24,7 +24,7 @@ _FUSED = ("adam", "adamw", "sgd", "adagrad")
 
 
 def parameter_groups(model: nn.Module) -> Any:
-    """The model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
+    """Return the model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
     log_variances = getattr(model, "log_variances", None)
     if log_variances is None:
         return model.parameters()
@@ -33,7 +33,7 @@ def parameter_groups(model: nn.Module) -> Any:
 
 
 def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
-    """The optimiser that RecBole's `learner`, `learning_rate` and `weight_decay` name, with fused kernels if asked.
+    """Build the optimiser of RecBole's `learner`, `learning_rate` and `weight_decay`, with fused kernels if asked.
 
     With `embedding_gradients: sparse` it updates a parameter whose gradient is sparse row by row (`RowWise`).
 
@@ -64,7 +64,7 @@ def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:
 
 
 def _clips_mixed(config: Any) -> bool:
-    """Whether gradients are clipped in mixed precision, which Lightning refuses to do with fused kernels."""
+    """Return whether gradients are clipped in mixed precision, which Lightning refuses to do with fused kernels."""
     lightning = config["lightning"] or {}
     mixed = config["enable_amp"] or "mixed" in f"{config['precision']} {lightning.get('precision', '')}"
     return bool(mixed and (config["clip_grad_norm"] or lightning.get("gradient_clip_val")))
@@ -88,6 +88,7 @@ class RowWise(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Do one step, on the rows that have a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -135,12 +136,12 @@ class RowWise(torch.optim.Optimizer):
 
 
 def row_wise(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The row-wise form of one of PyTorch's optimisers that treat every number by itself."""
+    """Return the row-wise form of one of PyTorch's optimisers that treat every number by itself."""
     return type(f"RowWise{kind.__name__}", (RowWise, kind), {})
 
 
 def _is_by_row(value: Any, parameter: Tensor) -> bool:
-    """Whether an entry of the state has a number for every number of the parameter (and is no count of steps)."""
+    """Return whether an entry of the state has a number for each number of the parameter (and is no count of steps)."""
     return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
@@ -171,7 +172,7 @@ class UniqueRows:
         self._sorted: list[tuple[Tensor, _Occurrences]] = []
 
     def summed(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows (R,) of a sparse gradient, in their order, and its sum for each (R, K)."""
+        """Return the rows (R,) of a sparse gradient, in their order, and its sum for each (R, K)."""
         indices, values = gradient._indices()[0], gradient._values()
         if gradient.is_coalesced():
             return indices, values
@@ -183,7 +184,7 @@ class UniqueRows:
 
 
 class _Occurrences(NamedTuple):
-    """Where row numbers (n,) occur: most are named once by a batch of a large vocabulary, and need not be added up.
+    """The places of row numbers (n,): most are named once by a batch of a large vocabulary, and need not be added up.
 
     Attributes:
         rows: the R different ones, in their order.
@@ -209,14 +210,14 @@ class _Occurrences(NamedTuple):
         return cls(ordered[starts].long(), order[starts], order[rest], places)
 
     def sums(self, values: Tensor) -> Tensor:
-        """The sum (R, K) of each row's values, of (n, K), added up in their order."""
+        """Return the sum (R, K) of each row's values, of (n, K), added up in their order."""
         total = _take(values, self.first)
         _add_at(total, self.places, _take(values, self.again))
         return total
 
 
 def sum_at(places: Tensor, values: Tensor, length: int) -> Tensor:
-    """y (length, K) with y[p] the sum of the values (n, K) whose place (n,) is p, added up in their order."""
+    """Return y (length, K) with y[p] the sum of the values (n, K) whose place (n,) is p, added up in their order."""
     total = values.new_zeros(length, values.shape[1])
     _add_at(total, places, values)
     return total
@@ -256,7 +257,7 @@ def clip_sparse(optimizer: torch.optim.Optimizer, clip: Callable[[list[nn.Parame
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
-    """A scheduler of `torch.optim.lr_scheduler` from {name: CLASS, argument: value, ...}; None for none.
+    """Build a scheduler of `torch.optim.lr_scheduler` from {name: CLASS, argument: value, ...}; None for none.
 
     Raises:
         InputError: no such class, or its arguments do not fit.

@@ -100,7 +100,8 @@ class LightningTrainer:
         """Train until `epochs` or early stopping.
 
         Args:
-            train_data, valid_data: RecBole data loaders, or built datasets.
+            train_data: a RecBole data loader, or a built dataset.
+            valid_data: the same of the validation split; None to validate nothing.
             verbose: tell every epoch's result.
             saved: keep the best epoch's weights (in `saved_model_file`).
             show_progress: draw a progress bar.

@@ -17,7 +17,7 @@ _COLUMNS = {
 
 
 def convert_ml_1m(raw: Path, sample: int | None, seed: int) -> dict[str, pd.DataFrame]:
-    """The atomic tables of MovieLens-1M.
+    """Return the atomic tables of MovieLens-1M.
 
     Ages are GroupLens' codes (1, 18, 25, 35, 45, 50, 56), kept as numbers. Of a film's genres, `class` has all and
     `first_genre` the first; its title is split from its year.

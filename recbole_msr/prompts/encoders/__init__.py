@@ -30,14 +30,13 @@ _NEEDS_NAME = {"st": "PATH_OR_NAME", "hf": "PATH_OR_NAME", "server": "URL"}
 
 
 class Encoder(ABC):
-    """Turns texts into vectors.
+    """A model that turns texts into vectors.
 
     What takes memory (a model) is loaded when the first text is encoded, so that an encoder can be asked what it is,
     or be sent to another process, at no cost.
 
     Attributes:
         identity: what it is and how it is used: equal identities make equal vectors.
-        window: the longest text it reads, in tokens; None for no limit.
         device: where it computes, for encoders that do so here: "cpu", "cuda:1"; may be set before the first text.
     """
 
@@ -46,23 +45,24 @@ class Encoder(ABC):
 
     @property
     def window(self) -> int | None:
+        """The longest text it reads, in tokens; None for no limit."""
         return None
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Lengths of texts in tokens (N,), with everything that is added to them."""
+        """Return the lengths of texts in tokens (N,), with everything that is added to them."""
         return np.array([len(text.split()) for text in texts], dtype=np.int64)
 
     @abstractmethod
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, list[str] | None]:
-        """Vectors (N, H), float32, and what the model wrote to every text (None where it writes nothing)."""
+        """Return vectors (N, H), float32, and what the model wrote to every text (None where it writes nothing)."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors (N, H), float32."""
+        """Return vectors (N, H), float32."""
         return self.encode_with_answers(texts)[0]
 
 
 def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder:
-    """An encoder by its specification, e.g. "minilm" or "hf:PATH".
+    """Return an encoder by its specification, e.g. "minilm" or "hf:PATH".
 
     Args:
         spec: see this module.
@@ -95,6 +95,6 @@ def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder
 
 
 def option_names() -> set[str]:
-    """All options that one encoder or another has."""
+    """Return all options that one encoder or another has."""
     makers = [getattr(importlib.import_module(module), name) for module, name in _KINDS.values()]
     return {p.name for made in makers for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY}

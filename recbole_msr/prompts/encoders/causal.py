@@ -16,7 +16,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def usable_device(device: str | None) -> str:
-    """A device by name, refused where it does not exist; a GPU if there is one and nothing is asked for."""
+    """Return the device of a name, or refuse one that does not exist; without a name a GPU, if there is one."""
     import torch
 
     if device is None:
@@ -109,6 +109,7 @@ class CausalEncoder(Encoder):
 
     @property
     def window(self) -> int | None:
+        """The longest text it reads, in tokens; None for no limit."""
         return self._window
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,9 +145,11 @@ class CausalEncoder(Encoder):
         return str(self._tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the lengths of texts in tokens (N,)."""
         return np.array([len(ids) for ids in self._ids(texts)], dtype=np.int64)
 
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, list[str] | None]:
+        """Return vectors (N, H), float32, and the texts that the model wrote, or None."""
         import torch
 
         prompts = self._ids(texts)
@@ -184,7 +187,7 @@ class CausalEncoder(Encoder):
         return vectors
 
     def _generate(self, prompts: list[list[int]]) -> list[list[int]]:
-        """The tokens of the answers, without the end mark."""
+        """Return the tokens of the answers, without the end mark."""
         model = self._load()
         ids, mask = self._padded(prompts, left=True)
         config = model.generation_config

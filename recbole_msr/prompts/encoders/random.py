@@ -26,6 +26,7 @@ class RandomEncoder(Encoder):
         self.identity = f"random size={size} seed={encoder_seed}"
 
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, None]:
+        """Return vectors (N, H), float32, and None."""
         vectors = np.empty((len(texts), self._size), dtype=np.float32)
         for row, text in enumerate(texts):
             digest = hashlib.blake2b(f"{self._seed}\0{text}".encode(), digest_size=16).digest()

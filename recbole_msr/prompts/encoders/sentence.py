@@ -40,6 +40,7 @@ class SentenceEncoder(Encoder):
 
     @property
     def window(self) -> int | None:
+        """The longest text it reads, in tokens; None for no limit."""
         window: int | None = self._load().max_seq_length
         return window
 
@@ -65,11 +66,13 @@ class SentenceEncoder(Encoder):
         return self.__dict__ | {"_model": None}
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the lengths of texts in tokens (N,)."""
         tokenizer = self._load().tokenizer
         encoded = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"] if texts else []
         return np.array([len(ids) for ids in encoded], dtype=np.int64)
 
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, None]:
+        """Return vectors (N, H), float32, and the texts that the model wrote, or None."""
         model = self._load()
         if str(model.device) != self.device:
             model.to(self.device)

@@ -79,12 +79,15 @@ class ServerEncoder(Encoder):
 
     @property
     def window(self) -> int | None:
+        """The longest text it reads, in tokens; None for no limit."""
         return self._window
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the lengths of texts in tokens (N,)."""
         return np.array([math.ceil(len(text) / _CHARACTERS_A_TOKEN) for text in texts], dtype=np.int64)
 
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, list[str] | None]:
+        """Return vectors (N, H), float32, and the texts that the model wrote, or None."""
         answers = None
         if self._mode == "generate":
             with ThreadPoolExecutor(self._parallel) as pool:
@@ -119,7 +122,7 @@ class ServerEncoder(Encoder):
         return self._ask("chat/completions", body, _message)
 
     def _ask(self, endpoint: str, body: dict[str, Any], read: Callable[[Any], _Reply]) -> _Reply:
-        """What `read` makes of the server's reply to a request."""
+        """Send a request, again where that can help, and return the server's reply as `read` reads it."""
         request = urllib.request.Request(
             f"{self._url}/{endpoint}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )

@@ -1,4 +1,4 @@
-"""Where a model's files are, and what tells them from others."""
+"""The files of an encoder's model, and the digest that identifies them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def require(extra: str, *modules: str) -> None:
 
 
 def model_folder(source: str) -> Path:
-    """The folder of a model: a path, or a model's name on the Hugging Face hub, which is fetched once.
+    """Return the folder of a model: a path, or a model's name on the Hugging Face hub, which is fetched once.
 
     Raises:
         InputError: there is no such folder, and no such model can be had from the hub.
@@ -55,6 +55,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

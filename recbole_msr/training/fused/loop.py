@@ -50,7 +50,7 @@ class Steps(Protocol):
         """
 
     def end_epoch(self, members: Sequence[Member]) -> None:
-        """An epoch's batches are over: `train_loss` of each member's module, or its `error`, is known."""
+        """End an epoch: set `train_loss` of each member's module, or its `error`."""
 
     def drop(self, members: Sequence[Member]) -> None:
         """Go on with these members only."""
@@ -60,6 +60,7 @@ class SideBySide:
     """One member after the other on each batch: any model, each with exactly the arithmetic it has alone."""
 
     def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
+        """Do one step of every member."""
         for member in members:
             member.attempt(partial(self._step, member, batch_of[member.order], number))
 
@@ -73,15 +74,17 @@ class SideBySide:
         member.optimizer.step()
 
     def end_epoch(self, members: Sequence[Member]) -> None:
+        """End an epoch of every member."""
         for member in members:
             member.end_steps()
 
     def drop(self, members: Sequence[Member]) -> None:
+        """Go on with these members only; nothing is kept of the others."""
         pass
 
 
 def not_fusable_reason(config: Any) -> str | None:
-    """Why a configuration cannot be trained among others; None if it can."""
+    """Return the reason that a configuration cannot be trained among others; None if it can."""
     if config["lightning"]:
         return "it has options for Lightning's trainer, which trains one model"
     if config["enable_amp"] or config["precision"] not in (None, 32):
@@ -96,7 +99,9 @@ def not_fusable_reason(config: Any) -> str | None:
 
 
 def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTable | None, how: str = "auto") -> None:
-    """Train members to their ends: all epochs, early stopping, or an error. Results are in `Member.epochs` and `error`.
+    """Train members until they end; the results are in `Member.epochs` and `Member.error`.
+
+    A member ends after all epochs, by early stopping, or by an error.
 
     The models hold the weights of the last epoch then. With `how="side by side"` every member does bit for bit what
     it does alone. With "stacked", members whose models are alike (all but learning rate, weight decay, dropout, seed
@@ -108,7 +113,8 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
 
     Args:
         members: of one model and dataset, on one device, that `not_fusable_reason` has no objection to.
-        train, valid: the tables of the splits; no validation without the second.
+        train: the table of the training split.
+        valid: that of the validation split; None to validate nothing.
         how: a word of `HOW`.
 
     Raises:
@@ -145,7 +151,7 @@ def _parts(members: list[Member], train: PackedTable, how: str) -> Iterator[tupl
             (alike if same else others).append(member)
         stack = None
         if len(alike) > 1 and (how == "stacked" or (how == "auto" and prefers_stacking(first.model))):
-            stack = Stack.of(alike, train)
+            stack = Stack.from_members(alike, train)
         if stack is None:
             yield left, SideBySide()  # nothing more is to be had from what the others share
             return
@@ -154,15 +160,16 @@ def _parts(members: list[Member], train: PackedTable, how: str) -> Iterator[tupl
 
 
 def prefers_stacking(model: nn.Module) -> bool:
-    """Whether stacking is expected to be faster than training side by side: on a GPU, most of which one small model
-    leaves idle. A CPU core is busy with one model, and batched products of small matrices take it longer than one after
-    the other.
+    """Return whether stacking is expected to be faster than training side by side: on a GPU.
+
+    One small model leaves most of a GPU idle. A CPU core is busy with one model, and takes longer for batched products
+    of small matrices than for one after the other.
     """
     return next(model.parameters()).device.type != "cpu"
 
 
 def fused_group_size(model: nn.Module, config: Any) -> int:
-    """How many trainings of one model are expected to be clearly quicker at once than one after the other; 1 if none.
+    """Return the number of trainings of one model that are clearly quicker at once than in turn; 1 if none are.
 
     On a GPU, several of all but the largest models. On a CPU only batches are shared, so only where making them is much
     of a step: in models of no or hardly any layers (LR, FM).
@@ -287,7 +294,7 @@ class _Group:
 
 
 class _Trainer:
-    """What `RecModule` and `EpochKeeper` ask of `pytorch_lightning.Trainer`, of one member."""
+    """The part of `pytorch_lightning.Trainer` that `RecModule` and `EpochKeeper` use, for one member."""
 
     testing = False
     is_global_zero = True
@@ -327,7 +334,7 @@ class _Trainer:
 
 
 def _fit_loop(epochs: int, batches: int) -> dict[str, Any]:
-    """The state of Lightning's loop at the end of an epoch, which is not complete before its last callback returns."""
+    """Return the state of Lightning's loop at the end of an epoch, before its last callback has returned."""
     loop = _any_trainer().fit_loop
     optimizer = loop.epoch_loop.automatic_optimization.optim_progress.optimizer
     for part, each, total in (

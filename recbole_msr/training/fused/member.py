@@ -40,6 +40,7 @@ class RandomState:
             torch.cuda.set_rng_state(states[1], self._device)
 
     def copy(self) -> RandomState:
+        """Return a state that goes on from the same numbers."""
         other = object.__new__(RandomState)
         other._device, other._states = self._device, self._states
         return other
@@ -101,7 +102,7 @@ class Member:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """What the order of its rows follows from: members with the same have the same batches."""
+        """The settings that decide the order of its rows: members with equal ones have the same batches."""
         return (self.config["seed"], self.config["shuffle"])
 
     def attempt(self, action: Callable[[], Any]) -> None:
@@ -116,7 +117,7 @@ class Member:
         self.attempt(lambda: self.module._check(loss))
 
     def end_steps(self, loss_sum: Tensor | None = None) -> None:
-        """The batches of an epoch are over; the sum of their losses is given where the module has not seen them."""
+        """End an epoch's steps; `loss_sum` is the sum of their losses where the module has not seen them."""
         if loss_sum is not None:
             self.module._loss_sum = loss_sum
         self.attempt(self.module.on_train_epoch_end)
@@ -129,7 +130,7 @@ class Member:
 
 
 def _own_tensors(_: nn.Module, state: dict[str, Any], *__: Any) -> None:
-    """A file of a tensor that is part of another holds all of that: here the other members' weights."""
+    """Copy the tensors of a state: one that is part of a larger one would be saved with all members' weights."""
     for name, value in state.items():
         if isinstance(value, Tensor):
             state[name] = value.detach().clone()
@@ -146,6 +147,7 @@ class MemberEpochs(EpochKeeper):
         self._name = f"seed {config['seed']}: "
 
     def end(self, trainer: Any, module: RecModule, seconds: float) -> None:
+        """End an epoch whose steps took `seconds`."""
         self._started, self._validation_seconds = time.perf_counter() - seconds, 0.0
         self._rows = len(trainer.train_dataloader.table)
         self.last_validated = trainer.validates(trainer.current_epoch + 1)

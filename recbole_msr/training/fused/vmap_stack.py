@@ -23,7 +23,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 def stack_mismatch(one: nn.Module, other: nn.Module) -> str | None:
-    """Why two models cannot be stacked; None where they differ in numbers alone that may differ.
+    """Return the reason that two models cannot be stacked; None where they differ in numbers alone that may differ.
 
     Parameters and buffers may, and what has "dropout" in its name or is of a dropout. Settings that are plain values
     must be the same in every part.
@@ -79,9 +79,11 @@ class Stack:
         self._sums: Tensor | None = None
 
     @classmethod
-    def of(cls, members: Sequence[Member], train: PackedTable) -> Stack | None:
-        """The members stacked, or None where their model cannot be: it does something that has no batched form, or
-        comes to other numbers so. That is tried on the first rows."""
+    def from_members(cls, members: Sequence[Member], train: PackedTable) -> Stack | None:
+        """Stack the members; None where their model has no batched form, or gives other numbers with it.
+
+        That is tried on the first rows.
+        """
         if any(member.module.weighting is not None for member in members):
             return None
         if any(getattr(part, "sparse", False) is True for part in members[0].model.modules()):
@@ -151,7 +153,7 @@ class Stack:
             stacked.grad = None
 
     def _losses(self, batch_of: Mapping[Any, Any]) -> Tensor:
-        """Every member's loss (K,)."""
+        """Return every member's loss (K,)."""
         orders = [member.order for member in self._members]
         batches = [batch_of[order].interaction for order in orders]
         shared = len(set(orders)) == 1
@@ -167,7 +169,7 @@ class Stack:
 
     @contextmanager
     def _own_dropouts(self, index: Tensor) -> Iterator[None]:
-        """The dropouts of the model whose code runs draw for all members while this lasts."""
+        """Let the dropouts of the shared model draw for all members inside this context."""
         for part, own in self._dropouts:
             part.forward = partial(self._drop, index, own)  # type: ignore[method-assign]
         try:
@@ -184,6 +186,7 @@ class Stack:
         return x * masks
 
     def step(self, members: Sequence[Member], batch_of: Mapping[Any, Any], number: int) -> None:
+        """Do one step of every member, with one product for all."""
         losses = self._losses(batch_of)
         detached = losses.detach()
         if losses.device.type == "cpu" and not torch.isfinite(detached).all():
@@ -202,12 +205,14 @@ class Stack:
             member.optimizer.step()
 
     def end_epoch(self, members: Sequence[Member]) -> None:
+        """End an epoch of every member."""
         if self._sums is not None:
             for member, total in zip(members, self._sums, strict=True):
                 member.end_steps(total)
         self._sums = None
 
     def drop(self, members: Sequence[Member]) -> None:
+        """Go on with these members only, and stack their weights again."""
         kept = [k for k, member in enumerate(self._members) if member in members]
         if self._sums is not None:
             self._sums = self._sums[kept]
@@ -234,7 +239,7 @@ def _total(losses: Any) -> Tensor:
 
 
 class _Masks(torch.autograd.Function):
-    """What each member's own dropout makes of ones: (K, ...) of an x (...) of each member's, or of one for all.
+    """The masks of each member's own dropout (K, ...), for an x (...) of each member, or one for all.
 
     The numbers 0..K-1 of the members are among the inputs because only what differs from member to member comes to
     `vmap` at all.

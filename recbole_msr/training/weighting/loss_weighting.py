@@ -22,7 +22,7 @@ from recbole_msr.training.weighting.task_dependence import task_parameter_mask
 
 
 def build_weighting(model: Any, config: Any) -> LossWeighting | None:
-    """The weighting that `loss_weighting` names; None where the model's own loss is all there is to it.
+    """Return the weighting that `loss_weighting` names; None where the model's own loss is all there is to it.
 
     Args:
         model: the model to be trained.
@@ -68,18 +68,18 @@ class LossWeighting(nn.Module):
         self.register_buffer("weights", torch.ones(n_tasks))
 
     def forward(self, losses: Tensor, counts: Tensor) -> Tensor:
-        """L, a scalar, of a batch's losses L_t (T,) and of how many rows carry each task's label (T,)."""
+        """Return L, a scalar, of a batch's losses L_t (T,) and of how many rows carry each task's label (T,)."""
         return (self.weights * losses).sum()
 
     def task_weights(self) -> Tensor | None:
-        """What to tell of an epoch that is over: w (T,), or None where there are none."""
+        """Return the weights of the finished epoch, w (T,); None where there are none."""
         return self.weights
 
     def start_epoch(self) -> None:
-        """Called before every epoch."""
+        """Prepare an epoch."""
 
     def end_epoch(self) -> None:
-        """Called after every epoch, before its checkpoint."""
+        """Close an epoch, before its checkpoint is written."""
 
 
 class DynamicWeightAverage(LossWeighting):
@@ -107,17 +107,20 @@ class DynamicWeightAverage(LossWeighting):
         self._seen: Tensor | None = None
 
     def forward(self, losses: Tensor, counts: Tensor) -> Tensor:
+        """Return L, a scalar, and note the losses."""
         seen = torch.stack([losses.detach(), (counts > 0).to(losses.dtype)])
         self._seen = seen if self._seen is None else self._seen + seen
         return super().forward(losses, counts)
 
     def start_epoch(self) -> None:
+        """Set w of the epoch from the two before it."""
         self._seen = None
         ratio = self.averages[1] / self.averages[0]
         ratio = torch.where(ratio.isfinite(), ratio, 1.0)
         self.weights.copy_(len(ratio) * (ratio / self.temperature).softmax(dim=0))
 
     def end_epoch(self) -> None:
+        """Note the epoch's mean losses."""
         if self._seen is None:
             return
         total, batches = summed(self._seen)
@@ -164,7 +167,7 @@ class GradientWeighting(LossWeighting):
                 parameter.grad = part if parameter.grad is None else parameter.grad + part
 
     def combine(self, gradients: Tensor, reached: Tensor, scales: Tensor, losses: Tensor) -> Tensor:
-        """The gradient of the step (P,).
+        """Return the gradient of the step (P,).
 
         Args:
             gradients: of s_t L_t (T, P); may be overwritten.
@@ -229,6 +232,7 @@ class GradNorm(GradientWeighting):
         self.register_buffer("steps", torch.zeros(()))
 
     def combine(self, gradients: Tensor, reached: Tensor, scales: Tensor, losses: Tensor) -> Tensor:
+        """Return sum_t g_t (P,), and step w by the norms of the gradients."""
         norms = torch.where(reached.all(dim=0), gradients, 0.0).norm(dim=1) / scales
         self.update(losses, norms)
         return gradients.sum(dim=0)
@@ -278,9 +282,11 @@ class PCGrad(GradientWeighting):
         self._generator = torch.Generator().manual_seed(seed)
 
     def task_weights(self) -> None:
+        """Return None: the tasks have no weights."""
         return None
 
     def combine(self, gradients: Tensor, reached: Tensor, scales: Tensor, losses: Tensor) -> Tensor:
+        """Return sum_i g_i' (P,), see the class."""
         n_tasks = len(gradients)
         step = torch.zeros_like(gradients[0])
         for i in range(n_tasks):
@@ -294,14 +300,16 @@ class PCGrad(GradientWeighting):
         return step
 
     def get_extra_state(self) -> Tensor:
+        """Return the state of the random orders, for the checkpoint."""
         return self._generator.get_state()
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Restore the state of the random orders."""
         self._generator.set_state(state.cpu())
 
 
 def _gradients(losses: Tensor, scales: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, list[bool]]:
-    """The gradient of every s_t L_t (T, P), and which parameters the losses depend on."""
+    """Return the gradient of every s_t L_t (T, P), and which parameters the losses depend on."""
     rows, used = [], [False] * len(parameters)
     for one in torch.diag(scales):
         found = torch.autograd.grad(losses, parameters, one, retain_graph=True, allow_unused=True)
@@ -312,14 +320,14 @@ def _gradients(losses: Tensor, scales: Tensor, parameters: list[nn.Parameter]) -
 
 
 def summed(values: Tensor) -> Tensor:
-    """Summed over the processes."""
+    """Sum values over the processes, in place."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(values)
     return values
 
 
 def averaged(values: Tensor) -> Tensor:
-    """The mean over the processes; without other processes, the values themselves."""
+    """Return the mean over the processes; without other processes, the values themselves."""
     if dist.is_available() and dist.is_initialized():
         return summed(values.clone()) / dist.get_world_size()
     return values

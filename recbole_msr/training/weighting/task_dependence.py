@@ -1,4 +1,4 @@
-"""Which numbers of a model's parameters the loss of which task depends on."""
+"""The mask of the parameters' numbers that each task's loss depends on, by the model's structure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROWS = 8
 def task_parameter_mask(
     model: MultiScenarioRecommender, interaction: Any, parameters: Sequence[nn.Parameter]
 ) -> Tensor:
-    """Whether task t's loss depends on a number of the parameters, by the model's structure (T, P).
+    """Return whether task t's loss depends on a number of the parameters, by the model's structure (T, P).
 
     What tasks share cannot be told by parameter: a bank of towers or of experts is one tensor, with a part for each
     task. Nor by one gradient: a unit may be dead in a batch, a user may be missing. So random rows of every scenario go
@@ -60,7 +60,7 @@ def task_parameter_mask(
 
 
 def _reads(model: MultiScenarioRecommender, device: torch.device) -> Tensor:
-    """Whether task t's loss reads task u's logit (T, T): its own, and those that its `calibration` reads."""
+    """Return whether task t's loss reads task u's logit (T, T): its own, and those that its `calibration` reads."""
     reads = torch.eye(model.n_tasks, dtype=torch.bool, device=device)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, model.n_tasks, generator=generator).to(device).requires_grad_()

@@ -370,11 +370,11 @@ def test_a_model_that_comes_to_other_numbers_in_a_stack_is_not_stacked(study, mo
         member.model.dropout_factor = factor
     assert stack_mismatch(members[0].model, members[1].model) is None
     before = [copy.deepcopy(member.model.state_dict()) for member in members]
-    assert Stack.of(members, study.train) is None
+    assert Stack.from_members(members, study.train) is None
     for member, kept in zip(members, before, strict=True):
         assert all(kept[key].equal(value) for key, value in member.model.state_dict().items())
     members[1].model.dropout_factor = 1.0
-    assert Stack.of(members, study.train) is not None
+    assert Stack.from_members(members, study.train) is not None
 
 
 def test_settings_that_change_more_than_numbers_keep_models_apart(study):
