@@ -1,13 +1,15 @@
-"""The trials of a study, handed out one by one; those of dead workers are tried again.
+"""Hand out the trials of a study to workers, and retry the trials of dead workers.
 
-Optuna keeps the trials. What is added here holds for any storage and any number of processes:
+Optuna keeps the trials. This module adds, for any storage and any number of processes:
 
-- `--trials` counts trials that ended, over all workers and restarts, and trials under way; a worker that finds all of
-  them taken waits until they have ended, in case one of them is lost.
-- A worker holds a lock on a file of its own while it lives. The kernel releases it when the process ends, however it
-  ended, so a trial under way whose worker's lock is free belongs to a dead worker. Workers that do not share the folder
-  (other machines) also show that they live by a beat, a user attribute of their trial that changes.
-- A trial of a dead worker fails with the reason, does not count, and is tried again with the same parameters.
+- `--trials` counts finished and running trials over all workers and restarts. A worker that finds all of them taken
+  waits until they have finished, in case one is lost.
+- A worker holds a lock on its own file while it lives. The kernel releases it when the process ends, for whatever
+  reason, so a running trial whose worker's lock is free belongs to a dead worker. Workers on other machines, which do
+  not share the folder, also write a heartbeat, a user attribute of their trial that changes.
+- A trial of a dead worker fails with the reason, does not count ("lost"), and is retried with the same parameters.
+- Workers of one folder take trials one after the other, under a lock. Two machines may take the same trial at the same
+  moment: the one with the lower number is trained, the other fails untrained and does not count ("surplus").
 """
 
 from __future__ import annotations
@@ -37,25 +39,26 @@ from recbole_msr.tuning.study import counted_trials, counts, epochs_of, quiet, s
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 20.0
-"""How often a worker shows that it lives."""
+"""Seconds between two heartbeats of a worker."""
 SILENT_SECONDS = 120.0
-"""A worker of another folder that has not shown it for so long is taken for dead."""
+"""Seconds without a heartbeat after which a worker of another folder is taken for dead."""
 _WAIT_SECONDS = 0.5
 _LOST, _SURPLUS = "lost", "surplus"
 _KILLED = "its worker was killed"
-Together = Callable[[Trial, Callable[[], Trial | None], Callable[[Trial, Outcome], None]], None]
-"""Runs a trial and, if it wants, others that the second argument hands out (None: there are no more now); calls the
-third with each of them and its outcome."""
+_ONE_TOO_MANY = "one too many: another worker has taken it at the same moment"
+TrialRunner = Callable[[Trial, Callable[[], Trial | None], Callable[[Trial, Outcome], None]], None]
+"""Runs a trial and, if it wants, further trials that the second argument hands out (None: no more for now); calls the
+third with each trial and its outcome."""
 
 
 class Trials:
-    """Hands out the trials of a study to one worker.
+    """The trials of a study as one worker takes them.
 
     Args:
         study: the study.
         settings: the search.
-        wanted: how many trials there are to be, at most (`--trials`, or the points of a grid); None for no limit.
-        deadline: `time.monotonic()` after which no trial begins; None for none.
+        wanted: maximum number of trials (`--trials`, or the points of a grid); None for no limit.
+        deadline: `time.monotonic()` after which no trial begins; None for no deadline.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Trials:
         self._folder.mkdir(parents=True, exist_ok=True)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._alive = FileLock(self._folder / f"{self.worker}.lock")
-        self._together = FileLock(self._folder / "together.lock")
+        self._taking = FileLock(self._folder / "together.lock")
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def __enter__(self) -> Trials:
@@ -82,15 +85,15 @@ class Trials:
         objective: Callable[[Trial], Outcome],
         after: Callable[[FrozenTrial], Any] | None = None,
         stop: Callable[[], bool] = lambda: False,
-        together: Together | None = None,
+        together: TrialRunner | None = None,
     ) -> None:
         """Run trials until the budget is spent.
 
         Args:
-            objective: runs one.
-            after: called with every trial that has ended.
+            objective: runs one trial.
+            after: called with every finished trial.
             stop: asked after every trial whether to end.
-            together: runs one or more, in place of `objective`.
+            together: runs one or more trials at once, in place of `objective`.
 
         Raises:
             InputError: too many trials failed in a row, or the storage is gone.
@@ -101,19 +104,19 @@ class Trials:
                 self.check_failures()
 
     def _run(
-        self, first: Trial, objective: Together, after: Callable[[FrozenTrial], Any] | None, stop: Callable[[], bool]
+        self, first: Trial, runner: TrialRunner, after: Callable[[FrozenTrial], Any] | None, stop: Callable[[], bool]
     ) -> None:
-        beats: dict[int, _Beat] = {}
+        heartbeats: dict[int, _Heartbeat] = {}
         trials: dict[int, Trial] = {}
 
         def take(trial: Trial | None) -> Trial | None:
             if trial is not None:
-                trials[trial.number], beats[trial.number] = trial, _Beat(trial)
-                beats[trial.number].start()
+                trials[trial.number], heartbeats[trial.number] = trial, _Heartbeat(trial)
+                heartbeats[trial.number].start()
             return trial
 
         def tell(trial: Trial, outcome: Outcome) -> None:
-            beats.pop(trial.number).end()
+            heartbeats.pop(trial.number).end()
             self._tell(trial, outcome)
             del trials[trial.number]
             if after is not None:
@@ -121,16 +124,16 @@ class Trials:
 
         take(first)
         try:
-            objective(first, lambda: None if stop() else take(self._next(waits=False)), tell)
+            runner(first, lambda: None if stop() else take(self._next(waits=False)), tell)
         except BaseException as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
             for trial in trials.values():
-                with contextlib.suppress(Exception):  # the storage may be what failed; then the next reaper does it
+                with contextlib.suppress(Exception):  # if the storage itself failed, `reap` of another worker does it
                     self._lose(self._frozen(trial), f"its worker ended: {reason}", trial)
             raise
         finally:
-            for beat in beats.values():
-                beat.end()
+            for heartbeat in heartbeats.values():
+                heartbeat.end()
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
         try:
@@ -141,64 +144,58 @@ class Trials:
             else:
                 self._study.tell(trial, outcome.values, outcome.state)
         except optuna.exceptions.UpdateFinishedTrialError:
-            # The machine slept, say, and the others took this worker for dead.
+            # For example, this machine was suspended, and the others took this worker for dead.
             logger.warning("trial %d has been given to another worker meanwhile", trial.number)
 
     def _next(self, waits: bool = True) -> Trial | None:
-        """The next trial; None when the budget is spent. Waits while all that are left are under way."""
+        """Return the next trial, or None when the budget is spent. Wait while all that are left are running."""
         while True:
-            with self._together:
+            with self._taking:
                 self.reap()
-                ended, running = self._count()
-                if self._spent(ended):
+                finished, running = self._count()
+                if self._spent(finished):
                     return None
-                if self._wanted is None or ended + running < self._wanted:
+                if self._wanted is None or finished + running < self._wanted:
                     trial = self._study.ask()
                     trial.set_user_attr("worker", self.worker)
-                    if not self._surplus(trial):
+                    if not self._is_surplus(trial):
                         return trial
+                    self._fail(self._frozen(trial), _SURPLUS, _ONE_TOO_MANY, trial)
                     continue
             if not waits:
                 return None
             time.sleep(_WAIT_SECONDS)
 
-    def _spent(self, ended: int) -> bool:
+    def _spent(self, finished: int) -> bool:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             return True
         if self._settings.epochs is not None and epochs_of(self._study) >= self._settings.epochs:
             return True
-        return self._wanted is not None and ended >= self._wanted
+        return self._wanted is not None and finished >= self._wanted
 
-    def _surplus(self, trial: Trial) -> bool:
-        """Whether another machine has taken this trial, or the last one, at the same moment; this one is given up."""
-        all_trials = self._study.get_trials(deepcopy=False)
-        before = [one for one in all_trials if one.number < trial.number]
-        own = all_trials[trial.number].user_attrs
-        same = any(
-            one.user_attrs.get("replaces") == own.get("replaces") and one.user_attrs.get("first") == own.get("first")
-            for one in before
-            if "replaces" in own or "first" in own
-        )
-        late = self._wanted is not None and sum(map(counts, before)) >= self._wanted
-        if not (same or late):
-            return False
-        trial.set_user_attr("reason", "one too many: another worker has taken it at the same moment")
-        trial.set_user_attr("uncounted", _SURPLUS)
-        self._study.tell(trial, state=TrialState.FAIL)
-        return True
+    def _is_surplus(self, trial: Trial) -> bool:
+        """Return whether another machine has taken this trial, or the last one, at the same moment."""
+        trials = self._study.get_trials(deepcopy=False)
+        late = self._wanted is not None and sum(map(counts, trials[: trial.number])) >= self._wanted
+        return late or _is_duplicate(trials[trial.number], trials)
 
     def _count(self) -> tuple[int, int]:
-        """Trials that have ended, and trials under way."""
+        """Return the number of finished and of running trials that count."""
         states = [trial.state for trial in self._study.get_trials(deepcopy=False) if counts(trial)]
         return sum(state.is_finished() for state in states), states.count(TrialState.RUNNING)
 
     def reap(self) -> None:
-        """Fail the trials of dead workers, and have every trial that was lost tried again.
+        """Fail the trials of dead workers, and enqueue every lost trial again.
 
-        Done in two steps, each of which can be repeated: whoever is killed between them, nothing is lost.
+        There are two steps, each of which can be repeated: if this worker is killed between them, nothing is lost.
         """
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if self._dead(trial):
+        trials = self._study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state != TrialState.RUNNING or not self._is_dead(trial):
+                continue
+            if _is_duplicate(trial, trials):  # its worker was killed before it could give the trial up
+                self._fail(trial, _SURPLUS, _ONE_TOO_MANY)
+            else:
                 self._lose(trial, _KILLED)
         trials = self._study.get_trials(deepcopy=False)
         replaced = {trial.user_attrs.get("replaces") for trial in trials}
@@ -207,7 +204,7 @@ class Trials:
             if lost and trial.number not in replaced:
                 self._replace(trial, trials)
 
-    def _dead(self, trial: FrozenTrial) -> bool:
+    def _is_dead(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get("worker")
         if worker == self.worker:
             return False
@@ -219,35 +216,43 @@ class Trials:
                 return False
             (self._folder / f"{worker}.lock").unlink(missing_ok=True)
             return True
-        if self._settings.storage is None:  # all workers are of this folder, and make their trials under its lock
+        if self._settings.storage is None:  # all workers are of this folder, and take their trials under its lock
             return True
-        sign = (worker, trial.user_attrs.get("beat"), len(trial.intermediate_values))
-        before, since = self._seen.get(trial.number, (None, 0.0))
-        if sign != before:
-            self._seen[trial.number] = (sign, time.monotonic())
+        progress = (worker, trial.user_attrs.get("beat"), len(trial.intermediate_values))
+        last_progress, since = self._seen.get(trial.number, (None, 0.0))
+        if progress != last_progress:
+            self._seen[trial.number] = (progress, time.monotonic())
             return False
         return time.monotonic() - since > SILENT_SECONDS
 
-    def _lose(self, trial: FrozenTrial, reason: str, own: Trial | None = None) -> None:
-        """Fail a trial that nobody trains any more; `reap` has it tried again."""
-        storage: Any = self._study._storage  # a trial of another process has no public face to write to
+    def _lose(self, trial: FrozenTrial, reason: str, live: Trial | None = None) -> None:
+        """Fail a trial that no worker trains any more; `reap` enqueues it again."""
+        if self._fail(trial, _LOST, reason, live):
+            logger.warning("trial %d: %s; it is tried again", trial.number, reason)
+
+    def _fail(self, trial: FrozenTrial, uncounted: str, reason: str, live: Trial | None = None) -> bool:
+        """Fail a trial so that it does not count; return False if another worker has ended it already.
+
+        `live` is the trial itself where this worker runs it.
+        """
+        storage: Any = self._study._storage  # Optuna has no public way to write to a trial of another process
         try:
             storage.set_trial_user_attr(trial._trial_id, "reason", reason)
-            storage.set_trial_user_attr(trial._trial_id, "uncounted", _LOST)
-            self._study.tell(own if own is not None else trial.number, state=TrialState.FAIL)
-        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-            return  # somebody else was faster; ValueError is Optuna's word for the same
-        logger.warning("trial %d: %s; it is tried again", trial.number, reason)
+            storage.set_trial_user_attr(trial._trial_id, "uncounted", uncounted)
+            self._study.tell(live if live is not None else trial.number, state=TrialState.FAIL)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # Optuna raises either
+            return False
+        return True
 
     def _replace(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
         """Enqueue the parameters of a lost trial, unless its worker was killed again and again."""
         params = self._params(trial)
         if not params:
-            return  # it had not begun: the next one takes its place
+            return  # it had not begun: the next trial takes its place
         first = int(trial.user_attrs.get("retry_of", trial.number))
         killed = sum(
-            one.user_attrs.get("retry_of", one.number) == first and one.user_attrs.get("reason") == _KILLED
-            for one in trials
+            other.user_attrs.get("retry_of", other.number) == first and other.user_attrs.get("reason") == _KILLED
+            for other in trials
         )
         if killed > self._settings.retries:
             self._study.add_trial(_given_up(trial, first, killed))
@@ -258,22 +263,22 @@ class Trials:
         self._study.enqueue_trial(params, user_attrs=attributes)
 
     def _params(self, trial: FrozenTrial) -> dict[str, Any]:
-        """What it was to be tried with, as far as that was known; a point of a grid is known from the start."""
+        """Return the parameters drawn for a trial so far; those of a grid's point are known from the start."""
         point = trial.system_attrs.get("grid_id")
         if point is not None and isinstance(self._study.sampler, GridOnce):
             return self._study.sampler.point(int(point))
         return {**(trial.system_attrs.get("fixed_params") or {}), **trial.params}
 
     def check_failures(self) -> None:
-        """Stop the search where trial after trial fails.
+        """Stop the search if the last `max_failures` trials have all failed.
 
         Raises:
-            InputError: it names the last reason.
+            InputError: names the last reason.
         """
-        ended = counted_trials(self._study)
-        ended.sort(key=lambda one: one.datetime_complete or datetime.max)
-        last = ended[-self._settings.max_failures :]
-        if len(last) == self._settings.max_failures and all(one.state == TrialState.FAIL for one in last):
+        finished = counted_trials(self._study)
+        finished.sort(key=lambda trial: trial.datetime_complete or datetime.max)
+        last = finished[-self._settings.max_failures :]
+        if len(last) == self._settings.max_failures and all(trial.state == TrialState.FAIL for trial in last):
             reason = last[-1].user_attrs.get("reason", "no reason is known")
             raise InputError(f"the last {len(last)} trials failed, so the search stops; the last one: {reason}")
 
@@ -281,21 +286,21 @@ class Trials:
         return self._study.get_trials(deepcopy=False)[trial.number]
 
 
-class _Beat:
-    """Shows, while a trial runs, that its worker lives."""
+class _Heartbeat:
+    """A thread that writes, while a trial runs, that its worker lives."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial, self._end = trial, threading.Event()
-        self._thread = threading.Thread(target=self._go, daemon=True)
+        self._thread = threading.Thread(target=self._write, daemon=True)
 
-    def _go(self) -> None:
+    def _write(self) -> None:
         beat = 0
         while not self._end.wait(BEAT_SECONDS):
             beat += 1
             try:
                 self._trial.set_user_attr("beat", beat)
-            except Exception as error:  # the trial itself will say so where it matters
-                logger.debug("no beat: %s", error)
+            except Exception as error:  # where it matters, the trial itself meets the same error
+                logger.debug("no heartbeat: %s", error)
 
     def start(self) -> None:
         self._thread.start()
@@ -305,12 +310,21 @@ class _Beat:
         self._thread.join()
 
 
-def _one_by_one(objective: Callable[[Trial], Outcome]) -> Together:
+def _one_by_one(objective: Callable[[Trial], Outcome]) -> TrialRunner:
     return lambda trial, _, tell: tell(trial, objective(trial))
 
 
+def _is_duplicate(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Return whether an earlier trial retries the same lost trial, or is the same first trial."""
+    sign = (trial.user_attrs.get("replaces"), trial.user_attrs.get("first"))
+    if sign == (None, None):
+        return False
+    earlier = trials[: trial.number]
+    return any((other.user_attrs.get("replaces"), other.user_attrs.get("first")) == sign for other in earlier)
+
+
 def _given_up(trial: FrozenTrial, first: int, killed: int) -> FrozenTrial:
-    """The trial once more, as one that failed and counts."""
+    """Return a copy of a trial as one that failed and counts."""
     attributes = {
         key: value for key, value in trial.user_attrs.items() if key not in ("uncounted", "worker", "beat", "replaces")
     }

@@ -1,7 +1,11 @@
 """How trials are handed out, lost and tried again, with objectives that take no time.
 
-What a kill leaves is made by hand here; real processes are killed in test_workers.py.
+Workers are killed here in forked processes that share the tests' imports; whole commands are killed in test_workers.py.
 """
+
+import os
+import signal
+from collections import Counter
 
 import optuna
 import pytest
@@ -50,20 +54,39 @@ def work(folder, wanted=4, **options):
     return study
 
 
-def kill(folder, suggest=(), sampler="random", space=SPACE):
-    """What a worker leaves that is killed while it trains: a running trial, and no lock."""
-    study, settings, parsed = open_(
-        folder, space=space, sampler=sampler if isinstance(sampler, dict) else {"name": sampler}
-    )
-    trials = Trials(study, settings, 4)
-    with trials._together:
-        trials.reap()
-        trial = study.ask()
-        trial.set_user_attr("worker", trials.worker)
-    for parameter in parsed.parameters:
-        if parameter.name in suggest:
-            parameter.suggest(trial)
-    return trial
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed(act):
+    """Do something in a process that kills itself in the midst of it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def kill(folder, suggest=(), sampler="random", space=SPACE, **options):
+    """Kill a worker while it trains, when it has asked for these parameters; gives the trial."""
+    sampler = sampler if isinstance(sampler, dict) else {"name": sampler}
+
+    def act():
+        study, settings, parsed = open_(folder, space=space, sampler=sampler, **options)
+
+        def objective(trial):
+            for parameter in parsed.parameters:
+                if parameter.name in suggest:
+                    parameter.suggest(trial)
+            die()
+
+        with Trials(study, settings, None) as trials:
+            trials.run(objective)
+
+    killed(act)
+    return open_(folder, space=space, sampler=sampler, **options)[0].trials[-1]
 
 
 def ended(study):
@@ -106,21 +129,33 @@ def test_one_worker_draws_the_same_trials_after_kills_as_without_any(tmp_path, s
 def test_the_retry_is_made_although_whoever_failed_the_trial_was_killed_then(tmp_path):
     """Between the two steps: the trial has failed, its parameters are not yet enqueued."""
     lost = kill(tmp_path, suggest=("a", "b"))
-    study, settings, _ = open_(tmp_path)
-    Trials(study, settings, 4)._lose(study.trials[lost.number], "its worker was killed")
-    assert [trial.state for trial in study.trials] == [TrialState.FAIL]
+
+    def reap():
+        study, settings, _ = open_(tmp_path)
+        study.enqueue_trial = lambda *_, **__: die()
+        Trials(study, settings, 4).reap()
+
+    killed(reap)
+    assert [trial.state for trial in open_(tmp_path)[0].trials] == [TrialState.FAIL]
     study = work(tmp_path)
     assert len(ended(study)) == 4
     assert [trial.params for trial in study.trials if "replaces" in trial.user_attrs] == [lost.params]
 
 
 def test_a_result_counts_although_the_trial_had_been_given_up(tmp_path):
-    slow = kill(tmp_path, suggest=("a", "b"))
-    slow.set_user_attr("uncounted", "lost")  # a reaper began, and was killed
-    slow.study.tell(slow, 99.0)
-    study = work(tmp_path)
-    assert len(ended(study)) == 4
-    assert best_trial(study, 0.0).number == slow.number
+    study, settings, space = open_(tmp_path)
+
+    def objective(trial):
+        settings_of_trial = space.suggest(trial)
+        if trial.number == 0:  # another worker takes this one for dead, begins to fail the trial, and is killed
+            trial.set_user_attr("uncounted", "lost")
+            return Outcome(TrialState.COMPLETE, [99.0], settings=settings_of_trial)
+        return Outcome(TrialState.COMPLETE, [0.0], settings=settings_of_trial)
+
+    with Trials(study, settings, 4) as trials:
+        trials.run(objective)
+    assert len(study.trials) == len(ended(study)) == 4
+    assert best_trial(study, 0.0).number == 0
 
 
 @pytest.mark.parametrize("suggest", [(), ("a",), ("a", "b")])
@@ -161,6 +196,79 @@ def test_the_defaults_are_tried_once_although_two_machines_enqueue_them(tmp_path
     study = work(tmp_path)
     assert len(ended(study)) == 4
     assert sum(trial.params == {"a": 0.5, "b": 5} for trial in ended(study)) == 1
+
+
+# Two machines: folders of their own, so that no lock keeps them from taking a trial at the same moment.
+
+
+def outcomes(study):
+    """How many trials ended in which state, and why those that do not count do not."""
+    return Counter((trial.state.name, trial.user_attrs.get("uncounted")) for trial in study.trials)
+
+
+def test_two_machines_that_take_the_last_trial_at_the_same_moment_train_it_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study, settings, _ = open_(tmp_path / "here", storage=url)
+    ask, trained = study.ask, []
+
+    def ask_late():
+        work(tmp_path / "there", storage=url)  # after this machine has counted the trials
+        return ask()
+
+    study.ask = ask_late
+    with Trials(study, settings, 4) as trials:
+        trials.run(lambda trial: trained.append(trial))
+    assert trained == []
+    assert outcomes(study) == {("COMPLETE", None): 4, ("FAIL", "surplus"): 1}
+    assert study.trials[4].user_attrs["reason"] == "one too many: another worker has taken it at the same moment"
+
+
+def twice_retried(tmp_path, url):
+    """Kill a worker; two machines notice it at the same moment, and each enqueues its trial. Gives the lost trial."""
+    lost = kill(tmp_path / "here", suggest=("a", "b"), storage=url)
+    here, settings, _ = open_(tmp_path / "here", storage=url)
+    there = open_(tmp_path / "there", storage=url)
+    enqueue = here.enqueue_trial
+
+    def enqueue_late(*arguments, **options):
+        Trials(there[0], there[1], 4).reap()
+        enqueue(*arguments, **options)
+
+    here.enqueue_trial = enqueue_late
+    Trials(here, settings, 4).reap()
+    assert [trial.user_attrs.get("replaces") for trial in here.trials] == [None, lost.number, lost.number]
+    return lost
+
+
+def test_two_machines_that_retry_a_lost_trial_at_the_same_moment_train_it_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    lost = twice_retried(tmp_path, url)
+    study = work(tmp_path / "here", storage=url)
+    assert outcomes(study) == {("COMPLETE", None): 4, ("FAIL", "lost"): 1, ("FAIL", "surplus"): 1}
+    assert [trial.params for trial in ended(study)].count(lost.params) == 1
+
+
+def test_a_worker_killed_while_it_gives_up_one_too_many_does_not_have_it_retried(tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    lost = twice_retried(tmp_path, url)
+
+    def give_up():
+        study, settings, space = open_(tmp_path / "here", storage=url)
+        tell = study.tell
+
+        def tell_or_die(trial, *arguments, **options):
+            if options.get("state") == TrialState.FAIL:
+                die()
+            tell(trial, *arguments, **options)
+
+        study.tell = tell_or_die
+        with Trials(study, settings, 4) as trials:
+            trials.run(lambda trial: Outcome(TrialState.COMPLETE, [1.0], settings=space.suggest(trial)))
+
+    killed(give_up)
+    study = work(tmp_path / "here", storage=url)
+    assert outcomes(study) == {("COMPLETE", None): 4, ("FAIL", "lost"): 1, ("FAIL", "surplus"): 1}
+    assert [trial.params for trial in ended(study)].count(lost.params) == 1
 
 
 def test_a_study_killed_while_it_was_made_is_made_to_its_end(tmp_path):
