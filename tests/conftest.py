@@ -41,6 +41,15 @@ def _atomic(path, header, rows):
     path.write_text("\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n", encoding="utf-8")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests in a browser, and run slow tests first: no process is left alone with one at the end."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker("browser")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """Prepared datasets of the tests are kept apart from the user's."""
@@ -71,6 +80,19 @@ def own_processes(monkeypatch):
             monkeypatch.setenv("MASTER_PORT", str(port))
             return
     raise OSError("no free port")
+
+
+@pytest.fixture
+def pages():
+    """Ask for this where a search or a comparison is to write its page."""
+
+
+@pytest.fixture
+def no_pages(request, monkeypatch):
+    """Have searches and comparisons in this process write no page, which takes a third of a small one's time."""
+    if "pages" not in request.fixturenames:
+        monkeypatch.setattr("recbole_msr.tuning.run.write_search_page", lambda *_: None)
+        monkeypatch.setattr("recbole_msr.comparison.run.write_compare_page", lambda *_: None)
 
 
 @pytest.fixture
@@ -157,11 +179,10 @@ def make_model(make_dataset):
 
 
 @pytest.fixture
-def register():
+def register(monkeypatch):
     """`recbole_msr.register`, undone after the test."""
-    before = dict(registry._registered)
+    before = set(registry.registered_models())
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     yield recbole_msr.register
-    for name in set(registry._registered) - set(before):
+    for name in set(registry.registered_models()) - before:
         sys.modules.pop(f"{registry.RECBOLE_PACKAGE}.{name.lower()}", None)
-    registry._registered.clear()
-    registry._registered.update(before)

@@ -258,6 +258,7 @@ def test_the_table_of_trainings_at_once_has_the_ratios():
     assert lines[-1] == "| LR | 5 | 12.0 | 8.00 | 1.50 |"
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes(tmp_path):
     out = tmp_path / "found.json"
     command = [sys.executable, "-m", "benchmarks", "--parts", "train", "--models", "LR", "--datasets", "synthetic"]

@@ -132,6 +132,7 @@ def test_help(command, argument, capsys):
 # Bad input
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_exit_code_2(data, tmp_path):
     wrong = (*SMALL, *DECLARED, f"--data_path={data}", "--main_task=clik", "--output_dir=out")
     wrong = [argument for argument in wrong if argument != "--main_task=click"]

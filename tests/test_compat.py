@@ -103,6 +103,7 @@ def python(code: str, **environment: str) -> str:
 # --- The same training as on the old stack
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(reference.RUNS))
 def test_training_gives_the_metrics_and_losses_of_the_old_stack(model: str) -> None:
     recorded = RECORDED["runs"][model]
@@ -400,6 +401,7 @@ def test_torch_load_is_as_strict_as_before_for_everybody_else() -> None:
         torch.load("other.pth")
 
 
+@pytest.mark.slow
 def test_from_training_to_loading_through_quick_start() -> None:
     settings = {
         "use_gpu": False,

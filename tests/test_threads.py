@@ -223,6 +223,7 @@ _TINY = {
 }
 
 
+@pytest.mark.slow
 @needs_two
 def test_a_run_takes_its_share_and_tells_it(tiny_data, tmp_path):
     runs = [(2, {}), (1, {}), (2, {"threads": 1}), (1, {"threads": 2})]
@@ -261,6 +262,7 @@ def test_a_run_takes_its_share_and_tells_it(tiny_data, tmp_path):
         assert line in log
 
 
+@pytest.mark.slow
 @needs_two
 def test_recboles_own_trainer_keeps_pytorchs_choice(tiny_data, tmp_path):
     config = {key: _TINY[key] for key in ("load_col", "use_gpu", "epochs", "train_batch_size", "show_progress")}
@@ -290,6 +292,7 @@ def test_recboles_own_trainer_keeps_pytorchs_choice(tiny_data, tmp_path):
     assert "WARNING threads: 2 on 1 core" in (tmp_path / "out" / "run.log").read_text()
 
 
+@pytest.mark.slow
 @needs_two
 def test_two_processes_of_one_run_share_the_cores_and_the_knowledge_that_the_first_one_builds(tiny_data, tmp_path):
     script = tmp_path / "train.py"  # Lightning starts the second process by running the same script again
@@ -322,6 +325,7 @@ def test_two_processes_of_one_run_share_the_cores_and_the_knowledge_that_the_fir
     assert done.stderr.count("Encoded") + done.stdout.count("Encoded") <= 1
 
 
+@pytest.mark.slow
 @needs_two
 def test_two_workers_of_a_search_have_one_thread_each(tiny_data, tmp_path):
     pytest.importorskip("optuna")

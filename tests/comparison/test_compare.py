@@ -18,8 +18,8 @@ SMALL = {"learning_rate": 0.01, "embedding_size": 4}
 
 
 @pytest.fixture
-def compare(tiny_data, tmp_path, monkeypatch):
-    """recbole_msr.compare on "tiny", in the folder `out` of the test; what is given wins."""
+def compare(tiny_data, tmp_path, monkeypatch, no_pages):
+    """recbole_msr.compare on "tiny", in the folder `out` of the test; what is given wins. See `pages`."""
     from recbole_msr import compare
 
     monkeypatch.chdir(tmp_path)
@@ -38,6 +38,8 @@ def entry(result, label):
     return next(one for one in result.summary["entries"] if one["label"] == label)
 
 
+@pytest.mark.usefixtures("pages")
+@pytest.mark.slow
 def test_the_folder_has_everything_and_each_run_is_reproduced_by_its_own_config(compare):
     result = compare(["SharedBottom", "DeepFM"])
     names = {path.name for path in result.folder.iterdir()}
@@ -78,6 +80,7 @@ def test_a_model_of_one_task_is_trained_once_a_task_and_its_cells_are_put_togeth
     assert of["cost"]["train_seconds"]["mean"] == pytest.approx(sum(one["seconds"]["train"] for one in results))
 
 
+@pytest.mark.slow
 def test_all_models_have_the_same_rows_and_the_reference_the_difference_zero_to_itself(compare):
     result = compare({"one": {"model": "SharedBottom"}, "the same": {"model": "SharedBottom"}, "LR": {}})
     rows = []
@@ -113,6 +116,7 @@ def test_recbole_models_get_the_numbers_of_recboles_own_trainer(compare, tiny_da
             assert theirs.test_metrics["logloss"] == pytest.approx(cell[run["task"]]["logloss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_call_trains_nothing_again_and_more_models_and_seeds_reuse_what_is_there(compare):
     first = compare(["SharedBottom"], seeds=1)
     files = {path: path.stat().st_mtime_ns for path in first.folder.rglob("result.json")}
@@ -151,6 +155,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compare):
     assert entry(result, "SharedBottom")["test"] == entry(whole, "SharedBottom")["test"]
 
 
+@pytest.mark.slow
 def test_the_main_task_may_be_given_and_changes_no_model_of_one_task(compare):
     one, other = (
         compare(["LR", "SharedBottom"], 1, output=task, config={"main_task": task}) for task in ("click", "like")
@@ -159,6 +164,7 @@ def test_the_main_task_may_be_given_and_changes_no_model_of_one_task(compare):
     assert entry(one, "LR")["test"]["auc/macro"] == entry(other, "LR")["test"]["auc/macro"]
 
 
+@pytest.mark.slow
 def test_two_workers_find_what_one_finds(compare):
     one = compare(["SharedBottom", "LR"], output="one")
     two = compare(["SharedBottom", "LR"], output="two", workers=2)
@@ -167,6 +173,7 @@ def test_two_workers_find_what_one_finds(compare):
         assert entry(one, label)["differences"] == entry(two, label)["differences"]
 
 
+@pytest.mark.usefixtures("pages")
 def test_what_cannot_run_and_what_diverges_is_told_in_its_line_and_the_rest_goes_on(compare):
     models = {
         "SharedBottom": {},
@@ -192,6 +199,8 @@ def test_what_cannot_run_and_what_diverges_is_told_in_its_line_and_the_rest_goes
     assert frame["label"].iloc[0] == "SharedBottom"
 
 
+@pytest.mark.usefixtures("pages")
+@pytest.mark.slow
 def test_training_alone_gives_the_negative_transfer_of_every_scenario(compare):
     result = compare(["SharedBottom", "LR"], single_scenario=True)
     for label in ("SharedBottom", "LR"):
@@ -213,6 +222,7 @@ def test_training_alone_gives_the_negative_transfer_of_every_scenario(compare):
         assert of["transfer"]["macro"]["mean"] == pytest.approx(np.mean(parts), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_search_comes_first_with_the_same_budget_for_all_and_runs_have_its_best_settings(compare):
     result = compare(["SharedBottom", "LR"], seeds=1, trials=2, config={"learning_rate": None, "epochs": 1})
     for label, tasks in (("SharedBottom", [None]), ("LR", ["click", "like"])):
@@ -306,6 +316,7 @@ def test_what_failed_is_tried_again_by_the_next_command(compare, monkeypatch):
     assert entry(compare(["SharedBottom"], seeds=1), "SharedBottom")["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_search_of_other_settings_or_a_larger_budget_is_refused(compare):
     def again(models=("SharedBottom",), trials=2, **config):
         return compare(list(models), seeds=1, trials=trials, config={"learning_rate": None, "epochs": 1, **config})
@@ -321,6 +332,7 @@ def test_a_search_of_other_settings_or_a_larger_budget_is_refused(compare):
     assert [entry(more, label)["cost"]["search_trials"] for label in ("SharedBottom", "LR")] == [3, 6]
 
 
+@pytest.mark.slow
 def test_a_search_without_a_complete_trial_fails_its_entry_alone(compare):
     models = {"SharedBottom": {}, "lost": {"model": "LR", "learning_rate": 1e38}}
     result = compare(models, seeds=1, trials=1, config={"learning_rate": None, "epochs": 1})

@@ -36,6 +36,7 @@ def wait_for(process, holds):
     raise AssertionError("the comparison did not get on")
 
 
+@pytest.mark.slow
 def test_a_command_that_is_killed_twice_ends_with_the_numbers_of_one_that_was_not(command, start, tmp_path):
     folder = tmp_path / "killed"
     for least in (1, 3):
@@ -65,6 +66,7 @@ def test_a_command_that_is_killed_twice_ends_with_the_numbers_of_one_that_was_no
         assert one["differences"] == other["differences"]
 
 
+@pytest.mark.slow
 def test_a_worker_whose_process_is_killed_is_started_again(command, start, tmp_path):
     process = start([*command[:-1], "--output=again"])
     folder = tmp_path / "again"
@@ -95,6 +97,7 @@ if "recbole_msr.comparison.worker" in sys.orig_argv:
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_process_again_and_again_fails_alone(command, start, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(KILLER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))

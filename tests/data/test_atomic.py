@@ -328,6 +328,7 @@ def test_ml_100k_is_recboles_to_the_bit(tmp_path):
     _same_as_recboles("", "ml-100k", "rating")
 
 
+@pytest.mark.slow
 def test_ml_1m_is_recboles_to_the_bit(tmp_path):
     from recbole_msr.data.converters import convert
 

@@ -335,6 +335,7 @@ print(json.dumps({"loaded": len(loaded), "mapped": mapped and bool(mapped), "row
 """
 
 
+@pytest.mark.slow
 def test_of_processes_that_start_together_one_makes_the_entry_and_all_map_it(tiny_data):
     given = json.dumps(SETTINGS | {"data_path": str(tiny_data), "cache_dir": str(tiny_data / "cache")})
     started = [

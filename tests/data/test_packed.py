@@ -215,6 +215,7 @@ def test_a_table_lives_on_the_gpu_that_is_trained_on_if_half_of_its_memory_stays
     assert table_device(wanted, trained_on, size, free) == lives_on
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_batches_are_the_same_wherever_the_tables_live(make_dataset):
     _, train = make_dataset(3, **FIELDS)

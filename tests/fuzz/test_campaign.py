@@ -2,7 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_every_case_is_refused_in_one_line_or_runs_to_its_result():
     """Some 500 cases; `python -m tests.fuzz --case FAMILY/SEED/NUMBER` shows one."""
     command = [sys.executable, "-m", "tests.fuzz", "--cases=500", "--seed=1"]

@@ -43,7 +43,7 @@ SMALL = {
 }
 BACKBONES = [
     name
-    for name in registry._BUILT_IN
+    for name in registry.registered_models()
     if issubclass(registry.model_class(name), MultiScenarioRecommender) and name != "LLM4MSR"
 ]
 
@@ -734,6 +734,7 @@ def test_knowledge_none_is_a_run_of_the_backbone(settings_of, tmp_path):
     assert ours.summary["parameters"] == theirs.summary["parameters"]
 
 
+@pytest.mark.slow
 def test_no_language_model_is_loaded(settings_of, tmp_path):
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(settings_of(epochs=1) | {"output_dir": str(tmp_path / "out")}))

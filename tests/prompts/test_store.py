@@ -182,6 +182,7 @@ build(Path(sys.argv[1]), levels=[prompts(count=60), prompts("item", 20)], encode
 """
 
 
+@pytest.mark.slow
 def test_killed_midway_it_resumes_with_nothing_recomputed(tmp_path):
     with FakeServer(delay=0.1) as server:
         command = [sys.executable, "-c", _CHILD, str(tmp_path), server.url]
@@ -223,6 +224,7 @@ def test_two_builds_of_the_same_do_not_run_at_once(tmp_path):
     assert build(tmp_path, encoder=Counting(change=another)).encoded == 10
 
 
+@pytest.mark.slow
 def test_several_devices_share_the_prompts(tmp_path):
     options = {"accelerator": "cpu", "devices": 2}
     outcome = build(

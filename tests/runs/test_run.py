@@ -11,6 +11,7 @@ from recbole_msr.errors import InputError
 SETTINGS = {"epochs": 2, "show_progress": False, "use_gpu": False, "metric_decimal_place": 12, "state": "ERROR"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["DeepFM", "BPR"])
 def test_recboles_models_keep_the_numbers_of_recboles_own_quick_start(model, tmp_path, monkeypatch):
     from recbole.quick_start import run_recbole

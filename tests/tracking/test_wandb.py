@@ -227,6 +227,7 @@ def test_two_processes_at_once_make_separate_runs_whatever_the_environment_says(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_online_runs_are_uploaded_with_their_curves_and_states(tmp_path):
     with answering() as (url, received):
         out, err = ended(python(TWO_RUNS, tmp_path / "wandb", "online", "a", WANDB_BASE_URL=url, **ACCOUNT))
@@ -254,6 +255,7 @@ run.finish("failed", "told to")
 """
 
 
+@pytest.mark.slow
 def test_a_long_run_is_uploaded_while_it_goes_on(tmp_path):
     with answering() as (url, received):
         environment = os.environ | ACCOUNT | {"WANDB_BASE_URL": url, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -293,6 +295,7 @@ for name, url in json.loads(sys.argv[2]).items():
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_or_hangs_changes_no_result(tiny_data):
     settings = SMALL | {"data_path": str(tiny_data), "log_wandb": True, "wandb_project": "mine"}
     expected = recbole_msr.run("HiNet", "tiny", config=settings | {"output_dir": "without", "wandb": "disabled"})

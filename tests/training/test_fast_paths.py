@@ -138,6 +138,7 @@ def test_bfloat16_without_instructions_for_it_is_warned_of(run, monkeypatch, cap
     assert ("bf16-mixed will be slower" in caplog.text) != has
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_the_eager_one(run, caplog):
     given = {"model": "LR", "train_batch_size": 100}  # 480 rows: the last batch is smaller
     eager = run("eager", **given)

@@ -54,12 +54,19 @@ def _train(trainer, model_name, tmp_path, **settings):
     return score, dict(metrics), dict(fitted.evaluate(test))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings"),
     [
         ("DeepFM", {}),
         ("HiNet", {"sub_experts": 2, "expert_hidden_sizes": [16], "task_expert_hidden_sizes": [16]}),
-        ("DCNV2", {"clip_grad_norm": {"max_norm": 0.5}, "learner": "adagrad", "weight_decay": 0.001}),
+        (
+            "DCNV2",
+            {
+                **{"clip_grad_norm": {"max_norm": 0.5}, "learner": "adagrad", "weight_decay": 0.001},
+                **{"mlp_hidden_size": [32], "cross_layer_num": 2},
+            },
+        ),
     ],
 )
 def test_same_numbers_as_under_recboles_own_trainer(model, settings, tmp_path, monkeypatch):
@@ -126,8 +133,9 @@ def test_selection_does_not_see_the_test_split(tiny_data, tmp_path, monkeypatch)
         assert torch.equal(weight, bad_weights["state_dict"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [None, {"name": "CosineAnnealingLR", "T_max": 6}])
-def test_a_killed_run_resumes_to_the_identical_result(schedule, tiny_data, tmp_path):
+def test_a_killed_run_resumes_to_the_identical_result(schedule, tiny_data, tmp_path, monkeypatch):
     settings = SMALL | {
         "data_path": str(tiny_data),
         "epochs": 40,
@@ -154,8 +162,8 @@ def test_a_killed_run_resumes_to_the_identical_result(schedule, tiny_data, tmp_p
     assert 3 <= done < 40, process.stdout.read().decode()
     assert not (folder / "result.json").exists()
 
-    resumed = subprocess.run([*command, "--resume"], env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run_recbole([*arguments, "--resume"]) == 0
     summary = json.loads((folder / "result.json").read_text())
     same = ("best_epoch", "epochs", "best_valid_score", "valid", "test")
     assert {key: summary[key] for key in same} == {key: whole.summary[key] for key in same}
@@ -195,6 +203,7 @@ def test_a_resumed_run_must_have_the_settings_it_began_with(tiny_data, tmp_path,
         recbole_msr.run("HiNet", "tiny", config=given | {"output_dir": "elsewhere", "resume": True})
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_exactly_as_one(tiny_data, tmp_path):
     """A real two-process gloo run: what rank 0 reports equals one process evaluating the same weights."""
     settings = SMALL | {"data_path": str(tiny_data), "epochs": 2, "train_batch_size": 64, "eval_batch_size": 7}

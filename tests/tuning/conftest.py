@@ -33,8 +33,8 @@ def config(tiny_data):
 
 
 @pytest.fixture
-def search(config, tmp_path, monkeypatch):
-    """recbole_msr.search on "tiny", in the folder `output` of the test; what is given wins."""
+def search(config, tmp_path, monkeypatch, no_pages):
+    """recbole_msr.search on "tiny", in the folder `output` of the test; what is given wins. See `pages`."""
     from recbole_msr import search
 
     monkeypatch.chdir(tmp_path)

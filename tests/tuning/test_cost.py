@@ -190,6 +190,7 @@ def test_no_rows_and_impossible_numbers_are_refused(make_model, batch):
             cost.latency(made, batch(), **({"rows": 1} | wrong))
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_costs_on_a_gpu_are_those_of_the_model_there(make_model, batch):
     made, _ = make_model(3, "HiNet", **HINET)

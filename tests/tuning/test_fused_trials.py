@@ -63,6 +63,7 @@ def assert_same_trial(one, other):
         assert numbers(one.user_attrs[key]) == pytest.approx(numbers(other.user_attrs[key]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_trials_at_once_have_the_results_they_have_one_by_one(search):
     given = {"trials": 6, "space": LIGHT, "sampler": "random", "pruner": "none", "config": DESCENT}
     alone = by_number(search(output="alone", fused="off", **given))
@@ -77,6 +78,7 @@ def test_trials_at_once_have_the_results_they_have_one_by_one(search):
     assert result.trials["state"].eq("complete").all()
 
 
+@pytest.mark.slow
 def test_trials_of_several_architectures_are_trained_at_once_too(search):
     """Side by side: then the numbers are the same to the last bit."""
     given = {"trials": 4, "sampler": "random", "pruner": "none"}
@@ -90,6 +92,7 @@ def test_trials_of_several_architectures_are_trained_at_once_too(search):
         assert trial.user_attrs["valid"] == alone[number].user_attrs["valid"]
 
 
+@pytest.mark.slow
 def test_the_worse_are_pruned_while_the_others_go_on(search):
     given = {"trials": 6, "space": LIGHT, "sampler": "random", "config": DESCENT | {"epochs": 4}}
     whole = by_number(search(output="whole", fused="off", pruner="none", **given))
@@ -105,6 +108,7 @@ def test_the_worse_are_pruned_while_the_others_go_on(search):
         assert_same_trial(trial, whole[trial.number])
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_leaves_the_others_as_they_are(search):
     """One diverges in training; the settings of another are impossible from the start."""
     space = {"search": {"learning_rate": [0.1, 1e30, 0.2], "clip_grad_norm": [None, {"max_norm": 1}], "dropout": [0.1]}}
@@ -130,6 +134,7 @@ def test_a_trial_that_fails_leaves_the_others_as_they_are(search):
         assert not refused or trial.user_attrs["reason"].startswith("refused")
 
 
+@pytest.mark.slow
 def test_a_finished_part_is_not_done_again(search):
     given = {"space": LIGHT, "fused": 4, "config": DESCENT}
     ends = list(search(trials=3, **given).trials["ended"])
@@ -150,6 +155,7 @@ def test_seeds_of_a_trial_are_trained_at_once(search):
         assert trial.user_attrs["epochs"] == alone[number].user_attrs["epochs"]
 
 
+@pytest.mark.slow
 def test_trials_that_do_not_fit_together_are_trained_one_by_one(search, monkeypatch, caplog):
     def no_room(members, train, valid):
         raise MemoryError("cannot allocate memory")
@@ -182,6 +188,7 @@ def out_of_memory_in(epoch, monkeypatch, members=2):
     monkeypatch.setattr(SideBySide, "_step", staticmethod(one_step))
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_out_of_memory_among_others_is_trained_alone(search, monkeypatch, caplog):
     given = {"trials": 3, "space": LIGHT, "sampler": "random", "pruner": "none", "config": DESCENT}
     alone = by_number(search(output="alone", fused="off", **given))
@@ -207,6 +214,7 @@ def test_seeds_that_are_out_of_memory_together_are_trained_one_by_one(search, mo
     assert trial.user_attrs["epochs"] == alone[0].user_attrs["epochs"]
 
 
+@pytest.mark.slow
 def test_a_trial_with_no_room_for_its_model_beside_others_is_trained_alone(search, monkeypatch):
     given = {"trials": 3, "space": LIGHT, "sampler": "random", "pruner": "none", "config": DESCENT}
     alone = by_number(search(output="alone", fused="off", **given))
@@ -327,6 +335,7 @@ def test_no_more_trials_are_handed_out_than_are_wanted(tmp_path):
     assert len(ended(study)) == 3
 
 
+@pytest.mark.slow
 def test_killed_while_several_train_it_goes_on_to_exactly_its_trials(command, start, tmp_path):  # noqa: F811
     (tmp_path / "space.yaml").write_text(yaml.safe_dump({"model": "SharedBottom", **LIGHT}))
     command = [*command, "--fused=3", "--workers=1", "--final-seeds=0"]

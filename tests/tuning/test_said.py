@@ -22,6 +22,7 @@ from recbole_msr.tuning.study import candidates
 from .test_trials import ended, kill, work
 
 
+@pytest.mark.usefixtures("pages")
 def test_a_trial_cut_off_by_the_timeout_keeps_its_best_epoch_and_is_gone_on_with(search, monkeypatch, caplog):
     """The time is up after the second of three epochs of the first trial."""
     from recbole_msr.tuning import objective, trials
@@ -75,6 +76,7 @@ def test_the_same_trials_come_after_a_kill(tmp_path, sampler, suggest, kills):
     assert [trial.params for trial in ended(killed)] == [trial.params for trial in ended(whole)]
 
 
+@pytest.mark.slow
 def test_two_searches_in_two_threads_find_what_they_find_alone(search, config):
     space = {"search": {"learning_rate": [0.01, 0.05], "dropout": [0.1, 0.3]}}
     alone = [search(trials=2, space=space, output=f"alone{n}", config={"seed": n, "epochs": 1}) for n in range(2)]

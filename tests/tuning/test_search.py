@@ -32,6 +32,7 @@ def lines_without(text, word):
     return [line for line in text.splitlines() if word not in line]
 
 
+@pytest.mark.usefixtures("pages")
 def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     result = search(trials=5, final_seeds=2)
     best = result.summary["best"]
@@ -114,6 +115,7 @@ def study_value():
     return json.loads(Path("out/summary.json").read_text())["best"]["values"][0]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials_also_after_a_stop(search):
     whole = search(trials=6, output="whole")
     search(trials=2, output="parts", study="SharedBottom-tiny")
@@ -160,6 +162,7 @@ def test_data_that_changed_are_refused(search, tiny_data):
         search(trials=2)
 
 
+@pytest.mark.slow
 def test_poisoned_test_labels_change_nothing_but_the_final_test(search, tiny_data, config):
     """The same rows, split alike; every test row's label is turned round."""
     from recbole_msr.config.build import build_config
@@ -227,6 +230,7 @@ def test_too_many_failures_in_a_row_end_the_search(search):
     assert len(pd.read_csv("out/trials.csv")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auc", "logloss"])
 def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
     """Without learning, AUC stays low and the loss high: such trials are pruned, those that learn are not."""
@@ -285,6 +289,7 @@ def final_results(folder):
     return found, together
 
 
+@pytest.mark.slow
 def test_seeds_of_the_final_test_are_trained_together(search):
     """On a CPU side by side, where the numbers are the same to the last bit."""
     small = {"bottom_hidden_sizes": [4], "tower_hidden_sizes": [4]}
@@ -293,6 +298,7 @@ def test_seeds_of_the_final_test_are_trained_together(search):
     expected, together = final_results("alone")
     assert (len(expected), together) == (5, [1] * 5)
     sizes = {"one": [5] * 5, "two": [2, 2, 3, 3, 3], "pairs": [1, 2, 2, 2, 2]}
+    search(output="two", **{**given, "final_seeds": 0})  # two workers have the final test alone to do
     for name, options in (("one", {}), ("two", {"workers": 2}), ("pairs", {"fused": 2})):
         result = search(output=name, **given, **options)
         found, together = final_results(name)
@@ -321,6 +327,8 @@ def test_final_seeds_are_shared_out_evenly():
     assert sizes(3, 16, 4) == [1, 1, 1]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("options", [{"fused": 2}, {"fused": "off"}, {"workers": 2, "final_seeds": 3}])
 def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(options, search, caplog):
     """Where the run with seed 2022 should write its result lies a folder that cannot be removed."""

@@ -41,6 +41,7 @@ def test_a_process_killed_while_it_writes_does_not_lock_the_others_out(tmp_path)
     optuna.create_study(storage=open_storage(None, tmp_path), study_name="s")  # would wait for ever
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_what_ended_is_kept(search, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import recbole_msr
+from recbole_msr.cli import main
 from recbole_msr.jobs.storage import open_storage
 from tests.tracking.read_back import runs
 
@@ -32,7 +33,7 @@ def command(config, tmp_path):
     return [
         *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
         *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
-        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=1", "--wandb=offline"),
+        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=0", "--wandb=disabled"),
     ]
 
 
@@ -42,17 +43,21 @@ def study_of(folder, storage=None):
 
 
 def wait_for(folder, storage, holds, process):
-    """Until the study of a search that is under way is as wanted."""
+    """Wait until the study of a running search is as wanted."""
+
+    def study_holds():
+        with suppress(Exception):  # it is not there yet
+            return holds(study_of(folder, storage).trials)
+
+    wait_until(study_holds, process, "the search did not get on", seconds_between=0.5)
+
+
+def wait_until(holds, process, otherwise, seconds_between=0.1):
     end = time.monotonic() + 600
-    while time.monotonic() < end:
+    while not holds():
         assert process.poll() is None, process.communicate()[1]
-        try:
-            if holds(study_of(folder, storage).trials):
-                return
-        except Exception:  # it is not there yet
-            pass
-        time.sleep(0.5)
-    raise AssertionError("the search did not get on")
+        assert time.monotonic() < end, otherwise
+        time.sleep(seconds_between)
 
 
 def states(trials):
@@ -110,9 +115,10 @@ def kill_twice_and_finish(command, start, folder, storage=None):
     return check_whole(study_of(folder, storage), folder, storage)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, start, tmp_path):
     folder = tmp_path / "searches" / "SharedBottom-tiny"
-    lost = kill_twice_and_finish(command, start, folder)
+    lost = kill_twice_and_finish([*command, "--wandb=offline"], start, folder)
     assert lost, "at least one trial was under way when everything was killed"
     finished = [run for run in runs(folder / "wandb") if run.exit_codes and run.about["job_type"] == "trial"]
     numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
@@ -124,6 +130,7 @@ def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, st
     assert again.summary["best_valid_score"] == study_of(folder).best_value
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again_and_its_trial_too(command, start, tmp_path):
     folder = tmp_path / "searches" / "SharedBottom-tiny"
     process = start(command)
@@ -138,6 +145,7 @@ def test_a_killed_worker_is_started_again_and_its_trial_too(command, start, tmp_
     check_whole(study_of(folder), folder)
 
 
+@pytest.mark.slow
 def test_interrupting_gives_the_trials_back(command, start, tmp_path):
     folder = tmp_path / "searches" / "SharedBottom-tiny"
     process = start(command)
@@ -154,6 +162,8 @@ def test_interrupting_gives_the_trials_back(command, start, tmp_path):
     check_whole(study_of(folder), folder)
 
 
+@pytest.mark.slow
+@pytest.mark.postgres
 def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, start, tmp_path):
     """Two commands with folders of their own stand for two machines; one is killed, and goes on."""
     with postgres_server() as url:
@@ -190,15 +200,13 @@ def children(parent):
     return found
 
 
+@pytest.mark.slow
 def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(command, start, tmp_path):
     given = [part.replace(f"--trials={TRIALS}", "--trials=1") for part in command]
     process = start([*given, "--final-seeds=4", "--fused=2", "--epochs=30", "--stopping_step=30"])
     final = tmp_path / "searches" / "SharedBottom-tiny" / "final"
-    end = time.monotonic() + 600
-    while len(begun := list(final.glob("*-seed-2021/metrics.csv")) + list(final.glob("*-seed-2022/metrics.csv"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < end, "the final test did not begin"
-        time.sleep(0.1)
+    begun = [f"*-seed-{seed}/metrics.csv" for seed in (2021, 2022)]
+    wait_until(lambda: all(any(final.glob(path)) for path in begun), process, "the final test did not begin")
     words = ["--final=0", "--seeds", "2021", "2022"]
     (victim,) = [pid for pid, asked in children(process.pid).items() if asked[-4:] == words]
     os.kill(victim, signal.SIGKILL)
@@ -209,16 +217,16 @@ def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(comman
     together = {}
     for path in final.glob("*/result.json"):
         together[int(path.parent.name.rsplit("-", 1)[1])] = json.loads(path.read_text()).get("fused")
-    assert len(begun) == 2
     assert together == {2021: None, 2022: None, 2023: 2, 2024: 2}
 
 
-def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path):
-    folder = tmp_path / "searches" / "SharedBottom-tiny"
+@pytest.mark.slow
+def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path, monkeypatch, capsys):
+    journal = tmp_path / "searches" / "SharedBottom-tiny" / "study.journal"
     process = start(command)
-    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
-    second = start(command)
-    _, told = second.communicate(timeout=600)
-    assert second.returncode == 2
-    assert "a search is under way in" in told
-    assert Path(folder, "study.journal").exists()
+    wait_until(journal.exists, process, "the search did not begin")
+    monkeypatch.chdir(tmp_path)
+    assert main(command[3:]) == 2
+    assert "a search is under way in" in capsys.readouterr().err
+    assert process.poll() is None
+    assert journal.exists()

@@ -414,6 +414,7 @@ def test_a_trained_model_is_freed_with_its_member(study):
         gc.enable()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("weighting", ["dwa", "gradnorm"])
 def test_weightings_on_a_gpu_are_on_it(weighting, study):
@@ -423,6 +424,7 @@ def test_weightings_on_a_gpu_are_on_it(weighting, study):
     assert [member.error for member in members] == [None, None]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_members_on_a_gpu_come_to_the_numbers_they_have_alone(study, monkeypatch):
     given = [DESCENT | settings | {"use_gpu": True} for settings in DIFFERENT["HiNet"]]

@@ -265,6 +265,7 @@ torch.save(found, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tiny_data, tmp_path):
     """Real two-process gloo runs of SGD, against one process: the same weights and losses up to rounding.
 
