@@ -1,4 +1,4 @@
-"""Where a study is kept: a journal file in the output folder, or any database that Optuna knows."""
+"""The storage of a study: a journal file in the output folder, or any database that Optuna supports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DRIVERS = {"postgresql://": "postgresql+psycopg://", "postgres://": "postgresql
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """Open a study's storage, making it where it does not exist.
+    """Open a study's storage, and create it if it does not exist.
 
     Args:
         url: a database (postgresql://USER:PASSWORD@HOST/NAME, mysql://..., sqlite:///FILE), journal:FILE, or None
@@ -40,7 +40,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         folder: the search's output folder.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: the storage cannot be opened.
     """
     if url is None or url.startswith("journal:"):
         path = Path(url.removeprefix("journal:")) if url else folder / JOURNAL
@@ -61,10 +61,10 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 def _check_journal(path: Path) -> None:
-    """Refuse a file that is no journal: opening it as one would cut what follows its last line.
+    """Refuse a file that is no journal: opening it as one would cut off what follows its last line.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is no journal of Optuna, or cannot be read.
     """
     check_path("--storage", path)
     if path.is_dir():
@@ -83,25 +83,25 @@ def _check_journal(path: Path) -> None:
 
 
 def _replayed(path: Path, lock: KernelLock) -> JournalStorage:
-    """Optuna's storage of a journal whose lines are sound.
+    """Return Optuna's storage of a journal whose lines can be parsed.
 
     Raises:
-        InputError: Optuna cannot make a study of them; names the line where that can be told.
+        InputError: Optuna cannot replay the lines; names the first that it cannot use.
     """
-    backend = _Counting(str(path), lock)
+    backend = _CountingBackend(str(path), lock)
     try:
         return JournalStorage(backend)
     except OSError:
         raise
-    except Exception as error:  # Optuna looks at nothing before it uses it
+    except Exception as error:  # Optuna checks no line before it uses it
         raise InputError(
             f"the study's journal {path} is damaged or no journal of Optuna: line {backend.line} cannot be used "
             f"({type(error).__name__}: {error})"
         ) from error
 
 
-class _Counting(JournalFileBackend):
-    """Knows which line it has read last."""
+class _CountingBackend(JournalFileBackend):
+    """A journal that knows the number of the line read last."""
 
     line = 0
 
@@ -116,7 +116,7 @@ def _database(url: str) -> RDBStorage:
     for prefix, driver in _DRIVERS.items():
         if url.startswith(prefix):
             url = driver + url.removeprefix(prefix)
-    # A connection that the server or the network has dropped meanwhile is opened again.
+    # Connections that the server or the network has dropped are opened again.
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql"):
         options["connect_args"] = {"connect_timeout": 10}
@@ -131,18 +131,19 @@ def _database(url: str) -> RDBStorage:
 
 
 def hide_password(url: str) -> str:
+    """Return an address with stars in place of its password."""
     url = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url)
     return re.sub(r"(password=)[^&\s]+", r"\1***", url, flags=re.IGNORECASE)
 
 
 class KernelLock(JournalFileSymlinkLock):
-    """A lock that ends with the process that holds it, whatever ended the process.
+    """A lock on a journal that the kernel releases when its process ends, for whatever reason.
 
-    Optuna's own locks are files, which a killed process leaves behind. Whoever takes the lock also removes the half
-    line that a full disk may have left, which would make the journal unreadable.
+    Optuna's own locks are files, which a killed process leaves behind. `acquire` also removes the half line that a full
+    disk may have left at the end, which would make the journal unreadable.
 
-    Whoever gives it back notes how long the journal is, and its CRC-32, in JOURNAL.seen. A journal is only ever
-    appended to, so one that is shorter, or begins otherwise, is not what was written.
+    `release` writes the journal's length and its CRC-32 to JOURNAL.seen. A journal is only ever appended to, so one
+    that is shorter, or begins differently, has been damaged.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -151,6 +152,7 @@ class KernelLock(JournalFileSymlinkLock):
         self._lock = FileLock(f"{journal}.held")  # .lock is Optuna's own, of the dashboard for instance
 
     def acquire(self) -> bool:
+        """Take the lock, and cut off a half line at the end of the journal."""
         self._lock.acquire()
         try:
             if os.path.exists(self._journal):
@@ -162,61 +164,64 @@ class KernelLock(JournalFileSymlinkLock):
         return True
 
     def release(self) -> None:
+        """Note the journal's length and checksum, and give the lock back."""
         try:
-            self._take_note()
+            self._write_note()
         finally:
             self._lock.release()
 
     def check(self) -> None:
-        """Refuse a journal that has lost lines, or holds others than were written.
+        """Refuse a journal that has lost lines, or holds other lines than were written.
 
-        What is refused stays as it is: a half line at the end is left to `acquire`.
+        A refused journal stays as it is; a half line at the end is left to `acquire`.
 
         Raises:
-            InputError: names the file, and the line if one is wrong.
-            OSError: it cannot be read.
+            InputError: names the file, and the damaged line if there is one.
+            OSError: the journal cannot be read.
         """
         self._lock.acquire()
         try:
-            known = self._noted()
+            noted = self._read_note()
             content = self._journal.read_bytes() if os.path.exists(self._journal) else b""
             content = content[: content.rfind(b"\n") + 1]
             self._check_lines(content)
-            if known is None:
+            if noted is None:
                 return
-            length, checksum = known
-            again = f"put the whole file back, or remove {self._note} to go on with what is there"
+            length, checksum = noted
+            advice = f"put the whole file back, or remove {self._note} to go on with what is there"
             if len(content) < length:
-                told = (
+                problem = (
                     f"holds {len(content)} bytes of the {length} that were written" if content else "is gone or empty"
                 )
                 raise InputError(
-                    f"the study's journal {self._journal} {told}: the last of its trials are missing; {again}"
+                    f"the study's journal {self._journal} {problem}: the last of its trials are missing; {advice}"
                 )
             if zlib.crc32(content[:length]) != checksum:
                 raise InputError(
                     f"the study's journal {self._journal} is damaged: its first {length} bytes are not those that were "
-                    f"written; {again}"
+                    f"written; {advice}"
                 )
         finally:
             self._lock.release()
 
     def _check_lines(self, content: bytes) -> None:
-        begun: dict[bytes, int] = {}
+        line_numbers: dict[bytes, int] = {}
         for number, line in enumerate(content.split(b"\n")[:-1], start=1):
             name = f"line {number} of the study's journal {self._journal}"
             log = parse_json(line, name, _LINE, "it is damaged or no journal of Optuna", finite=False)
-            # With the microsecond and the worker in it, such a line is written once; only a copy has it again. (A trial
-            # that waits to be tried has no time yet.)
+            # Such a line holds the microsecond and the worker, so two equal lines are copies. (An enqueued trial has no
+            # time yet.)
             if (
                 log["op_code"] == _CREATE_TRIAL
                 and log.get("datetime_start")
-                and begun.setdefault(line, number) != number
+                and line_numbers.setdefault(line, number) != number
             ):
-                raise InputError(f"{name} is damaged: it is line {begun[line]} again; remove what stands there twice")
+                raise InputError(
+                    f"{name} is damaged: it is line {line_numbers[line]} again; remove what stands there twice"
+                )
 
-    def _noted(self) -> tuple[int, int] | None:
-        """Length and CRC-32 that were noted last; None if there are none, or they cannot be read."""
+    def _read_note(self) -> tuple[int, int] | None:
+        """Return the length and CRC-32 noted last; None if there are none, or they cannot be read."""
         try:
             words = self._note.read_text(encoding="ascii").split()
             return int(words[0]), int(words[1])
@@ -226,14 +231,14 @@ class KernelLock(JournalFileSymlinkLock):
             logger.warning("%s cannot be read: whether the study's journal is whole is not known", self._note)
             return None
 
-    def _take_note(self) -> None:
-        # Where the disk is full the older note stays, which is true as well: it is a lower bound.
+    def _write_note(self) -> None:
+        # If the disk is full the older note stays: a lower bound of the length, and its checksum holds.
         with contextlib.suppress(OSError), open(self._journal, "rb") as file:
             file.seek(self._length)
             new = file.read()
             new = new[: new.rfind(b"\n") + 1]
             self._length, self._sum = self._length + len(new), zlib.crc32(new, self._sum)
-            # One write of one size, in place: a kill leaves the old or the new.
+            # One write of fixed size, in place: a kill leaves the old note or the new one.
             descriptor = os.open(self._note, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.pwrite(descriptor, f"{self._length:20d} {self._sum:10d}\n".encode("ascii"), 0)
@@ -253,9 +258,9 @@ def _cut_half_line(file: Any) -> None:
 
 
 def objective_names(study: optuna.Study) -> list[str]:
-    """What the study's values are, in their order; "value", or "value 1" and so on, for a study that does not say."""
+    """Return the names of the study's values, in order; "value" or "value 1", ... for a study that does not say."""
     names = study.user_attrs.get("objectives")
     if names is None or len(names) != len(study.directions):
-        many = len(study.directions) > 1
-        return [f"value {i + 1}" if many else "value" for i in range(len(study.directions))]
+        several = len(study.directions) > 1
+        return [f"value {i + 1}" if several else "value" for i in range(len(study.directions))]
     return [str(name) for name in names]

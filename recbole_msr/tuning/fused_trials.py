@@ -1,7 +1,7 @@
-"""Several trials of one worker at once: those that differ in little share the work of training.
+"""Train several trials of a worker at once: trials that differ in few settings share the work of training.
 
-Each comes to the numbers it comes to alone (`recbole_msr.training.fused.loop`), is reported epoch by epoch, pruned, and
-told when it has ended, whatever becomes of the others.
+Each trial gets the numbers it gets alone (`recbole_msr.training.fused.loop`), and is reported epoch by epoch, pruned,
+and told to the study when it finishes, independently of the others.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Open:
-    """A trial under way with others.
+class _OpenTrial:
+    """A running trial.
 
     Attributes:
         attempt: the trial.
         members: its trainings.
-        left: how many of them have not ended.
-        begun: seconds until its models were there.
+        left: number of trainings that have not ended.
+        begun: seconds until its models were built.
     """
 
     attempt: Attempt
@@ -46,12 +46,12 @@ class _Open:
 
 
 class FusedTrials:
-    """Runs trials of one process, as many at once as `SearchSettings.fused` says.
+    """A runner of trials in this process, as many at once as `SearchSettings.fused` says.
 
     Args:
-        objective: runs one alone.
+        objective: runs a single trial.
         settings, space, data: of the search.
-        wanted: how many trials there are to be in all, if that is known.
+        wanted: total number of trials; None if there is no limit.
     """
 
     def __init__(
@@ -59,25 +59,28 @@ class FusedTrials:
     ) -> None:
         self._objective, self._settings, self._data, self._wanted = objective, settings, data, wanted
         self._light = all(_is_light(parameter.key) for parameter in space.parameters)
-        self._no_room: list[_Open] = []  # what ran out of memory among others: trained alone after them
-        self._told_wrong: BaseException | None = None  # what came of telling that a trial has ended
+        self._out_of_memory: list[_OpenTrial] = []  # ran out of memory among others: trained alone after them
+        self._tell_error: BaseException | None = None  # raised while a finished trial was told to the study
 
     def __call__(self, first: Trial, more: Callable[[], Trial | None], tell: Callable[[Trial, Outcome], None]) -> None:
-        """Run a trial to its end, and others with it where that is worth it. Only what ends the search is raised.
+        """Run a trial, and others with it where that is faster.
 
         Args:
             first: the trial.
-            more: gives another one, or None.
-            tell: called with every trial and its outcome, as soon as it has ended.
+            more: returns a further trial, or None.
+            tell: called with every trial and its outcome, as soon as the trial has finished.
+
+        Raises:
+            Exception: only an error that ends the search; others are outcomes of their trials.
         """
-        opened: list[_Open] = []
+        opened: list[_OpenTrial] = []
         try:
             self._run(first, more, tell, opened)
         except BaseException:
-            for one in opened:
-                if not one.attempt.closed:
-                    one.attempt.outcome.reason = one.attempt.outcome.reason or "interrupted"
-                    one.attempt.close()
+            for open_trial in opened:
+                if not open_trial.attempt.closed:
+                    open_trial.attempt.outcome.reason = open_trial.attempt.outcome.reason or "interrupted"
+                    open_trial.attempt.close()
             raise
 
     def _run(
@@ -85,46 +88,46 @@ class FusedTrials:
         first: Trial,
         more: Callable[[], Trial | None],
         tell: Callable[[Trial, Outcome], None],
-        opened: list[_Open],
+        opened: list[_OpenTrial],
     ) -> None:
         trial: Trial | None = first
         alone: Trial | None = None
         limit, begun = 1, 0
-        self._no_room.clear()
+        self._out_of_memory.clear()
         while trial is not None:
-            one = _Open(Attempt(trial))
-            opened.append(one)
-            with one.attempt.judged():
+            open_trial = _OpenTrial(Attempt(trial))
+            opened.append(open_trial)
+            with open_trial.attempt.judged():
                 try:
-                    self._objective.begin(one.attempt)
+                    self._objective.begin(open_trial.attempt)
                     if begun == 0:
-                        limit = self.limit(one.attempt)
+                        limit = self.limit(open_trial.attempt)
                     if limit > 1:
-                        self._make_members(one, tell)
+                        self._make_members(open_trial, tell)
                 except Exception as error:
-                    if not (begun or one.members) or not is_out_of_memory(error):
+                    if not (begun or open_trial.members) or not is_out_of_memory(error):
                         raise
-                    self._put_off(one, error)
+                    self._postpone(open_trial, error)
                     limit = 0
-            if one.attempt.outcome.reason is not None:  # its settings are impossible, say
-                self._close(one, tell)
+            if open_trial.attempt.outcome.reason is not None:  # for example, its settings are invalid
+                self._close(open_trial, tell)
             elif limit == 1:
-                self._alone(one, tell)
+                self._alone(open_trial, tell)
             begun += 1
             trial = more() if self._settings.trial_seeds == 1 and begun < limit else None
             if trial is not None and _is_retry(trial):
                 alone, trial = trial, None
-        members = [member for one in opened if not one.attempt.closed for member in one.members]
+        members = [member for open_trial in opened if not open_trial.attempt.closed for member in open_trial.members]
         if members:
             self._train(members, opened)
             members.clear()  # they hold the models
-        for one in self._no_room:
-            self._again(one, tell)
+        for open_trial in self._out_of_memory:
+            self._train_postponed(open_trial, tell)
         if alone is not None:
             self._run(alone, _no_more, tell, opened)
 
     def limit(self, attempt: Attempt) -> int:
-        """How many trainings there are to be at once, given a trial that has begun."""
+        """Return the number of trainings to run at once, for a trial whose model has been built."""
         settings, run = self._settings, attempt.runs[0]
         if settings.fused == "off" or _is_retry(attempt.trial) or not_fusable_reason(run.config) is not None:
             return 1
@@ -134,123 +137,129 @@ class FusedTrials:
         return 1 if most < settings.trial_seeds else most
 
     def _worthwhile(self, model: nn.Module, config: Any) -> int:
-        """How many trainings of such a model are quicker together, as far as can be foreseen."""
+        """Estimate how many trainings of such a model are fastest together."""
         settings = self._settings
         several_seeds = settings.trial_seeds > 1
         if not several_seeds:
             if self._wanted is None or settings.epochs is not None or settings.timeout is not None:
-                return 1  # when the budget is spent, one trial may be half done, and not a group of them
+                return 1  # when the budget is spent, a single trial may be cut off, but not a whole group
             if not self._light:
                 return 1
         most = fused_group_size(model, config)
         if not several_seeds:
             assert self._wanted is not None
-            share = self._wanted // settings.workers  # no worker is to stand idle
+            share = self._wanted // settings.workers  # no worker should be idle
             if settings.sampler["name"] != "grid":
                 share = min(share, self._wanted // 4)  # a sampler learns from trials that have ended
             most = min(most, max(1, share))
         return most
 
-    def _make_members(self, one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
-        attempt, objective = one.attempt, self._objective
+    def _make_members(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
+        attempt, objective = open_trial.attempt, self._objective
         for index in range(self._settings.trial_seeds):
             if index:
                 objective.begin_seed(attempt, index)
             run = attempt.runs[-1]
             report = objective.after_epoch(attempt, run.epochs)
-            member = run.member(partial(self._after_epoch, one, index, report), partial(self._ended, one, tell))
+            member = run.member(
+                partial(self._after_epoch, open_trial, index, report), partial(self._ended, open_trial, tell)
+            )
             run.first_batch(attempt.started)
-            one.members.append(member)
-        one.left = len(one.members)
-        one.begun = time.perf_counter() - attempt.started
+            open_trial.members.append(member)
+        open_trial.left = len(open_trial.members)
+        open_trial.begun = time.perf_counter() - attempt.started
 
     def _after_epoch(
-        self, one: _Open, index: int, report: Callable[[int, float], None], epoch: int, score: float
+        self, open_trial: _OpenTrial, index: int, report: Callable[[int, float], None], epoch: int, score: float
     ) -> None:
-        if len(one.members) == 1:  # the epochs of several seeds come one after the other, at the end
-            one.attempt.epoch_logger(index).send(one.members[index].epochs)
+        if len(open_trial.members) == 1:  # the epochs of several seeds are logged one seed after the other, at the end
+            open_trial.attempt.epoch_logger(index).send(open_trial.members[index].epochs)
         report(epoch, score)
 
-    def _train(self, members: list[Member], opened: list[_Open]) -> None:
-        for one in opened:
-            one.attempt.fused = len(members)
+    def _train(self, members: list[Member], opened: list[_OpenTrial]) -> None:
+        for open_trial in opened:
+            open_trial.attempt.fused = len(members)
         try:
             train_members(members, self._data.train, self._data.valid)
         except Exception as error:
-            if error is self._told_wrong or ends_search(error):
+            if error is self._tell_error or ends_search(error):
                 raise
-            left = [one for one in opened if not one.attempt.closed and one not in self._no_room]
+            left = [
+                open_trial
+                for open_trial in opened
+                if not open_trial.attempt.closed and open_trial not in self._out_of_memory
+            ]
             logger.warning("%d trials cannot be trained together, now one by one: %s", len(left), reason_of(error))
-            for one in left:
-                self._put_off(one, error)
+            for open_trial in left:
+                self._postpone(open_trial, error)
 
-    def _ended(self, one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
-        one.left -= 1
-        if one.left:
+    def _ended(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
+        open_trial.left -= 1
+        if open_trial.left:
             return
-        for member in one.members:
-            if member.error is not None and is_out_of_memory(member.error) and (one.attempt.fused or 0) > 1:
-                logger.warning("trial %d ran out of memory among others, later alone", one.attempt.trial.number)
-                self._put_off(one, member.error)
+        for member in open_trial.members:
+            if member.error is not None and is_out_of_memory(member.error) and (open_trial.attempt.fused or 0) > 1:
+                logger.warning("trial %d ran out of memory among others, later alone", open_trial.attempt.trial.number)
+                self._postpone(open_trial, member.error)
                 return
         try:
-            self._judge(one, tell)
+            self._judge(open_trial, tell)
         except BaseException as error:
-            self._told_wrong = error
+            self._tell_error = error
             raise
 
-    def _judge(self, one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
-        attempt = one.attempt
+    def _judge(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
+        attempt = open_trial.attempt
         with attempt.judged():
-            for index, member in enumerate(one.members):
+            for index, member in enumerate(open_trial.members):
                 attempt.epoch_logger(index).send(member.epochs)
-            for member in one.members:
+            for member in open_trial.members:
                 if member.error is not None:
                     raise member.error
             for run in attempt.runs:
                 run.check_validated()
             self._objective.report_seeds(attempt)
             attempt.complete()
-        attempt.seconds = one.begun + sum(member.seconds for member in one.members)
-        one.members.clear()
-        self._close(one, tell)
+        attempt.seconds = open_trial.begun + sum(member.seconds for member in open_trial.members)
+        open_trial.members.clear()
+        self._close(open_trial, tell)
 
-    def _put_off(self, one: _Open, error: Exception) -> None:
-        """Keep a trial for when those under way have ended, and let go of what it holds."""
-        traceback.clear_frames(error.__traceback__)  # they hold batches and layers' outputs
-        one.members.clear()
-        one.attempt.runs.clear()
-        self._no_room.append(one)
+    def _postpone(self, open_trial: _OpenTrial, error: Exception) -> None:
+        """Postpone a trial until the running ones have finished, and free its memory."""
+        traceback.clear_frames(error.__traceback__)  # frames hold batches and layers' outputs
+        open_trial.members.clear()
+        open_trial.attempt.runs.clear()
+        self._out_of_memory.append(open_trial)
 
-    def _alone(self, one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
-        with one.attempt.judged():
-            self._objective.train(one.attempt)
-        self._close(one, tell)
+    def _alone(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
+        with open_trial.attempt.judged():
+            self._objective.train(open_trial.attempt)
+        self._close(open_trial, tell)
 
-    def _again(self, one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
+    def _train_postponed(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
         """Train a trial alone that could not be trained with the others."""
-        attempt = one.attempt
+        attempt = open_trial.attempt
         attempt.fused, attempt.started = None, time.perf_counter()
         with attempt.judged():
             self._objective.begin_seed(attempt, 0)
             self._objective.train(attempt)
-        self._close(one, tell)
+        self._close(open_trial, tell)
 
     @staticmethod
-    def _close(one: _Open, tell: Callable[[Trial, Outcome], None]) -> None:
-        one.attempt.close()
-        tell(one.attempt.trial, one.attempt.outcome)
+    def _close(open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
+        open_trial.attempt.close()
+        tell(open_trial.attempt.trial, open_trial.attempt.outcome)
 
 
 def _is_retry(trial: Trial) -> bool:
-    """Whether it is tried again since a worker was lost with it. It may have been too much for the memory."""
+    """Return whether the trial's worker was lost before: the trial may need too much memory."""
     return "retry_of" in trial.user_attrs
 
 
 def _no_more() -> None:
-    """No trial."""
+    """Return no trial."""
 
 
 def _is_light(key: str) -> bool:
-    """Whether trials that differ in this key have models of one architecture."""
+    """Return whether trials that differ in this key only have models of the same architecture."""
     return key in ("learning_rate", "weight_decay", "seed") or "dropout" in key

@@ -1,4 +1,4 @@
-"""A study in its storage: made, or found again and compared with what is wanted now."""
+"""A study in its storage: created, or loaded and checked against the settings of the search."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ FREE_KEYS = (FREE - {"epochs"}) | {"data_path", "knowledge_dir", "checkpoint_dir
 
 
 def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mapping[str, bool], epochs: int) -> Study:
-    """Make the study, or find it again.
+    """Create the study, or load it.
 
     Args:
         settings: the search.
-        space: its space.
-        data: what identifies the data and their split.
+        space: the search space.
+        data: fingerprint of the data and their split.
         smaller: for every objective, whether smaller is better.
-        epochs: how many a trial trains at most.
+        epochs: maximum number of epochs of a trial.
 
     Raises:
         InputError: the storage cannot be used, or it has a study of this name with another space, data or settings.
@@ -43,13 +43,16 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
     sampler = make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
     pruner = make_pruner(Named.read_back(settings.pruner), epochs, 1 if settings.trial_seeds == 1 else 0)
     identity = _identity(settings, space, data)
-    storage = open_storage(settings.storage, settings.folder)  # last: what is refused has made no study
+    storage = open_storage(settings.storage, settings.folder)  # last: refused settings leave no study behind
     with quiet(), storage_errors(settings):
-        given: dict[str, Any] = {"study_name": settings.study, "storage": storage, "sampler": sampler, "pruner": pruner}
-        if settings.study in optuna.get_all_study_names(storage):  # a journal notes every try to make one
-            study = optuna.load_study(**given)
+        arguments: dict[str, Any] = {
+            **{"study_name": settings.study, "storage": storage},
+            **{"sampler": sampler, "pruner": pruner},
+        }
+        if settings.study in optuna.get_all_study_names(storage):  # a journal records every attempt to create one
+            study = optuna.load_study(**arguments)
         else:
-            study = optuna.create_study(**given, directions=directions, load_if_exists=True)
+            study = optuna.create_study(**arguments, directions=directions, load_if_exists=True)
         if _IDENTITY not in study.user_attrs:
             if study.get_trials(deepcopy=False):
                 raise InputError(
@@ -63,7 +66,7 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
 
 
 def _identity(settings: SearchSettings, space: Space, data: str) -> dict[str, Any]:
-    """What makes trials comparable. Paths, devices and threads are each machine's own."""
+    """Return the settings that must agree for comparable trials; paths, devices and threads may differ."""
     config = {key: value for key, value in settings.config.items() if key not in FREE_KEYS}
     return {
         "model": settings.model,
@@ -88,73 +91,72 @@ _MEANINGS = {
 
 def _check_same(study: optuna.Study, identity: Mapping[str, Any], name: str) -> None:
     before = study.user_attrs[_IDENTITY]
-    told = []
+    differences = []
     for key, meaning in _MEANINGS.items():
         old, new = before[key], identity[key]
         if old == new:
             continue
         if key == "config":
             keys = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-            told += [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys]
+            differences += [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys]
         elif key == "data":
-            told.append(f"{meaning} have changed")
+            differences.append(f"{meaning} have changed")
         else:
-            told.append(f"{meaning}: {old!r} -> {new!r}")
+            differences.append(f"{meaning}: {old!r} -> {new!r}")
     if before["space"] != identity["space"]:
-        told += Space.load(identity["space"]).differences(Space.load(before["space"])) or ["the space"]
-    if told:
+        differences += Space.load(identity["space"]).differences(Space.load(before["space"])) or ["the space"]
+    if differences:
         raise InputError(
-            f"there is a study '{name}' with other settings ({'; '.join(told)}): its trials cannot be compared with "
-            "these; give this one another name (--study=NAME, and --output=DIR)"
+            f"there is a study '{name}' with other settings ({'; '.join(differences)}): its trials cannot be compared "
+            "with these; give this one another name (--study=NAME, and --output=DIR)"
         )
 
 
 def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those asked for; one that was given up is if its worker ended it all the same."""
-    given_up = "uncounted" in trial.user_attrs
-    return not given_up or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    """Return whether a trial counts towards `--trials`: a lost trial only if its worker finished it."""
+    return "uncounted" not in trial.user_attrs or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 SO_FAR = "values_so_far"
-"""Attribute of a trial that the end of `--timeout` has cut off: its values by the epochs that were validated."""
+"""Attribute of a trial that the end of `--timeout` has cut off: its best values up to then."""
 
 
 def values_of(trial: FrozenTrial) -> list[float] | None:
-    """A trial's values; of one that was cut off, those it had come to."""
+    """Return a trial's values; for a trial that was cut off, its best values up to then."""
     return trial.user_attrs.get(SO_FAR) if trial.values is None else trial.values
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:
-    """Whether a trial was validated, but its time was up before it ended."""
+    """Return whether a trial was validated, but cut off by `--timeout` before it finished."""
     return trial.state == TrialState.FAIL and SO_FAR in trial.user_attrs
 
 
 def candidates(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that may be the best: those that are complete, and those cut off that have not been ended since."""
+    """Return the trials that may be the best: complete trials, and cut-off trials not finished since."""
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and counts(trial)]
-    ended = {trial.user_attrs.get("retry_of") for trial in trials if trial.state.is_finished() and counts(trial)}
-    cut_off = [one for one in trials if is_cut_off(one) and one.user_attrs.get("retry_of", one.number) not in ended]
+    finished = {trial.user_attrs.get("retry_of") for trial in trials if trial.state.is_finished() and counts(trial)}
+    cut_off = [t for t in trials if is_cut_off(t) and t.user_attrs.get("retry_of", t.number) not in finished]
     return sorted([*complete, *cut_off], key=lambda trial: trial.number)
 
 
 def epochs_of(study: optuna.Study) -> int:
-    """Epochs trained by all trials that have ended."""
+    """Return the number of epochs that all finished trials trained."""
     return sum(int(trial.user_attrs.get("epochs", 0)) for trial in study.get_trials(deepcopy=False))
 
 
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that ended and count: not those of killed workers, which were tried again."""
+    """Return the finished trials that count: not those of killed workers, which are retried."""
     return [trial for trial in study.get_trials(deepcopy=False) if counts(trial) and trial.state.is_finished()]
 
 
 def grid_points(study: optuna.Study) -> int | None:
-    """How many points a grid has; None for other samplers."""
+    """Return the number of points of a grid; None for other samplers."""
     return len(study.sampler.points) if isinstance(study.sampler, GridOnce) else None
 
 
 class quiet:
-    """Optuna's remarks on experimental features and on parameters outside the space are not for the user."""
+    """Silence Optuna's remarks on experimental features and on parameters outside the space."""
 
     def __enter__(self) -> None:
         self._warnings = warnings.catch_warnings()
@@ -167,7 +169,7 @@ class quiet:
 
 
 class storage_errors:
-    """Errors of the storage as one clear line."""
+    """Turn errors of the storage into one clear line."""
 
     def __init__(self, settings: SearchSettings) -> None:
         self._where = hide_password(settings.storage or str(settings.folder))
@@ -182,7 +184,7 @@ class storage_errors:
             raise InputError(
                 f"the study's storage {self._where} is damaged: a line cannot be read ({error})"
             ) from error
-        if isinstance(error, OSError) and not isinstance(error, InputError):  # which names its own file
+        if isinstance(error, OSError) and not isinstance(error, InputError):  # an InputError names its file
             raise StorageError(
                 f"the study's storage {self._where} cannot be written: {error.strerror or error}; "
                 "nothing that ended is lost, and the same command goes on"
@@ -190,14 +192,15 @@ class storage_errors:
 
 
 def check_study(folder: Path, study: str, storage: str | None) -> None:
-    """Refuse the folder of another search: its best.yaml and trials.csv would be written over.
+    """Refuse the folder of another search, whose best.yaml and trials.csv would be overwritten.
 
     Args:
         folder: the output folder.
-        study, storage: the study's name, and the address where it is kept.
+        study: name of the study.
+        storage: address of its storage; None for a journal in the folder.
 
     Raises:
-        InputError: it has another study, keeps it elsewhere, or does not tell.
+        InputError: the folder has another study, keeps it elsewhere, or does not say.
     """
     shape, advice = {"study": str, "storage": str | None}, "remove it, and the same command goes on"
     try:

@@ -14,7 +14,9 @@ from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.runs.predict import Predictor
 
-MODELS = [name for name in registry.registered_models() if issubclass(registry.model_class(name), MultiScenarioRecommender)]
+MODELS = [
+    name for name in registry.registered_models() if issubclass(registry.model_class(name), MultiScenarioRecommender)
+]
 GIVEN = {
     "knowledge": "random",
     "knowledge_size": 10,
