@@ -12,7 +12,7 @@ import threading
 
 
 def main() -> int:
-    """Run the command after the seconds, and return its exit code."""
+    """Run the command that the arguments give, and return its exit code."""
     seconds, command = float(sys.argv[1]), sys.argv[2:]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
