@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BeforeValidator, Field, model_validator
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.value_kinds import is_finite, is_one_line
+from recbole_msr.validation import Settings, validate
+from recbole_msr.value_kinds import WrongValueError, is_finite, is_one_line
 
 SCENARIO_FIELD = "scenario"
 """Name of the token field that holds a row's scenario: ids 1..M in the declared order, 0 for an unknown one."""
@@ -29,41 +31,132 @@ MISSING_LABEL = -1.0
 
 UNKNOWN_SCENARIO = 0
 
-_TAKEN = ("auc", "gauc", "logloss", "macro", "worst", "all")
+_RESERVED_NAMES = ("auc", "gauc", "logloss", "macro", "worst", "all")
 """Names of metrics, means and sums in results, which no task may have in any case."""
 
 
 def label_field(task: str) -> str:
-    """Name of the float column with the 0/1 labels of a task."""
+    """Return the name of the float column with the 0/1 labels of a task."""
     return f"label_{task}"
 
 
-@dataclass(frozen=True)
-class Scenario:
+def as_token(value: Any) -> str | None:
+    """Return a raw value as it is written in an atomic file; None where there is none."""
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return None
+    if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
+        return str(int(value))  # type: ignore[call-overload]
+    return str(value)
+
+
+def _name(value: Any) -> str:
+    """Read the name of a task, a scenario or a field: text, or a number, which stands for its digits."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is True or False, not a name: quote it if it is a word ('{value}', 'no', ...)")
+    is_name = is_one_line(value) if isinstance(value, str) else value is None or is_finite(value)
+    if not is_name:
+        raise ValueError(f"{value!r} is no name: a name is text in one line, or a number")
+    if value is None or not str(value).strip():
+        raise ValueError(f"{value!r} is empty: give it a name" + ("" if value == "" else "; quote it if it is a word"))
+    return str(value)
+
+
+def _finite(value: Any) -> float:
+    if not is_finite(value):
+        raise WrongValueError("a number", value)
+    return float(value)
+
+
+def _edges(edges: Any) -> tuple[float, ...]:
+    numeric = isinstance(edges, Sequence) and not isinstance(edges, str) and all(is_finite(edge) for edge in edges)
+    if not numeric or not edges or any(low >= high for low, high in pairwise(edges)):
+        raise WrongValueError("ascending numbers, the inner edges", edges)
+    return tuple(float(edge) for edge in edges)
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return (values,) if isinstance(values, str) or not isinstance(values, Sequence) else tuple(values)
+
+
+def _groups(groups: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(groups, Mapping) or not groups:
+        raise WrongValueError("a mapping of names to lists of values", groups)
+    group_of: dict[str, str] = {}
+    tokens_of: dict[str, tuple[str, ...]] = {}
+    for key, values in groups.items():
+        name = _declared_name("name", key)
+        if name in tokens_of:
+            raise ValueError(f"two groups have the name '{name}'")
+        tokens_of[name] = _tokens(name, values)
+        for token in tokens_of[name]:
+            if token in group_of:
+                raise ValueError(f"value '{token}' is in the groups '{group_of[token]}' and '{name}'")
+            group_of[token] = name
+    return tokens_of
+
+
+def _tokens(group: str, values: Any) -> tuple[str, ...]:
+    """Read the values of a group as they are written in an atomic file."""
+    values = [values] if isinstance(values, (str, Real)) else values
+    if not isinstance(values, Sequence) or not values:
+        raise ValueError(f"group '{group}' must list values, got {values!r}")
+    for value in values:
+        if value is None:
+            raise ValueError(f"group '{group}' lists an empty value; quote it if it is a word")
+        if isinstance(value, bool):
+            raise ValueError(
+                f"group '{group}' lists {value}, which is True or False and no value of a field: quote it if it is a "
+                "word, such as 'NO'"
+            )
+    return tuple(str(as_token(value)) for value in values)
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+Number = Annotated[float, BeforeValidator(_finite)]
+
+
+def _keeps_field(declared: Mapping[str, Any]) -> bool:
+    is_derived = declared.get("bins") is not None or declared.get("groups") is not None
+    return is_derived and declared.get("field") != SCENARIO_FIELD
+
+
+class Scenario(Settings):
     """How a row's scenario follows from one field.
 
-    Exactly one of three ways: the field's own values (neither `bins` nor `groups`), the bins of a number
-    (`bins` are the inner edges, each belongs to the bin on its right), or named groups of values.
-
-    Attributes:
-        field: the field looked at; `None` means that all rows are one scenario named "all".
-        bins: ascending inner edges; n edges make n + 1 scenarios.
-        groups: scenario name -> the values it takes in.
-        names: names for the bins, instead of the made ones such as "age<25".
-        other: with `groups`: the scenario of every value that no group lists (without it, such a value is an error).
-        keep_field: whether the field also stays an ordinary feature. By default it does when the scenario is
-            derived from it, and does not when it is the scenario itself.
+    Exactly one of three ways: the field's own values (neither `bins` nor `groups`), the bins of a number, or named
+    groups of values.
     """
 
-    field: str | None = None
-    bins: tuple[float, ...] | None = None
-    groups: Mapping[str, tuple[str, ...]] | None = None
-    names: tuple[str, ...] | None = None
-    other: str | None = None
-    keep_field: bool = False
+    field: Annotated[str | None, BeforeValidator(_name)] = None
+    """The field that decides; `None`, which cannot be declared, means that all rows are one scenario named "all"."""
+    bins: Annotated[tuple[float, ...], BeforeValidator(_edges)] | None = None
+    """Ascending inner edges, each of which belongs to the bin on its right; n edges make n + 1 scenarios."""
+    groups: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_groups)] | None = None
+    """Scenario name -> the field's values that belong to it, as they are written in an atomic file."""
+    names: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] | None = None
+    """Names for the bins, instead of those made of the edges, such as "age<25"."""
+    other: Name | None = None
+    """With `groups`: the scenario of every value that no group lists (without it, such a value is an error)."""
+    keep_field: bool = Field(default_factory=_keeps_field)
+    """Whether the field also stays an ordinary feature. By default it does when the scenario is derived from it, and
+    does not when it is the scenario itself."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scenario:
+        if self.bins is not None and self.groups is not None:
+            raise ValueError("give bins or groups, not both")
+        if self.names is not None:
+            n_bins = 0 if self.bins is None else len(self.bins) + 1
+            if len(self.names) != n_bins or len(set(self.names)) < n_bins:
+                raise ValueError(f"names are for bins, one more than edges and all different, got {list(self.names)}")
+        if self.other is not None and (self.groups is None or self.other in self.groups):
+            raise ValueError("'other' goes with groups, and must not be the name of one")
+        if self.keep_field and self.field == SCENARIO_FIELD:
+            raise ValueError(f"a field called '{SCENARIO_FIELD}' is replaced and cannot be kept; rename it")
+        return self
 
     def fixed_names(self) -> list[str] | None:
-        """The scenario names that the declaration alone gives, in order; None where the data give them."""
+        """Return the scenario names that follow from the declaration alone, in order; None where the data decide."""
         if self.field is None:
             return ["all"]
         if self.names is not None:
@@ -77,7 +170,7 @@ class Scenario:
         return None
 
     def assign(self, values: Sequence[Any], names: Sequence[str]) -> np.ndarray:
-        """Scenario ids (1..M in the order of `names`, 0 where the value belongs to none) of raw values, shape (N,)."""
+        """Return scenario ids of raw values, shape (N,): 1..M in the order of `names`, 0 for a value of no scenario."""
         if self.field is None:
             return np.ones(len(values), dtype=np.int64)
         if self.bins is not None:
@@ -86,7 +179,7 @@ class Scenario:
             return np.where(np.isnan(numbers), UNKNOWN_SCENARIO, ids).astype(np.int64)
         id_of = {name: i for i, name in enumerate(names, start=1)}
         if self.groups is not None:
-            id_of = {value: id_of[name] for name, listed in self.groups.items() for value in listed}
+            id_of = {value: id_of[name] for name, tokens in self.groups.items() for value in tokens}
         fallback = len(names) if self.other else UNKNOWN_SCENARIO
         return np.array(
             [UNKNOWN_SCENARIO if token is None else id_of.get(token, fallback) for token in map(as_token, values)],
@@ -94,30 +187,33 @@ class Scenario:
         ).reshape(len(values))
 
 
-@dataclass(frozen=True)
-class Task:
-    """A binary label: a 0/1 field, or a number compared with a threshold.
-
-    Attributes:
-        name: what the task is called in results.
-        field: the field the label is read from.
-        at_least: label 1 where the number is >= this; None for a field that holds 0 and 1 itself.
-        above: label 1 where the number is > this.
-        missing: "error" (a row without a value stops the run) or "ignore" (such a row does not count for this task).
-    """
+class Task(Settings):
+    """A binary label: a 0/1 field, or a number compared with a threshold."""
 
     name: str
-    field: str
-    at_least: float | None = None
-    above: float | None = None
-    missing: str = "error"
+    """What the task is called in results: the key of the declaration."""
+    field: Name
+    """The field the label is read from."""
+    at_least: Number | None = None
+    """Label 1 where the number is >= this; without a threshold the field holds 0 and 1 itself."""
+    above: Number | None = None
+    """Label 1 where the number is > this."""
+    missing: Literal["error", "ignore"] = "error"
+    """"error" (a row without a value stops the run) or "ignore" (such a row does not count for this task)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if self.at_least is not None and self.above is not None:
+            raise ValueError("give at_least or above, not both")
+        return self
 
     @property
     def label_field(self) -> str:
+        """The name of the float column with the task's labels."""
         return label_field(self.name)
 
     def labels(self, values: Sequence[Any]) -> np.ndarray:
-        """Labels 0, 1 or `MISSING_LABEL` of raw values, shape (N,), float32.
+        """Return labels 0, 1 or `MISSING_LABEL` of raw values, shape (N,), float32.
 
         Raises:
             InputError: a value is not a number, not 0/1 where no threshold is given, or missing where it may not be.
@@ -125,11 +221,11 @@ class Task:
         numbers = np.asarray(values)
         if numbers.dtype.kind not in "fiub":
             numbers = np.array([_number(value) for value in values], dtype=np.float64)
-            words = [i for i in np.flatnonzero(np.isnan(numbers)).tolist() if not _is_missing(values[i])]
-            if words:
+            no_numbers = [i for i in np.flatnonzero(np.isnan(numbers)).tolist() if not _is_missing(values[i])]
+            if no_numbers:
                 raise InputError(
-                    f"task '{self.name}': field '{self.field}' must hold numbers, but holds '{values[words[0]]}' in "
-                    f"interaction {words[0] + 1} ({len(words)} such values)"
+                    f"task '{self.name}': field '{self.field}' must hold numbers, but holds "
+                    f"'{values[no_numbers[0]]}' in interaction {no_numbers[0] + 1} ({len(no_numbers)} such values)"
                 )
         numbers = numbers.astype(np.float64)
         missing = np.isnan(numbers)
@@ -172,19 +268,22 @@ class Schema:
 
     @property
     def task_names(self) -> list[str]:
+        """The tasks' names, in their declared order."""
         return [task.name for task in self.tasks]
 
     @property
     def label_fields(self) -> list[str]:
+        """The names of the tasks' float columns with labels, in the declared order."""
         return [task.label_field for task in self.tasks]
 
     @property
     def main_index(self) -> int:
+        """The place of the main task among the tasks, from 0."""
         return self.task_names.index(self.main_task)
 
     @classmethod
     def from_config(cls, config: Any) -> Schema | None:
-        """The schema of a configuration (a mapping or a RecBole Config), or None where it declares no tasks.
+        """Read the schema of a configuration (a mapping or a RecBole Config); None where it declares no tasks.
 
         Raises:
             InputError: a key is unknown or a value impossible; the message names it.
@@ -196,11 +295,11 @@ class Schema:
             return None
         if not isinstance(tasks, Mapping) or not tasks:
             raise InputError(f"'tasks' must map names to fields, e.g. {{click: {{field: label}}}}, got {tasks!r}")
-        declared = tuple(_task(_name("task name", name), spec) for name, spec in tasks.items())
+        declared = tuple(_task(_task_name(name), spec) for name, spec in tasks.items())
         names = [task.name for task in declared]
         if len(set(names)) < len(names):
             raise InputError(f"two tasks have the same name in {names}")
-        main = names[0] if main_task is None else _name("main_task", main_task)
+        main = names[0] if main_task is None else _declared_name("main_task", main_task)
         if main not in names:
             raise InputError(f"main_task '{main}' is not among the tasks {names}{nearest(main, names)}")
         return cls(_scenario(scenario), declared, main)
@@ -222,125 +321,35 @@ def _is_missing(value: Any) -> bool:
     return value is None or text in ("", "nan", "<na>")
 
 
-def as_token(value: Any) -> str | None:
-    """A raw value as it is written in an atomic file; None where there is none."""
-    if value is None or (isinstance(value, Real) and math.isnan(value)):
-        return None
-    if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer():
-        return str(int(value))  # type: ignore[call-overload]
-    return str(value)
+def _declared_name(what: str, value: Any) -> str:
+    try:
+        return _name(value)
+    except ValueError as error:
+        raise InputError(f"{what} {error}") from None
 
 
-def _refuse_unknown(what: str, spec: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in spec:
-        if key not in known:
-            raise InputError(f"{what}: unknown key '{key}'{nearest(key, known) or '.'} Known keys: {', '.join(known)}.")
-
-
-def _name(what: str, given: Any) -> str:
-    """The name of a task, a scenario or a field: text, or a number, whose digits it is."""
-    if isinstance(given, bool):
-        raise InputError(
-            f"{what} {given} is True or False, not a name: quote it if it is a word ('{given}', 'no', ...)"
-        )
-    good = is_one_line(given) if isinstance(given, str) else given is None or is_finite(given)
-    if not good:
-        raise InputError(f"{what} {given!r} is no name: a name is text in one line, or a number")
-    if given is None or not str(given).strip():
-        raise InputError(
-            f"{what} {given!r} is empty: give it a name" + ("" if given == "" else "; quote it if it is a word")
-        )
-    return str(given)
-
-
-def _task(name: str, spec: Any) -> Task:
-    if isinstance(spec, str):
-        spec = {"field": spec}
-    if not isinstance(spec, Mapping):
-        raise InputError(f"task '{name}' must be a mapping such as {{field: rating, at_least: 4}}, got {spec!r}")
+def _task_name(key: Any) -> str:
+    name = _declared_name("task name", key)
     if not all(character.isalnum() or character in "_-" for character in name):
         raise InputError(f"task name '{name}' may hold letters, digits, '_' and '-' only")
-    if name.casefold() in _TAKEN:
+    if name.casefold() in _RESERVED_NAMES:
         raise InputError(
-            f"task name '{name}' is taken: {', '.join(_TAKEN)} are metrics, means and sums in results; choose another"
+            f"task name '{name}' is taken: {', '.join(_RESERVED_NAMES)} are metrics, means and sums in results; "
+            "choose another"
         )
-    _refuse_unknown(f"task '{name}'", spec, ("field", "at_least", "above", "missing"))
-    if "field" not in spec:
-        raise InputError(f"task '{name}' needs a field, e.g. {{field: rating, at_least: 4}}")
-    thresholds = {}
-    for key in ("at_least", "above"):
-        if spec.get(key) is not None:
-            if not is_finite(spec[key]):
-                raise InputError(f"task '{name}': {key} must be a number, got {spec[key]!r}")
-            thresholds[key] = float(spec[key])
-    if len(thresholds) > 1:
-        raise InputError(f"task '{name}': give at_least or above, not both")
-    missing = spec.get("missing", "error")
-    if missing not in ("error", "ignore"):
-        raise InputError(f"task '{name}': missing must be 'error' or 'ignore', got {missing!r}")
-    return Task(name, _name(f"task '{name}': field", spec["field"]), missing=missing, **thresholds)
+    return name
 
 
-def _scenario(spec: Any) -> Scenario:
-    if spec is None:
+def _task(name: str, declared: Any) -> Task:
+    declared = {"field": declared} if isinstance(declared, str) else declared
+    return validate(Task, declared, f"task '{name}'", example="{field: rating, at_least: 4}", preset={"name": name})
+
+
+def _scenario(declared: Any) -> Scenario:
+    if declared is None:
         return Scenario()
-    if isinstance(spec, str):
-        spec = {"field": spec}
-    if not isinstance(spec, Mapping):
-        raise InputError(f"'scenario' must be a mapping such as {{field: age, bins: [25, 35]}}, got {spec!r}")
-    _refuse_unknown("scenario", spec, ("field", "bins", "groups", "names", "other", "keep_field"))
-    if "field" not in spec:
+    declared = {"field": declared} if isinstance(declared, str) else declared
+    scenario = validate(Scenario, declared, "scenario", example="{field: age, bins: [25, 35]}")
+    if scenario.field is None:
         raise InputError("scenario needs a field, e.g. scenario: {field: age, bins: [25, 35]}")
-    field, bins, groups = _name("scenario: field", spec["field"]), spec.get("bins"), spec.get("groups")
-    names, other = spec.get("names"), spec.get("other")
-    if bins is not None and groups is not None:
-        raise InputError("scenario: give bins or groups, not both")
-    if bins is not None:
-        numeric = isinstance(bins, Sequence) and all(is_finite(edge) for edge in bins)
-        if isinstance(bins, str) or not numeric or not bins or any(a >= b for a, b in pairwise(bins)):
-            raise InputError(f"scenario: bins must be ascending numbers, the inner edges, got {bins!r}")
-        bins = tuple(float(edge) for edge in bins)
-    if groups is not None:
-        groups = _groups(groups)
-    if names is not None:
-        names = (names,) if isinstance(names, str) or not isinstance(names, Sequence) else names
-        names = tuple(_name("scenario: names:", name) for name in names)
-        if bins is None or len(names) != len(bins) + 1 or len(set(names)) != len(names):
-            raise InputError(f"scenario: names are for bins, one more than edges and all different, got {list(names)}")
-    other = None if other is None else _name("scenario: other:", other)
-    if other is not None and (groups is None or other in groups):
-        raise InputError("scenario: 'other' goes with groups, and must not be the name of one")
-    keep = spec.get("keep_field", field != SCENARIO_FIELD and (bins is not None or groups is not None))
-    if not isinstance(keep, bool):
-        raise InputError(f"scenario: keep_field must be true or false, got {keep!r}")
-    if keep and field == SCENARIO_FIELD:
-        raise InputError(f"scenario: a field called '{SCENARIO_FIELD}' is replaced and cannot be kept; rename it")
-    return Scenario(field, bins, groups, names, other, keep)
-
-
-def _groups(groups: Any) -> dict[str, tuple[str, ...]]:
-    if not isinstance(groups, Mapping) or not groups:
-        raise InputError(f"scenario: groups must map a name to a list of values, got {groups!r}")
-    seen: dict[str, str] = {}
-    result: dict[str, tuple[str, ...]] = {}
-    for given, values in groups.items():
-        name = _name("scenario: groups: name", given)
-        listed = [values] if isinstance(values, (str, Real)) else values
-        if not isinstance(listed, Sequence) or not listed:
-            raise InputError(f"scenario: group '{name}' must list values, got {values!r}")
-        if name in result:
-            raise InputError(f"scenario: two groups have the name '{name}'")
-        tokens = tuple(str(as_token(value)) for value in listed)
-        for value, token in zip(listed, tokens, strict=True):
-            if value is None:
-                raise InputError(f"scenario: group '{name}' lists an empty value; quote it if it is a word")
-            if isinstance(value, bool):
-                raise InputError(
-                    f"scenario: group '{name}' lists {value}, which is True or False and no value of a field: quote it "
-                    "if it is a word, such as 'NO'"
-                )
-            if token in seen:
-                raise InputError(f"scenario: value '{token}' is in the groups '{seen[token]}' and '{name}'")
-            seen[token] = name
-        result[name] = tokens
-    return result
+    return scenario

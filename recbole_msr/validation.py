@@ -125,6 +125,8 @@ _BOUNDS = {
     "less_than": "below {lt:g}",
     "less_than_equal": "at most {le:g}",
     "literal_error": "{expected}",
+    "too_short": "of {min_length} or more entries",
+    "too_long": "of {max_length} or fewer entries",
 }
 
 

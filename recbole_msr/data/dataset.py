@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -731,7 +731,6 @@ class ScenarioDataset(ColumnarDataset):
         self._count_cells(np.ones(len(self.inter_feat), dtype=np.int64))
 
 
-@dataclass(frozen=True)
 class _OneScenario(Scenario):
     """One scenario of a declaration, with id 1; every value that the declaration gives to another is unknown."""
 

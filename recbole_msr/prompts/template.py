@@ -6,23 +6,57 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import Field
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.yaml import parse_yaml
 from recbole_msr.prompts.store import LEVELS
+from recbole_msr.validation import Settings, validate
+from recbole_msr.value_kinds import checked, choice, maybe, name, take, text
 
 FOLDER = Path(__file__).resolve().parent / "templates"
-_KEYS = ("name", "version", "description", "limits", "languages")
-_LIMITS = {"items": 20, "categories": 5}
+
+_count = checked(
+    "a whole number of at least 0", lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0
+)
+_prompt = checked("text, not empty", lambda value: isinstance(value, str) and value.strip() != "")
+
+Texts = Annotated[dict[Annotated[str, choice(*LEVELS)], Annotated[str, _prompt]], Field(min_length=1)]
+"""Level -> Jinja2 source."""
+Title = Annotated[str | int | float | None, maybe(name("a name"))]
 
 
 def available() -> list[str]:
-    """Names of the templates that come with this package."""
+    """List the names of the templates that come with this package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+class Limits(Settings):
+    """How much of a history a prompt lists."""
+
+    items: Annotated[int, _count] = 20
+    """Maximum number of items in a prompt."""
+    categories: Annotated[int, _count] = 5
+    """Maximum number of categories in a prompt."""
+
+
+class TemplateFile(Settings):
+    """The content of a template's YAML file."""
+
+    version: int
+    """Raised whenever a text changes."""
+    languages: Annotated[dict[str, Texts], Field(min_length=1)]
+    """Language -> level ("scenario", "user", "item") -> Jinja2 source; the first language is the default one."""
+    name: Title = None
+    """What the template is called; the file's name if not given."""
+    description: Annotated[str | None, maybe(text(may_be_empty=True))] = None
+    """What this variant is for."""
+    limits: Limits | None = None
+    """How much a prompt lists."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +67,9 @@ class Template:
         name, version: as the file gives them; `version` is raised whenever a text changes.
         language: the language of the texts.
         texts: level ("scenario", "user", "item") -> Jinja2 source.
-        items: how many items a prompt lists at most.
-        categories: how many categories a prompt lists at most.
-        digest: of the file's content, so that an edited file without a new version is seen too.
+        items: maximum number of items in a prompt.
+        categories: maximum number of categories in a prompt.
+        digest: hash of the file's content, so that an edited file without a new version is seen too.
         description: what this variant is for.
     """
 
@@ -50,7 +84,7 @@ class Template:
 
     @classmethod
     def load(cls, name: str, language: str | None = None, max_items: int | None = None) -> Template:
-        """A template of this package by name, or anybody's by the path of its YAML file.
+        """Load a template of this package by name, or anybody's by the path of its YAML file.
 
         Args:
             name: "full", "brief", "keywords", or a path.
@@ -61,64 +95,27 @@ class Template:
             InputError: no such template or language, or the file is not a template.
         """
         path = Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
-        try:
-            raw = path.read_text(encoding="utf-8")
-        except FileNotFoundError as error:
-            if path.parent == FOLDER:
-                raise InputError(
-                    f"there is no template '{name}'{nearest(name, available()) or '.'}"
-                    f" Templates: {', '.join(available())}, "
-                    "or the path of a YAML file."
-                ) from error
-            raise InputError(f"there is no template file {path}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the template {path} cannot be read: {error}") from error
-        content = parse_yaml(raw, f"the template {path}")
-        return cls._checked(path, content, raw, language, max_items)
-
-    @classmethod
-    def _checked(cls, path: Path, content: Any, raw: str, language: str | None, max_items: int | None) -> Template:
-        what = f"the template {path}"
-        if not isinstance(content, Mapping):
-            raise InputError(f"{what} must hold the keys {', '.join(_KEYS)}")
-        for key in content:
-            if key not in _KEYS:
-                raise InputError(
-                    f"{what}: unknown key '{key}'{nearest(key, _KEYS) or '.'} Known keys: {', '.join(_KEYS)}."
-                )
-        version, languages = content.get("version"), content.get("languages")
-        if not isinstance(version, int) or isinstance(version, bool):
-            raise InputError(f"{what} needs a version, a whole number, got {version!r}")
-        if not isinstance(languages, Mapping) or not languages:
-            raise InputError(f"{what} needs languages: {{en: {{user: TEXT, ...}}}}, got {languages!r}")
-        language = language or str(next(iter(languages)))
-        if language not in languages:
-            raise InputError(f"{what} has no language '{language}', only {', '.join(map(str, languages))}")
-        texts = languages[language]
-        if not isinstance(texts, Mapping) or not texts:
-            raise InputError(f"{what}: language '{language}' must map levels to texts, got {texts!r}")
-        for level, text in texts.items():
-            if level not in LEVELS:
-                raise InputError(
-                    f"{what}: unknown level '{level}'{nearest(level, LEVELS) or '.'} Levels: {', '.join(LEVELS)}."
-                )
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"{what}: the {level} prompt in '{language}' must be a text, got {text!r}")
-        limits = content.get("limits") or {}
-        if not isinstance(limits, Mapping) or set(limits) - set(_LIMITS):
-            raise InputError(f"{what}: limits may hold {' and '.join(_LIMITS)}, got {limits!r}")
-        limits = {**_LIMITS, **limits, **({} if max_items is None else {"items": max_items})}
-        for key, value in limits.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise InputError(f"{what}: the limit of {key} must be a whole number, 0 or more, got {value!r}")
-        digest = hashlib.blake2b(raw.encode(), digest_size=16).hexdigest()
+        place, source = f"the template {path}", _read(name, path)
+        content = validate(
+            TemplateFile, parse_yaml(source, place), place, example="{version: 1, languages: {en: {user: TEXT}}}"
+        )
+        language = language or next(iter(content.languages))
+        if language not in content.languages:
+            raise InputError(f"{place} has no language '{language}', only {', '.join(content.languages)}")
+        limits = content.limits or Limits()
         return cls(
-            str(content.get("name") or path.stem), version, language, dict(texts), limits["items"],
-            limits["categories"], digest, str(content.get("description") or ""),
-        )  # fmt: skip
+            name=str(content.name or path.stem),
+            version=content.version,
+            language=language,
+            texts=content.languages[language],
+            items=limits.items if max_items is None else take("max_items", _count, max_items),
+            categories=limits.categories,
+            digest=hashlib.blake2b(source.encode(), digest_size=16).hexdigest(),
+            description=content.description or "",
+        )
 
     def compiled(self, level: str) -> Prompt:
-        """The prompt of a level, ready to be filled.
+        """Compile the prompt of a level.
 
         Raises:
             InputError: the template has no such level, or its text is not valid Jinja2.
@@ -144,7 +141,7 @@ class Prompt:
     text: jinja2.Template
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The prompt's text, without blank lines.
+        """Return the prompt's text, without blank lines.
 
         Raises:
             InputError: the text names a value or a field that does not exist, or cannot be carried out.
@@ -159,6 +156,20 @@ class Prompt:
                 f"(a {self.level} prompt knows {', '.join(sorted(values))})"
             ) from error
         return "\n".join(line for line in (" ".join(line.split()) for line in text.splitlines()) if line)
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        if path.parent == FOLDER:
+            raise InputError(
+                f"there is no template '{name}'{nearest(name, available()) or '.'}"
+                f" Templates: {', '.join(available())}, or the path of a YAML file."
+            ) from error
+        raise InputError(f"there is no template file {path}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the template {path} cannot be read: {error}") from error
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -66,12 +66,17 @@ def test_a_text_that_cannot_be_filled_is_told(tmp_path, facts, text, told):
     ("content", "told"),
     [
         ({"verison": 1}, "unknown key 'verison'; did you mean 'version'"),
-        ({"version": "one"}, "needs a version, a whole number, got 'one'"),
-        ({"languages": {}}, "needs languages"),
-        ({"languages": {"en": {"usr": "x"}}}, "unknown level 'usr'; did you mean 'user'"),
-        ({"languages": {"en": {"user": ""}}}, "must be a text"),
-        ({"limits": {"itms": 3}}, "limits may hold items and categories"),
-        ({"limits": {"items": -1}}, "the limit of items must be a whole number"),
+        ({"version": "one"}, "version must be a whole number, got 'one'"),
+        ({"languages": {}}, "languages must be of 1 or more entries"),
+        ({"languages": {"en": {}}}, "languages: en must be of 1 or more entries"),
+        ({"languages": {"en": {"user": "x"}, False: {"user": "x"}}}, "languages: a key must be text, got False"),
+        (
+            {"languages": {"en": {"usr": "x"}}},
+            "languages: en: .* one of scenario, user, item, got 'usr'; did you mean 'user'",
+        ),
+        ({"languages": {"en": {"user": ""}}}, "languages: en: user must be text, not empty, got ''"),
+        ({"limits": {"itms": 3}}, "limits: unknown key 'itms'; did you mean 'items'.* Known keys: items, categories"),
+        ({"limits": {"items": -1}}, "limits: items must be a whole number of at least 0, got -1"),
     ],
 )
 def test_a_file_that_is_no_template_is_told(tmp_path, content, told):
