@@ -11,13 +11,15 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from recbole_msr import compat
 from recbole_msr.config.defaults import preset_settings, with_backbone
+from recbole_msr.config.merge import make_folders_absolute
 from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_yaml
 from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
@@ -26,17 +28,19 @@ from recbole_msr.schema import MISSING_LABEL, Schema, label_field
 
 
 class _ModelFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers for the module in which RecBole looks for a registered model: one that holds the registered class."""
+    """Finder of the modules in which RecBole looks for registered models: each holds the registered class."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        """Answer for a module that is named as a registered model."""
         package, _, module = fullname.rpartition(".")
         if package != RECBOLE_PACKAGE or not any(name.lower() == module for name in registrations()):
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
+        """Put the registered class into the module."""
         lower = module.__name__.rpartition(".")[2]
         for name, registration in registrations().items():
             if name.lower() == lower:
@@ -68,81 +72,93 @@ def _wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
 
 
 def _extend_config(configurator: ModuleType) -> None:
-    """Our defaults after RecBole's, so that a model can set what RecBole's dataset and quick-start files set too."""
+    """Teach RecBole's Config this package's defaults and declarations, and to run no code that a file holds."""
+    config_class = configurator.Config
+    _wrap(config_class, "_convert_config_dict", _convert_without_eval)
+    _wrap(config_class, "_build_yaml_loader", _load_yaml_safely)
+    _wrap(config_class, "_load_internal_config_dict", _add_defaults)
+    _wrap(config_class, "_get_final_config_dict", _derive_from_schema)
+    _wrap(config_class, "_set_default_parameters", partial(_set_direction_and_folder, configurator.smaller_metrics))
 
-    def load_internal(original: Any) -> Any:
-        def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
-            original(self, model, model_class, dataset)
-            internal = self.internal_config_dict
-            internal.update(read_yaml(properties("overall.yaml")))
-            registration = registrations().get(model)
-            ours = registration.default_settings() if registration is not None else {}
-            if "backbone" in ours:
-                ours = with_backbone(ours, self.external_config_dict.get("backbone"))
-            ours |= preset_settings(self.external_config_dict.get("preset"), dataset, registration)
-            internal.update(ours)
-            declared = self.external_config_dict.get("tasks") or internal["tasks"]
-            if declared and dataset != "ml-100k" and "load_col" not in ours:
-                internal["load_col"] = None  # RecBole's default is the ids alone; its ml-100k comes with a list
 
-        return _load_internal_config_dict
+def _convert_without_eval(original: Any) -> Any:
+    """Make texts of the command line and of dictionaries values without RecBole's `eval`."""
 
-    def convert(original: Any) -> Any:
-        def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
-            # RecBole passes every text to eval, and would run what a file says. Until it does not.
-            if isinstance(config_dict, TypedSettings):
-                return dict(config_dict)
-            return {
-                key: python_literal(value) if isinstance(value, str) and key not in NAME_KEYS else value
-                for key, value in config_dict.items()
-            }
+    def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(config_dict, TypedSettings):
+            return dict(config_dict)
+        return {
+            key: python_literal(value) if isinstance(value, str) and key not in NAME_KEYS else value
+            for key, value in config_dict.items()
+        }
 
-        return _convert_config_dict
+    return _convert_config_dict
 
-    def build_loader(original: Any) -> Any:
-        def _build_yaml_loader(self: Any) -> Any:
-            return SafeLoader  # RecBole's resolves !!python/name
 
-        return _build_yaml_loader
+def _load_yaml_safely(original: Any) -> Any:
+    """Read YAML without RecBole's loader, which resolves `!!python/name`."""
 
-    def get_final(original: Any) -> Any:
-        def _get_final_config_dict(self: Any) -> dict[str, Any]:
-            final: dict[str, Any] = original(self)
-            if final.get("knowledge_dir"):  # a run is scored with, and resumed, from other folders too
-                final["knowledge_dir"] = str(Path(final["knowledge_dir"]).expanduser().resolve())
-            schema = Schema.from_config(final)
-            if schema is not None:
-                final["main_task"] = schema.main_task
-                final["LABEL_FIELD"] = label_field(schema.main_task)
-                final["threshold"] = None
-                # RecBole's pickles know neither tasks nor data_seed: an old one would be taken for the new data.
-                final["save_dataset"] = final["save_dataloaders"] = False
-            return final
+    def _build_yaml_loader(self: Any) -> Any:
+        return SafeLoader
 
-        return _get_final_config_dict
+    return _build_yaml_loader
 
-    def set_default(original: Any) -> Any:
-        def _set_default_parameters(self: Any) -> None:
-            original(self)
-            # RecBole knows "logloss" as smaller-is-better; "logloss/macro" is so too.
-            metric = str(self.final_config_dict["valid_metric"]).split("@")[0].split("/")[0].lower()
-            self.final_config_dict["valid_metric_bigger"] = metric not in configurator.smaller_metrics
-            # A data_path that is the dataset's own folder is understood too.
-            folder = Path(self.final_config_dict["data_path"])
-            if not folder.is_dir() and (folder.parent / f"{self.dataset}.inter").is_file():
-                self.final_config_dict["data_path"] = str(folder.parent)
 
-        return _set_default_parameters
+def _add_defaults(original: Any) -> Any:
+    """Put our defaults after RecBole's, so that a model can set what its dataset and quick-start files set too."""
 
-    _wrap(configurator.Config, "_convert_config_dict", convert)
-    _wrap(configurator.Config, "_build_yaml_loader", build_loader)
-    _wrap(configurator.Config, "_load_internal_config_dict", load_internal)
-    _wrap(configurator.Config, "_get_final_config_dict", get_final)
-    _wrap(configurator.Config, "_set_default_parameters", set_default)
+    def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
+        original(self, model, model_class, dataset)
+        external, internal = self.external_config_dict, self.internal_config_dict
+        internal.update(read_yaml(properties("overall.yaml")))
+        registration = registrations().get(model)
+        defaults = registration.default_settings() if registration is not None else {}
+        if "backbone" in defaults:
+            defaults = with_backbone(defaults, external.get("backbone"))
+        defaults |= preset_settings(external.get("preset"), dataset, registration)
+        internal.update(defaults)
+        has_tasks = external.get("tasks") or internal["tasks"]
+        if has_tasks and dataset != "ml-100k" and "load_col" not in defaults:
+            internal["load_col"] = None  # RecBole's default is the ids alone; its ml-100k comes with a list
+
+    return _load_internal_config_dict
+
+
+def _derive_from_schema(original: Any) -> Any:
+    """Set what follows from declared tasks, and make the folder of knowledge absolute."""
+
+    def _get_final_config_dict(self: Any) -> dict[str, Any]:
+        final: dict[str, Any] = original(self)
+        make_folders_absolute(final, ("knowledge_dir",))  # a run is scored and resumed from other folders too
+        schema = Schema.from_config(final)
+        if schema is not None:
+            final["main_task"] = schema.main_task
+            final["LABEL_FIELD"] = label_field(schema.main_task)
+            final["threshold"] = None
+            # RecBole's pickles know neither tasks nor data_seed: an old one would be taken for the new data.
+            final["save_dataset"] = final["save_dataloaders"] = False
+        return final
+
+    return _get_final_config_dict
+
+
+def _set_direction_and_folder(smaller_metrics: Collection[str], original: Any) -> Any:
+    """Set the direction of metrics such as "logloss/macro", and accept a `data_path` that is the dataset's folder."""
+
+    def _set_default_parameters(self: Any) -> None:
+        original(self)
+        final = self.final_config_dict
+        metric = str(final["valid_metric"]).split("@")[0].split("/")[0].lower()
+        final["valid_metric_bigger"] = metric not in smaller_metrics  # RecBole looks for the whole name there
+        folder = Path(final["data_path"])
+        if not folder.is_dir() and (folder.parent / f"{self.dataset}.inter").is_file():
+            final["data_path"] = str(folder.parent)
+
+    return _set_default_parameters
 
 
 def _extend_dataset(module: ModuleType) -> None:
-    """`Dataset(config)` is a ScenarioDataset where the configuration declares tasks."""
+    """Let `Dataset(config)` make a ScenarioDataset where the configuration declares tasks."""
     dataset_class = module.Dataset
 
     def make(original: Any) -> Any:
@@ -159,7 +175,7 @@ def _extend_dataset(module: ModuleType) -> None:
 
 
 def _extend_trainers(module: ModuleType) -> None:
-    """`recbole.trainer.<Name>Trainer` of a registered model is the Lightning trainer."""
+    """Let `recbole.trainer.<Name>Trainer` of a registered model be the Lightning trainer."""
 
     def __getattr__(name: str) -> Any:
         if name.endswith("Trainer") and name.removesuffix("Trainer") in registrations():
@@ -172,7 +188,7 @@ def _extend_trainers(module: ModuleType) -> None:
 
 
 def _extend_collector(module: ModuleType) -> None:
-    """Rows without the main task's label do not count, under RecBole's own trainer either."""
+    """Leave rows without the main task's label out of evaluation under RecBole's own trainer."""
 
     def make(original: Any) -> Any:
         def eval_batch_collect(self: Any, scores: Any, interaction: Any, positive_u: Any, positive_i: Any) -> None:
@@ -187,7 +203,7 @@ def _extend_collector(module: ModuleType) -> None:
 
 
 def _extend_loading(module: ModuleType) -> None:
-    """`load_data_and_model` also opens this package's checkpoints."""
+    """Let `load_data_and_model` open this package's checkpoints too."""
 
     def make(original: Any) -> Any:
         def load_data_and_model(model_file: Any) -> Any:

@@ -11,6 +11,7 @@ from recbole_msr import registry
 from recbole_msr.comparison.settings import CompareSettings, Entry
 from recbole_msr.config.build import check_version, plain, plain_settings
 from recbole_msr.config.keys import refused_keys
+from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_name, check_path, check_paths
@@ -64,11 +65,7 @@ def read_compare(
             isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < most
         ):
             raise InputError(f"--{name} must be a number between 0 and {most:g}, got {value!r}")
-    given: dict[str, Any] = {}
-    check_paths(config, config_files, output=output)
-    for path in config_files:
-        given |= read_yaml(path)
-    given = plain({**given, **config})
+    given = plain(merge_settings(config_files, config, output=output))
     check_version(given.pop("written_by", None))
     named = {key: given.pop(key, None) for key in ("models", "dataset")}
     models, dataset = models or named["models"], dataset or named["dataset"]
@@ -83,9 +80,7 @@ def read_compare(
             raise InputError(f"{key} is a single run's; a comparison sets it for each of its runs")
     if given.get("trainer") not in (None, "auto", "lightning"):
         raise InputError(f"all models of a comparison train under Lightning, not with trainer '{given['trainer']}'")
-    for key in ("data_path", "knowledge_dir", "cache_dir"):  # runs are repeated from other folders too
-        if given.get(key):
-            given[key] = str(Path(given[key]).expanduser().resolve())
+    make_folders_absolute(given)
     presets = [path.stem for path in registry.properties("dataset").glob("*.yaml")]
     if given.get("preset") is None and given.get("tasks") is None and dataset in presets:
         given["preset"] = dataset

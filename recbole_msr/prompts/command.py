@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_msr.config.merge import merge_settings
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_paths
-from recbole_msr.files.yaml import read_yaml
 from recbole_msr.prompts.build import Prompts, build_prompts
 from recbole_msr.prompts.embed import STORE_DTYPES, build_knowledge, find_knowledge, request_hash
-from recbole_msr.prompts.encoders import Encoder, make_encoder, option_names
+from recbole_msr.prompts.encoders import DEFAULT_ENCODER, Encoder, make_encoder, option_names
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.store import LEVELS, check_name
@@ -95,7 +95,7 @@ def embed(
     levels, template = _levels(own.get("levels")), _template(own)
     if own.get("levels") is None:
         levels = [level for level in levels if level in template.texts]
-    encoder = make_encoder(own.get("encoder") or "minilm", encoder_options)
+    encoder = make_encoder(own.get("encoder") or DEFAULT_ENCODER, encoder_options)
     config = _config(rest)
     train = _train_split(config)
     facts = _facts(train, own)
@@ -146,11 +146,8 @@ def _sorted(
     dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Settings of prompts and store, of the encoder, and of RecBole."""
-    check_paths(settings, files, **{key: settings.get(key) for key in ("template", "encoder")})
-    merged: dict[str, Any] = {}
-    for file in files:
-        merged |= read_yaml(file)
-    merged |= {key: value for key, value in settings.items() if value is not None}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    merged = merge_settings(files, settings, template=settings.get("template"), encoder=settings.get("encoder"))
     if dataset is not None:
         merged["dataset"] = dataset
     check_paths(merged)

@@ -21,6 +21,7 @@ from filelock import FileLock
 from recbole_msr.compat import tensorboard_below
 from recbole_msr.config.build import check_version, plain_settings, reading_data
 from recbole_msr.config.keys import unread_notes
+from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.rows_report import log_rows
@@ -30,7 +31,7 @@ from recbole_msr.evaluation.metrics import metric_name
 from recbole_msr.evaluation.prediction_file import write_predictions
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.files.atomic import write_atomically
-from recbole_msr.files.outputs import NO_ROOM, WriteError, check_paths
+from recbole_msr.files.outputs import NO_ROOM, WriteError
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.memory import is_out_of_memory, trim_memory
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -102,11 +103,7 @@ def run(
         InputError: something given cannot be used; nothing half-written is left behind.
     """
     started = time.perf_counter()
-    check_paths(config or {}, config_files)
-    settings: dict[str, Any] = {}
-    for path in config_files:
-        settings |= read_yaml(path)
-    settings |= config or {}
+    settings = merge_settings(config_files, config)
     check_version(settings.pop("written_by", None))
     output_dir, resume = settings.pop("output_dir", None), settings.pop("resume", None) or False
     if not isinstance(resume, bool):
@@ -265,9 +262,7 @@ class Run:
         self.rank = process_rank(config["lightning"]) if under_lightning(config) else 0
         self.start: list[Weights] = []
         self.settings = plain_settings(config)
-        for key in ("data_path", "knowledge_dir"):  # a run is resumed, and scored with, from other folders too
-            if self.settings.get(key):
-                self.settings[key] = str(Path(self.settings[key]).expanduser().resolve())
+        make_folders_absolute(self.settings, ("data_path", "knowledge_dir"))
         if resume:
             folder.check_same(self.settings)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_msr.config.build import build_config, reading_data
+from recbole_msr.config.merge import absolute
 from recbole_msr.data.cache import DAMAGE as VOCABULARY_DAMAGE
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError, nearest
@@ -47,7 +48,7 @@ class SavedRun:
         self._settings = dict(content["config"]) | {"strict": False, "use_gpu": False}
         self._names = (self._settings.pop("model"), self._settings.pop("dataset"))
         if knowledge_dir is not None:
-            self._settings["knowledge_dir"] = str(Path(knowledge_dir).expanduser().resolve())
+            self._settings["knowledge_dir"] = absolute(knowledge_dir)
         self.config = build_config(*self._names, self._settings)
         try:
             self.dataset = ScenarioDataset.from_vocabulary(self.config, folder / "vocabulary")

@@ -15,6 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.config.build import plain_settings
+from recbole_msr.config.merge import make_folders_absolute
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.runs.run import versions
@@ -88,9 +89,7 @@ def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any
     plain["threads"] = trial.user_attrs.get("threads", settings.config["threads"])
     if "show_progress" not in settings.config:
         plain.pop("show_progress", None)
-    for key in ("data_path", "knowledge_dir"):  # it is used from other folders too
-        if plain.get(key):
-            plain[key] = str(Path(plain[key]).expanduser().resolve())
+    make_folders_absolute(plain, ("data_path", "knowledge_dir"))
     names = {"model": plain.pop("model"), "dataset": plain.pop("dataset")}
     return {**names, **{key: plain[key] for key in sampled if key in plain}, **plain}
 

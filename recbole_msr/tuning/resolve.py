@@ -8,9 +8,9 @@ from typing import Any
 
 from recbole_msr import registry
 from recbole_msr.config.build import check_version, plain
+from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_name, check_paths
-from recbole_msr.files.yaml import read_yaml
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.configure import training_config
@@ -39,12 +39,8 @@ def read_search(
     **options: Any,
 ) -> tuple[SearchSettings, Space, Any]:
     """Everything that was given, checked before anything is computed."""
-    given: dict[str, Any] = {}
-    check_paths(config, config_files, output=output, space=None if isinstance(space, Mapping) else space)
-    for path in config_files:
-        given |= read_yaml(path)
-    given |= config
-    given = plain(given)
+    space_file = None if isinstance(space, Mapping) else space
+    given = plain(merge_settings(config_files, config, output=output, space=space_file))
     check_version(given.pop("written_by", None))
     model = model or given.get("model")
     dataset = dataset or given.get("dataset")
@@ -70,9 +66,7 @@ def read_search(
     parameters = (parameters or Space.of_model(model)).resolve(dataset)
     own = {key: value for key, value in given.items() if key in parameters.keys}
     parameters = parameters.fixing(own) if own else parameters
-    for key in ("data_path", "knowledge_dir", "cache_dir"):  # workers, and best.yaml, are used from other folders too
-        if given.get(key):
-            given[key] = str(Path(given[key]).expanduser().resolve())
+    make_folders_absolute(given)
 
     check_count("workers", options["workers"], 1)
     threads = given.get("threads") or share(options["workers"])
