@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import parse_argument
+from recbole_msr.prompts.encoders import DEFAULT_ENCODER, encoder_forms
 
 _RUN_HELP = """
 any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
@@ -147,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.add_argument("--level", dest="levels", help="scenario, user or item (default: all)")
             command.add_argument("--n", type=int, default=1, help="how many of each level (default: 1)")
         else:
-            command.add_argument("--encoder", help="minilm, hf:PATH, st:PATH, server:URL or random (default: minilm)")
+            forms = f"{', '.join(encoder_forms())} (default: {DEFAULT_ENCODER})"
+            command.add_argument("--encoder", help=forms)
             command.add_argument("--name", help="what the knowledge is called: run_recbole --knowledge=NAME")
             command.add_argument("--replace", action="store_true", help="replace other knowledge of this name")
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.errors import InputError
 from recbole_msr.value_kinds import (
     Kind,
@@ -39,8 +40,6 @@ from recbole_msr.value_kinds import (
 )
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
-LOSS_WEIGHTINGS = ("fixed", "equal", "uncertainty", "gradnorm", "dwa", "pcgrad")
-"""How the losses of the tasks become one."""
 PRECISIONS: tuple[Any, ...] = (32, "bf16-mixed", "16-mixed")
 
 
@@ -304,10 +303,10 @@ _OWN_ML_100K = Need(
 )
 
 
-def _weighting(*words: str) -> Need:
+def _weighting(word: str) -> Need:
     return Need(
-        lambda run, _: run.config["loss_weighting"] in words,
-        f"is read with loss_weighting: {' or '.join(words)}, which is {{loss_weighting}} here",
+        lambda run, _: run.config["loss_weighting"] == word,
+        f"is read with loss_weighting: {word}, which is {{loss_weighting}} here",
         refused="never",
     )
 
@@ -569,14 +568,16 @@ KEYS: Mapping[str, Key] = {
     "loss_weighting": _key(
         choice(*LOSS_WEIGHTINGS),
         Need(
-            lambda run, value: value in ("fixed", "equal") or hasattr(run.config.model_class, "predict_tasks"),
+            lambda run, value: LOSS_WEIGHTINGS[value].is_constant or hasattr(run.config.model_class, "predict_tasks"),
             "{loss_weighting} needs a model with a loss for each task, and {model} has one",
             refused="always",
         ),
     ),
-    "gradnorm_alpha": _key(number(0), _weighting("gradnorm")),
-    "gradnorm_learning_rate": _key(number(above=0), _weighting("gradnorm")),
-    "dwa_temperature": _key(number(above=0), _weighting("dwa")),
+    **{
+        key: _key(kind, _weighting(word))
+        for word, weighting in LOSS_WEIGHTINGS.items()
+        for key, kind in weighting.options.items()
+    },
     "lr_scheduler": _key(maybe(mapping(text(), anything(), "{name: CosineAnnealingLR, T_max: 10}")), _LIGHTNING),
     "threads": _key(maybe(whole(1))),
     "lightning": _key(maybe(mapping(text(), anything(), "{accelerator: gpu, devices: 2}")), _LIGHTNING),

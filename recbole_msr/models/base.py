@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import ContextRecommender
 from torch import Tensor, nn
 
-from recbole_msr.config.key_table import LOSS_WEIGHTINGS
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS, weightings_where
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.knowledge import input_features
@@ -21,9 +21,6 @@ from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
 
 logger = logging.getLogger(__name__)
-
-NEED_TRAINER = ("gradnorm", "dwa", "pcgrad")
-"""Those that need more than one batch's loss: what `recbole_msr.training.weighting.loss_weighting` has of them."""
 
 
 class MultiScenarioRecommender(ContextRecommender):
@@ -158,7 +155,7 @@ class MultiScenarioRecommender(ContextRecommender):
         Raises:
             InputError: `loss_weighting` is one that only the Lightning trainer has.
         """
-        if self.loss_weighting in NEED_TRAINER:
+        if LOSS_WEIGHTINGS[self.loss_weighting].needs_trainer:
             raise _needs_trainer(self.loss_weighting)
         return self.summed_losses(*self.counted_losses(interaction))
 
@@ -257,7 +254,7 @@ def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: boo
             "task out that way)"
         )
     if len(tasks) > 1:
-        if chosen in NEED_TRAINER and config["trainer"] == "recbole":
+        if LOSS_WEIGHTINGS[chosen].needs_trainer and config["trainer"] == "recbole":
             raise _needs_trainer(chosen)
         return chosen
     if tell:
@@ -268,7 +265,7 @@ def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: boo
 def _needs_trainer(chosen: str) -> InputError:
     return InputError(
         f"loss_weighting: {chosen} needs more of the training than RecBole's own trainer hands out: set trainer: "
-        "lightning, or loss_weighting to fixed, equal or uncertainty"
+        f"lightning, or loss_weighting to {weightings_where(lambda weighting: not weighting.needs_trainer, 'or')}"
     )
 
 

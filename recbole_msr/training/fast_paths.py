@@ -20,7 +20,11 @@ from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.manual_backward import run_layers
 from recbole_msr.options import Options
 from recbole_msr.training.optimizers import sum_at
-from recbole_msr.training.weighting.loss_weighting import GradientWeighting, LossWeighting
+from recbole_msr.training.weighting.loss_weighting import (
+    GradientWeighting,
+    LossWeighting,
+    gradient_weightings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +125,8 @@ def check_sparse(weighting: LossWeighting | None, strategy: Strategy) -> None:
     """
     if isinstance(weighting, GradientWeighting):
         raise InputError(
-            "loss_weighting: gradnorm and pcgrad compare whole gradients of the tasks: they need embedding_gradients: "
-            "dense"
+            f"loss_weighting: {gradient_weightings()} compare whole gradients of the tasks: they need "
+            "embedding_gradients: dense"
         )
     if type(strategy) is not SingleDeviceStrategy:
         raise InputError(

@@ -27,6 +27,7 @@ from recbole_msr.training.weighting.loss_weighting import (
     GradientWeighting,
     averaged,
     build_weighting,
+    gradient_weightings,
     summed,
 )
 
@@ -87,8 +88,8 @@ class RecModule(pl.LightningModule):
             return loss
         if isinstance(self.weighting, GradientWeighting):
             raise InputError(
-                "compile: loss_weighting: gradnorm and pcgrad go back through a loss several times, which compiled "
-                "code cannot: set compile: False"
+                f"compile: loss_weighting: {gradient_weightings()} go back through a loss several times, which "
+                "compiled code cannot: set compile: False"
             )
         return compiled(loss, self._config["device"])
 

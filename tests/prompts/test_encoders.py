@@ -1,13 +1,15 @@
 """Encoders against calculations of their own."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recbole_msr.errors import InputError
-from recbole_msr.prompts.encoders import make_encoder
+from recbole_msr.prompts.encoders import ENCODERS, encoder_forms, make_encoder
 
 TEXTS = [
     "liked Amber Saga (Drama, War).",
@@ -159,6 +161,13 @@ def test_impossible_models_are_told(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="cannot be loaded"):
         make_encoder(f"hf:{tmp_path}")
+
+
+def test_every_encoder_has_its_options_in_the_docs():
+    rows = (Path(__file__).parents[2] / "docs" / "knowledge.md").read_text(encoding="utf-8").splitlines()
+    for form, encoder in zip(encoder_forms(), ENCODERS.values(), strict=True):
+        (row,) = [row for row in rows if row.startswith(f"| `{form}` |")]
+        assert set(re.findall(r"`(\w+)`", row.split("|")[3])) == set(encoder.options()), form
 
 
 def test_specifications_are_checked():

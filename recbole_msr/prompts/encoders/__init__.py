@@ -1,10 +1,7 @@
-"""Encoders: texts in, one vector each out, behind one small protocol.
+"""Encoders of texts, one vector each, behind one small protocol; `ENCODERS` lists them.
 
-minilm            all-MiniLM-L6-v2 as packaged for pip: needs no download (extra "minilm")
-hf:PATH_OR_NAME   a Hugging Face causal language model (extra "llm")
-st:PATH_OR_NAME   a sentence-transformers model (extra "minilm")
-server:URL        an OpenAI-compatible server
-random            vectors that know nothing, as the control
+A new encoder is a module here with a subclass of `Encoder`, whose keyword-only arguments are its options, an entry in
+`ENCODERS`, and a row in `docs/knowledge.md`.
 """
 
 from __future__ import annotations
@@ -13,27 +10,59 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from recbole_msr.errors import InputError, nearest
 
-_KINDS = {
-    "minilm": ("recbole_msr.prompts.encoders.sentence", "MiniLM"),
-    "st": ("recbole_msr.prompts.encoders.sentence", "SentenceEncoder"),
-    "hf": ("recbole_msr.prompts.encoders.causal", "CausalEncoder"),
-    "server": ("recbole_msr.prompts.encoders.server", "ServerEncoder"),
-    "random": ("recbole_msr.prompts.encoders.random", "RandomEncoder"),
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """An encoder, before anything is imported."""
+
+    module: str
+    """The module of this package that holds its class."""
+    class_name: str
+    """The name of its class, an `Encoder`."""
+    source: str | None = None
+    """What a specification names behind a colon; None where it names nothing."""
+
+    def load(self) -> type[Encoder]:
+        """Import its class."""
+        encoder: type[Encoder] = getattr(importlib.import_module(f"{__name__}.{self.module}"), self.class_name)
+        return encoder
+
+    def options(self) -> list[str]:
+        """List the settings that it reads."""
+        parameters = inspect.signature(self.load()).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+ENCODERS: Mapping[str, EncoderInfo] = {
+    "minilm": EncoderInfo("sentence", "MiniLM"),
+    "hf": EncoderInfo("causal", "CausalEncoder", "PATH_OR_NAME"),
+    "st": EncoderInfo("sentence", "SentenceEncoder", "PATH_OR_NAME"),
+    "server": EncoderInfo("server", "ServerEncoder", "URL"),
+    "random": EncoderInfo("random", "RandomEncoder"),
 }
-_NEEDS_NAME = {"st": "PATH_OR_NAME", "hf": "PATH_OR_NAME", "server": "URL"}
+"""Kind -> encoder, in the order of messages: all-MiniLM-L6-v2 as packaged for pip, which needs no download; a causal
+language model of Hugging Face; a sentence-transformers model; an OpenAI-compatible server; and, as the control, random
+vectors, which hold nothing of the text."""
+DEFAULT_ENCODER = "minilm"
+
+
+def encoder_forms() -> list[str]:
+    """List how each encoder is specified: "minilm", "hf:PATH_OR_NAME" and so on."""
+    return [kind if encoder.source is None else f"{kind}:{encoder.source}" for kind, encoder in ENCODERS.items()]
 
 
 class Encoder(ABC):
     """A model that turns texts into vectors.
 
-    What takes memory (a model) is loaded when the first text is encoded, so that an encoder can be asked what it is,
-    or be sent to another process, at no cost.
+    What takes memory (a model) is loaded when the first text is encoded, so that asking an encoder for its identity,
+    or sending it to another process, costs nothing.
 
     Attributes:
         identity: what it is and how it is used: equal identities make equal vectors.
@@ -54,7 +83,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode_with_answers(self, texts: Sequence[str]) -> tuple[np.ndarray, list[str] | None]:
-        """Return vectors (N, H), float32, and what the model wrote to every text (None where it writes nothing)."""
+        """Return vectors (N, H), float32, and the model's answer to every text (None where it writes nothing)."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Return vectors (N, H), float32."""
@@ -62,39 +91,34 @@ class Encoder(ABC):
 
 
 def make_encoder(spec: str, options: Mapping[str, Any] | None = None) -> Encoder:
-    """Return an encoder by its specification, e.g. "minilm" or "hf:PATH".
+    """Build an encoder from its specification, e.g. "minilm" or "hf:PATH".
 
     Args:
-        spec: see this module.
+        spec: one of `encoder_forms`.
         options: settings of that encoder.
 
     Raises:
         InputError: there is no such encoder, it has no such option, or it cannot be used.
     """
     kind, _, source = str(spec).partition(":")
-    if kind not in _KINDS:
+    if kind not in ENCODERS:
         raise InputError(
-            f"there is no encoder '{spec}'{nearest(kind, _KINDS) or '.'}"
-            f" Encoders: minilm, hf:PATH_OR_NAME, st:PATH_OR_NAME, "
-            "server:URL, random."
+            f"there is no encoder '{spec}'{nearest(kind, ENCODERS) or '.'} Encoders: {', '.join(encoder_forms())}."
         )
-    if kind in _NEEDS_NAME and not source:
-        raise InputError(f"encoder '{kind}' needs to know which: {kind}:{_NEEDS_NAME[kind]}")
-    if kind not in _NEEDS_NAME and source:
+    encoder = ENCODERS[kind]
+    if encoder.source is not None and not source:
+        raise InputError(f"encoder '{kind}' needs to know which: {kind}:{encoder.source}")
+    if encoder.source is None and source:
         raise InputError(f"encoder '{kind}' takes nothing behind a colon, got '{spec}'")
-    module, name = _KINDS[kind]
-    made = getattr(importlib.import_module(module), name)
-    known = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    names = encoder.options()
     for option in options or {}:
-        if option not in known:
+        if option not in names:
             raise InputError(
-                f"encoder '{kind}' has no option '{option}'{nearest(option, known) or '.'} It has {', '.join(known)}."
+                f"encoder '{kind}' has no option '{option}'{nearest(option, names) or '.'} It has {', '.join(names)}."
             )
-    encoder: Encoder = made(*([source] if kind in _NEEDS_NAME else []), **(options or {}))
-    return encoder
+    return encoder.load()(*([source] if source else []), **(options or {}))
 
 
 def option_names() -> set[str]:
-    """Return all options that one encoder or another has."""
-    makers = [getattr(importlib.import_module(module), name) for module, name in _KINDS.values()]
-    return {p.name for made in makers for p in inspect.signature(made).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    """Return the names of the options of all encoders."""
+    return {option for encoder in ENCODERS.values() for option in encoder.options()}

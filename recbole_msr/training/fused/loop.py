@@ -19,6 +19,7 @@ import torch
 from pytorch_lightning.__version__ import version as lightning_version
 from torch import nn
 
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.data.packed import PackedLoader, PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.memory import retain_freed_memory
@@ -93,7 +94,7 @@ def not_fusable_reason(config: Any) -> str | None:
         return "it is compiled"
     if (config["clip_grad_norm"] or {}).get("norm_type", 2) != 2:
         return "its clip_grad_norm is of another norm than 2"
-    if config["embedding_gradients"] == "sparse" and config["loss_weighting"] in ("gradnorm", "pcgrad"):
+    if config["embedding_gradients"] == "sparse" and LOSS_WEIGHTINGS[config["loss_weighting"]].reads_gradients:
         return "its loss_weighting compares whole gradients, and they are sparse"
     return None
 

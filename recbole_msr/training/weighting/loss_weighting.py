@@ -14,9 +14,9 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 
-from recbole_msr.config.key_table import LOSS_WEIGHTINGS
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS, weightings_where
 from recbole_msr.errors import InputError
-from recbole_msr.models.base import NEED_TRAINER, MultiScenarioRecommender
+from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.training.weighting.task_dependence import task_parameter_mask
 
@@ -33,24 +33,22 @@ def build_weighting(model: Any, config: Any) -> LossWeighting | None:
     """
     if not isinstance(model, MultiScenarioRecommender):
         chosen = Options(config).choice("loss_weighting", LOSS_WEIGHTINGS)
-        if chosen in ("fixed", "equal"):
+        if LOSS_WEIGHTINGS[chosen].is_constant:
             return None
         raise InputError(
             f"loss_weighting: {chosen} needs a model with a loss for each task, and {type(model).__name__} has one "
             "loss: set loss_weighting: fixed, or take a model of recbole-msr"
         )
-    if model.loss_weighting not in NEED_TRAINER:
+    weighting = LOSS_WEIGHTINGS[model.loss_weighting]
+    if not weighting.needs_trainer:
         return None
-    option = Options(config)
-    if model.loss_weighting == "pcgrad":
-        return PCGrad(model.n_tasks, option.integer("seed", at_least=0))
-    if model.loss_weighting == "gradnorm":
-        rate = option.number("gradnorm_learning_rate", at_least=0)
-        return GradNorm(model.n_tasks, option.number("gradnorm_alpha", at_least=0), rate)
-    temperature = option.number("dwa_temperature", at_least=0)
-    if temperature == 0:
-        raise InputError("'dwa_temperature' must be a number > 0, got 0")
-    return DynamicWeightAverage(model.n_tasks, temperature)
+    built: LossWeighting = weighting.load().from_options(model.n_tasks, Options(config))
+    return built
+
+
+def gradient_weightings() -> str:
+    """Name the weightings that read whole gradients, for a message."""
+    return weightings_where(lambda weighting: weighting.reads_gradients)
 
 
 class LossWeighting(nn.Module):
@@ -66,6 +64,15 @@ class LossWeighting(nn.Module):
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
         self.register_buffer("weights", torch.ones(n_tasks))
+
+    @classmethod
+    def from_options(cls, n_tasks: int, options: Options) -> LossWeighting:
+        """Build it for T tasks from a configuration.
+
+        Raises:
+            InputError: an option has an impossible value.
+        """
+        return cls(n_tasks)
 
     def forward(self, losses: Tensor, counts: Tensor) -> Tensor:
         """Return L, a scalar, of a batch's losses L_t (T,) and of how many rows carry each task's label (T,)."""
@@ -105,6 +112,13 @@ class DynamicWeightAverage(LossWeighting):
         self.register_buffer("averages", torch.full((2, n_tasks), torch.nan))
         # No buffer: it is each process's own until the epoch is over.
         self._seen: Tensor | None = None
+
+    @classmethod
+    def from_options(cls, n_tasks: int, options: Options) -> DynamicWeightAverage:
+        temperature = options.number("dwa_temperature", at_least=0)
+        if temperature == 0:
+            raise InputError("'dwa_temperature' must be a number > 0, got 0")
+        return cls(n_tasks, temperature)
 
     def forward(self, losses: Tensor, counts: Tensor) -> Tensor:
         """Return L, a scalar, and note the losses."""
@@ -186,8 +200,8 @@ class GradientWeighting(LossWeighting):
         """
         if type(strategy) not in (SingleDeviceStrategy, DDPStrategy):
             raise InputError(
-                "loss_weighting: gradnorm and pcgrad need whole gradients: lightning: strategy may be ddp (or none is "
-                f"given, for one device), got {type(strategy).__name__}"
+                f"loss_weighting: {gradient_weightings()} need whole gradients: lightning: strategy may be ddp (or "
+                f"none is given, for one device), got {type(strategy).__name__}"
             )
 
 
@@ -230,6 +244,11 @@ class GradNorm(GradientWeighting):
         self.register_buffer("initial", torch.full((n_tasks,), torch.nan))
         self.register_buffer("moments", torch.zeros(2, n_tasks))
         self.register_buffer("steps", torch.zeros(()))
+
+    @classmethod
+    def from_options(cls, n_tasks: int, options: Options) -> GradNorm:
+        rate = options.number("gradnorm_learning_rate", at_least=0)
+        return cls(n_tasks, options.number("gradnorm_alpha", at_least=0), rate)
 
     def combine(self, gradients: Tensor, reached: Tensor, scales: Tensor, losses: Tensor) -> Tensor:
         """Return sum_t g_t (P,), and step w by the norms of the gradients."""
@@ -280,6 +299,10 @@ class PCGrad(GradientWeighting):
     def __init__(self, n_tasks: int, seed: int) -> None:
         super().__init__(n_tasks)
         self._generator = torch.Generator().manual_seed(seed)
+
+    @classmethod
+    def from_options(cls, n_tasks: int, options: Options) -> PCGrad:
+        return cls(n_tasks, options.integer("seed", at_least=0))
 
     def task_weights(self) -> None:
         """Return None: the tasks have no weights."""

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from tests.fuzz.case import EITHER, REFUSED, RUN, RUNS, Case, Family, append, as_yaml
 
 Kind = Callable[[Any], "bool | None"]
@@ -114,7 +115,7 @@ KEYS: dict[str, Kind] = {
     "embedding_gradients": one_of("dense", "sparse"),
     "precision": or_null(unsaid),
     "compile": lambda value: None if isinstance(value, bool) else False,
-    "loss_weighting": one_of("fixed", "equal", "uncertainty", "gradnorm", "dwa", "pcgrad"),
+    "loss_weighting": one_of(*LOSS_WEIGHTINGS),
     "gradnorm_alpha": real(0),
     "gradnorm_learning_rate": real(0, open_low=True),
     "dwa_temperature": real(0, open_low=True),

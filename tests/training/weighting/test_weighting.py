@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.errors import InputError
-from recbole_msr.models.base import LOSS_WEIGHTINGS, MultiScenarioRecommender
+from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.schema import MISSING_LABEL
 from recbole_msr.training.weighting.loss_weighting import (
     DynamicWeightAverage,

@@ -13,10 +13,11 @@ import pytorch_lightning as pl
 import torch
 
 import recbole_msr
+from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
 
-CHANGING = ("uncertainty", "gradnorm", "dwa", "pcgrad")
+CHANGING = tuple(word for word, weighting in LOSS_WEIGHTINGS.items() if not weighting.is_constant)
 THREE = {
     "click": {"field": "rating", "at_least": 4},
     "like": {"field": "rating", "at_least": 5},
@@ -195,7 +196,8 @@ def test_one_task_is_trained_as_ever_and_the_user_is_told(run, caplog):
         ),
         *[
             ({"loss_weighting": method, "trainer": "recbole"}, f"{method} needs more .* set trainer: lightning")
-            for method in ("gradnorm", "dwa", "pcgrad")
+            for method, weighting in LOSS_WEIGHTINGS.items()
+            if weighting.needs_trainer
         ],
         ({"loss_weighting": "pcgrad", "model": "DeepFM"}, "pcgrad needs a model with a loss for each task, and DeepFM"),
         ({"loss_weighting": "gradnormm", "model": "DeepFM"}, "did you mean 'gradnorm'"),
