@@ -93,7 +93,7 @@ def together(
 
 def final(model: str, rounds: int, dataset: str, data_path: str | None, gpu: bool = False) -> dict[str, Any]:
     """Seconds of the final test of `SEEDS` seeds; for a process of its own."""
-    from recbole_msr.runs.run import run_once
+    from recbole_msr.runs.run_once import run_once
     from recbole_msr.runs.seeds import run_seeds
 
     own = _settings(model, dataset, data_path, gpu, epochs=2)

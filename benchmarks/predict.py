@@ -31,11 +31,14 @@ import recbole_msr
 recbole_msr.run("SharedBottom", sys.argv[1], config=json.loads(sys.argv[2]))
 """
 
-_ONE = """
+_PREDICT = """
 import json, resource, sys, time
-from recbole_msr.training import predict
+try:
+    from recbole_msr.runs import predict
+except ImportError:  # a version before that room was made
+    from recbole_msr.training import predict
 run, data, out = sys.argv[1:]
-predict.Predictor(run)  # what is imported late is imported now
+predict.Predictor(run)  # imports what is imported late
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.process_time()
 predict.predict_file(run, data, out)
@@ -45,28 +48,29 @@ print(json.dumps([seconds, before / 1024, resource.getrusage(resource.RUSAGE_SEL
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, help="the root of another version, to compare with")
     parser.add_argument("--rows", default="200000,1000000")
     parser.add_argument("--kinds", default="csv,parquet")
     parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    versions = {"now": Path(__file__).resolve().parent.parent} | ({"before": given.before} if given.before else {})
+    options = parser.parse_args()
+    versions = {"now": Path(__file__).resolve().parent.parent} | ({"before": options.before} if options.before else {})
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         runs = {name: _train(root, folder, folder / name) for name, root in versions.items()}
         print("| file | rows | version | rows/s | MiB before the file | MiB at most |\n|---|---:|---|---:|---:|---:|")
-        for rows in map(int, given.rows.split(",")):
+        for rows in map(int, options.rows.split(",")):
             columns = synthetic.draw(rows=rows, ids=20_000, seed=7)
             table = pa.table({name: columns[name] for name in columns if name not in synthetic.TASKS})
-            for kind in given.kinds.split(","):
+            for kind in options.kinds.split(","):
                 data = folder / f"rows.{kind}"
                 csv.write_csv(table, data) if kind == "csv" else pq.write_table(table, data)
-                found: dict[str, list[list[float]]] = {name: [] for name in versions}
-                for _ in range(given.rounds):
+                measured: dict[str, list[list[float]]] = {name: [] for name in versions}
+                for _ in range(options.rounds):
                     for name, root in versions.items():
-                        found[name].append(_measure(root, runs[name], data, folder / f"out.{kind}"))
-                for name, values in found.items():
+                        measured[name].append(_measure(root, runs[name], data, folder / f"out.{kind}"))
+                for name, values in measured.items():
                     seconds, before, most = map(statistics.median, zip(*values, strict=True))
                     print(
                         f"| {kind} | {rows:,} | {name} | {rows / seconds:,.0f} | {before:,.0f} | {most:,.0f} |",
@@ -77,18 +81,18 @@ def main() -> None:
 def _train(root: Path, folder: Path, run: Path) -> Path:
     data = synthetic.make(folder / "data", rows=40_000, ids=20_000)
     settings = {"epochs": 1, "use_gpu": False, "show_progress": False, "state": "ERROR", "threads": 1}
-    given = synthetic.SETTINGS | settings | {"data_path": str(data), "output_dir": str(run)}
-    _call(root, _TRAIN, synthetic.NAME, json.dumps(given))
+    settings = synthetic.SETTINGS | settings | {"data_path": str(data), "output_dir": str(run)}
+    _call(root, _TRAIN, synthetic.NAME, json.dumps(settings))
     return run
 
 
 def _measure(root: Path, run: Path, data: Path, out: Path) -> list[float]:
-    values: list[float] = json.loads(_call(root, _ONE, str(run), str(data), str(out)).splitlines()[-1])
+    values: list[float] = json.loads(_call(root, _PREDICT, str(run), str(data), str(out)).splitlines()[-1])
     return values
 
 
 def _call(root: Path, code: str, *arguments: str) -> str:
-    """What a process of this version prints."""
+    """Run a process of this version; return what it prints."""
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=environment, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -17,16 +17,19 @@ from recbole_msr.version import __version__
 if TYPE_CHECKING:
     from recbole_msr.comparison.run import CompareResult, compare
     from recbole_msr.runs.run import RunResult, run
+    from recbole_msr.runs.saved_run import SavedRun, load
     from recbole_msr.tuning.run import SearchResult, search
 
 __all__ = [
     "CompareResult",
     "InputError",
     "RunResult",
+    "SavedRun",
     "Schema",
     "SearchResult",
     "__version__",
     "compare",
+    "load",
     "register",
     "run",
     "search",
@@ -35,6 +38,8 @@ __all__ = [
 _LAZY = {  # these import torch, Lightning, RecBole and Optuna
     "run": "recbole_msr.runs.run",
     "RunResult": "recbole_msr.runs.run",
+    "load": "recbole_msr.runs.saved_run",
+    "SavedRun": "recbole_msr.runs.saved_run",
     "search": "recbole_msr.tuning.run",
     "SearchResult": "recbole_msr.tuning.run",
     "compare": "recbole_msr.comparison.run",

@@ -22,7 +22,7 @@ from recbole_msr.files.outputs import NO_ROOM
 from recbole_msr.jobs.failure import reason_of
 from recbole_msr.jobs.terminal import quiet_terminal
 from recbole_msr.runs.folder import is_finished
-from recbole_msr.runs.run import run_once
+from recbole_msr.runs.run_once import run_once
 from recbole_msr.tuning.run import search
 from recbole_msr.tuning.study import FREE_KEYS
 from recbole_msr.tuning.trials_table import read_trials

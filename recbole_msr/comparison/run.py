@@ -37,7 +37,8 @@ from recbole_msr.jobs.python_call import python_call
 from recbole_msr.report.comparison.leaderboard import leaderboard_frame, verdict, write_tables
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.runs.folder import is_finished
-from recbole_msr.runs.run import built_knowledge, versions
+from recbole_msr.runs.knowledge import built_knowledge
+from recbole_msr.runs.versions import versions
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.run import build_stores

@@ -1,1 +1,1 @@
-"""One run: trained, tested, saved, opened again, explained."""
+"""Run a training, keep its folder, open it again, predict with it and explain it."""

@@ -1,4 +1,4 @@
-"""The folder a run leaves: config.yaml, metrics.csv, best.ckpt, result.json, and what scores new rows."""
+"""Make and write the folder of a run: config.yaml, metrics.csv, best.ckpt, result.json, vocabulary/."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
-from recbole_msr.files.outputs import RUN, Made, check_folder, check_path, holds
+from recbole_msr.files.outputs import NO_ROOM, RUN, Made, WriteError, check_folder, check_path, holds
 from recbole_msr.files.yaml import read_yaml, write_yaml_text
+from recbole_msr.memory import trim_memory
+from recbole_msr.threads import process_rank
 
-# Settings that a resumed run may change: none of them touches what has been computed.
+# Settings that a resumed run may change: no number that has been computed depends on them.
 FREE = {
     *("epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict"),
     *("gpu_id", "use_gpu", "wandb", "log_wandb", "wandb_project"),
@@ -35,6 +38,9 @@ class RunFolder:
         name: "MODEL-DATASET" for that.
         rank: number of this process among those that train together.
         resume: go on with the run in `path`.
+
+    Attributes:
+        path: the folder.
 
     Raises:
         InputError: the folder cannot be made or written, it is of another kind, or there is nothing to resume in it.
@@ -64,7 +70,7 @@ class RunFolder:
 
     @staticmethod
     def to_resume(path: str | Path) -> Path:
-        """The config.yaml of a run that can be resumed.
+        """Return the config.yaml of a run that can be resumed.
 
         Raises:
             InputError: there is none.
@@ -100,44 +106,87 @@ class RunFolder:
             self._made.undo()
 
     def close(self) -> None:
+        """Let processes that are started later have folders of their own."""
         os.environ.pop(_RUN_DIR, None)
 
     def file(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
         return self.path / name
 
     @property
     def finished(self) -> bool:
+        """Whether the run has come to its end."""
         return is_finished(self.path)
 
     def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a YAML file, whole or not at all."""
         text = write_yaml_text(dict(content))
         write_atomically(self.file(name), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file, whole or not at all."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.file(name), lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
     def check_same(self, settings: Mapping[str, Any]) -> None:
-        """Refuse to resume with other settings than the run was started with."""
+        """Refuse to resume with other settings than the run was started with.
+
+        Raises:
+            InputError: a setting differs that may not; all such are named.
+        """
         before = read_yaml(self.file("config.yaml"))
         changed = [
             key for key in sorted({*before, *settings} - FREE) if _differ(key, before.get(key), settings.get(key))
         ]
         if changed:
-            told = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
-            raise InputError(f"the run in {self.path} was started with other settings ({told}); resume it unchanged")
+            changes = ", ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in changed)
+            raise InputError(f"the run in {self.path} was started with other settings ({changes}); resume it unchanged")
 
 
 def _differ(key: str, before: Any, now: Any) -> bool:
-    """Whether a setting has changed; the order of tasks and scenarios is part of it, as it names and numbers them."""
+    """Return whether a setting has changed; the order of tasks and scenarios counts, as it numbers them."""
     return bool(before != now) or (key in ("tasks", "scenario") and json.dumps(before) != json.dumps(now))
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a run that came to its end: its results are written last."""
+    """Return whether a folder holds a run that came to its end: its results are written last."""
     return (folder / "result.json").is_file()
 
 
+def can_resume(folder: Path) -> bool:
+    """Return whether a run was interrupted in a folder and can go on."""
+    return (folder / "config.yaml").is_file() and (folder / "last.ckpt").is_file()
+
+
+@contextmanager
+def run_folder(config: Any, path: str | Path | None, resume: bool = False) -> Iterator[RunFolder]:
+    """Hold a run's folder while it runs; of a run that cannot begin nothing is left."""
+    folder = RunFolder(path, f"{config['model']}-{config['dataset']}", resume, process_rank(config["lightning"]))
+    try:
+        if resume and folder.finished:
+            raise InputError(f"the run in {folder.path} is finished: its results are in result.json")
+        yield folder
+    except BaseException as raised:
+        error = _with_advice(raised, folder.path)
+        began = folder.file("metrics.csv").exists()
+        if not resume and not began and (isinstance(error, InputError) or not folder.file("config.yaml").exists()):
+            folder.discard()
+        if error is raised:
+            raise
+        raise error from raised
+    finally:
+        folder.close()
+        trim_memory()
+
+
+def _with_advice(error: BaseException, folder: Path) -> BaseException:
+    """Return an error; that of a full disk names the file, or the folder, and says how to go on."""
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        return error
+    advice = f"; make room, and run_recbole --resume --output_dir={folder} goes on" if can_resume(folder) else ""
+    return WriteError.of(error.filename or folder, error, advice)
+
+
 def _is_taken(path: Path) -> bool:
-    """Whether there is something that a run would write over: of another run, or of somebody's own."""
+    """Return whether a run would write over something: of another run, or of the user's."""
     return holds(path) is not None or any(os.path.lexists(path / name) for name in RUN.names)

@@ -1,4 +1,4 @@
-"""How much a model's gates use each of their experts, and which experts are dead."""
+"""Measure how much a model's gates use each of their experts, and find dead experts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recbole_msr.layers.towers import Towers
 from recbole_msr.layers.transfer import InformationTransfer
 
 NEVER = 0.01
-"""An expert to which no row gives so much weight is dead."""
+"""An expert is dead if no row gives it at least this weight."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class GateUse:
     """The mean weight that gates give their experts.
 
     Attributes:
-        title: which part of the model.
-        gates: what each line is about (R): a gate, and the scenario whose rows went through it.
+        title: the part of the model.
+        gates: names of the lines (R): a gate, and the scenario whose rows went through it.
         experts: names of the experts (E).
         weights: mean weights (R, E); a line sums to 1.
-        dead: the experts that nothing uses, by name and reason.
+        dead: the experts that no row uses, by name and reason.
     """
 
     title: str
@@ -43,7 +43,7 @@ class GateUse:
 class GateWatch:
     """Watches the gates of a model while rows go through it.
 
-    It knows HiNet's sub-experts (`SubExpertIntegration`), `CGC` in HiNet and PLE, and the gates of MMoE, OMoE and HMoE.
+    It covers HiNet's sub-experts (`SubExpertIntegration`), `CGC` in HiNet and PLE, and the gates of MMoE, OMoE, HMoE.
     An expert is dead if its weight stays below `NEVER` on every row that could use it, or if its output is 0 on every
     row (all its ReLUs are shut).
 
@@ -52,7 +52,7 @@ class GateWatch:
 
     Attributes:
         parts: the parts with gates over experts.
-        others: what weighs something else: PLE's gate over all experts, HMoE's relations, AITM's transfer.
+        others: the gates over something else: PLE's gate that is passed on, HMoE's relations, AITM's transfer.
     """
 
     def __init__(self, model: Any) -> None:
@@ -62,7 +62,7 @@ class GateWatch:
 
     @contextmanager
     def scenario(self, number: int) -> Iterator[None]:
-        """While it is open, all rows that go through the model are counted for this scenario (0-based)."""
+        """Count all rows that go through the model for this scenario (0-based)."""
         self._scenario = number
         hooks = [hook for part in (*self.parts, *self.others) for hook in part.hooks(lambda: self._scenario)]
         try:
@@ -72,11 +72,11 @@ class GateWatch:
                 hook.remove()
 
     def use(self, shown: list[int] | None = None) -> list[GateUse]:
-        """What was seen, for the scenarios `shown` (all if not given) as far as rows of them went through."""
+        """Return the use of experts in the scenarios `shown` (all by default) of which rows went through."""
         return [part.use(shown) for part in self.parts if part.rows]
 
     def use_of_others(self, shown: list[int] | None = None) -> list[GateUse]:
-        """The same of `others`."""
+        """Return the same of `others`."""
         return [part.use(shown) for part in self.others if part.rows]
 
 
@@ -93,44 +93,47 @@ class _Part:
     """Some gates over some experts.
 
     Args:
-        title: what it is called.
+        title: the part of the model.
         gates: the module whose input decides the weights.
-        weigh: from its input and output to weights (P, B, E).
+        weigh: takes its input and output to weights (P, B, E).
         bank: the module that gives all experts' outputs (X, B, H); None where no experts are weighed.
         experts: names of the E columns.
-        place: (gate, column) -> which of the X experts that is.
-        named: names of the X experts.
-        lines: gates and scenarios that belong together.
+        place: takes (gate, column) to the number of one of the X experts.
+        expert_names: names of the X experts.
+        lines: the gates with the scenarios whose rows go through them.
     """
 
     def __init__(
         self, title: str, gates: nn.Module, weigh: Callable[[Any, Tensor], Tensor], bank: nn.Module | None,
-        experts: list[str], place: Callable[[int, int], int], named: list[str], lines: list[_Line],
+        experts: list[str], place: Callable[[int, int], int], expert_names: list[str], lines: list[_Line],
     ) -> None:  # fmt: skip
         self.title, self._gates, self._weigh, self._bank = title, gates, weigh, bank
-        self._experts, self._place, self._named, self._lines = experts, place, named, lines
+        self._experts, self._place, self._expert_names, self._lines = experts, place, expert_names, lines
         self._sums: dict[int, Tensor] = {}
         self._peaks: dict[int, Tensor] = {}
         self.rows: dict[int, int] = {}
-        self._speaks = torch.full((len(named),), bank is None)
+        self._is_active = torch.full((len(expert_names),), bank is None)
 
     def hooks(self, scenario: Callable[[], int]) -> list[Any]:
-        def weighed(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Register hooks that count rows for the scenario that is asked for at each batch."""
+
+        def add_weights(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
             w = self._weigh(inputs[0] if len(inputs) == 1 else inputs, output).double().cpu()
             m, peak = scenario(), w.amax(dim=1)
             self._sums[m] = self._sums.get(m, 0.0) + w.sum(dim=1)
             self._peaks[m] = torch.maximum(self._peaks[m], peak) if m in self._peaks else peak
             self.rows[m] = self.rows.get(m, 0) + w.shape[1]
 
-        def spoke(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            self._speaks |= (output != 0).any(dim=2).any(dim=1).cpu()
+        def note_outputs(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self._is_active |= (output != 0).any(dim=2).any(dim=1).cpu()
 
-        hooks = [self._gates.register_forward_hook(weighed)]
-        return hooks if self._bank is None else [*hooks, self._bank.register_forward_hook(spoke)]
+        hooks = [self._gates.register_forward_hook(add_weights)]
+        return hooks if self._bank is None else [*hooks, self._bank.register_forward_hook(note_outputs)]
 
     def use(self, shown: list[int] | None) -> GateUse:
+        """Return the mean weights in the scenarios `shown` (all if None); experts are dead by the rows of all."""
         lines = [line for line in self._lines if line.scenario in self.rows]
-        peak = [0.0] * len(self._named)
+        peak = [0.0] * len(self._expert_names)
         for line in lines:
             for column, value in enumerate(self._peaks[line.scenario][line.gate].tolist()):
                 place = self._place(line.gate, column)
@@ -138,10 +141,10 @@ class _Part:
         seen = {self._place(line.gate, column) for line in lines for column in range(len(self._experts))}
         dead = []
         for place in sorted(seen):
-            if not self._speaks[place]:
-                dead.append(f"{self._named[place]}: its output is 0 on every row")
+            if not self._is_active[place]:
+                dead.append(f"{self._expert_names[place]}: its output is 0 on every row")
             elif peak[place] < NEVER:
-                dead.append(f"{self._named[place]}: no row gives it more weight than {peak[place]:.2g}")
+                dead.append(f"{self._expert_names[place]}: no row gives it more weight than {peak[place]:.2g}")
         if shown is not None:
             lines = [line for line in lines if line.scenario in shown]
         weights = [(self._sums[line.scenario][line.gate] / self.rows[line.scenario]).tolist() for line in lines]
@@ -169,11 +172,10 @@ def _others(model: Any) -> Iterator[_Part]:
         if isinstance(module, CGC):
             level += 1
             if module.shared_gate is not None:
-                own = [f"own expert {n + 1}" for n in range(module.n_tasks * module.n_own)]
-                columns = own + [f"shared expert {n + 1}" for n in range(module.n_shared)]
-                yield _other(
-                    f"Gate passed on, level {level}", module.shared_gate, _softmax_of_one, columns, by_scenario
-                )
+                columns = [f"own expert {n + 1}" for n in range(module.n_tasks * module.n_own)]
+                columns += [f"shared expert {n + 1}" for n in range(module.n_shared)]
+                title = f"Gate passed on, level {level}"
+                yield _other(title, module.shared_gate, _softmax_of_one, columns, by_scenario)
         elif isinstance(module, InformationTransfer):
             columns = ["handed over", "own tower"]
             yield _other("Information transfer", module, lambda u, _: _of_transfer(model, u), columns, by_scenario)
@@ -229,9 +231,8 @@ def _cgc(module: CGC, model: Any, number: int) -> _Part:
 
 def _mixture(gate: GateBank, model: Any) -> _Part:
     columns = [f"expert {i + 1}" for i in range(model.experts.n_mlps)]
-    groups = getattr(model, "groups", None) or getattr(
-        model.towers, "inputs", None
-    )  # HMoE's, MMoE's; OMoE has one gate
+    # HMoE has groups of its own, MMoE those of its towers, and OMoE one gate.
+    groups = getattr(model, "groups", None) or getattr(model.towers, "inputs", None)
     lines = _lines(groups, model) if groups else [_Line(name, 0, m) for m, name in enumerate(model.scenario_names)]
     return _Part(
         "Experts", gate, lambda _, scores: scores.softmax(dim=-1), model.experts, columns, lambda gate, column: column,
@@ -252,13 +253,13 @@ def _group_names(groups: Groups, model: Any) -> list[str]:
 
 
 def _lines(groups: Groups, model: Any) -> list[_Line]:
-    """Each group's gate with every scenario whose rows are read from it."""
-    scenarios, several = model.scenario_names, model.n_scenarios > 1
+    """List each group's gate with every scenario whose rows go through it."""
+    scenarios = model.scenario_names
     if groups.per == "scenario":
         return [_Line(name, m, m) for m, name in enumerate(scenarios)]
-    found = []
+    lines = []
     for t, task in enumerate(model.task_names):
         for m, scenario in enumerate(scenarios):
             gate = t if groups.per == "task" else t * len(scenarios) + m
-            found.append(_Line(f"{task}, {scenario}" if several else task, gate, m))
-    return found
+            lines.append(_Line(f"{task}, {scenario}" if len(scenarios) > 1 else task, gate, m))
+    return lines

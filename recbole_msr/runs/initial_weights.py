@@ -1,4 +1,4 @@
-"""How far attentions and gates have moved from where a run began, and whether several runs agree on them."""
+"""Measure how far attentions and gates have moved from where a run began, and how far runs agree on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_msr.runs.folder import RunFolder
 
 START_FILE = "start.json"
 AGREE = 0.1
-"""Runs agree on a line of weights if no two of them are further apart."""
+"""Greatest `distance` at which two runs agree on a line of weights."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Weights:
     """One line of weights that sum to 1: of an attention, or the mean that a gate gives over training rows.
 
     Attributes:
-        part, line: which part of the model, and which of its lines.
-        choices: what is weighed (E).
+        part, line: the part of the model, and its line.
+        choices: names of what is weighed (E).
         values: the weights (E).
     """
 
@@ -38,7 +38,7 @@ class Movement:
     """Weights as they are, and as they were before the first step.
 
     Attributes:
-        now, start: the same line, then and now.
+        now, start: the same line, now and then.
     """
 
     now: Weights
@@ -46,7 +46,7 @@ class Movement:
 
     @property
     def moved(self) -> float:
-        """Which share of the weight lies on other choices than at the start, 0 to 1."""
+        """The share of the weight that lies on other choices than at the start, 0 to 1."""
         return distance(self.now.values, self.start.values)
 
 
@@ -71,31 +71,32 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
+        """Whether no two runs are further apart than `AGREE`."""
         return self.apart <= AGREE
 
 
-def distance(one: Sequence[float], other: Sequence[float]) -> float:
-    """Half the sum of the differences of two lines of weights: the share of the weight that lies elsewhere, 0 to 1."""
-    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / 2
+def distance(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the share of the weight that two lines put on other choices, 0 to 1: half the sum of their differences."""
+    return sum(abs(a - b) for a, b in zip(first, second, strict=True)) / 2
 
 
 def write_start(folder: RunFolder, weights: Sequence[Weights]) -> None:
-    """Keep the weights that a run began with in its folder."""
+    """Write the weights that a run began with into its folder."""
     folder.write_json(START_FILE, [asdict(line) for line in weights])
 
 
 def read_start(folder: Path) -> list[Weights] | None:
-    """The weights that a run began with; None where it did not keep them.
+    """Read the weights that a run began with; None where it did not keep them.
 
     Raises:
         InputError: the file is damaged.
     """
     path = folder / START_FILE
     try:
-        found = [Weights(**line) for line in read_json(path, [dict])]
-        for line in found:
-            distance(line.values, [0.0] * len(line.choices))
-        return found
+        weights = [Weights(**line) for line in read_json(path, [dict])]
+        for line in weights:
+            distance(line.values, [0.0] * len(line.choices))  # raises if a value is no number, or one is missing
+        return weights
     except FileNotFoundError:
         return None
     except InputError:
@@ -105,14 +106,14 @@ def read_start(folder: Path) -> list[Weights] | None:
 
 
 def movements(now: Sequence[Weights], start: Sequence[Weights]) -> list[Movement]:
-    """Those lines that are known of both."""
-    began = {(line.part, line.line): line for line in start}
-    pairs = [(line, began.get((line.part, line.line))) for line in now]
-    return [Movement(line, at) for line, at in pairs if at is not None and at.choices == line.choices]
+    """Pair the lines that are the same now and at the start."""
+    by_name = {(line.part, line.line): line for line in start}
+    pairs = [(line, by_name.get((line.part, line.line))) for line in now]
+    return [Movement(line, then) for line, then in pairs if then is not None and then.choices == line.choices]
 
 
 def comparable(line: Weights) -> Weights:
-    """A line whose choices mean the same in every run.
+    """Return a line with choices that mean the same in every run.
 
     Which of several experts that are drawn alike (`sub-expert 1`, `sub-expert 2`) learns what is chance. Of two kinds
     of experts each kind's sum is compared; of one kind alone, the weights by their size.
@@ -131,38 +132,38 @@ def comparable(line: Weights) -> Weights:
 
 
 def agreements(runs: Sequence[Sequence[Weights]], moves: Sequence[Sequence[Movement]]) -> list[Agreement]:
-    """Every line over several runs, which must have the same ones.
+    """Compare every line of weights over runs that have the same lines.
 
     Args:
         runs: the lines of each run.
-        moves: of each run what is known of its start.
+        moves: the movements of each run, as far as its start is known.
     """
-    found = []
+    compared = []
     moved = [{(m.now.part, m.now.line): m.moved for m in run} for run in moves]
     for of_runs in zip(*runs, strict=True):
         lines = [comparable(line) for line in of_runs]
         key, each = (lines[0].part, lines[0].line), list(zip(*(line.values for line in lines), strict=True))
-        known = [run[key] for run in moved if key in run]
-        found.append(
+        run_moves = [run[key] for run in moved if key in run]
+        compared.append(
             Agreement(
                 *key,
                 lines[0].choices,
                 [sum(values) / len(values) for values in each],
                 [max(values) - min(values) for values in each],
-                sum(known) / len(known) if len(known) == len(lines) else None,
+                sum(run_moves) / len(run_moves) if len(run_moves) == len(lines) else None,
                 max(distance(a.values, b.values) for a, b in combinations(lines, 2)),
             )
         )
-    return found
+    return compared
 
 
-def conclusion(found: Sequence[Agreement], n_runs: int) -> str:
-    """What the agreements come to, in a sentence or two."""
-    differ = [line for line in found if not line.agrees]
-    said = f"{n_runs} runs: on {len(found) - len(differ)} of {len(found)} lines of weights they agree"
-    said += f" (no two of them are further apart than {AGREE:g})"
+def conclusion(lines: Sequence[Agreement], n_runs: int) -> str:
+    """Sum the agreements up in a sentence or two."""
+    differ = [line for line in lines if not line.agrees]
+    sentence = f"{n_runs} runs: on {len(lines) - len(differ)} of {len(lines)} lines of weights they agree"
+    sentence += f" (no two of them are further apart than {AGREE:g})"
     if not differ:
-        return f"{said}."
+        return f"{sentence}."
     worst = sorted(differ, key=lambda line: -line.apart)[:3]
-    told = "; ".join(f"{line.part}, {line.line} ({line.apart:.2f})" for line in worst)
-    return f"{said}. Most apart: {told}: what differs from seed to seed says nothing about the data."
+    most_apart = "; ".join(f"{line.part}, {line.line} ({line.apart:.2f})" for line in worst)
+    return f"{sentence}. Most apart: {most_apart}: what differs from seed to seed says nothing about the data."

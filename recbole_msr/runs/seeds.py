@@ -1,4 +1,4 @@
-"""One configuration with several seeds: runs that are trained together, each as it is alone."""
+"""Train one configuration with several seeds at once; each run comes out as it does alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,11 @@ from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
-from recbole_msr.runs.folder import RunFolder, is_finished
-from recbole_msr.runs.run import (
-    Run,
-    can_resume,
-    configured,
-    log_level,
-    log_to_folder,
-    run_folder,
-    run_lock,
-    run_once,
-    run_threads,
-    under_lightning,
-)
+from recbole_msr.runs.folder import RunFolder, can_resume, is_finished, run_folder
+from recbole_msr.runs.run import Run
+from recbole_msr.runs.run_log import log_level, log_to_folder
+from recbole_msr.runs.run_once import run_lock, run_once
+from recbole_msr.runs.run_settings import configure_run, run_threads, under_lightning
 from recbole_msr.threads import log_threads
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.fused.loop import not_fusable_reason, train_members
@@ -42,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 def seeds_not_fusable_reason(config: Any, dataset: Any) -> str | None:
-    """Why runs that differ in the seed cannot be trained together; None if they can.
+    """Say why runs that differ in the seed cannot be trained together; None if they can.
 
     Args:
-        config: RecBole's configuration of one.
-        dataset: what it makes of the data.
+        config: RecBole's configuration of one of them.
+        dataset: the dataset that it makes.
     """
     if not under_lightning(config):
         return "RecBole's trainer trains one model"
@@ -58,20 +50,20 @@ def seeds_not_fusable_reason(config: Any, dataset: Any) -> str | None:
 
 
 def run_seeds(
-    folders: Mapping[int, Path], settings: Mapping[str, Any], ended: Callable[[], Any] = lambda: None
+    folders: Mapping[int, Path], settings: Mapping[str, Any], on_end: Callable[[], Any] = lambda: None
 ) -> dict[int, Exception]:
     """Train and test a configuration with several seeds at once; each run is in its folder as soon as it has ended.
 
-    Nothing is done where a run has ended before. One that was interrupted goes on, alone. What runs out of memory among
-    others, or cannot be trained so, is trained alone.
+    A finished run stays as it is, and an interrupted one is resumed, alone. A run that runs out of memory among the
+    others, or cannot be trained with them, is trained alone.
 
     Args:
         folders: seed -> the run's folder.
         settings: all settings, `model` and `dataset` among them.
-        ended: called with every run that is over, well or not.
+        on_end: called at the end of every run, whether it succeeded or failed.
 
     Returns:
-        What ended the runs that did not come to their end.
+        By seed the errors of the runs that failed.
     """
     errors: dict[int, Exception] = {}
     over: set[int] = set()
@@ -80,8 +72,8 @@ def run_seeds(
             locks.enter_context(run_lock(folder))
         new = {seed: folder for seed, folder in folders.items() if not is_finished(folder) and not can_resume(folder)}
         if len(new) > 1:
-            group = _Group(new, settings, ended)
-            group.go()
+            group = _Group(new, settings, on_end)
+            group.train()
             errors, over = group.errors, group.over
             del group
             gc.collect()  # what is trained alone now has all of the memory
@@ -92,7 +84,7 @@ def run_seeds(
             run_once(folders[seed], {**settings, "seed": seed})
         except Exception as error:
             errors[seed] = error
-        ended()
+        on_end()
     return errors
 
 
@@ -101,18 +93,19 @@ class _Group:
 
     Attributes:
         over: the seeds whose runs have ended, well or not; the others are to be trained alone.
-        errors: what ended those that did not end well.
+        errors: the errors of those that failed.
     """
 
-    def __init__(self, folders: Mapping[int, Path], settings: Mapping[str, Any], ended: Callable[[], Any]) -> None:
-        self._folders, self._settings, self._ended = folders, settings, ended
-        self._open: dict[int, _OneOfSeveral] = {}
+    def __init__(self, folders: Mapping[int, Path], settings: Mapping[str, Any], on_end: Callable[[], Any]) -> None:
+        self._folders, self._settings, self._on_end = folders, settings, on_end
+        self._open: dict[int, _GroupedRun] = {}
         self.over: set[int] = set()
         self.errors: dict[int, Exception] = {}
 
-    def go(self) -> None:
+    def train(self) -> None:
+        """Train and test all runs; those that cannot be trained together are left out of `over`."""
         try:
-            config = configured(None, None, self._settings)
+            config = configure_run(None, None, self._settings)
             with log_level(config), run_threads(config):
                 self._begin()
                 if self._open:
@@ -127,42 +120,42 @@ class _Group:
     def _begin(self) -> None:
         self._began, first = time.perf_counter(), None
         for seed, folder in self._folders.items():
-            one = self._open[seed] = _OneOfSeveral()
+            run = self._open[seed] = _GroupedRun()
             try:
-                one.begin(folder, {**self._settings, "seed": seed}, first, partial(self._end, seed))
+                run.begin(folder, {**self._settings, "seed": seed}, first, partial(self._end, seed))
             except Exception as error:
-                self._over(seed, error)
+                self._close(seed, error)
                 continue
             if first is None:
-                first = one.run
+                first = run.run
                 reason = seeds_not_fusable_reason(first.config, first.dataset)
                 if reason is not None:
                     raise InputError(reason)
 
     def _train(self) -> None:
         log_threads()
-        logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO)  # which a search's trials keep silent
+        logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO)  # a search's trials have silenced it
         seeds = ", ".join(map(str, self._open))
         logger.info("trained together: the runs with seeds %s", seeds)
-        run = next(iter(self._open.values())).run
-        train, valid = (PackedTable.for_run(loader._dataset, run.config) for loader in run.loaders[:2])
+        first = next(iter(self._open.values())).run
+        train, valid = (PackedTable.for_run(loader._dataset, first.config) for loader in first.loaders[:2])
         seconds = time.perf_counter() - self._began
-        for one in self._open.values():
-            one.count(len(self._open), run.data_seconds, seconds)
-        train_members([one.member for one in self._open.values()], train, valid)
+        for run in self._open.values():
+            run.share_seconds(len(self._open), first.data_seconds, seconds)
+        train_members([run.member for run in self._open.values()], train, valid)
 
     def _end(self, seed: int) -> None:
-        """A training has ended: test it, while the others go on."""
-        one = self._open[seed]
-        error = one.member.error
+        """Test a run whose training has ended, while the others go on."""
+        run = self._open[seed]
+        error = run.member.error
         if error is None:
             try:
-                one.finish()
+                run.finish()
             except Exception as raised:
                 error = raised
-        self._over(seed, error)
+        self._close(seed, error)
 
-    def _over(self, seed: int, error: Exception | None) -> None:
+    def _close(self, seed: int, error: Exception | None) -> None:
         error = self._open[seed].close(error)
         del self._open[seed]
         if error is not None and is_out_of_memory(error):
@@ -171,16 +164,16 @@ class _Group:
         if error is not None:
             self.errors[seed] = error
         self.over.add(seed)
-        self._ended()
+        self._on_end()
 
     def _close_all(self, error: BaseException) -> None:
-        for one in self._open.values():
-            one.close(error)
+        for run in self._open.values():
+            run.close(error)
         self._open.clear()
 
 
-class _OneOfSeveral:
-    """One of the runs, from its folder's making to its result."""
+class _GroupedRun:
+    """One of the runs, from its folder to its result."""
 
     run: Run
     member: Member
@@ -198,8 +191,8 @@ class _OneOfSeveral:
             first: a run that has read the data.
             on_end: called when the training has ended.
         """
-        config = configured(None, None, settings)
-        shutil.rmtree(path, ignore_errors=True)  # what an interrupted one has left
+        config = configure_run(None, None, settings)
+        shutil.rmtree(path, ignore_errors=True)  # of a run that was interrupted before its first epoch's end
         folder: RunFolder = self._contexts.enter_context(run_folder(config, path))
         self._contexts.enter_context(log_to_folder(folder))
         self.run = Run(config, folder, started=time.perf_counter())
@@ -220,10 +213,16 @@ class _OneOfSeveral:
             on_end=on_end,
         )
 
-    def count(self, fused: int, data: float, seconds: float) -> None:
-        """It begins with so many, after so many seconds, of which reading the data took a part; they share them."""
-        self._fused, self._seconds = fused, seconds / fused
-        self.run.data_seconds = data / fused
+    def share_seconds(self, n_runs: int, data: float, seconds: float) -> None:
+        """Share the seconds until the training evenly among the runs.
+
+        Args:
+            n_runs: number of runs that are trained together.
+            data: seconds that reading the data took.
+            seconds: all seconds until the training.
+        """
+        self._fused, self._seconds = n_runs, seconds / n_runs
+        self.run.data_seconds = data / n_runs
 
     def finish(self) -> None:
         """Test the best epoch, and write the result."""
@@ -234,18 +233,18 @@ class _OneOfSeveral:
         self.run.finish(outcome, None, self._seconds + self.member.seconds + time.perf_counter() - began)
 
     def close(self, error: Exception | BaseException | None) -> Any:
-        """Let go of the folder, and of all that takes memory.
+        """Let go of the folder, and of everything that takes memory.
 
         Returns:
-            The error, as the folder tells it: one of a full disk names the file.
+            The error; `run_folder` has put the file's name into one of a full disk.
         """
         if error is None:
             self._contexts.close()
         else:
             try:
                 self._contexts.__exit__(type(error), error, error.__traceback__)
-            except Exception as told:
-                error = told
+            except Exception as named:
+                error = named
             traceback.clear_frames(error.__traceback__)
         vars(self).clear()
         return error

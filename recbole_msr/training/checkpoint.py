@@ -1,4 +1,4 @@
-"""Checkpoints: weights and plain values, written whole or not at all, and loaded without unpickling."""
+"""Write and load checkpoints: weights and plain values, whole or not at all, and never by unpickling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from recbole_msr.files.json import mismatch
 from recbole_msr.files.outputs import save_tensors
 from recbole_msr.files.yaml import TypedSettings
 
-FORMAT = "recbole-msr/1"
+_FORMAT_NAME = "recbole-msr/"
+FORMAT = f"{_FORMAT_NAME}1"
 
 _SHAPE = {
     "config": {"model": str, "dataset": str},
@@ -37,7 +38,7 @@ _FIT_LOOP = {
     "epoch_loop.manual_optimization.optim_step_progress": _PROGRESS,
     "epoch_loop.val_loop.batch_progress": _PROGRESS,
 }
-"""What Lightning reads of its loop's state."""
+"""The part of its loop's state that Lightning reads when a training resumes."""
 _RESUMABLE = {
     "epoch": int,
     "global_step": int,
@@ -88,19 +89,26 @@ def save_checkpoint(path: str | Path, model: torch.nn.Module, settings: Mapping[
 def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint of this package, with `weights_only=True`.
 
+    Returns:
+        The content: `config` (the run's settings), `epoch` (counted from 0), `state_dict`, `other_parameter`,
+        `left_out`.
+
     Raises:
-        InputError: there is no such file, it is damaged, or it is something else.
+        InputError: there is no such file, it is damaged, of another version's format, or something else.
     """
     content = _load(path, map_location)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format", "another kind of file") if isinstance(content, dict) else "another kind of file"
-        raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {found}")
+    written = content.get("format") if isinstance(content, dict) else None
+    if written != FORMAT:
+        reason = "another kind of file"
+        if isinstance(written, str) and written.startswith(_FORMAT_NAME):
+            reason = f"{written}: open it with the version of recbole-msr that wrote it (versions in result.json)"
+        raise InputError(f"the checkpoint {path} is not of the format {FORMAT}, but {reason}")
     _check_shape(path, content, _SHAPE)
-    return content
+    return content  # type: ignore[no-any-return]
 
 
 def load_resumable(path: str | Path) -> dict[str, Any]:
-    """The content of a last.ckpt, from which training can go on.
+    """Load a last.ckpt, from which a training resumes.
 
     Raises:
         InputError: there is no such file, it is damaged, or it is something else.
@@ -113,22 +121,22 @@ def load_resumable(path: str | Path) -> dict[str, Any]:
 
 
 def _check_shape(path: str | Path, content: Any, shape: Any) -> None:
-    told = mismatch(content, shape)
-    if told is not None:
-        raise InputError(f"the checkpoint {path} is damaged: {told}")
+    damage = mismatch(content, shape)
+    if damage is not None:
+        raise InputError(f"the checkpoint {path} is damaged: {damage}")
 
 
 def _load(path: str | Path, map_location: Any) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle's protocol, before the error that tells what the file is
+            warnings.simplefilter("ignore")  # PyTorch warns of a pickle's protocol before it refuses the pickle
             if zipfile.is_zipfile(path):
                 _check_sums(path)
             return torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"there is no checkpoint {path}") from error
     except Exception as error:  # torch raises many kinds for a damaged file
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
             f"the checkpoint {path} cannot be read: it is damaged, cut short, or not a recbole-msr checkpoint ({first})"
         ) from error
@@ -150,12 +158,30 @@ def _check_sums(path: str | Path) -> None:
 
 
 def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Load a checkpoint's weights into a model built for them; returns the checkpoint.
+    """Load a checkpoint's weights into a model that was built for them.
+
+    Returns:
+        The checkpoint's content.
 
     Raises:
-        InputError: as `load_checkpoint`, or the weights are of a model of other sizes.
+        InputError: as `load_checkpoint` and `apply_weights`.
     """
     content = load_checkpoint(path, map_location)
+    apply_weights(model, content, path)
+    return content
+
+
+def apply_weights(model: torch.nn.Module, content: Mapping[str, Any], path: str | Path) -> None:
+    """Put the weights of a loaded checkpoint into a model.
+
+    Args:
+        model: built with the checkpoint's settings and data.
+        content: as `load_checkpoint` returns it.
+        path: the checkpoint's file, for the error.
+
+    Raises:
+        InputError: the weights are of a model of other sizes, or the checkpoint lacks a part of the model.
+    """
     try:
         model.load_state_dict(content["state_dict"])
     except RuntimeError as error:
@@ -170,19 +196,18 @@ def load_weights(model: torch.nn.Module, path: str | Path, map_location: Any = "
         )
     if hasattr(model, "load_other_parameter"):
         model.load_other_parameter(content["other_parameter"])  # type: ignore[operator]
-    return content
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file is a checkpoint of this package (rather than RecBole's, which is a pickle)."""
+    """Return whether a file is a checkpoint of this package (rather than RecBole's, which is a pickle)."""
     try:
-        return zipfile.is_zipfile(path) and load_checkpoint(path)["format"] == FORMAT
+        return zipfile.is_zipfile(path) and bool(load_checkpoint(path))
     except InputError:
         return False
 
 
 def load_data_and_model(path: str | Path) -> tuple[Any, ...]:
-    """What RecBole's `load_data_and_model` returns, from a checkpoint of this package.
+    """Open a checkpoint of this package as RecBole's `load_data_and_model` opens RecBole's.
 
     Returns:
         config, model, dataset, train_data, valid_data, test_data

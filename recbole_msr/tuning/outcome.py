@@ -18,7 +18,7 @@ from recbole_msr.config.build import plain_settings
 from recbole_msr.config.merge import make_folders_absolute
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
-from recbole_msr.runs.run import versions
+from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.objective import trial_config, trial_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials, is_cut_off, values_of

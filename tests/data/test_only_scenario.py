@@ -11,8 +11,6 @@ import torch
 import recbole_msr
 from recbole_msr import registry
 from recbole_msr.errors import InputError
-from recbole_msr.runs.explain import explain
-from recbole_msr.runs.predict import Predictor
 
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5, "missing": "ignore"}}
 AGES = {"field": "age", "bins": [25, 35], "names": ["young", "mid", "old"]}
@@ -246,8 +244,8 @@ def test_a_run_alone_scores_its_own_rows_as_in_the_test_and_others_as_unknown(de
         counts = {f: int((~frame[f].astype(str).isin(seen[f])).sum()) for f in seen} | {"scenario": outside}
         return {field: count for field, count in counts.items() if count}
 
-    def told():
-        return {field: count for field, count in predictor.unknown.items() if field in (*seen, "scenario")}
+    def counted(scored):
+        return {field: count for field, count in scored.unknown.items() if field in (*seen, "scenario")}
 
     inter = test._dataset.inter_feat
     keys = pd.DataFrame({f: dataset.id2token(f, inter[f].numpy()) for f in ("user_id", "item_id")})
@@ -257,9 +255,10 @@ def test_a_run_alone_scores_its_own_rows_as_in_the_test_and_others_as_unknown(de
     }
     joined = tables["inter"].merge(tables["user"], on="user_id").merge(tables["item"], on="item_id")
     rows = keys.merge(joined, on=["user_id", "item_id"], how="left")
-    predictor = Predictor(result.folder)
-    np.testing.assert_allclose(predictor.predict(rows).to_numpy(), expected.numpy(), atol=1e-6)
-    assert told() == unknown(rows)
+    saved = recbole_msr.load(result.folder)
+    scored = saved.score(rows)
+    np.testing.assert_allclose(scored.scores.to_numpy(), expected.numpy(), atol=1e-6)
+    assert counted(scored) == unknown(rows)
 
     # All rows, with the scenario's field in the rows, or in the run's tables alone.
     values = joined[declared["field"]]
@@ -270,15 +269,15 @@ def test_a_run_alone_scores_its_own_rows_as_in_the_test_and_others_as_unknown(de
     else:
         inside = values.astype(str) == str(name)
     for columns in (joined, joined[list(tables["inter"])]):
-        scores = predictor.predict(columns)
-        assert told() == unknown(columns, int((~inside).sum()))
-        assert bool(((scores > 0) & (scores < 1)).all().all())
+        scored = saved.score(columns)
+        assert counted(scored) == unknown(columns, int((~inside).sum()))
+        assert bool(((scored.scores > 0) & (scored.scores < 1)).all().all())
 
 
 def test_a_run_alone_is_explained_with_its_training_rows(train, start):
     _, splits = start("PLE", only_scenario="mid")
     result = train("PLE", only_scenario="mid")
-    found = explain(result.folder)
+    found = recbole_msr.load(result.folder).explain()
     assert [(view.name, view.rows) for view in found.scenarios] == [("mid", len(splits[0]))]
     assert found.gates
     assert not [note for note in found.notes if "changed" in note]
@@ -327,7 +326,7 @@ def test_a_name_that_looks_like_arithmetic_is_a_name(start, train):
         _same_rows(start(scenario=ages, only_scenario=name)[1], all_splits, index)
     result = train("HiNet", scenario=ages, only_scenario="28-38")
     assert result.summary["scenarios"] == ["28-38"]
-    assert [view.name for view in explain(result.folder).scenarios] == ["28-38"]
+    assert [view.name for view in recbole_msr.load(result.folder).explain().scenarios] == ["28-38"]
 
 
 def test_one_of_no_scenarios_is_an_error(start):

@@ -331,7 +331,7 @@ def test_a_log_that_cannot_be_written_ends_the_run_without_a_traceback(tmp_path,
     import logging
 
     from recbole_msr.runs.folder import RunFolder
-    from recbole_msr.runs.run import log_to_folder
+    from recbole_msr.runs.run_log import log_to_folder
 
     folder = RunFolder(tmp_path / "out", "HiNet-tiny")
     folder.close()

@@ -12,7 +12,6 @@ from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.runs.predict import Predictor
 
 MODELS = [
     name for name in registry.registered_models() if issubclass(registry.model_class(name), MultiScenarioRecommender)
@@ -152,11 +151,11 @@ def test_a_run_with_them_is_scored_again(stored, make_dataset, tiny_data, tmp_pa
     result = recbole_msr.run("SharedBottom", "tiny", config=given | {"output_dir": str(tmp_path / "out")})
     frame = pd.DataFrame({"user_id": ["u1", "nobody", "u7"], "item_id": ["i1", "i2", "nothing"], "age": [20, 30, 40]})
     frame["gender"] = "F"
-    scores = Predictor(result.folder).predict(frame).to_numpy()
+    scores = recbole_msr.load(result.folder).predict(frame).to_numpy()
     assert np.isfinite(scores).all()
     shutil.rmtree(knowledge_dir)
     if bake:
-        np.testing.assert_allclose(Predictor(result.folder).predict(frame).to_numpy(), scores, rtol=1e-6)
+        np.testing.assert_allclose(recbole_msr.load(result.folder).predict(frame).to_numpy(), scores, rtol=1e-6)
     else:
         with pytest.raises(InputError, match="there is no knowledge 'mine'"):
-            Predictor(result.folder)
+            recbole_msr.load(result.folder).predict(frame)

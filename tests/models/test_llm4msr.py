@@ -28,7 +28,6 @@ from recbole_msr.models.knowledge import (
     standard_scale,
 )
 from recbole_msr.models.llm4msr import LLM4MSR
-from recbole_msr.runs.predict import Predictor
 
 SMALL = {
     "backbone": "SharedBottom",
@@ -675,19 +674,19 @@ def test_a_run_is_scored_again_from_its_folder_and_the_store(settings_of, tmp_pa
     with torch.no_grad():
         expected = model.eval().predict_tasks(rows)
     frame = raw(dataset, rows)
-    scores = Predictor(result.folder).predict(frame)
+    scores = recbole_msr.load(result.folder).predict(frame)
     np.testing.assert_allclose(scores.to_numpy(), expected, rtol=1e-5)
 
     frame.loc[0, "user_id"] = "nobody"
-    assert np.isfinite(Predictor(result.folder).predict(frame).to_numpy()).all()
+    assert np.isfinite(recbole_msr.load(result.folder).predict(frame).to_numpy()).all()
 
     meta = Path(knowledge_dir, "mine", "knowledge.json")
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"key": "another"}))
     with pytest.raises(InputError, match="trained with other vectors than knowledge 'mine' has now"):
-        Predictor(result.folder)
+        recbole_msr.load(result.folder).predict(frame)
     shutil.rmtree(Path(knowledge_dir, "mine"))
     with pytest.raises(InputError, match="there is no knowledge 'mine'"):
-        Predictor(result.folder)
+        recbole_msr.load(result.folder).predict(frame)
 
 
 @pytest.mark.parametrize("reduction", ["pca", "linear"])
@@ -700,9 +699,9 @@ def test_baked_vectors_need_no_store(settings_of, tmp_path, knowledge_dir, reduc
     )
     assert baked.summary["test"] == result.summary["test"]
     frame = pd.DataFrame({"user_id": [f"u{u}" for u in range(40)], "item_id": [f"i{i % 30}" for i in range(40)]})
-    expected = Predictor(result.folder).predict(frame)
+    expected = recbole_msr.load(result.folder).predict(frame)
     shutil.rmtree(knowledge_dir)
-    scores = Predictor(baked.folder).predict(frame)
+    scores = recbole_msr.load(baked.folder).predict(frame)
     np.testing.assert_allclose(scores.to_numpy(), expected.to_numpy(), rtol=1e-5)
 
 
@@ -755,9 +754,7 @@ sys.meta_path.insert(0, Refuse())
 import recbole_msr
 settings = json.load(open({str(file)!r}))
 recbole_msr.run("LLM4MSR", "tiny", config=settings)
-from recbole_msr.runs.predict import Predictor
-from recbole_msr.files.yaml import read_yaml
-Predictor(settings["output_dir"]).predict(pandas.DataFrame({{"user_id": ["u1"], "item_id": ["i1"]}}))
+recbole_msr.load(settings["output_dir"]).predict(pandas.DataFrame({{"user_id": ["u1"], "item_id": ["i1"]}}))
 print(Refuse.asked)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
+from recbole_msr import load
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.prompts.store import Knowledge
-from recbole_msr.runs.explain import explain
 
 BINS = "--scenario={field: age, bins: [25, 35], names: [young, mid, old]}"
 TASKS = "--tasks={click: {field: rating, at_least: 4}, like: {field: rating, at_least: 5}}"
@@ -69,7 +69,7 @@ def test_one_store_serves_all_scenarios_and_each_alone(arguments, tmp_path, caps
     for name in (None, "mid"):
         alone = [f"--only_scenario={name}"] if name else []
         assert run_recbole([*run, *alone, f"--output_dir={tmp_path / str(name)}"]) == 0
-        found = explain(tmp_path / str(name))
+        found = load(tmp_path / str(name)).explain()
         assert [view.name for view in found.scenarios] == ([name] if name else ["young", "mid", "old"])
         assert all(view.prompt is not None and view.strength for view in found.scenarios)
         assert not [note for note in found.notes if "no prompts" in note or "no numbers" in note]

@@ -11,11 +11,11 @@ from urllib.parse import unquote
 
 import pytest
 
+from recbole_msr import load
 from recbole_msr.errors import InputError
 from recbole_msr.report.comparison.figures import Point, pareto_front
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.report.html.page import Page, choice, heat_map
-from recbole_msr.runs.explain import explain
 from tests.report.comparisons import (
     SCENARIOS,
     SEEDS,
@@ -277,7 +277,7 @@ def test_searches_show_their_best_so_far_and_what_mattered(page, summary, compar
 
 def test_attention_and_gates_are_those_that_explain_finds(page, summary, compared):
     section = _section(page(summary)[0], "What the models have learnt")
-    found = explain(compared[1] / "runs/HiNet/all/joint/seed-2020", n=1)
+    found = load(compared[1] / "runs/HiNet/all/joint/seed-2020").explain(n=1)
     weights = [value for line in found.between[0].values for value in line if value is not None]
     assert len(weights) == 6
     for value in [*weights, *(value for use in found.gates for line in use.weights for value in line)]:

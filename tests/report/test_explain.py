@@ -12,7 +12,7 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.report.run.explain_page import write_explanation
-from recbole_msr.runs.explain import explain, weights_at
+from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.initial_weights import Weights, agreements, conclusion
 from tests.prompts.conftest import tiny_llama  # noqa: F401
 
@@ -45,6 +45,10 @@ HINET = {
     "scenario_layers": 2,
 }
 LLM = {"knowledge_size": 10, "knowledge_reduced_size": 5, "meta_rank": 3, "meta_hidden_sizes": [6], "meta_scale": 0.5}
+
+
+def explain(run, users=None, n=None, knowledge_dir=None):
+    return recbole_msr.load(run, knowledge_dir).explain(users, n)
 
 
 @pytest.fixture(scope="module")

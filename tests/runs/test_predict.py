@@ -15,9 +15,9 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
-from recbole_msr.runs import rows as rows_of_files
-from recbole_msr.runs.columns import Vocabulary, numbers, sequences
+from recbole_msr.runs import row_files
 from recbole_msr.runs.predict import Predictor, predict_file
+from recbole_msr.runs.row_columns import Vocabulary, to_id_sequences, to_numbers
 from recbole_msr.schema import MISSING_LABEL
 
 SETTINGS = {
@@ -127,7 +127,7 @@ def test_a_single_task_model_scores_too(data_path, tables, tmp_path):
     run = _train(data_path, tmp_path / "run", "DeepFM", main_task="buy", numerical_features=["age", "price"],
                  mlp_hidden_size=[8], normalize_field=["price"])  # fmt: skip
     expected, keys = _test_split(run)
-    scores = Predictor(run.folder).predict(_raw(keys, tables))
+    scores = recbole_msr.load(run.folder).predict(_raw(keys, tables))
     assert list(scores) == ["buy"]
     np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
 
@@ -143,10 +143,9 @@ def test_the_scenarios_field_may_be_called_scenario_and_be_numbers(data_path, ta
     expected, keys = _test_split(run)
     rows = _raw(keys, tables)
     for one, two in ((1, 2), ("1.0", "2.0"), (1.0, 2.0)):
-        predictor = Predictor(run.folder)
-        scores = predictor.predict(rows.assign(scenario=rows["place"].map({"home": one, "work": two})))
-        np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
-        assert predictor.unknown == {}
+        scored = recbole_msr.load(run.folder).score(rows.assign(scenario=rows["place"].map({"home": one, "work": two})))
+        np.testing.assert_allclose(scored.scores.to_numpy(), expected, atol=1e-6)
+        assert scored.unknown == {}
 
 
 def test_a_constant_feature_is_normalised_as_in_training(data_path, tables, tmp_path):
@@ -157,7 +156,7 @@ def test_a_constant_feature_is_normalised_as_in_training(data_path, tables, tmp_
         table.to_csv(same / f"shop.{suffix}", sep="\t", index=False)
     run = _train(same.parent, tmp_path / "run", epochs=1)
     expected, keys = _test_split(run)
-    scores = Predictor(run.folder).predict(_raw(keys, tables).assign(hour=12))
+    scores = recbole_msr.load(run.folder).predict(_raw(keys, tables).assign(hour=12))
     np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-6)
 
 
@@ -167,11 +166,10 @@ ROW = {"user_id": "u2", "item_id": "101", "hour": 5, "place": "home", "words": "
 
 
 def _score(run, *rows):
-    predictor = Predictor(run.folder)
-    scores = predictor.predict(pd.DataFrame(list(rows)))
+    scores, unknown, _ = recbole_msr.load(run.folder).score(pd.DataFrame(list(rows)))
     assert np.isfinite(scores.to_numpy()).all()
     assert ((scores > 0) & (scores < 1)).all(axis=None)
-    return scores.to_numpy(), predictor.unknown
+    return scores.to_numpy(), unknown
 
 
 def test_unseen_ids_get_the_unknown_embedding(run, tables):
@@ -180,16 +178,16 @@ def test_unseen_ids_get_the_unknown_embedding(run, tables):
     assert len({tuple(row) for row in scores.round(9)}) == 3
 
     # Zero is the vector of an unknown value: a known user scores alike once theirs is zero.
-    predictor = Predictor(run.folder)
+    saved = recbole_msr.load(run.folder)
     with torch.no_grad():
-        features = predictor._model.features
+        features = saved.model.features
         place = features.token_fields.index("user_id")
-        user = predictor._dataset.token2id("user_id", "u2")
+        user = saved.dataset.token2id("user_id", "u2")
         table = features.table.weight
         table[features.offsets[place] + user] = table[features.offsets[place]]
     raw = tables["user"].set_index("user_id:token").loc["u2"]
     known = ROW | {"age": raw["age:float"], "city": raw["city:token"]}
-    one, other = predictor.predict(pd.DataFrame([known, known | {"user_id": "nobody"}])).to_numpy()
+    one, other = saved.predict(pd.DataFrame([known, known | {"user_id": "nobody"}])).to_numpy()
     np.testing.assert_allclose(one, other, atol=1e-7)
 
 
@@ -203,15 +201,16 @@ def test_a_known_users_empty_cells_are_filled_from_the_tables(run):
 
 def test_an_unknown_scenario_is_the_mean_over_scenarios(run):
     ages = (20.0, 30.0, 50.0)
-    predictor = Predictor(run.folder)
-    predictor._dataset.number_scale["age"]["width"] = math.inf  # so that the feature age says nothing
-    predictor._dataset.user_feat["age"][0] = torch.tensor([0.0, 1.0])  # nor that of a user whom training has not seen
+    saved = recbole_msr.load(run.folder)
+    saved.dataset.number_scale["age"]["width"] = math.inf  # so that the feature age says nothing
+    saved.dataset.user_feat["age"][0] = torch.tensor([0.0, 1.0])  # nor that of a user whom training has not seen
     nobody = ROW | {"user_id": "nobody"}
     rows = pd.DataFrame([nobody | {"age": age} for age in (*ages, None)])
-    *each, mean = predictor.predict(rows).to_numpy()
-    shares = np.array(predictor._dataset.scenario_shares)
+    scores, unknown, _ = saved.score(rows)
+    *each, mean = scores.to_numpy()
+    shares = np.array(saved.dataset.scenario_shares)
     np.testing.assert_allclose(mean, (np.array(each) * shares[:, None]).sum(axis=0), atol=1e-6)
-    assert predictor.unknown == {"user_id": 4, "scenario": 1}
+    assert unknown == {"user_id": 4, "scenario": 1}
 
 
 def test_unseen_users_and_items_need_no_further_column(run):
@@ -240,11 +239,12 @@ def test_empty_and_unseen_values_of_every_kind(run):
 
 
 def test_a_word_of_a_sequence_without_a_training_row_is_left_out_and_counted(run):
-    predictor = Predictor(run.folder)
-    features, green = predictor._model.features, predictor._dataset.token2id("words", "green")
+    saved = recbole_msr.load(run.folder)
+    features, green = saved.model.features, saved.dataset.token2id("words", "green")
     features.seen[features._starts["words"] + green] = False  # of the test rows alone, say
-    scores = predictor.predict(pd.DataFrame([ROW | {"words": words} for words in ("red green", "red", "green", "")]))
-    assert predictor.unknown == {"words": 2}
+    scored = saved.score(pd.DataFrame([ROW | {"words": words} for words in ("red green", "red", "green", "")]))
+    assert scored.unknown == {"words": 2}
+    scores = scored.scores
     np.testing.assert_allclose(scores.to_numpy()[::2], scores.to_numpy()[1::2], atol=1e-7)
 
 
@@ -271,18 +271,17 @@ def test_numbers_name_the_same_ids_however_a_table_keeps_them(run, tmp_path):
     np.testing.assert_allclose(found[:1], expected, atol=1e-6)
 
 
-def _hours(predictor, values):
+def _hours(run, values):
     """What the model is given for these hours."""
-    seen = []
-    predictor._model.predict_tasks = lambda batch: seen.append(batch["hour"][:, 0]) or torch.zeros(len(values), 2)
-    predictor.predict(pd.DataFrame([ROW | {"hour": value} for value in values]))
+    saved, seen = recbole_msr.load(run.folder), []
+    saved.model.predict_tasks = lambda batch: seen.append(batch["hour"][:, 0]) or torch.zeros(len(values), 2)
+    saved.predict(pd.DataFrame([ROW | {"hour": value} for value in values]))
     return seen[0]
 
 
 def test_a_number_outside_the_training_range_goes_beyond_0_and_1(run, tables):
     hours = tables["inter"]["hour:float"]
-    predictor = Predictor(run.folder)
-    values = _hours(predictor, [hours.min(), hours.max(), 2 * hours.max(), None])
+    values = _hours(run, [hours.min(), hours.max(), 2 * hours.max(), None])
     mean = (hours.mean() - hours.min()) / (hours.max() - hours.min())
     expected = [0, 1, (2 * hours.max() - hours.min()) / (hours.max() - hours.min()), mean]
     assert values.tolist() == pytest.approx(expected)
@@ -298,10 +297,10 @@ def test_no_rows_give_no_scores(run, tmp_path):
 
 
 def test_columns_that_cannot_be_done_without_are_named(run):
-    predictor = Predictor(run.folder)
+    saved = recbole_msr.load(run.folder)
     for missing in ("user_id", "item_id", "hour", "place", "words"):
         with pytest.raises(InputError, match=rf"no column '{missing}'"):
-            predictor.predict(pd.DataFrame([{k: v for k, v in ROW.items() if k != missing}]))
+            saved.predict(pd.DataFrame([{k: v for k, v in ROW.items() if k != missing}]))
 
 
 def test_files_that_cannot_be_used_are_named(run, tmp_path, capsys):
@@ -351,36 +350,6 @@ def test_scores_are_not_written_over_the_rows_or_a_file_of_a_run(run, tmp_path, 
         assert {path: path.read_bytes() for path in kept} == kept
     for _ in range(2):  # older scores are replaced
         assert main([*arguments, str(tmp_path / "scored.csv")]) == 0
-
-
-def _copy(run, folder):
-    import shutil
-
-    shutil.copytree(run.folder, folder)
-    return folder
-
-
-def test_a_damaged_run_is_named(run, tmp_path):
-    def told(folder):
-        with pytest.raises(InputError) as error:
-            Predictor(folder)
-        return str(error.value)
-
-    assert "there is no run folder" in told(tmp_path / "none")
-    (tmp_path / "empty").mkdir()
-    assert "there is no checkpoint" in told(tmp_path / "empty")
-    cut = _copy(run, tmp_path / "cut") / "best.ckpt"
-    cut.write_bytes(cut.read_bytes()[:-100])
-    assert "best.ckpt cannot be read: it is damaged" in told(cut.parent)
-    for name in ("tables.safetensors", "dataset.json"):
-        broken = _copy(run, tmp_path / name) / "vocabulary" / name
-        broken.write_bytes(broken.read_bytes()[:100])
-        assert "the vocabulary in" in told(broken.parents[1])
-    unfinished = _copy(run, tmp_path / "unfinished")
-    for path in (unfinished / "vocabulary").iterdir():
-        path.unlink()
-    (unfinished / "vocabulary").rmdir()
-    assert "has not come to its end" in told(unfinished)
 
 
 def test_labels_in_the_rows_do_not_matter(run):
@@ -469,8 +438,8 @@ def test_every_cell_of_a_csv_file_comes_out_as_it_was(run, tmp_path):
 
 def _read(path, monkeypatch, block, size=3):
     """The cells of a CSV file and the line of each row, read in blocks of so many bytes."""
-    monkeypatch.setattr(rows_of_files, "_BLOCK", block)
-    with rows_of_files.open_rows(path, size) as (schema, batches):
+    monkeypatch.setattr(row_files, "_BLOCK", block)
+    with row_files.open_rows(path, size) as (schema, batches):
         found = [(batch.place(i), row) for batch in batches for i, row in enumerate(batch.columns.to_pylist())]
     return [(place, [row[name] for name in schema.names]) for place, row in found]
 
@@ -517,11 +486,11 @@ def test_what_is_wrong_in_a_later_block_is_told_with_its_line(text, before, tmp_
 def test_numbers_of_text_are_what_python_reads():
     texts = ["1", "-2.50", "1e-3", "0.1", "123456789.123456789", "1e60"]
     for more in ([], ["+5", " 7 "]):  # Arrow reads none of these
-        found = numbers("n", pa.array([*texts, None, *more]), str)
+        found = to_numbers("n", pa.array([*texts, None, *more]), str)
         assert found[: len(texts)].tolist() == [float(text) for text in texts]
         assert np.isnan(found[len(texts)])
         assert found[len(texts) + 1 :].tolist() == [float(text) for text in more]
-    assert np.isnan(numbers("n", pa.array(["1_000", "x"]), None)).all()
+    assert np.isnan(to_numbers("n", pa.array(["1_000", "x"]), None)).all()
 
 
 def test_text_that_is_not_utf8_is_not_written_into_a_csv_file(run, tmp_path):
@@ -635,10 +604,9 @@ def test_a_value_is_found_in_any_spelling_of_which_there_is_one(known, value, fo
 )
 def test_columns_of_any_type_name_the_same_ids(values, run):
     expected, _ = _score(run, ROW, ROW | {"item_id": None})
-    predictor = Predictor(run.folder)
-    scores = predictor.predict(pd.DataFrame([ROW, ROW]).assign(item_id=values))
+    scores, unknown, _ = recbole_msr.load(run.folder).score(pd.DataFrame([ROW, ROW]).assign(item_id=values))
     np.testing.assert_allclose(scores.to_numpy(), expected, atol=1e-7)
-    assert predictor.unknown == {"item_id": 1}
+    assert unknown == {"item_id": 1}
 
 
 def test_a_user_called_padding_is_unknown(run):
@@ -652,21 +620,27 @@ def test_sequences_are_cut_padded_and_their_unknown_rows_counted():
     texts = pa.array(["a b", None, "x a", "b a b a", "", "a  b x"])
     lists = pa.array([["a", "b"], None, ["x", "a"], ["b", "a", "b", "a"], [], ["a", None, "", "b", "x"]])
     for column in (texts, lists, pa.concat_arrays([lists, lists])[6:]):
-        table, unknown = sequences("words", column, vocabulary, 3, " ")
+        table, unknown = to_id_sequences("words", column, vocabulary, 3, " ")
         assert table.tolist() == [[1, 2, 0], [0, 0, 0], [0, 1, 0], [2, 1, 2], [0, 0, 0], [1, 2, 0]]
         assert unknown.tolist() == [False, False, True, False, False, True]
-    assert sequences("n", pa.array([[3, 3], [4]]), vocabulary, 2, " ")[0].tolist() == [[3, 3], [0, 0]]
+    assert to_id_sequences("n", pa.array([[3, 3], [4]]), vocabulary, 2, " ")[0].tolist() == [[3, 3], [0, 0]]
 
 
 def test_missing_numbers_are_counted(run):
-    found = Predictor(run.folder).score(pd.DataFrame([ROW | {"hour": None}, ROW | {"hour": ""}, ROW]))
-    assert found.missing == {"hour": 2}
-    assert found.unknown == {}
-
-
-def test_threads_that_share_a_predictor_count_each_their_own(run):
+    rows = pd.DataFrame([ROW | {"hour": None}, ROW | {"hour": ""}, ROW | {"place": "moon"}])
+    scored = recbole_msr.load(run.folder).score(rows)
+    assert scored.missing == {"hour": 2}
+    assert scored.unknown == {"place": 1}
     predictor = Predictor(run.folder)
+    assert predictor.predict(rows).equals(scored.scores)
+    assert (predictor.unknown, predictor.missing) == (scored.unknown, scored.missing)
+    predictor.predict(pd.DataFrame([ROW]))
+    assert (predictor.unknown, predictor.missing) == ({}, {}), "of the last call"
+
+
+def test_threads_that_share_a_run_count_each_their_own(run):
+    saved = recbole_msr.load(run.folder)
     frames = [pd.DataFrame([ROW | {"place": "moon"}] * n + [ROW] * 50) for n in range(1, 9)]
     with ThreadPoolExecutor(4) as pool:
-        counts = [found.unknown["place"] for found in pool.map(predictor.score, frames * 3)]
+        counts = [found.unknown["place"] for found in pool.map(saved.score, frames * 3)]
     assert counts == [*range(1, 9)] * 3

@@ -186,14 +186,14 @@ def test_interrupting_a_test_is_an_interruption(settings, tmp_path, monkeypatch)
 
 def test_a_run_that_diverges_leaves_the_others_as_they_are(settings, tmp_path, monkeypatch):
     given, of = settings(), folders(tmp_path)
-    whole = module.configured
+    whole = module.configure_run
 
     def poisoned(model, dataset, settings):
         rate = {"learning_rate": 1e30} if settings.get("seed") == 8 else {}
         return whole(model, dataset, {**settings, **rate})
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "configured", poisoned)
+        patch.setattr(module, "configure_run", poisoned)
         only_together(patch)
         errors = run_seeds(of, given)
     assert list(errors) == [8]

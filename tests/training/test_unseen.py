@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 import recbole_msr
-from recbole_msr.runs.predict import Predictor
 from tests.conftest import SCENARIOS, SETTINGS
 
 COLD = ["late1", "late2"]
@@ -39,12 +38,11 @@ def test_users_of_the_test_rows_alone_score_as_a_user_that_nobody_knows(cold_dat
         settings |= {"backbone": "SharedBottom", "knowledge": "random", "knowledge_size": 8}
     result = recbole_msr.run(model, "tiny", config=settings)
     rows = pd.DataFrame({"user_id": [*COLD, "nobody", "u3"], "item_id": "i4", "age": 30, "gender": "F"})
-    predictor = Predictor(result.folder)
-    scores = predictor.predict(rows)
+    scores, unknown, _ = recbole_msr.load(result.folder).score(rows)
     assert scores.iloc[0].tolist() == pytest.approx(scores.iloc[2].tolist(), abs=1e-6)
     assert scores.iloc[1].tolist() == pytest.approx(scores.iloc[2].tolist(), abs=1e-6)
     assert abs(scores["click"][3] - scores["click"][2]) > 1e-5
-    assert predictor.unknown == {"user_id": 3}
+    assert unknown == {"user_id": 3}
     # The test rows were scored so too: both have the same items, in the same order.
     tested = pd.read_parquet(result.folder / "predictions.parquet")
     (_, one), (_, other) = list(tested.groupby("user", sort=True))[-2:]

@@ -23,7 +23,8 @@ from recbole_msr.report.comparison.figures import Line, curves
 from recbole_msr.report.figures import short
 from recbole_msr.report.html.page import Number, choice, heat_map, note, table, text
 from recbole_msr.report.tuning.figures import StudyFigures, quiet_optuna
-from recbole_msr.runs.explain import Explanation, explain
+from recbole_msr.runs.explain.views import Explanation
+from recbole_msr.runs.saved_run import load
 
 if TYPE_CHECKING:
     import optuna
@@ -280,7 +281,7 @@ def _explanation(folder: Path) -> Explanation | str:
     """What a run has learnt, or why that cannot be seen."""
 
     try:
-        return explain(folder, n=1)
+        return load(folder).explain(n=1)
     except InputError as error:
         return str(error)
     except Exception as error:  # a damaged folder must not cost the page

@@ -1,4 +1,4 @@
-"""Whether several runs, of other seeds, have learnt the same attentions and gates: a table and a page."""
+"""Show how far runs of several seeds agree on their attentions and gates: a table and a page."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TextIO
 from recbole_msr.errors import InputError
 from recbole_msr.report.html.page import Page, note, table
 from recbole_msr.report.run.explain_page import MOVED, print_table
-from recbole_msr.runs.explain import Explanation, explain
+from recbole_msr.runs.explain.views import Explanation
 from recbole_msr.runs.initial_weights import Agreement, agreements, conclusion
+from recbole_msr.runs.saved_run import load
 
 _SAYS = (
     "The weights of every attention and gate: mean over the runs, and in brackets the greatest difference between two "
@@ -34,8 +35,11 @@ def write_agreement(
         knowledge_dir: where the runs' knowledge is, if it has moved.
         file: where to print; standard output by default.
 
+    Returns:
+        The page's path.
+
     Raises:
-        InputError: fewer than two runs, one of them given twice, or runs of different models or data.
+        InputError: fewer than two runs, one of them twice, or runs of different models or data.
     """
     folders = [Path(folder) for folder in run_dirs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
@@ -45,40 +49,46 @@ def write_agreement(
     path = Path(out) if out is not None else folders[0] / "explain-runs.html"
     if path.is_dir():
         raise InputError(f"--out must be a file, but {path} is a folder")
-    each = [explain(folder, n=1, knowledge_dir=knowledge_dir) for folder in folders]
-    for folder, one in zip(folders[1:], each[1:], strict=True):
-        _require_alike(folders[0], each[0], folder, one)
-    found = agreements([one.weights for one in each], [one.moves for one in each])
-    said = conclusion(found, len(each))
-    notes = [f"{one.run}: {line}" for one in each for line in one.notes]
-    first = each[0].facts
-    made = Page(f"{first['Model']} on {first['Dataset']}: {len(each)} runs", ", ".join(map(str, folders)))
-    made.section("Do the runs agree?", said, *map(note, notes))
-    made.section("Attentions and gates", _SAYS, MOVED, table(*_table(found)))
-    made.write(path)
-    print_table("Attentions and gates over the runs", *_table(found), file=file)
-    for line in (said, *(f"Note: {line}" for line in notes), f"Page: {path}"):
+    explanations = [load(folder, knowledge_dir).explain(n=1) for folder in folders]
+    for folder, explanation in zip(folders[1:], explanations[1:], strict=True):
+        _check_comparable(folders[0], explanations[0], folder, explanation)
+    agreed = agreements([e.weights for e in explanations], [e.moves for e in explanations])
+    summary = conclusion(agreed, len(explanations))
+    notes = [f"{e.run}: {line}" for e in explanations for line in e.notes]
+    facts = explanations[0].facts
+    page = Page(f"{facts['Model']} on {facts['Dataset']}: {len(explanations)} runs", ", ".join(map(str, folders)))
+    page.section("Do the runs agree?", summary, *map(note, notes))
+    page.section("Attentions and gates", _SAYS, MOVED, table(*_table(agreed)))
+    page.write(path)
+    print_table("Attentions and gates over the runs", *_table(agreed), file=file)
+    for line in (summary, *(f"Note: {line}" for line in notes), f"Page: {path}"):
         print(line, file=file)
     return path
 
 
-def _require_alike(first: Path, one: Explanation, folder: Path, other: Explanation) -> None:
+def _check_comparable(first: Path, first_run: Explanation, other: Path, other_run: Explanation) -> None:
+    """Refuse runs that have other lines of weights.
+
+    Raises:
+        InputError: they differ in more than the seed, or there are no weights.
+    """
     for fact in ("Model", "Dataset"):
-        if one.facts[fact] != other.facts[fact]:
+        if first_run.facts[fact] != other_run.facts[fact]:
             raise InputError(
-                f"--runs are to be of one model and dataset, but {first} is of {one.facts[fact]}, {folder} of "
-                f"{other.facts[fact]}"
+                f"--runs are to be of one model and dataset, but {first} is of {first_run.facts[fact]}, {other} of "
+                f"{other_run.facts[fact]}"
             )
-    if not one.weights:
-        raise InputError(f"{first} has no attention and no gate to compare ({'; '.join(one.notes) or 'its model'})")
-    lines = [[(line.part, line.line, line.choices) for line in found.weights] for found in (one, other)]
+    if not first_run.weights:
+        reason = "; ".join(first_run.notes) or "its model"
+        raise InputError(f"{first} has no attention and no gate to compare ({reason})")
+    lines = [[(line.part, line.line, line.choices) for line in run.weights] for run in (first_run, other_run)]
     if lines[0] != lines[1]:
-        raise InputError(f"{first} and {folder} have other attentions or gates: compare runs that differ in seed alone")
+        raise InputError(f"{first} and {other} have other attentions or gates: compare runs that differ in seed alone")
 
 
-def _table(found: Sequence[Agreement]) -> tuple[list[str], list[list[str | int | float | None]]]:
+def _table(agreed: Sequence[Agreement]) -> tuple[list[str], list[list[str | int | float | None]]]:
     lines: list[list[str | int | float | None]] = []
-    for line in found:
+    for line in agreed:
         parts = zip(line.choices, line.mean, line.spread, strict=True)
         weights = "; ".join(f"{name} {mean:.3f} ({spread:.3f})" for name, mean, spread in parts)
         agrees = "yes" if line.agrees else "no"

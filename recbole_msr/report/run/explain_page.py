@@ -1,4 +1,4 @@
-"""What `recbole-msr explain` shows: tables in the terminal, and the same with heat maps and whole texts on a page."""
+"""Show an explanation: tables in the terminal, and a page with the same numbers, heat maps and whole texts."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.report.html.page import Page, facts, heat_map, note, table, text
 from recbole_msr.report.run.result_table import print_result
-from recbole_msr.runs.explain import Explanation, Matrix, Prompt, UserView, explain
+from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt, UserView
 from recbole_msr.runs.gate_use import NEVER
+from recbole_msr.runs.saved_run import load
 
 MOVED = (
     "How far the weights of attentions and gates are from those before the first step: the share of the weight that "
     "lies on other choices now, 0 to 1. What has hardly moved is as it was drawn, and was not learnt."
 )
-_BEGINNING = 200
-"""So many characters of a text are printed in the terminal; the page has all of it."""
+_PRINTED = 200
+"""Number of characters of a text that are printed in the terminal; the page has all of it."""
 _TITLE = "what it has learnt"
-"""In the title of every such page."""
+"""Words in the title of every such page."""
 
 
 def write_explanation(
@@ -43,7 +44,8 @@ def write_explanation(
     Args:
         run_dir: the run's folder.
         out: the page; `explain.html` in the run's folder by default.
-        users: raw ids of users, or `n` (5) users spread over the scenarios.
+        users: raw ids of users; by default `n` users spread over the scenarios.
+        n: number of those users, 5 by default.
         knowledge_dir: where the run's knowledge is, if it has moved.
         file: where to print; standard output by default.
 
@@ -51,16 +53,16 @@ def write_explanation(
         The page's path.
 
     Raises:
-        InputError: as `recbole_msr.runs.explain.explain`; or the page cannot be written.
+        InputError: as `SavedRun.explain`; or the page cannot be written.
     """
     if users is not None and n is not None:
         raise InputError("give --users=ID,ID or --n=NUMBER, not both")
     check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
     path = Path(out) if out is not None else Path(run_dir, "explain.html")
     _check_page(path)
-    found = explain(run_dir, users, 5 if n is None else n, knowledge_dir)
-    page(found).write(path)
-    print_explanation(found, file=file)
+    explanation = load(run_dir, knowledge_dir).explain(users, n)
+    page(explanation).write(path)
+    print_explanation(explanation, file=file)
     print(f"Page: {path}", file=file)
     return path
 
@@ -86,29 +88,29 @@ def _check_page(path: Path) -> None:
 # The page.
 
 
-def page(found: Explanation) -> Page:
-    """The page of an explanation."""
-    made = Page(f"{found.facts['Model']} on {found.facts['Dataset']}: {_TITLE}", str(found.run))
-    made.section("The run", facts(found.facts), *map(note, _notes(found)))
-    if found.evaluation is not None:
-        made.section("Results by scenario", *_results(found))
-    made.section("Scenarios", *_scenarios(found))
-    if found.between:
-        made.section("Between scenarios", *_between(found))
-    if found.gates:
-        made.section("Experts", *_gates(found))
-    if found.moves:
-        made.section("Moved from the start", MOVED, table(*_moves_table(found)))
-    made.section("Users", *_users(found))
-    return made
+def page(explanation: Explanation) -> Page:
+    """Draw the page of an explanation."""
+    drawn = Page(f"{explanation.facts['Model']} on {explanation.facts['Dataset']}: {_TITLE}", str(explanation.run))
+    drawn.section("The run", facts(explanation.facts), *map(note, _notes(explanation)))
+    if explanation.evaluation is not None:
+        drawn.section("Results by scenario", *_results(explanation))
+    drawn.section("Scenarios", *_scenarios(explanation))
+    if explanation.between:
+        drawn.section("Between scenarios", *_between(explanation))
+    if explanation.gates:
+        drawn.section("Experts", *_gates(explanation))
+    if explanation.moves:
+        drawn.section("Moved from the start", MOVED, table(*_moves_table(explanation)))
+    drawn.section("Users", *_users(explanation))
+    return drawn
 
 
-def _results(found: Explanation) -> list[str | Markup]:
-    assert found.evaluation is not None
-    cells, tasks = found.evaluation.cells, found.evaluation.tasks
+def _results(explanation: Explanation) -> list[str | Markup]:
+    assert explanation.evaluation is not None
+    cells, tasks = explanation.evaluation.cells, explanation.evaluation.tasks
     auc = [[cells[name][task].auc for task in tasks] for name in cells]
     rows = [(name, *(cells[name][task].rows for task in tasks)) for name in cells]
-    undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in found.evaluation.undefined]
+    undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in explanation.evaluation.undefined]
     four = "{:.4f}".format
     return [
         heat_map(list(cells), tasks, auc, caption="AUC on the test rows", corner="scenario \\ task", show=four),
@@ -117,23 +119,23 @@ def _results(found: Explanation) -> list[str | Markup]:
     ]  # fmt: skip
 
 
-def _scenarios(found: Explanation) -> list[str | Markup]:
+def _scenarios(explanation: Explanation) -> list[str | Markup]:
     parts: list[str | Markup] = []
-    if _has_levels(found):
+    if _has_levels(explanation):
         parts.append(
             "Movement: how far the user level moves the input vector x of a row, |x' - x| / |x|. Strength: what the "
             "scenario level adds to a task's logit, |alpha r|. Both are means over training rows."
         )
-    parts.append(table(*_scenario_table(found)))
-    for view in found.scenarios:
-        parts += _prompt(view.prompt, f"Scenario {view.name}", opened=view is found.scenarios[0])
+    parts.append(table(*_scenario_table(explanation)))
+    for view in explanation.scenarios:
+        parts += _prompt(view.prompt, f"Scenario {view.name}", opened=view is explanation.scenarios[0])
     return parts
 
 
-def _between(found: Explanation) -> list[str | Markup]:
+def _between(explanation: Explanation) -> list[str | Markup]:
     parts: list[str | Markup] = []
     said = ""
-    for matrix in found.between:
+    for matrix in explanation.between:
         if matrix.says != said:  # once for the matrices of all tasks
             parts.append(matrix.says)
         said = matrix.says
@@ -152,12 +154,12 @@ def _matrix(matrix: Matrix) -> Markup:
     )  # fmt: skip
 
 
-def _gates(found: Explanation) -> list[str | Markup]:
+def _gates(explanation: Explanation) -> list[str | Markup]:
     parts: list[str | Markup] = [
         "The mean weight that a gate gives to each of its experts, over training rows of a scenario. A line sums to 1. "
         f"An expert is dead if no row gives it a weight of {NEVER:.0%}, or if its output is 0 on every row."
     ]
-    for use in found.gates:
+    for use in explanation.gates:
         if len(use.experts) > 1:
             parts.append(
                 heat_map(use.gates, use.experts, use.weights, caption=use.title, corner="gate \\ expert", low=0.0)
@@ -169,9 +171,9 @@ def _gates(found: Explanation) -> list[str | Markup]:
     return parts
 
 
-def _users(found: Explanation) -> list[str | Markup]:
-    parts: list[str | Markup] = [table(*_user_table(found))]
-    moved = [view for view in found.users if view.fields is not None]
+def _users(explanation: Explanation) -> list[str | Markup]:
+    parts: list[str | Markup] = [table(*_user_table(explanation))]
+    moved = [view for view in explanation.users if view.fields is not None]
     tokens = [view.token for view in moved]
     if moved:
         shares = [dict(view.fields or {}) for view in moved]
@@ -192,8 +194,8 @@ def _users(found: Explanation) -> list[str | Markup]:
                 show=show,
             )
         )
-    for view in found.users:
-        parts += _prompt(view.prompt, f"User {view.token}", opened=view is found.users[0])
+    for view in explanation.users:
+        parts += _prompt(view.prompt, f"User {view.token}", opened=view is explanation.users[0])
     return parts
 
 
@@ -214,39 +216,39 @@ def _length(prompt: Prompt) -> str:
 # Tables, for both.
 
 
-def _notes(found: Explanation) -> list[str]:
-    return [f"{line[:1].upper()}{line[1:]}." for line in found.notes]
+def _notes(explanation: Explanation) -> list[str]:
+    return [f"{line[:1].upper()}{line[1:]}." for line in explanation.notes]
 
 
-def _has_levels(found: Explanation) -> bool:
-    return any(view.movement is not None or view.strength for view in found.scenarios)
+def _has_levels(explanation: Explanation) -> bool:
+    return any(view.movement is not None or view.strength for view in explanation.scenarios)
 
 
 _Line = list[str | int | float | None]
 
 
-def _scenario_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+def _scenario_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
     header = ["Scenario", "Training rows"]
-    tasks = next((list(view.strength) for view in found.scenarios if view.strength), [])
-    moves = any(view.movement is not None for view in found.scenarios)
+    tasks = next((list(view.strength) for view in explanation.scenarios if view.strength), [])
+    moves = any(view.movement is not None for view in explanation.scenarios)
     header += (["Movement"] if moves else []) + [f"Strength, {task}" for task in tasks]
     lines: list[_Line] = []
-    for view in found.scenarios:
+    for view in explanation.scenarios:
         line: _Line = [view.name, view.rows]
         line += [view.movement] if moves else []
         lines.append([*line, *(view.strength.get(task) for task in tasks)])
     return header, lines
 
 
-def _user_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+def _user_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
     header = ["User", "Training rows"]
-    tasks = next((list(view.change) for view in found.users if view.change), [])
-    moves = any(view.movement for view in found.users)
+    tasks = next((list(view.change) for view in explanation.users if view.change), [])
+    moves = any(view.movement for view in explanation.users)
     header += ["Movement, mean", "greatest", *(f"Change of {task}" for task in tasks)] if moves else []
-    knows = any(view.known is not None for view in found.users)
+    knows = any(view.known is not None for view in explanation.users)
     header += ["Vector"] if knows else []
     lines: list[_Line] = []
-    for view in found.users:
+    for view in explanation.users:
         line: _Line = [view.token, _rows_of(view)]
         if moves:
             line += [*(view.movement or (None, None)), *(view.change.get(task) for task in tasks)]
@@ -262,9 +264,9 @@ def _rows_of(view: UserView) -> str | None:
     return ", ".join(f"{name}: {count:,}" for name, count in view.rows.items()) or "none"
 
 
-def _moves_table(found: Explanation) -> tuple[list[str], list[_Line]]:
+def _moves_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
     lines: list[_Line] = []
-    for move in found.moves:
+    for move in explanation.moves:
         most = max(range(len(move.now.values)), key=lambda n: abs(move.now.values[n] - move.start.values[n]))
         then, now = move.start.values[most], move.now.values[most]
         lines.append([move.now.part, move.now.line, move.moved, f"{move.now.choices[most]}: {then:.3f} to {now:.3f}"])
@@ -274,28 +276,28 @@ def _moves_table(found: Explanation) -> tuple[list[str], list[_Line]]:
 # The terminal.
 
 
-def print_explanation(found: Explanation, *, file: TextIO | None = None, width: int | None = None) -> None:
+def print_explanation(explanation: Explanation, *, file: TextIO | None = None, width: int | None = None) -> None:
     """Print the tables, the beginnings of the texts, and what cannot be shown."""
     console = Console(file=file, width=width, highlight=False)
-    console.print(Text("; ".join(f"{name}: {value}" for name, value in found.facts.items())))
-    if found.evaluation is not None:
-        print_result(found.evaluation, "Test", file=file, width=width)
-    _print(console, "Scenarios", *_scenario_table(found))
-    for view in found.scenarios:
+    console.print(Text("; ".join(f"{name}: {value}" for name, value in explanation.facts.items())))
+    if explanation.evaluation is not None:
+        print_result(explanation.evaluation, "Test", file=file, width=width)
+    _print(console, "Scenarios", *_scenario_table(explanation))
+    for view in explanation.scenarios:
         _print_prompt(console, f"Scenario {view.name}", view.prompt)
-    for matrix in found.between:
+    for matrix in explanation.between:
         _print(console, matrix.title, [matrix.corner, *matrix.columns], _named(matrix.rows, matrix.values))
-    for use in found.gates:
+    for use in explanation.gates:
         if len(use.experts) > 1:
             _print(console, f"{use.title}: mean weights", ["Gate", *use.experts], _named(use.gates, use.weights))
         dead = "; ".join(use.dead) or "none"
         console.print(Text(f"{use.title}, dead experts: {dead}"))
-    if found.moves:
-        _print(console, "Moved from the start", *_moves_table(found))
-    _print(console, "Users", *_user_table(found))
-    for user in found.users:
+    if explanation.moves:
+        _print(console, "Moved from the start", *_moves_table(explanation))
+    _print(console, "Users", *_user_table(explanation))
+    for user in explanation.users:
         _print_prompt(console, f"User {user.token}", user.prompt)
-    for line in _notes(found):
+    for line in _notes(explanation):
         console.print(Text(f"Note: {line}"))
 
 
@@ -309,12 +311,12 @@ def _named(names: Sequence[str], values: Sequence[Sequence[float | None]]) -> li
 
 
 def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[_Line]) -> None:
-    made = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    printed = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
-        made.add_column(Text(name), overflow="fold", justify="right" if number else "left")
+        printed.add_column(Text(name), overflow="fold", justify="right" if number else "left")
     for line in lines:
-        made.add_row(*(Text(_shown(value)) for value in line))
-    console.print(made)
+        printed.add_row(*(Text(_shown(value)) for value in line))
+    console.print(printed)
 
 
 def _shown(value: str | int | float | None) -> str:
@@ -331,5 +333,5 @@ def _print_prompt(console: Console, whose: str, prompt: Prompt | None) -> None:
     for what, content in ((f"prompt ({_length(prompt)})", prompt.text), ("wrote", prompt.answer)):
         if content is not None:
             flat = " ".join(content.split())
-            beginning = flat if len(flat) <= _BEGINNING else f"{flat[:_BEGINNING]} ..."
+            beginning = flat if len(flat) <= _PRINTED else f"{flat[:_PRINTED]} ..."
             console.print(Text(f"{whose}, {what}: {beginning}"))

@@ -115,6 +115,7 @@ class DynamicWeightAverage(LossWeighting):
 
     @classmethod
     def from_options(cls, n_tasks: int, options: Options) -> DynamicWeightAverage:
+        """Build it from the options of a configuration."""
         temperature = options.number("dwa_temperature", at_least=0)
         if temperature == 0:
             raise InputError("'dwa_temperature' must be a number > 0, got 0")
@@ -247,6 +248,7 @@ class GradNorm(GradientWeighting):
 
     @classmethod
     def from_options(cls, n_tasks: int, options: Options) -> GradNorm:
+        """Build it from the options of a configuration."""
         rate = options.number("gradnorm_learning_rate", at_least=0)
         return cls(n_tasks, options.number("gradnorm_alpha", at_least=0), rate)
 
@@ -302,6 +304,7 @@ class PCGrad(GradientWeighting):
 
     @classmethod
     def from_options(cls, n_tasks: int, options: Options) -> PCGrad:
+        """Build it from the options of a configuration."""
         return cls(n_tasks, options.integer("seed", at_least=0))
 
     def task_weights(self) -> None:

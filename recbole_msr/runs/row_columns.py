@@ -1,4 +1,4 @@
-"""Raw columns of new rows as the ids and numbers that a model reads."""
+"""Convert raw columns of new rows to the ids and numbers that a model reads."""
 
 from __future__ import annotations
 
@@ -14,67 +14,67 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_msr.errors import InputError
-from recbole_msr.runs.rows import is_nested
+from recbole_msr.runs.row_files import is_nested
 from recbole_msr.schema import as_token
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?", re.ASCII)
-"""A whole number, which a table with gaps writes as 3.0. 007 is none: it is a name."""
+"""Matches a whole number, which a table with gaps writes as 3.0; 007 is a name."""
 
 
 class Vocabulary:
-    """Ids of raw values, whatever type a table keeps them in.
+    """Finds the ids of raw values, whatever type a table keeps them in.
 
     The text of a value comes first. Where the vocabulary has no such text, a whole number also goes by its other
     spellings (3, 3.0), unless the vocabulary holds several of them.
 
     Args:
-        known: ids by token; 0 is no id of a value (padding).
+        ids: ids by token; 0 (padding) is the id of no value.
 
     >>> Vocabulary({"3.0": 1, "x": 2}).find(3)
     1
     """
 
-    def __init__(self, known: Mapping[Any, int]) -> None:
-        self._known = known
+    def __init__(self, ids: Mapping[Any, int]) -> None:
+        self._ids = ids
         self._spelled: dict[str, set[int]] = {}
-        for token, number in known.items():
+        for token, number in ids.items():
             whole = _WHOLE.fullmatch(token) if isinstance(token, str) and "." in token else None
             if whole:
                 self._spelled.setdefault(whole[1], set()).add(number)
 
     def find(self, value: Any) -> int:
-        """The id, 0 where there is none."""
+        """Return the id of a value, 0 where there is none."""
         if isinstance(value, bool):
-            return self._known.get(str(value), 0) or self._only("true" if value else "false", "1" if value else "0")
-        if isinstance(value, int) and str(value) in self._known:
-            return self._known[str(value)]
+            return self._ids.get(str(value), 0) or self._only("true" if value else "false", "1" if value else "0")
+        if isinstance(value, int) and str(value) in self._ids:
+            return self._ids[str(value)]
         if isinstance(value, (int, float, Decimal)) and math.isfinite(value) and value == int(value):
             return self._only(str(int(value)))
         text = str(value)
-        if text in self._known:
-            return self._known[text]
+        if text in self._ids:
+            return self._ids[text]
         if not self._spelled and "." not in text:
             return 0
         whole = _WHOLE.fullmatch(text)
         return self._only(whole[1]) if whole else 0
 
     def ids(self, values: Sequence[Any]) -> np.ndarray:
-        """`find` of values that are all of one type, shape (N,)."""
-        found: Iterable[int | None] = [None] * len(values)
-        if values and isinstance(values[0], (str, int)):  # of these, the text comes first
-            found = map(self._known.get, values if isinstance(values[0], str) else map(str, values))
-        pairs = zip(found, values, strict=True)
-        return np.array([self.find(value) if place is None else place for place, value in pairs], dtype=np.int64)
+        """Return `find` of values that are all of one type, shape (N,)."""
+        exact: Iterable[int | None] = [None] * len(values)
+        if values and isinstance(values[0], (str, int)):  # of these types the text comes first: one look-up each
+            exact = map(self._ids.get, values if isinstance(values[0], str) else map(str, values))
+        pairs = zip(exact, values, strict=True)
+        return np.array([self.find(value) if known is None else known for known, value in pairs], dtype=np.int64)
 
     def _only(self, *texts: str) -> int:
-        """The id of the one token that is spelled so, 0 if there are several."""
-        found = {self._known[text] for text in texts if text in self._known}
-        found = found.union(*(self._spelled.get(text, ()) for text in texts))
-        return found.pop() if len(found) == 1 else 0
+        """Return the id of the only token with one of these spellings, 0 if there are several or none."""
+        ids = {self._ids[text] for text in texts if text in self._ids}
+        ids = ids.union(*(self._spelled.get(text, ()) for text in texts))
+        return ids.pop() if len(ids) == 1 else 0
 
 
 def arrow_column(values: pd.Series) -> pa.Array:
-    """A pandas column as an Arrow array; what has no one type becomes text."""
+    """Convert a pandas column to an Arrow array; a column of mixed types becomes text."""
     try:
         column = pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
@@ -91,8 +91,15 @@ def _cell(value: Any) -> Any:
     return None if pd.api.types.is_scalar(value) and pd.isna(value) else as_token(value)
 
 
-def distinct(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]:
-    """The place of every row's value in the list of distinct values, -1 where it is missing (null, NaN, empty text).
+def distinct_values(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]:
+    """List the distinct values of a column.
+
+    Args:
+        name: the column's name, for errors.
+        column: (N,).
+
+    Returns:
+        The place of every row's value in the list (N,), -1 where it is missing (null, NaN, empty text); and the list.
 
     Raises:
         InputError: the column holds lists or the like.
@@ -122,42 +129,43 @@ def distinct(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    checks = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    return any(check(kind) for check in checks)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
 
-def take(found: list[Any] | np.ndarray, places: np.ndarray, missing: Any = 0) -> np.ndarray:
-    """What was found for each distinct value, for every row; `missing` where there is no value."""
-    return np.append(np.asarray(found), missing)[places] if len(found) else np.full(len(places), missing)
+def gather(converted: list[Any] | np.ndarray, places: np.ndarray, missing: Any = 0) -> np.ndarray:
+    """Return every row's converted value (N,) by its place among the distinct ones; `missing` where it has none."""
+    return np.append(np.asarray(converted), missing)[places] if len(converted) else np.full(len(places), missing)
 
 
-def numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) -> np.ndarray:
-    """A column of numbers as float64, NaN where there is none.
+def to_numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) -> np.ndarray:
+    """Convert a column to float64 (N,), NaN where there is no number.
 
     Args:
-        place: says where a row is, for the error; without it, what is no finite number is as good as missing.
+        name: the column's name, for errors.
+        column: (N,).
+        place: tells where a row is, for the error; without it, a value that is no finite number counts as missing.
 
     Raises:
         InputError: a value is text that is no number, or infinite.
     """
-    places, values = distinct(name, column)
+    places, values = distinct_values(name, column)
     try:
-        found = pc.cast(pa.array(values), pa.float64()).to_numpy(zero_copy_only=False)
+        converted = pc.cast(pa.array(values), pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowException, OverflowError):
-        found = np.array([_number(value) for value in values], dtype=np.float64)
-    found = take(found, places, math.nan)
-    wrong = (places >= 0) & ~np.isfinite(found)
+        converted = np.array([_parse_number(value) for value in values], dtype=np.float64)
+    converted = gather(converted, places, math.nan)
+    wrong = (places >= 0) & ~np.isfinite(converted)
     if place is not None and wrong.any():
         row = int(wrong.argmax())
         raise InputError(
             f"{place(row)}: '{name}' is '{values[places[row]]}', which is not a finite number (such as 12.5); "
             "leave the cell empty where there is none"
         )
-    return found
+    return converted
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, str) and "_" in value:
+def _parse_number(value: Any) -> float:
+    if isinstance(value, str) and "_" in value:  # Python reads 1_000, no other program does
         return math.nan
     try:
         return float(value)
@@ -165,21 +173,36 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def sequences(
+def to_id_sequences(
     name: str, column: pa.Array, vocabulary: Vocabulary, length: int, separator: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (N, length) of a column of lists or of separated text, padded with 0; and which rows hold unknown tokens."""
+    """Convert a column of lists, or of separated text, to sequences of ids.
+
+    Args:
+        name: the column's name, for errors.
+        column: (N,).
+        vocabulary: ids of tokens.
+        length: the most tokens of a sequence; further ones are cut off.
+        separator: between the tokens of a text.
+
+    Returns:
+        Ids (N, length), padded with 0; and which rows hold unknown tokens (N,).
+    """
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        places, values = distinct(name, column)
-        lists = [value.split(separator) if isinstance(value, str) else [value] for value in values]
-        tokens = [[vocabulary.find(token) for token in listed if token != ""][:length] for listed in lists]
-        table = np.zeros((len(lists) + 1, length), dtype=np.int64)  # the last is that of rows without a value
-        for row, found in enumerate(tokens):
-            table[row, : len(found)] = found
-        return table[places], take([0 in found for found in tokens], places, False).astype(bool)
-    places, values = distinct(name, pc.list_flatten(column))
-    ids = take(vocabulary.ids(values), places)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _split_lists(name, column, vocabulary, length)
+    places, values = distinct_values(name, column)
+    lists = [value.split(separator) if isinstance(value, str) else [value] for value in values]
+    sequences = [[vocabulary.find(token) for token in tokens if token != ""][:length] for tokens in lists]
+    table = np.zeros((len(lists) + 1, length), dtype=np.int64)  # the last row is that of rows without a value
+    for row, ids in enumerate(sequences):
+        table[row, : len(ids)] = ids
+    return table[places], gather([0 in ids for ids in sequences], places, False).astype(bool)
+
+
+def _split_lists(name: str, column: pa.Array, vocabulary: Vocabulary, length: int) -> tuple[np.ndarray, np.ndarray]:
+    places, values = distinct_values(name, pc.list_flatten(column))
+    ids = gather(vocabulary.ids(values), places)
     rows = pc.list_parent_indices(column).to_numpy(zero_copy_only=False)[places >= 0]
     ids = ids[places >= 0]
     position = np.arange(len(rows)) - np.searchsorted(rows, rows)

@@ -1,4 +1,4 @@
-"""Rows of CSV and Parquet files, read and written a batch at a time, so that memory does not grow with the file.
+"""Read and write CSV and Parquet files of rows a batch at a time, so that memory does not grow with the file.
 
 A CSV file is UTF-8, separated by commas, quoted as in RFC 4180. Its cells are text and stay it; an empty one is
 missing.
@@ -25,48 +25,58 @@ import pyarrow.parquet as pq
 from recbole_msr.errors import InputError
 
 _ROW_GROUP = 131_072
-"""Rows of a group in a Parquet file that is written: they are held in memory until then."""
+"""Rows of a row group in a Parquet file that is written; they are held in memory until it is full."""
 
 _BLOCK = 1 << 22
-"""Bytes of a CSV file that are read at once."""
+"""Bytes of a CSV file that are read at a time."""
 
 _QUOTED = re.compile(rb'(?<![^,\n])"[^"]*(?:""[^"]*)*"(?![^,\r\n])')
 """A field in quotes, from one comma or line's end to the next."""
 
 
 class Batch(NamedTuple):
-    """Some rows, and how to say where row i of them stands: "line 7" or "row 6"."""
+    """Some rows of a file.
+
+    Attributes:
+        columns: the rows.
+        place: tells where row i of them stands in the file: "line 7" or "row 6".
+    """
 
     columns: pa.RecordBatch
     place: Callable[[int], str]
 
 
 class Rows(NamedTuple):
-    """A file's columns, and its rows in their order; there is at least one batch, if of no rows."""
+    """The rows of a file in their order.
+
+    Attributes:
+        schema: the file's columns.
+        batches: at least one; a file without rows has one without rows.
+    """
 
     schema: pa.Schema
     batches: Iterator[Batch]
 
 
 def is_nested(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds lists, structures or the like."""
+    """Return whether a column of this type holds lists, structures or the like."""
     return bool(pa.types.is_nested(kind.value_type if pa.types.is_dictionary(kind) else kind))
 
 
-def counted_from(start: int) -> Callable[[int], str]:
-    """How to say where a row of a table is, of which `start` rows come before."""
+def row_place(start: int) -> Callable[[int], str]:
+    """Return a function that tells where row i of a table's part is, after `start` rows: "row 6"."""
     return lambda i: f"row {start + i + 1}"
 
 
 @contextmanager
 def open_rows(path: str | Path, size: int) -> Iterator[Rows]:
-    """Open a .csv or .parquet file to read at most `size` rows at once.
+    """Open a .csv or .parquet file to read at most `size` rows at a time.
 
     Raises:
-        InputError: it cannot be read, here or while its batches are taken; with the line, if it is a CSV file.
+        InputError: the file cannot be read, here or while its batches are taken; of a CSV file the line is named.
     """
-    opened = _parquet if Path(path).suffix == ".parquet" else _csv
-    batches = opened(Path(path), size)
+    read = _read_parquet if Path(path).suffix == ".parquet" else _read_csv
+    batches = read(Path(path), size)
     schema = next(batches)
     _refuse_duplicates(path, schema.names)
     try:
@@ -85,22 +95,24 @@ def _refuse_duplicates(path: str | Path, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _parquet(path: Path, size: int) -> Any:
+def _read_parquet(path: Path, size: int) -> Any:
+    """Yield the schema, then the batches."""
     try:
         with pq.ParquetFile(path, buffer_size=1 << 20) as file:
             yield file.schema_arrow
             start, group = 0, None
             for group in file.iter_batches(size):
-                yield Batch(group, counted_from(start))
+                yield Batch(group, row_place(start))
                 start += group.num_rows
             if group is None:
-                yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), counted_from(0))
+                yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), row_place(0))
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"cannot read {path}: {reason}") from error
 
 
-def _csv(path: Path, size: int) -> Any:
+def _read_csv(path: Path, size: int) -> Any:
+    """Yield the schema, then the batches."""
     try:
         with open(path, "rb") as file:
             reader = csv.reader(_decoded(path, file, 1), strict=True)
@@ -109,18 +121,20 @@ def _csv(path: Path, size: int) -> Any:
                 raise InputError(f"cannot read {path}: it is empty; its first line must name the columns")
             schema = pa.schema([(name, pa.string()) for name in names])
             yield schema
-            some = False
-            for batch in _blocks(path, file, schema, reader.line_num + 1, size):
+            batch = None
+            for batch in _read_blocks(path, file, schema, reader.line_num + 1, size):
                 yield batch
-                some = True
-            if not some:
+            if batch is None:
                 yield _text_batch(schema, [], [])
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _blocks(path: Path, file: Any, schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
-    """The rows from `line` on, a block at a time by Arrow; from the first block it might read otherwise, exactly."""
+def _read_blocks(path: Path, file: Any, schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
+    """Yield the rows from `line` on, a block at a time by Arrow.
+
+    From the first block on that Arrow might read otherwise than Python's reader, it is Python's reader that reads.
+    """
     data, more = b"", b"."
     while more:
         more = file.read(_BLOCK)
@@ -129,18 +143,18 @@ def _blocks(path: Path, file: Any, schema: pa.Schema, line: int, size: int) -> I
         if end == 0 and len(data) < 4 * _BLOCK:
             continue
         block = data[:end]
-        columns = _by_arrow(block, schema) if end else None
+        columns = _parse_by_arrow(block, schema) if end else None
         if columns is None:
-            yield from _exactly(path, chain(io.BytesIO(data), file), schema, line, size)
+            yield from _parse_by_python(path, chain(io.BytesIO(data), file), schema, line, size)
             return
         data = data[end:]
         for start in range(0, columns.num_rows, size):
-            yield Batch(columns.slice(start, size), partial(_line_in, path, block, line, start))
+            yield Batch(columns.slice(start, size), partial(_line_of_row, path, block, line, start))
         line += block.count(b"\n")
 
 
 def _end_of_records(data: bytes) -> int:
-    """Where the last line ends that is not within quotes; 0 if there is none."""
+    """Return where the last line ends that is not within quotes; 0 if there is none."""
     end = data.rfind(b"\n") + 1
     quotes = data.count(b'"', 0, end)
     while end and quotes % 2:
@@ -149,8 +163,8 @@ def _end_of_records(data: bytes) -> int:
     return end
 
 
-def _by_arrow(block: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    """The rows of some lines as Arrow reads them; None where it refuses them or might read them in another way."""
+def _parse_by_arrow(block: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
+    """Parse whole lines by Arrow; None where it refuses them or might read them otherwise than Python's reader."""
     plain = _QUOTED.sub(b"q", block) if b'"' in block else block
     if b'"' in plain:
         return None
@@ -170,13 +184,13 @@ def _by_arrow(block: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
     return table.combine_chunks().to_batches()[0]
 
 
-def _line_in(path: Path, block: bytes, line: int, start: int, row: int) -> str:
+def _line_of_row(path: Path, block: bytes, line: int, start: int, row: int) -> str:
     records = _records(path, csv.reader(_decoded(path, io.BytesIO(block), line), strict=True), line)
     return f"line {next(islice(records, start + row, None))[0]}"
 
 
-def _exactly(path: Path, source: Iterable[bytes], schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
-    """The rows of lines from `line` on by Python's strict reader, which tells what is wrong and where."""
+def _parse_by_python(path: Path, source: Iterable[bytes], schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
+    """Parse lines from `line` on by Python's strict reader, which tells what is wrong and where."""
     lines: list[int] = []
     cells: list[list[str]] = []
     for number, row in _records(path, csv.reader(_decoded(path, source, line), strict=True), line):
@@ -205,7 +219,7 @@ def _decoded(path: Path, lines: Iterable[bytes], first: int) -> Iterator[str]:
 
 
 def _records(path: Path, reader: Any, line: int) -> Iterator[tuple[int, list[str]]]:
-    """The line each record begins at, and its fields; empty lines may stand at the end alone."""
+    """Yield the line at which each record begins, and its fields; empty lines may stand at the end alone."""
     first, empty, before = line, 0, line - 1
     try:
         for row in reader:
@@ -230,7 +244,11 @@ def _text_batch(schema: pa.Schema, lines: list[int], cells: list[list[str]]) -> 
 
 
 class CsvWriter:
-    """Writes batches as CSV; numbers as Arrow spells them, text as it is, quoted where that takes it.
+    """Writes batches as CSV: numbers as Arrow spells them, text as it is, in quotes where CSV needs them.
+
+    Args:
+        path: the file.
+        schema: its columns.
 
     Raises:
         InputError: a column holds lists or the like, or bytes that are no text.
@@ -243,9 +261,10 @@ class CsvWriter:
                     f"column '{field.name}' is a {field.type}, which a CSV file cannot hold: write a .parquet"
                 )
         self._file = open(path, "wb")  # noqa: SIM115
-        self._lines([_quoted(pa.array([name], pa.large_string())) for name in schema.names])
+        self._write_lines([_quoted(pa.array([name], pa.large_string())) for name in schema.names])
 
     def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch of rows."""
         columns = []
         for field, column in zip(batch.schema, batch.columns, strict=True):
             column = column.dictionary_decode() if pa.types.is_dictionary(field.type) else column
@@ -257,17 +276,18 @@ class CsvWriter:
                     f"column '{field.name}' is a {field.type} that cannot be written as text: write a .parquet"
                 ) from error
             columns.append(_quoted(text))
-        self._lines(columns)
+        self._write_lines(columns)
 
-    def _lines(self, columns: list[pa.Array]) -> None:
+    def _write_lines(self, columns: list[pa.Array]) -> None:
         self._file.write(_text_of(_joined(*columns[:-1], _joined(columns[-1], "\n", by=""), by=",")))
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def _quoted(column: pa.Array) -> pa.Array:
-    """Cells as CSV has them: in quotes where there is a comma, a quote or the end of a line in them."""
+    """Put cells in quotes where there is a comma, a quote or the end of a line in them."""
     text = _text_of(column)
     if not any(mark in text for mark in (b",", b'"', b"\n", b"\r")):
         return column
@@ -276,13 +296,13 @@ def _quoted(column: pa.Array) -> pa.Array:
 
 
 def _joined(*parts: Any, by: str) -> pa.Array:
-    """Columns and texts that stand in every row, put together row by row; what is missing is empty."""
+    """Join columns, and texts that stand in every row, row by row; a missing cell is empty."""
     parts = tuple(pa.scalar(part, pa.large_string()) if isinstance(part, str) else part for part in parts)
     return pc.binary_join_element_wise(*parts, pa.scalar(by, pa.large_string()), null_handling="replace")
 
 
 def _text_of(column: pa.Array) -> bytes:
-    """All cells of a column of type large_string, one after another."""
+    """Return all cells of a column of type large_string, one after another."""
     _, offsets, text = column.buffers()
     if text is None or not len(column):
         return b""
@@ -291,7 +311,12 @@ def _text_of(column: pa.Array) -> bytes:
 
 
 class ParquetWriter:
-    """Writes batches as Parquet, with the schema's metadata."""
+    """Writes batches as Parquet, with the schema's metadata.
+
+    Args:
+        path: the file.
+        schema: its columns.
+    """
 
     def __init__(self, path: str | Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -300,6 +325,7 @@ class ParquetWriter:
         self._rows = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
+        """Write a batch of rows, once a row group is full."""
         self._waiting.append(batch)
         self._rows += batch.num_rows
         if self._rows >= _ROW_GROUP:
@@ -311,6 +337,7 @@ class ParquetWriter:
         self._waiting, self._rows = [], 0
 
     def close(self) -> None:
+        """Write the last row group and close the file."""
         try:
             self._flush()
         finally:

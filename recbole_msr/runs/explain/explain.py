@@ -1,0 +1,110 @@
+"""Put together what a finished run has learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recbole_msr.errors import InputError
+from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.runs.explain.scenario_pass import ScenarioPass
+from recbole_msr.runs.explain.sources import RunSources
+from recbole_msr.runs.explain.training_rows import MAX_SCENARIOS, TrainingRows, largest_scenarios
+from recbole_msr.runs.explain.users import check_users, spread_users, view_user
+from recbole_msr.runs.explain.views import Explanation, ScenarioView
+from recbole_msr.runs.explain.weights import attention_matrices, attention_notes, weight_lines
+from recbole_msr.runs.initial_weights import Movement, Weights, movements, read_start
+from recbole_msr.runs.run_files import RunFiles
+from recbole_msr.threads import torch_threads
+
+
+@torch_threads()
+def explain_run(files: RunFiles, users: Sequence[str] | None, n: int) -> Explanation:
+    """Look into a finished run, as `SavedRun.explain` describes.
+
+    Args:
+        files: the run's files.
+        users: raw ids of users; None for `n` users spread over the scenarios.
+        n: number of those users.
+
+    Raises:
+        InputError: the run has no scenarios and tasks, or does not know a user.
+    """
+    if n < 1:
+        raise InputError(f"--n must be at least 1 user, got {n}")
+    _ = files.result  # an unfinished run, or a damaged result, is refused before anything is computed
+    files.require_tasks(
+        "there is nothing to explain. Runs of HiNet, LLM4MSR and the other multi-scenario models are explained"
+    )
+    if users is not None:
+        check_users(files.dataset, users)
+    sources = RunSources(files)
+    model, train, notes = sources.model, sources.training_split(), sources.notes
+    rows = None if train is None else TrainingRows(train)
+    names, shown = sources.dataset.scenario_names, largest_scenarios(sources.dataset)
+    if len(names) > MAX_SCENARIOS:
+        notes.append(f"of the {len(names)} scenarios the {MAX_SCENARIOS} with most training rows are shown")
+
+    readings = ScenarioPass(model, rows, shown)
+    attention = attention_matrices(model, shown)
+    notes += attention_notes(model)
+    weights = weight_lines(attention, [*readings.gates, *readings.other_gates], readings.fusion)
+    moves = _moves(files, weights, notes)
+    between = [*attention, *readings.added_logits()]
+    scenarios = _view_scenarios(sources, shown, rows, readings)
+    shows_nothing = model is not None and rows is not None and not between and not readings.gates
+    notes += _absence_notes(model, shows_nothing)
+    chosen = list(dict.fromkeys(users)) if users is not None else spread_users(sources.dataset, rows, shown, n)
+    prompts = sources.prompts("user", chosen)
+    views = [view_user(token, sources.dataset, model, rows, prompts.get(token)) for token in chosen]
+    test = files.evaluation.test
+    if test is None:
+        notes.append("RecBole's own trainer evaluated this run: there is no result by scenario")
+    facts, gates = sources.facts(), readings.gates
+    return Explanation(files.folder, facts, notes, test, scenarios, views, between, gates, weights, moves)
+
+
+def _moves(files: RunFiles, weights: list[Weights], notes: list[str]) -> list[Movement]:
+    """Compare weights with those that the run began with."""
+    start = read_start(files.folder)
+    if weights and start is None:
+        notes.append(
+            "how far attentions and gates have moved is not known: the run was made by a version that did not keep "
+            "where they began"
+        )
+    return movements(weights, start or [])
+
+
+def _view_scenarios(
+    sources: RunSources, shown: list[int], rows: TrainingRows | None, readings: ScenarioPass
+) -> list[ScenarioView]:
+    names = [sources.dataset.scenario_names[m] for m in shown]
+    prompts = sources.prompts("scenario", names)
+    return [
+        ScenarioView(
+            name,
+            None if rows is None else len(rows.of_scenario[m]),
+            readings.movement.get(m),
+            readings.strength.get(m, {}),
+            prompts.get(name),
+        )
+        for m, name in zip(shown, names, strict=True)
+    ]
+
+
+def _absence_notes(model: object, shows_nothing: bool) -> list[str]:
+    """Return what the model does not have.
+
+    Args:
+        model: the model, or None.
+        shows_nothing: whether training rows went through it, and it has neither attention nor gates.
+    """
+    levels = (model.user_level, model.scenario_level) if isinstance(model, LLM4MSR) else (None, None)
+    if any(levels) and not all(levels):
+        absent, measure = ("scenario", "strengths") if levels[0] is not None else ("user", "movement")
+        return [f"the run has no {absent} level (knowledge_level), so there is no {measure} to show"]
+    if shows_nothing and not any(levels):
+        return [
+            f"this {type(model).__name__} has neither gates over experts nor attention nor meta layers: its results by "
+            "scenario are shown, and the training rows of scenarios and users"
+        ]
+    return []

@@ -1,0 +1,102 @@
+"""Choose users, and read what a model does for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.runs.explain.training_rows import TrainingRows
+from recbole_msr.runs.explain.views import Prompt, UserView
+
+
+def check_users(dataset: ScenarioDataset, users: Sequence[str]) -> None:
+    """Refuse ids of users that a run does not know.
+
+    Raises:
+        InputError: there are none, or one is unknown; the message has the nearest one.
+    """
+    ids = dataset.field2token_id[dataset.uid_field]
+    if not users:
+        raise InputError("--users lists ids of users, separated by commas: --users=12,57")
+    for token in users:
+        if token not in ids or ids[token] == 0:
+            # Among millions of ids only those that begin alike are compared.
+            similar = [t for t in ids if ids[t] and (len(ids) < 20_000 or t[:3] == str(token)[:3])][:20_000]
+            raise InputError(
+                f"there is no user '{token}' in this run{nearest(str(token), similar) or ';'} it knows "
+                f"{len(ids) - 1} users, by their ids as in the data, such as {', '.join(list(ids)[1:4])}"
+            )
+
+
+def spread_users(dataset: ScenarioDataset, rows: TrainingRows | None, shown: list[int], n: int) -> list[str]:
+    """Choose n users, spread over the scenarios, and in each over those with few and with many rows."""
+    tokens = dataset.field2id_token[dataset.uid_field]
+    if rows is None:
+        places = np.unique(np.linspace(1, len(tokens) - 1, n).astype(np.int64))
+        return [str(tokens[place]) for place in places]
+    chosen: list[int] = []
+    largest = sorted((m for m in shown if len(rows.of_scenario[m])), key=lambda m: -len(rows.of_scenario[m]))
+    for place, m in enumerate(largest[:n]):
+        users, counts = np.unique(rows.user[rows.of_scenario[m]], return_counts=True)
+        users = users[np.argsort(counts, kind="stable")]
+        wanted = len(range(place, n, len(largest[:n])))
+        free = users[~np.isin(users, chosen)]
+        if len(free):
+            picked = np.unique(((np.arange(wanted) + 0.5) / wanted * len(free)).astype(np.int64))
+            chosen += free[picked].tolist()
+    return [str(tokens[user]) for user in chosen]
+
+
+@torch.no_grad()
+def view_user(
+    token: str,
+    dataset: ScenarioDataset,
+    model: MultiScenarioRecommender | None,
+    rows: TrainingRows | None,
+    prompt: Prompt | None,
+) -> UserView:
+    """Read what a model does for one user, as far as model and training rows are there."""
+    number = dataset.field2token_id[dataset.uid_field][token]
+    level = model.user_level if isinstance(model, LLM4MSR) else None
+    known = None if level is None else bool(level.vectors.known[number])
+    if rows is None:
+        return UserView(token, None, known, prompt)
+    of_user = np.flatnonzero(rows.user == number)
+    scenarios, counts = np.unique(rows.scenario[of_user], return_counts=True)
+    by_scenario = {dataset.scenario_names[m]: int(count) for m, count in zip(scenarios, counts, strict=True)}
+    if not isinstance(model, LLM4MSR) or level is None or not len(of_user):
+        return UserView(token, by_scenario, known, prompt)
+    batch = rows.batch(of_user)
+    x, moved, scenario = model.backbone.embed(batch), model.embed(batch), model.scenario_of(batch)
+    movement = model.movement(batch)
+    squares = (moved - x).double().square().sum(dim=0)
+    total = float(squares.sum())
+    fields = None
+    if total:
+        fields = {name: float(squares[part].sum()) / total for name, part in _field_slices(model.features)}
+    change = (model.logits(moved, scenario).sigmoid() - model.logits(x, scenario).sigmoid()).mean(dim=0).tolist()
+    return UserView(
+        token, by_scenario, known, prompt, (float(movement.mean()), float(movement.max())), fields,
+        dict(zip(model.task_names, change, strict=True)),
+    )  # fmt: skip
+
+
+def _field_slices(features: Any) -> list[tuple[str, slice]]:
+    """Return the columns of x that each field of a `FeatureEmbedding` has, in their order."""
+    widths: list[tuple[str, int]] = [(name, features.table.embedding_dim) for name in features.token_fields]
+    tables = [*features.seq_tables, *features.float_tables]
+    names = [*features.token_seq_fields, *(features.float_fields if features.float_tables else [])]
+    widths += [(name, table.embedding_dim) for name, table in zip(names, tables, strict=True)]
+    if not features.float_tables:
+        widths += [(name, 1) for name in features.float_fields]
+    for name, vectors in getattr(features, "knowledge", {}).items():
+        widths.append((f"knowledge of the {name}", vectors.size))
+    ends = np.cumsum([width for _, width in widths]).tolist()
+    return [(name, slice(end - width, end)) for (name, width), end in zip(widths, ends, strict=True)]

@@ -1,0 +1,118 @@
+"""The parts of an explanation, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.runs.gate_use import GateUse
+from recbole_msr.runs.initial_weights import Movement, Weights
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Numbers with names on both sides.
+
+    Attributes:
+        title, says: what the numbers are, in a few words and in a sentence or two.
+        corner: what rows and columns are.
+        rows, columns: their names (R), (C).
+        values: (R, C); None where there is none.
+        signed: whether zero is a middle.
+    """
+
+    title: str
+    says: str
+    corner: str
+    rows: list[str]
+    columns: list[str]
+    values: list[list[float | None]]
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the run's knowledge.
+
+    Attributes:
+        text: the prompt.
+        answer: what the language model wrote; None where nothing was generated.
+        n_tokens: the prompt's length in the encoder's tokens.
+        truncated: whether it was cut to fit the encoder's window.
+    """
+
+    text: str
+    answer: str | None
+    n_tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class ScenarioView:
+    """One scenario.
+
+    Attributes:
+        name: the scenario.
+        rows: training rows; None where the training data are not there.
+        movement: the mean of `LLM4MSR.movement` over them; None without a user level.
+        strength: by task the mean of |`LLM4MSR.strengths`|; empty without a scenario level.
+        prompt: the scenario's prompt; None without one.
+    """
+
+    name: str
+    rows: int | None
+    movement: float | None
+    strength: dict[str, float]
+    prompt: Prompt | None
+
+
+@dataclass(frozen=True)
+class UserView:
+    """One user.
+
+    Attributes:
+        token: the user's raw id.
+        rows: by scenario the user's training rows; None where the training data are not there.
+        known: whether the user level has a vector of this user's own; None without a user level.
+        prompt: the user's prompt; None without one.
+        movement: mean and greatest |x' - x| / |x| over the user's training rows.
+        fields: the share of |x' - x|^2 that falls on each field of x; sums to 1.
+        change: by task the mean probability with the user level minus the one without it.
+    """
+
+    token: str
+    rows: dict[str, int] | None
+    known: bool | None
+    prompt: Prompt | None
+    movement: tuple[float, float] | None = None
+    fields: dict[str, float] | None = None
+    change: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Explanation:
+    """What a run has learnt.
+
+    Attributes:
+        run: the folder.
+        facts: the run in a few words, by name.
+        notes: what cannot be shown, and why.
+        evaluation: the test cells; None for a run without them.
+        scenarios, users: one by one; in the order of the run, and of the question.
+        between: what scenarios take from each other.
+        gates: how much experts are used.
+        weights: every line of `gates`, of an attention, and of whatever else weighs a choice.
+        moves: how far they are from where the run began; empty where that is not known.
+    """
+
+    run: Path
+    facts: dict[str, str]
+    notes: list[str]
+    evaluation: Evaluation | None
+    scenarios: list[ScenarioView]
+    users: list[UserView]
+    between: list[Matrix]
+    gates: list[GateUse]
+    weights: list[Weights]
+    moves: list[Movement]

@@ -1,0 +1,258 @@
+"""Encode raw rows as the inputs of a trained model, by the vocabulary and the tables that its run kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from recbole.utils import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.errors import InputError
+from recbole_msr.layers.embedding import FeatureEmbedding
+from recbole_msr.runs.row_columns import Vocabulary, distinct_values, gather, to_id_sequences, to_numbers
+from recbole_msr.runs.row_files import is_nested
+from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows that lack something, by field.
+
+    Attributes:
+        unknown: rows with a value never seen in training, or in whose sequence there is one.
+        missing: by numerical feature, rows without a number, for which the mean of the training data stands.
+    """
+
+    unknown: Counter[str]
+    missing: Counter[str]
+
+    @classmethod
+    def zero(cls) -> RowCounts:
+        """Return counts of no rows yet."""
+        return cls(Counter(), Counter())
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows to encode.
+
+    Attributes:
+        columns: the columns that the model may read, by name.
+        names: the names of all columns, for an error that lists them.
+        size: number of rows N.
+        source: what an error calls the rows: "the rows", or a file.
+        place: tells where row i is, for an error: "row 6", "rows.csv, line 7".
+        counts: where rows that lack something are counted.
+    """
+
+    columns: Mapping[str, pa.Array]
+    names: list[str]
+    size: int
+    source: str
+    place: Callable[[int], str]
+    counts: RowCounts
+
+    def count_unknown(self, field: str, rows: np.ndarray) -> None:
+        """Count the rows of a mask (N,) as ones whose value of a field was never seen in training."""
+        _count(self.counts.unknown, field, rows)
+
+    def count_missing(self, field: str, rows: np.ndarray) -> None:
+        """Count the rows of a mask (N,) as ones without a number."""
+        _count(self.counts.missing, field, rows)
+
+
+def _count(counter: Counter[str], field: str, rows: np.ndarray) -> None:
+    if rows.any():
+        counter[field] += int(rows.sum())
+
+
+class RowEncoder:
+    """Turns raw rows into the inputs of a model.
+
+    Args:
+        config: RecBole's Config of the run.
+        dataset: the run's vocabularies and tables.
+        features: the model's embedding, which knows the values that have a training row; anything else for a model
+            that does not.
+    """
+
+    def __init__(self, config: Any, dataset: ScenarioDataset, features: Any) -> None:
+        self._config, self._dataset, self._features = config, dataset, features
+        self._vocabularies: dict[str, Vocabulary] = {}
+        fields = {*dataset.field2source} - {SCENARIO_FIELD}
+        scenario = dataset.schema.scenario.field  # may be called SCENARIO_FIELD itself
+        self.columns: set[str] = fields if scenario is None else fields | {scenario}
+        """The columns that may be read; any other is ignored."""
+
+    def encode(self, rows: RawRows) -> dict[str, Tensor]:
+        """Return the model's inputs by field, each of N rows.
+
+        A value never seen in training becomes the unknown id. A field of a known user or item that the rows leave out
+        or empty comes from the run's tables; for a missing number stands the mean of the training data.
+
+        Raises:
+            InputError: a needed column is missing, or a value is not what it must be.
+        """
+        dataset = self._dataset
+        inputs = {key: self._key_ids(key, rows) for key in (dataset.uid_field, dataset.iid_field)}
+        tables = {
+            FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
+            FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
+        }
+        unread = {*inputs, *dataset.schema.label_fields, dataset.time_field}
+        for field, source in dataset.field2source.items():
+            if field in unread:
+                continue
+            key, table = tables.get(source, (None, None))
+            stored = None if table is None else table[field][inputs[key]]
+            if field == SCENARIO_FIELD:
+                inputs[field] = self._scenario_ids(rows, stored)
+            else:
+                unknown_key = None if key is None else (inputs[key] == 0).numpy()
+                encoded = self._encode_field(field, rows, stored, unknown_key)
+                if encoded is not None:
+                    inputs[field] = encoded
+        return inputs
+
+    def _encode_field(
+        self, field: str, rows: RawRows, stored: Tensor | None, unknown_key: np.ndarray | None
+    ) -> Tensor | None:
+        """Encode one field; None where the model can do without it.
+
+        Args:
+            field: the field.
+            rows: the rows.
+            stored: the field's values (N, ...) in the run's table of users or items, where it has one.
+            unknown_key: which rows' user or item is not in that table (N,).
+        """
+        is_input, column = self._is_input(field), rows.columns.get(field)
+        if column is not None and (is_input or (stored is None and not is_nested(column.type))):
+            values, empty = self._encode_column(field, rows)
+        elif stored is not None:
+            values, empty = stored, np.ones(rows.size, dtype=bool)
+        elif is_input:
+            raise InputError(f"no column '{field}', which the model reads, in {rows.source}")
+        else:
+            return None
+        if stored is not None and unknown_key is not None:
+            values[torch.from_numpy(empty)] = stored[torch.from_numpy(empty)]
+            empty = empty & unknown_key
+        if field in self._config["numerical_features"]:
+            rows.count_missing(field, empty)
+        return values
+
+    def _encode_column(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
+        """Return a field as the model reads it (N, ...), and the rows that have no value (N,)."""
+        kind = self._dataset.field2type[field]
+        if kind == FeatureType.TOKEN:
+            ids, empty = self._token_ids(field, rows)
+            rows.count_unknown(field, self._is_unseen(field, ids) & ~empty)
+            return ids, empty
+        if kind == FeatureType.TOKEN_SEQ:
+            return self._sequence_ids(field, rows)
+        if kind == FeatureType.FLOAT_SEQ:
+            if field in self._config["numerical_features"]:
+                raise InputError(
+                    f"'{field}' holds sequences of numbers: they come from the run's tables only; leave it out"
+                )
+            return torch.zeros(rows.size), np.ones(rows.size, dtype=bool)
+        if field not in self._config["numerical_features"]:
+            values = to_numbers(field, rows.columns[field], None)
+            return torch.from_numpy(values.astype(np.float32)), np.isnan(values)
+        return self._feature_numbers(field, rows)
+
+    def _is_input(self, field: str) -> bool:
+        kind = self._dataset.field2type[field]
+        return kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ) or field in self._config["numerical_features"]
+
+    # Ids.
+
+    def _vocabulary(self, field: str) -> Vocabulary:
+        if field not in self._vocabularies:
+            self._vocabularies[field] = Vocabulary(self._dataset.field2token_id[field])
+        return self._vocabularies[field]
+
+    def _key_ids(self, key: str, rows: RawRows) -> Tensor:
+        """Return the ids (N,) of users or items; a row without one counts as unknown."""
+        if key not in rows.columns:
+            raise InputError(f"no column '{key}' in {rows.source}: there are {', '.join(rows.names)}")
+        ids, _ = self._token_ids(key, rows)
+        rows.count_unknown(key, self._is_unseen(key, ids))
+        return ids
+
+    def _token_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
+        places, values = distinct_values(field, rows.columns[field])
+        return torch.from_numpy(gather(self._vocabulary(field).ids(values), places)), places < 0
+
+    def _sequence_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
+        column = rows.columns[field]
+        length, separator = self._dataset.field2seqlen[field], self._config["seq_separator"]
+        table, outside = to_id_sequences(field, column, self._vocabulary(field), length, separator)
+        ids = torch.from_numpy(table)
+        untrained = (self._is_unseen(field, ids) & (table != 0)).any(axis=1)
+        rows.count_unknown(field, outside | untrained)
+        return ids, column.is_null().to_numpy(zero_copy_only=False)
+
+    def _is_unseen(self, field: str, ids: Tensor) -> np.ndarray:
+        """Return which ids (...) the model takes for the unknown one: those of no token, or of no training row."""
+        unseen, features = ids == 0, self._features
+        if isinstance(features, FeatureEmbedding) and field in (*features.token_fields, *features.token_seq_fields):
+            unseen = unseen | ~features.has_seen(field, ids.to(features.seen.device)).cpu()
+        return unseen.numpy()
+
+    # Numbers.
+
+    def _feature_numbers(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
+        """Return a numerical feature as RecBole gives it to a model, (N, 2): the normalised value and 1."""
+        if field in (self._config["discretization"] or {}):
+            raise InputError(
+                f"'{field}' was put into buckets made from the training data, which a new value cannot be; leave the "
+                "column out where user and item are known"
+            )
+        values = to_numbers(field, rows.columns[field], rows.place)
+        empty, scale = np.isnan(values), self._dataset.number_scale[field]
+        with np.errstate(over="ignore"):
+            scaled = ((np.where(empty, scale["mean"], values) - scale["low"]) / scale["width"]).astype(np.float32)
+        if not np.isfinite(scaled).all():
+            row = int((~np.isfinite(scaled)).argmax())
+            raise InputError(f"{rows.place(row)}: '{field}' is {values[row]}, beyond what the model can compute with")
+        return torch.from_numpy(np.stack([scaled, np.ones_like(scaled)], axis=1)), empty
+
+    # Scenarios.
+
+    def _scenario_ids(self, rows: RawRows, stored: Tensor | None) -> Tensor:
+        """Return each row's scenario (N,), 1 to M, or `UNKNOWN_SCENARIO`."""
+        source = self._dataset.schema.scenario.field
+        if source is None:
+            ids = torch.ones(rows.size, dtype=torch.int64)
+        elif source in rows.columns:
+            ids, empty = self._assign_scenarios(rows)
+            if stored is not None:
+                ids[torch.from_numpy(empty)] = stored[torch.from_numpy(empty)].to(ids.dtype)
+        elif stored is not None:
+            ids = stored
+        else:
+            raise InputError(f"no column '{source}', which tells the rows' scenario, in {rows.source}")
+        rows.count_unknown(SCENARIO_FIELD, (ids == UNKNOWN_SCENARIO).numpy())
+        return ids
+
+    def _assign_scenarios(self, rows: RawRows) -> tuple[Tensor, np.ndarray]:
+        """Return each row's scenario (N,) by the column that declares it, and the rows without a value (N,)."""
+        declared, names = self._dataset.schema.scenario, self._dataset.scenario_names
+        source = str(declared.field)
+        column = rows.columns[source]
+        if declared.bins is not None:
+            values = to_numbers(source, column, rows.place)
+            return torch.from_numpy(declared.assign(values, names)), np.isnan(values)  # type: ignore[arg-type]
+        tokens = [*names] if declared.groups is None else [v for group in declared.groups.values() for v in group]
+        vocabulary = Vocabulary({token: place for place, token in enumerate(tokens, start=1)})
+        places, distinct = distinct_values(source, column)
+        spelled = [tokens[place - 1] if (place := vocabulary.find(value)) else value for value in distinct]
+        return torch.from_numpy(gather(declared.assign(spelled, names), places, UNKNOWN_SCENARIO)), places < 0

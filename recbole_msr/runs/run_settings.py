@@ -1,0 +1,49 @@
+"""The settings of a run as RecBole's configuration, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from recbole_msr.errors import InputError
+from recbole_msr.runs.knowledge import built_knowledge
+from recbole_msr.threads import local_processes, torch_threads
+from recbole_msr.training.configure import training_config
+
+
+def configure_run(model: str | None, dataset: str | None, settings: Mapping[str, Any]) -> Any:
+    """Build RecBole's configuration of a run; knowledge that it names by encoder and template is built.
+
+    Args:
+        model: a model's name; None if it is among the settings.
+        dataset: a dataset's name; likewise.
+        settings: configuration keys.
+
+    Raises:
+        InputError: a name is missing, or a setting cannot be used.
+    """
+    settings = dict(settings)
+    in_settings = settings.pop("model", None), settings.pop("dataset", None)
+    name, data_name = model or in_settings[0], dataset or in_settings[1]
+    for what, value in (("model", name), ("dataset", data_name)):
+        if not value:
+            raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
+    if "/" in str(settings.get("knowledge") or ""):
+        settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
+    return training_config(name, data_name, settings)
+
+
+def under_lightning(config: Any) -> bool:
+    """Return whether Lightning trains the run, rather than RecBole's own trainer."""
+    if config["trainer"] == "auto":
+        return config["tasks"] is not None
+    return bool(config["trainer"] == "lightning")
+
+
+def run_threads(config: Any) -> AbstractContextManager[None]:
+    """Compute with as many threads as `threads` says, or as are this process's share."""
+    # RecBole's own trainer keeps PyTorch's choice: with more or fewer its sums have other last digits.
+    if config["threads"] is None and not under_lightning(config):
+        return nullcontext()
+    return torch_threads(config["threads"], local_processes(config["lightning"]))

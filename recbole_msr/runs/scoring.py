@@ -1,0 +1,124 @@
+"""Score raw rows with a trained model, in memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureType
+
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.errors import InputError
+from recbole_msr.runs.row_columns import arrow_column
+from recbole_msr.runs.row_encoder import RawRows, RowCounts, RowEncoder
+from recbole_msr.runs.row_files import Batch, row_place
+from recbole_msr.threads import torch_threads
+
+ENCODED_ROWS = 16_384
+"""Least number of rows that are read and encoded at a time; more where a batch of the model's has more."""
+
+
+class Scored(NamedTuple):
+    """Scores, and the rows that lacked something.
+
+    Attributes:
+        scores: (N, T), a column a task.
+        unknown: by field, rows with a value never seen in training, or in whose sequence there is one.
+        missing: by numerical feature, rows without a number, for which the mean of the training data stands.
+    """
+
+    scores: pd.DataFrame
+    unknown: dict[str, int]
+    missing: dict[str, int]
+
+
+class Scorer:
+    """Scores raw rows. Threads may share it.
+
+    Args:
+        config: RecBole's Config of the run.
+        dataset: the run's vocabularies and tables.
+        model: the trained model, in evaluation mode.
+
+    Attributes:
+        tasks: the names of the tasks T; of a model of one task, the main task.
+    """
+
+    def __init__(self, config: Any, dataset: ScenarioDataset, model: Any) -> None:
+        self._device, self._dataset, self._model = config["device"], dataset, model
+        self._encoder = RowEncoder(config, dataset, getattr(model, "features", None))
+        schema = dataset.schema
+        self.tasks: list[str] = schema.task_names if hasattr(model, "predict_tasks") else [schema.main_task]
+
+    @torch_threads()
+    @torch.no_grad()
+    def score(self, rows: pd.DataFrame, batch_size: int = 8192) -> Scored:
+        """Score the rows of a table, and count those that lack something.
+
+        Args:
+            rows: a column for the user, the item, and every field of the interactions that the model reads; fields of
+                users and items may be left out, or empty in some rows: those of known ones are in the run's tables.
+            batch_size: rows scored at a time.
+
+        Returns:
+            The scores, in the order of the rows and with their index. A value never seen in training uses the
+            unknown embedding; for a missing number stands the mean of the training data.
+
+        Raises:
+            InputError: a needed column is missing or there twice, or a value is no number where one is needed.
+        """
+        if not isinstance(rows, pd.DataFrame):
+            raise InputError(f"rows to score are a pandas DataFrame, got {type(rows).__name__}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        names = [str(name) for name in rows.columns]
+        readable = [name for name in rows.columns if name in self._encoder.columns]
+        repeated = [name for name in readable if readable.count(name) > 1]
+        if repeated:
+            raise InputError(f"the rows have two columns called '{repeated[0]}'")
+        counts = RowCounts.zero()
+        scores = np.empty((len(rows), len(self.tasks)), dtype=np.float32)
+        size = max(batch_size, ENCODED_ROWS)
+        for start in range(0, len(rows), size) or [0]:  # no rows are encoded too: their columns are checked
+            part = rows.iloc[start : start + size]
+            columns = {name: arrow_column(part[name]) for name in readable}
+            raw = RawRows(columns, names, len(part), "the rows", row_place(start), counts)
+            scores[start : start + size] = self._score(raw, batch_size)
+        frame = pd.DataFrame(scores, columns=self.tasks, index=rows.index)
+        return Scored(frame, dict(counts.unknown), dict(counts.missing))
+
+    def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
+        """Score some rows of a file.
+
+        Args:
+            batch: the rows.
+            path: their file, for errors.
+            batch_size: rows scored at a time.
+            counts: where rows that lack something are counted.
+
+        Returns:
+            Scores (n, T), float32.
+        """
+        names = batch.columns.schema.names
+        columns = {name: batch.columns.column(name) for name in names if name in self._encoder.columns}
+        raw = RawRows(
+            columns, names, batch.columns.num_rows, str(path), lambda i: f"{path}, {batch.place(i)}", counts
+        )  # fmt: skip
+        return self._score(raw, batch_size)
+
+    def is_sequence(self, field: str) -> bool:
+        """Return whether a field holds several tokens a row."""
+        return bool(self._dataset.field2type[field] == FeatureType.TOKEN_SEQ)
+
+    def _score(self, rows: RawRows, batch_size: int) -> np.ndarray:
+        inputs = self._encoder.encode(rows)
+        scores = np.empty((rows.size, len(self.tasks)), dtype=np.float32)
+        predict = getattr(self._model, "predict_tasks", self._model.predict)
+        for start in range(0, rows.size, batch_size):
+            part = slice(start, start + batch_size)
+            batch = Interaction({name: column[part] for name, column in inputs.items()}).to(self._device)
+            scores[part] = predict(batch).reshape(-1, len(self.tasks)).float().cpu().numpy()
+        return scores
