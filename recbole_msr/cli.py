@@ -1,4 +1,4 @@
-"""Console scripts: `run_recbole` and `recbole-msr`. They read arguments and print; the work is done elsewhere."""
+"""Console scripts `run_recbole` and `recbole-msr`: they read arguments, call the Python API and print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from recbole_msr.prompts.encoders import DEFAULT_ENCODER, encoder_forms
 
 _RUN_HELP = """
 any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
-for instance --epochs=5 --learning_rate=1e-3 --output_dir=DIR --seed=1; --resume goes on with the run in --output_dir.
+for instance --epochs=5 --learning_rate=1e-3 --output_dir=DIR --seed=1;
+--resume continues the interrupted run in --output_dir.
 """
 
 _KNOWLEDGE_HELP = """
@@ -30,10 +31,9 @@ or a configuration key of RecBole or recbole-msr, for instance --data_path=DIR -
 
 _SEARCH_HELP = """
 any further --key=value is a configuration key of every trial, for instance --epochs=5 --data_path=DIR --seed=1;
-a key that is also in the space is fixed by it. --sampler and --pruner take options too:
+a key that is also in the space is fixed to this value. --sampler and --pruner may have options:
 --sampler='{name: tpe, n_startup_trials: 20}'.
 """
-
 
 _COMPARE_HELP = """
 --models names models, or a YAML file of entries {LABEL: {model: NAME, key: value, ...}, ...}.
@@ -42,14 +42,22 @@ any further --key=value is a configuration key of every run, for instance --epoc
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that refuses in one line, as the commands do; `--help` shows the usage."""
+    """An argument parser whose errors are one line, as those of the commands; `--help` shows the usage."""
 
     def error(self, message: str) -> NoReturn:
+        """End with exit code 2 and one line."""
         self.exit(2, f"error: {' '.join(message.split())} ({self.prog} --help lists all arguments)\n")
 
 
 def run_recbole(arguments: Sequence[str] | None = None) -> int:
-    """`run_recbole`: train, validate and test one model. RecBole's own arguments, and any model of RecBole's."""
+    """Run the command `run_recbole`: train, validate and test one model, of this package or of RecBole's.
+
+    Args:
+        arguments: the command's arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 1 for any other error.
+    """
     parser = _Parser(
         prog="run_recbole",
         description="Train a model, keep its best epoch by validation, and test it.",
@@ -57,26 +65,41 @@ def run_recbole(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", "-m", help="a model's name; `recbole-msr models` lists them (default: BPR)")
-    parser.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path (default: ml-100k)")
-    parser.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+    parser.add_argument("--model", "-m", metavar="NAME", help=f"{_MODEL_HELP} (default: BPR)")
+    parser.add_argument("--dataset", "-d", metavar="NAME", help=f"{_DATASET_HELP} (default: ml-100k)")
+    _add_config_files(parser)
     parser.add_argument("--resume", nargs="?", const="True", help=argparse.SUPPRESS)
+    _add_debug(parser)
+    parsed, rest = parser.parse_known_args(arguments)
+    parsed.rest = rest
+    return _guarded(parsed.debug, lambda: _run(parsed))
+
+
+_MODEL_HELP = "model name; `recbole-msr models` lists them"
+_DATASET_HELP = "dataset name: a folder below --data_path"
+
+
+def _add_config_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config_files", nargs="+", default=[], metavar="FILE", help="YAML files of configuration keys; later ones win"
+    )
+
+
+def _add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    given, rest = parser.parse_known_args(arguments)
-    return _guarded(given.debug, lambda: _run(given, rest))
 
 
-def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
-    settings = parse_settings([*rest, *_strayed(given)])
-    if given.resume is not None:
-        settings["resume"] = parse_argument("resume", given.resume)
+def _run(parsed: argparse.Namespace) -> int:
+    settings = _settings(parsed)
+    if parsed.resume is not None:
+        settings["resume"] = parse_argument("resume", parsed.resume)
         if settings["resume"] not in (True, False):
-            raise InputError(f"--resume is given alone, or as --resume=True or False, got {given.resume!r}")
-    files = _files(given)
+            raise InputError(f"--resume stands alone, or is --resume=True or False, got {parsed.resume!r}")
+    files = _files(parsed)
     from recbole_msr.report.run.result_table import print_metrics, print_result
     from recbole_msr.runs.run import run
 
-    model, dataset = given.model, given.dataset
+    model, dataset = parsed.model, parsed.dataset
     if not files and not settings.get("resume"):  # RecBole's own defaults
         model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
     result = run(model, dataset, files, settings)
@@ -91,258 +114,262 @@ def _run(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`recbole-msr`: one command a job."""
+    """Run the command `recbole-msr`.
+
+    Args:
+        arguments: the command's arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 1 for any other error.
+    """
     parser = _Parser(prog="recbole-msr", description="Multi-scenario, multi-task recommendation.")
     common = _Parser(add_help=False)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    _add_debug(common)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_data, _add_predict, _add_explain, _add_search, _add_compare, _add_models, _add_knowledge):
+        add(commands, common)
+    parsed, rest = parser.parse_known_args(arguments)
+    if rest and parsed.command not in ("prompts", "embed", "search", "compare"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parsed.rest = rest
+    parsed.words = sys.argv[1:] if arguments is None else list(arguments)
+    return _guarded(parsed.debug, lambda: _COMMANDS[parsed.command](parsed))
 
-    data = commands.add_parser("data", parents=[common], help="turn a public dataset's raw files into atomic files")
-    data.add_argument("dataset", help="which dataset the raw files are: ml-1m")
-    data.add_argument("raw_dir", help="the folder with ratings.dat, users.dat, movies.dat, plain or .gz")
-    data.add_argument("out_dir", help="the folder to write into; it becomes --data_path")
-    data.add_argument("--sample", type=int, metavar="N", help="keep N random ratings only")
+
+def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
+    data = commands.add_parser("data", parents=[common], help="convert a public dataset's raw files to atomic files")
+    data.add_argument("dataset", help="name of the dataset: ml-1m")
+    data.add_argument("raw_dir", help="folder with ratings.dat, users.dat, movies.dat, plain or .gz")
+    data.add_argument("out_dir", help="folder to write to; pass it on as --data_path")
+    data.add_argument("--sample", type=int, metavar="N", help="keep only N random ratings")
     data.add_argument("--seed", type=int, default=2020, help="seed of the sample (default: 2020)")
 
+
+def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     predict = commands.add_parser("predict", parents=[common], help="score new rows with a finished run")
-    predict.add_argument("--run", required=True, metavar="DIR", help="the run's folder")
+    predict.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
     predict.add_argument("--data", required=True, metavar="FILE", help="rows to score: .parquet or .csv")
     predict.add_argument(
-        "--out", required=True, metavar="FILE", help="where they go, with a column a task: .parquet or .csv"
+        "--out", required=True, metavar="FILE", help="file to write, with one column per task: .parquet or .csv"
     )
+    predict.add_argument("--prefix", default="", metavar="PREFIX", help="prefix of the columns' names, before the task")
     predict.add_argument(
-        "--prefix", default="", metavar="PRE", help="names of the scores begin with it, before the task's name"
+        "--batch-size", type=int, default=8192, metavar="N", help="number of rows scored at a time (default: 8192)"
     )
-    predict.add_argument("--batch-size", type=int, default=8192, help="rows scored at once (default: 8192)")
 
+
+def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
     explain = commands.add_parser(
-        "explain", parents=[common], help="show what a finished run has learnt between scenarios and for users"
+        "explain", parents=[common], help="show what a finished run has learnt about scenarios and users"
     )
     explained = explain.add_mutually_exclusive_group(required=True)
-    explained.add_argument("--run", metavar="DIR", help="the run's folder")
-    explained.add_argument("--runs", metavar="DIR,DIR", help="several runs: whether their attentions and gates agree")
-    explain.add_argument("--users", metavar="ID,ID", help="these users, by their ids as in the data")
-    explain.add_argument("--n", type=int, help="so many users, spread over the scenarios (default: 5)")
-    explain.add_argument("--out", metavar="FILE", help="the page that is written (default: DIR/explain.html)")
-    explain.add_argument("--knowledge_dir", metavar="DIR", help="where the run's knowledge is, if it has moved")
+    explained.add_argument("--run", metavar="DIR", help="folder of the run")
+    explained.add_argument(
+        "--runs", metavar="DIR,DIR", help="folders of several runs, to see whether their attention and gates agree"
+    )
+    explain.add_argument("--users", metavar="ID,ID", help="users to explain, by their ids in the data")
+    explain.add_argument(
+        "--n", type=int, metavar="N", help="number of users to explain, spread over the scenarios (default: 5)"
+    )
+    explain.add_argument("--out", metavar="FILE", help="page to write (default: DIR/explain.html)")
+    explain.add_argument("--knowledge_dir", metavar="DIR", help="folder of the run's knowledge, if it has moved")
 
-    _add_search(commands, common)
-    _add_compare(commands, common)
 
-    models = commands.add_parser("models", parents=[common], help="list the models, or one model's settings")
-    models.add_argument("model", nargs="?", help="show this model's settings and their defaults")
+def _add_models(commands: Any, common: argparse.ArgumentParser) -> None:
+    models = commands.add_parser("models", parents=[common], help="list all models, or one model's settings")
+    models.add_argument("model", nargs="?", help="model whose settings and defaults are shown")
 
-    helps = {
-        "prompts": "print some prompts made of the training data",
-        "embed": "encode prompts into a knowledge store",
-    }
-    for name, what in helps.items():
-        command = commands.add_parser(
-            name, parents=[common], help=what, description=f"{what[0].upper()}{what[1:]}.", allow_abbrev=False,
-            epilog=_KNOWLEDGE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-        command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
-        command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
+
+def _add_knowledge(commands: Any, common: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("prompts", "print examples of the prompts made from the training data"),
+        ("embed", "encode prompts into a knowledge store"),
+    ):
+        command = _add_command(commands, common, name, what, f"{what[0].upper()}{what[1:]}.", _KNOWLEDGE_HELP)
+        command.add_argument("--dataset", "-d", metavar="NAME", help=_DATASET_HELP)
+        _add_config_files(command)
         command.add_argument("--template", help="full, brief, keywords, or the path of a YAML file (default: full)")
         if name == "prompts":
             command.add_argument("--level", dest="levels", help="scenario, user or item (default: all)")
-            command.add_argument("--n", type=int, default=1, help="how many of each level (default: 1)")
+            command.add_argument("--n", type=int, default=1, metavar="N", help="prompts of each level (default: 1)")
         else:
             forms = f"{', '.join(encoder_forms())} (default: {DEFAULT_ENCODER})"
             command.add_argument("--encoder", help=forms)
-            command.add_argument("--name", help="what the knowledge is called: run_recbole --knowledge=NAME")
-            command.add_argument("--replace", action="store_true", help="replace other knowledge of this name")
-
-    given, rest = parser.parse_known_args(arguments)
-    if rest and given.command not in ("prompts", "embed", "search", "compare"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    given.rest = rest
-    given.words = sys.argv[1:] if arguments is None else list(arguments)
-    return _guarded(given.debug, lambda: _COMMANDS[given.command](given))
+            command.add_argument("--name", help="name of the knowledge, for run_recbole --knowledge=NAME")
+            command.add_argument("--replace", action="store_true", help="replace other knowledge of the same name")
 
 
 def _add_search(commands: Any, common: argparse.ArgumentParser) -> None:
-    command = commands.add_parser(
-        "search", parents=[common], help="search a model's architecture and training settings",
-        description="Search a model's architecture and training settings; the same command again goes on.",
-        epilog=_SEARCH_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    from recbole_msr.tuning.options import SearchOptions
+
+    command = _add_command(
+        commands, common, "search", "search a model's architecture and training settings",
+        "Search a model's architecture and training settings. The same command resumes an interrupted search.",
+        _SEARCH_HELP,
     )  # fmt: skip
-    command.add_argument("--model", "-m", help="a model's name")
-    command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
-    command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
-    command.add_argument("--space", metavar="FILE", help="the parameters (default: the model's own space)")
-    command.add_argument("--trials", type=int, metavar="N", help="trials, over all workers and restarts")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="time after which no trial begins")
-    command.add_argument("--total-epochs", type=int, metavar="N", help="epochs of all trials after which none begins")
-    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
-    command.add_argument("--study", metavar="NAME", help="the study's name (default: MODEL-DATASET)")
-    command.add_argument("--output", metavar="DIR", help="the folder (default: searches/STUDY)")
-    command.add_argument("--storage", metavar="URL", help="a database that machines share (default: a file in DIR)")
-    command.add_argument("--sampler", help="tpe, gp, cmaes, random, qmc, grid or nsga2 (default: tpe)")
-    command.add_argument("--pruner", help="median, percentile, halving, hyperband, patient, wilcoxon or none")
-    command.add_argument("--objectives", help="metrics and costs, such as auc/macro,parameters,flops,latency")
-    command.add_argument(
-        "--tolerance", type=float, default=0.01, metavar="SHARE",
-        help="several objectives: quality that a smaller model may cost (default: 0.01)",
-    )  # fmt: skip
-    command.add_argument("--trial-seeds", type=int, default=1, metavar="N", help="trainings of each trial (default: 1)")
-    command.add_argument("--final-seeds", type=int, default=3, metavar="N", help="seeds of the final test (default: 3)")
-    command.add_argument(
-        "--max-failures", type=int, default=5, metavar="N", help="failed trials in a row that end it (default: 5)"
-    )
-    command.add_argument(
-        "--fused", default="auto", metavar="N", help="trainings a worker has at once: N, off, or auto (default: auto)"
-    )
-    command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
+    _add_options(command, SearchOptions)
 
 
 def _add_compare(commands: Any, common: argparse.ArgumentParser) -> None:
-    command = commands.add_parser(
-        "compare", parents=[common], help="compare models on equal terms, with a leaderboard",
-        description="Compare models on equal terms; the same command again goes on, and reuses what is done.",
-        epilog=_COMPARE_HELP, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    from recbole_msr.comparison.options import CompareOptions
+
+    command = _add_command(
+        commands, common, "compare", "compare models on equal terms, with a leaderboard",
+        "Compare models on equal terms. The same command resumes an interrupted comparison and reuses finished runs.",
+        _COMPARE_HELP,
     )  # fmt: skip
-    command.add_argument("--models", "-m", metavar="A,B", help="what is compared: this package's models and RecBole's")
-    command.add_argument("--dataset", "-d", help="a dataset's name, looked for below --data_path")
-    command.add_argument("--config_files", nargs="+", default=[], metavar="FILE", help="YAML files; later ones win")
-    command.add_argument("--trials", type=int, default=0, metavar="N", help="trials of each search (default: 0, none)")
-    command.add_argument("--timeout", type=float, metavar="SECONDS", help="time of each search")
-    command.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each model (default: 3)")
-    command.add_argument("--reference", metavar="NAME", help="what the others are tested against (default: the first)")
-    command.add_argument("--vary", metavar="KEYS", help="'{loss_weighting: [fixed, dwa]}': each model once for each")
-    command.add_argument(
-        "--single-scenario", action="store_true", help="train on each scenario alone, too: negative transfer"
-    )
-    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
-    command.add_argument("--output", metavar="DIR", help="the folder (default: comparisons/DATASET)")
-    command.add_argument(
-        "--alpha", type=float, default=0.05, help="level of significance, after Holm's correction (default: 0.05)"
-    )
-    command.add_argument("--wandb", choices=("online", "offline", "disabled"), help="Weights & Biases")
+    _add_options(command, CompareOptions)
 
 
-def _compare(given: argparse.Namespace) -> int:
+def _add_command(
+    commands: Any, common: argparse.ArgumentParser, name: str, what: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
+    """Add a command that passes unknown arguments on as configuration keys."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, parents=[common], help=what, description=description, epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    return command
+
+
+def _add_options(command: argparse.ArgumentParser, options: type) -> None:
+    """Add the arguments of a class of options. Their defaults stay with the class: only what is set is passed on."""
+    from recbole_msr.jobs.options import declared_options
+
+    for option in declared_options(options):
+        argument = option.argument
+        if option.name == "config_files":
+            _add_config_files(command)
+        if argument is None:
+            continue
+        flags = [option.flag] if argument.short is None else [option.flag, argument.short]
+        text = option.summary[0].lower() + option.summary[1:].rstrip(".").replace("%", "%%")
+        has_default = option.default is not None and option.default is not False
+        described: dict[str, Any] = {
+            "help": f"{text} (default: {option.default})" if has_default else text,
+            "default": argparse.SUPPRESS,
+        }
+        if option.default is False:
+            command.add_argument(*flags, action="store_true", **described)
+            continue
+        command.add_argument(
+            *flags,
+            type=str if argument.read == "yaml" else argument.read,
+            metavar=argument.metavar,
+            choices=argument.choices,
+            **described,
+        )
+
+
+def _options(parsed: argparse.Namespace, options: type) -> dict[str, Any]:
+    """Return the options that were set on the command line, by field."""
+    from recbole_msr.jobs.options import declared_options
+
+    read: dict[str, Any] = {"config_files": _files(parsed), "config": _settings(parsed)}
+    for option in declared_options(options):
+        if option.argument is not None and hasattr(parsed, option.name):
+            value = getattr(parsed, option.name)
+            read[option.name] = parse_argument(option.name, value) if option.argument.read == "yaml" else value
+    return read
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    from recbole_msr.comparison.options import CompareOptions
     from recbole_msr.comparison.run import compare
     from recbole_msr.report.comparison.terminal import print_comparison
 
-    names = ("trials", "seeds", "reference", "single_scenario", "output", "workers", "timeout", "alpha", "wandb")
-    result = compare(
-        given.models,
-        given.dataset,
-        config_files=_files(given),
-        config=parse_settings([*given.rest, *_strayed(given)]),
-        vary=parse_argument("vary", given.vary) if given.vary is not None else None,
-        command=shlex.join(["recbole-msr", *given.words]),
-        **{name: getattr(given, name) for name in names},
-    )
+    command = shlex.join(["recbole-msr", *parsed.words])
+    result = compare(**_options(parsed, CompareOptions), command=command)
     print_comparison(result.summary)
     print(f"Files: {result.folder}")
     return 0
 
 
-def _search(given: argparse.Namespace) -> int:
+def _search(parsed: argparse.Namespace) -> int:
     from recbole_msr.jobs.storage import hide_password
     from recbole_msr.report.tuning.terminal import print_search
+    from recbole_msr.tuning.options import SearchOptions
     from recbole_msr.tuning.run import search
 
-    options = {
-        name: getattr(given, name)
-        for name in (
-            *("space", "trials", "timeout", "total_epochs", "workers", "study", "output", "storage", "objectives"),
-            *("tolerance", "trial_seeds", "final_seeds", "max_failures", "fused", "wandb"),
-        )
-    }
-    for name in ("sampler", "pruner"):
-        value = getattr(given, name)
-        options[name] = parse_argument(name, value) if value is not None else None
-    command = shlex.join(["recbole-msr", *(hide_password(word) for word in given.words)])
+    command = shlex.join(["recbole-msr", *(hide_password(word) for word in parsed.words)])
     sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
-    result = search(
-        given.model,
-        given.dataset,
-        config_files=_files(given),
-        config=parse_settings([*given.rest, *_strayed(given)]),
-        command=command,
-        **options,
-    )
+    result = search(**_options(parsed, SearchOptions), command=command)
     print_search(result.summary)
     print(f"Files: {result.folder}")
     return 0
 
 
-def _data(given: argparse.Namespace) -> int:
+def _data(parsed: argparse.Namespace) -> int:
     from recbole_msr.data.converters import convert
 
-    folder = convert(given.dataset, given.raw_dir, given.out_dir, given.sample, given.seed)
+    folder = convert(parsed.dataset, parsed.raw_dir, parsed.out_dir, parsed.sample, parsed.seed)
     print(f"Written to {folder}. Train on it with:")
-    print(f"  run_recbole --model=HiNet --dataset={given.dataset} --data_path={folder.parent}")
+    print(f"  run_recbole --model=HiNet --dataset={parsed.dataset} --data_path={folder.parent}")
     return 0
 
 
-def _predict(given: argparse.Namespace) -> int:
+def _predict(parsed: argparse.Namespace) -> int:
     from recbole_msr.runs.predict import predict_file
 
-    report = predict_file(given.run, given.data, given.out, given.batch_size, given.prefix)
+    report = predict_file(parsed.run, parsed.data, parsed.out, parsed.batch_size, parsed.prefix)
     for line in report:
         print(line)
     return 0
 
 
-def _explain(given: argparse.Namespace) -> int:
+def _explain(parsed: argparse.Namespace) -> int:
     from recbole_msr.report.run.agreement_page import write_agreement
     from recbole_msr.report.run.explain_page import write_explanation
 
-    if given.runs is not None:
-        if given.users is not None or given.n is not None:
+    if parsed.runs is not None:
+        if parsed.users is not None or parsed.n is not None:
             raise InputError("--users and --n are for one run (--run); --runs compares attentions and gates")
-        folders = [folder.strip() for folder in given.runs.split(",") if folder.strip()]
-        write_agreement(folders, given.out, given.knowledge_dir)
+        folders = [folder.strip() for folder in parsed.runs.split(",") if folder.strip()]
+        write_agreement(folders, parsed.out, parsed.knowledge_dir)
         return 0
-    users = None if given.users is None else [token.strip() for token in given.users.split(",") if token.strip()]
-    write_explanation(given.run, given.out, users, given.n, given.knowledge_dir)
+    users = None if parsed.users is None else [token.strip() for token in parsed.users.split(",") if token.strip()]
+    write_explanation(parsed.run, parsed.out, users, parsed.n, parsed.knowledge_dir)
     return 0
 
 
-def _models(given: argparse.Namespace) -> int:
-    if given.model is None:
+def _models(parsed: argparse.Namespace) -> int:
+    if parsed.model is None:
         print("Multi-scenario, multi-task models:")
         print("  " + ", ".join(registry.registered_models()))
         print("RecBole's models:")
         print("  " + ", ".join(registry.recbole_models()))
     else:
-        print(registry.describe(given.model), end="")
+        print(registry.describe(parsed.model), end="")
     return 0
 
 
-def _prompts(given: argparse.Namespace) -> int:
+def _prompts(parsed: argparse.Namespace) -> int:
     from recbole_msr.prompts.command import show_prompts
 
-    settings = parse_settings([*given.rest, *_strayed(given)]) | {"template": given.template, "levels": given.levels}
-    for line in show_prompts(given.dataset, _files(given), settings, given.n):
+    settings = _settings(parsed) | {"template": parsed.template, "levels": parsed.levels}
+    for line in show_prompts(parsed.dataset, _files(parsed), settings, parsed.n):
         print(line)
     return 0
 
 
-def _embed(given: argparse.Namespace) -> int:
+def _embed(parsed: argparse.Namespace) -> int:
     from recbole_msr.prompts.command import embed
 
-    settings = parse_settings([*given.rest, *_strayed(given)]) | {
-        "template": given.template,
-        "encoder": given.encoder,
-        "name": given.name,
-    }
-    for line in embed(given.dataset, _files(given), settings, given.replace):
+    settings = _settings(parsed) | {"template": parsed.template, "encoder": parsed.encoder, "name": parsed.name}
+    for line in embed(parsed.dataset, _files(parsed), settings, parsed.replace):
         print(line, flush=True)
     return 0
 
 
-def _files(given: argparse.Namespace) -> list[str]:
-    return [name for entry in given.config_files if not entry.startswith("--") for name in entry.split()]
+def _files(parsed: argparse.Namespace) -> list[str]:
+    return [name for entry in parsed.config_files if not entry.startswith("--") for name in entry.split()]
 
 
-def _strayed(given: argparse.Namespace) -> list[str]:
-    """Settings behind --config_files that have a space in them: argparse takes them for files."""
-    return [entry for entry in given.config_files if entry.startswith("--")]
+def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
+    """Return the configuration keys among the arguments."""
+    # A setting behind --config_files that has a space in it: argparse takes it for a file.
+    taken_for_files = [entry for entry in parsed.config_files if entry.startswith("--")]
+    return parse_settings([*parsed.rest, *taken_for_files])
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -358,7 +385,11 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
-    """`--key=value` and `--key value` arguments as settings."""
+    """Read `--key=value` and `--key value` arguments as settings.
+
+    Raises:
+        InputError: an argument is none of these, or has another value the second time.
+    """
     settings: dict[str, Any] = {}
     arguments = list(rest)
     while arguments:
@@ -370,15 +401,15 @@ def parse_settings(rest: Sequence[str]) -> dict[str, Any]:
             if not arguments or arguments[0].startswith("--"):
                 raise InputError(f"--{key} needs a value: --{key}=VALUE")
             value = arguments.pop(0)
-        read = parse_argument(key, value)
-        if key in settings and settings[key] != read:
+        parsed = parse_argument(key, value)
+        if key in settings and settings[key] != parsed:
             raise InputError(f"--{key} is given twice, with different values")
-        settings[key] = read
+        settings[key] = parsed
     return settings
 
 
 def _guarded(debug: bool, work: Callable[[], int]) -> int:
-    """Exit code 0: done; 2: bad input; 1: anything else. Errors are one line, unless --debug asks for more."""
+    """Do the work; errors become one line and the exit code 2 for bad input, 1 for anything else."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     handlers = list(logging.getLogger().handlers)  # who calls this from Python may have some
     for handler in handlers:
@@ -393,7 +424,7 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
         elif isinstance(error, KeyboardInterrupt):
             code = 1
             message = (
-                "interrupted; a run under Lightning goes on with --resume and the same --output_dir, "
+                "interrupted; a run under Lightning resumes with --resume and the same --output_dir, "
                 "a search or a comparison with the same command"
             )
         else:

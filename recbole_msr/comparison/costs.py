@@ -1,4 +1,4 @@
-"""What the compared models cost to run, measured one after the other once all of them are trained."""
+"""The cost of running the compared models, measured one after the other once all of them are trained."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.comparison.jobs import Jobs
-from recbole_msr.comparison.results import AGAIN, Collected
+from recbole_msr.comparison.results import AGAIN, EntryResults
 from recbole_msr.comparison.settings import CompareSettings
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.jobs.failure import reason_of
+from recbole_msr.jobs.model_cost import LATENCY_ROWS, flops, latency
 from recbole_msr.training.checkpoint import load_weights
 from recbole_msr.training.configure import training_config
-from recbole_msr.tuning.cost import flops, latency
-from recbole_msr.tuning.objective import LATENCY_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -29,38 +28,40 @@ class DamagedCheckpointError(InputError):
 
 
 def measure(settings: CompareSettings, jobs: Jobs, train: Any, valid: Any) -> dict[str, dict[str, Any]]:
-    """FLOPs and latencies of every entry's first run (of models of one task: summed over the tasks).
+    """Measure FLOPs and latencies of every entry's first run; of single-task models, the sum over the tasks.
 
-    Measured anew by every command, in one process with nothing else of the comparison at work, so that the entries of
-    one leaderboard can be compared.
+    Every command measures anew, in one process while no other job of the comparison runs, so that the entries of one
+    leaderboard can be compared.
 
     Args:
-        settings, jobs: the comparison.
-        train, valid: built splits that all models read.
+        settings: the comparison.
+        jobs: its jobs.
+        train: training split, which models are built from.
+        valid: validation split, whose rows are scored.
 
     Returns:
-        label -> {"flops": ..., "latency": ..., "latency_1": ...}; an entry that cannot be measured is left out.
+        label -> {"flops": per row, "latency": ms, "latency_1": ms}; without entries that cannot be measured.
 
     Raises:
-        InputError: a run's best.ckpt is damaged; one that is gone is a number less on the leaderboard.
+        InputError: a run's best.ckpt is damaged. A missing one only leaves a gap in the leaderboard.
     """
     rows = PackedTable(valid)
-    found: dict[str, dict[str, Any]] = {}
+    costs: dict[str, dict[str, Any]] = {}
     for entry in settings.entries:
-        of = Collected(settings, jobs, entry)
-        for seed in of.seeds()[:1]:
+        results = EntryResults(settings, jobs, entry)
+        for seed in results.seeds()[:1]:
             try:
-                parts = [_of_run(of.folder(job), train, rows) for job in of.parts(seed)]
+                parts = [_measure_run(results.folder(job), train, rows) for job in results.parts(seed)]
             except DamagedCheckpointError:
                 raise
-            except Exception as error:  # a number less on the leaderboard
+            except Exception as error:  # it leaves a gap in the leaderboard
                 logger.warning("%s: its cost could not be measured: %s", entry.label, reason_of(error))
                 continue
-            found[entry.label] = {name: _total(parts, name) for name in parts[0]}
-    return found
+            costs[entry.label] = {name: _total(parts, name) for name in parts[0]}
+    return costs
 
 
-def _of_run(folder: Path, train: Any, rows: PackedTable) -> dict[str, float]:
+def _measure_run(folder: Path, train: Any, rows: PackedTable) -> dict[str, float]:
     from recbole.utils import get_model
 
     settings = read_yaml(folder / "config.yaml") | {"strict": False}
@@ -77,10 +78,10 @@ def _of_run(folder: Path, train: Any, rows: PackedTable) -> dict[str, float]:
     def batch(count: int) -> Any:
         return rows.batch(slice(0, min(count, len(rows)))).to(config["device"])
 
-    found: dict[str, float] = {"flops": flops(model, batch(_FLOPS_ROWS))}
+    cost: dict[str, float] = {"flops": flops(model, batch(_FLOPS_ROWS))}
     for name, count in LATENCY_ROWS.items():
-        found[name] = round(latency(model, batch(count), count), 4)
-    return found
+        cost[name] = round(latency(model, batch(count), count), 4)
+    return cost
 
 
 def _total(parts: Sequence[Mapping[str, float]], name: str) -> float:

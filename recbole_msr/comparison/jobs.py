@@ -1,4 +1,4 @@
-"""The jobs of a comparison, done one by one by each process until none is left; nothing is done twice."""
+"""The jobs of a comparison: searches and runs, taken one by one by each process until none is left."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import NO_ROOM
+from recbole_msr.jobs.configuration import FREE_KEYS
 from recbole_msr.jobs.failure import reason_of
 from recbole_msr.jobs.terminal import quiet_terminal
 from recbole_msr.runs.folder import is_finished
 from recbole_msr.runs.run_once import run_once
 from recbole_msr.tuning.run import search
-from recbole_msr.tuning.study import FREE_KEYS
 from recbole_msr.tuning.trials_table import read_trials
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,13 @@ Job = Search | Training
 
 
 class Jobs:
-    """All jobs of a comparison, and how far they are, as the folder says; every process has its own.
+    """All jobs of a comparison, with their state as the folder shows it; every process has its own object.
 
-    A job's marks lie beside its folder: `.failed` with the reason, `.attempts` with a line for every start that has not
-    ended, `.done` with what a search was asked for. What failed is tried again by the next command.
+    A job's marks lie beside its folder: `.failed` with the reason, `.attempts` with one line for every start that was
+    cut short, `.done` with the settings of a finished search. Failed jobs are tried again by the next command.
+
+    Args:
+        settings: the comparison.
     """
 
     def __init__(self, settings: CompareSettings) -> None:
@@ -47,7 +50,7 @@ class Jobs:
         self.jobs: list[Job] = [*settings.searches(), *settings.trainings()]
 
     def folder(self, job: Job) -> Path | None:
-        """Where a job's files are; None for a training whose search has not ended."""
+        """Return the folder of a job's files; None for a training whose search has not ended."""
         if isinstance(job, Search):
             return self.settings.folder / job.path
         try:
@@ -56,6 +59,7 @@ class Jobs:
             return None
 
     def finished(self, job: Job) -> bool:
+        """Return whether a job has a result with the settings that are asked for now."""
         if isinstance(job, Search):
             return self.searched(job) == self.asked(job)
         if self.settings.searched and not self.finished(Search(job.entry, job.task)):
@@ -64,7 +68,7 @@ class Jobs:
         return folder is not None and is_finished(folder)
 
     def failure(self, job: Job) -> str | None:
-        """Why a job failed; a training fails with its search."""
+        """Return why a job failed, None if it did not; a training fails with its search."""
         if isinstance(job, Search):
             return _read(self.settings.folder / job.path, ".failed")
         if self.settings.searched:
@@ -75,74 +79,88 @@ class Jobs:
         return None if folder is None else _read(folder, ".failed")
 
     def over(self, job: Job) -> bool:
+        """Return whether a job is finished or has failed."""
         return self.finished(job) or self.failure(job) is not None
 
     def count_over(self) -> int:
+        """Return the number of jobs that are over."""
         return sum(self.over(job) for job in self.jobs)
 
     def forget_failures(self) -> None:
-        """Before a command begins: what failed is tried again. Starts that were killed still count."""
+        """Let failed jobs be tried again, before a command begins; starts that were killed still count."""
         for name in ("searches", "runs"):
             for mark in (self.settings.folder / name).rglob("*.failed"):
                 mark.with_suffix(".attempts").unlink(missing_ok=True)
                 mark.unlink()
 
     def work(self, orphaned: Callable[[], bool] = lambda: False, after: Callable[[], Any] | None = None) -> None:
-        """Do jobs until all are over; those that another process is at are left to it."""
+        """Do jobs until all are over, but for those that another process is working on.
+
+        Args:
+            orphaned: asked before every job whether to end.
+            after: called after every job.
+        """
         while not orphaned():
             left = [job for job in self.jobs if not self.over(job)]
             if not left:
                 return
-            done_one = False
+            has_done_any = False
             for job in left:
                 if orphaned():
                     return
                 if self.over(job) or not self._ready(job):
                     continue
-                done_one |= self._try(job)
+                has_done_any |= self._try(job)
                 if after is not None:
                     after()
-            if not done_one:
+            if not has_done_any:
                 time.sleep(_WAIT_SECONDS)
 
     def _ready(self, job: Job) -> bool:
         return isinstance(job, Search) or not self.settings.searched or self.finished(Search(job.entry, job.task))
 
     def _try(self, job: Job) -> bool:
-        """Do a job, unless another process is at it. What goes wrong in it is written down; the others go on."""
+        """Do a job, unless another process holds it.
+
+        Returns:
+            Whether this process held it.
+        """
         folder = self.folder(job)
         assert folder is not None
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{folder}.claim", timeout=0):
-                if self.over(job):
-                    return True
-                tries = (_read(folder, ".attempts") or "").count("\n")
-                # A search tries its own trials again, and gives up one that is killed again and again.
-                if tries > self.settings.retries and isinstance(job, Training):
-                    _write(folder, ".failed", f"its process was killed {tries} times, by too little memory perhaps")
-                    return True
-                _write(folder, ".attempts", "started\n" * (tries + 1))
-                try:
-                    with quiet_terminal():
-                        self._do(job, folder)
-                except Exception as error:
-                    if isinstance(error, OSError) and error.errno in NO_ROOM:
-                        raise
-                    reason = reason_of(error)
-                    if reason.startswith("error"):
-                        logger.error("%s: %s", folder, traceback.format_exc())
-                    traceback.clear_frames(error.__traceback__)  # they hold the model
-                    _write(folder, ".failed", reason)
-                    logger.warning("%s: %s", _told(job), reason)
-                finally:
-                    Path(f"{folder}.attempts").unlink(missing_ok=True)  # it was not killed
-                    gc.collect()
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
+                if not self.over(job):
+                    self._attempt(job, folder)
                 return True
         except Timeout:
             return False
+
+    def _attempt(self, job: Job, folder: Path) -> None:
+        """Do a job, and mark it failed with the reason if it fails; the other jobs go on."""
+        tries = (_read(folder, ".attempts") or "").count("\n")
+        # A search tries its own trials again, and gives up one that is killed again and again.
+        if tries > self.settings.retries and isinstance(job, Training):
+            _write(folder, ".failed", f"its process was killed {tries} times, by too little memory perhaps")
+            return
+        _write(folder, ".attempts", "started\n" * (tries + 1))
+        try:
+            with quiet_terminal():
+                self._do(job, folder)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            reason = reason_of(error)
+            if reason.startswith("error"):
+                logger.error("%s: %s", folder, traceback.format_exc())
+            traceback.clear_frames(error.__traceback__)  # they hold the model
+            _write(folder, ".failed", reason)
+            logger.warning("%s: %s", job.describe(), reason)
+        finally:
+            Path(f"{folder}.attempts").unlink(missing_ok=True)  # it was not killed
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _do(self, job: Job, folder: Path) -> None:
         if isinstance(job, Search):
@@ -151,14 +169,14 @@ class Jobs:
             run_once(folder, self.run_settings(job))
 
     def run_settings(self, job: Training) -> dict[str, Any]:
-        """All settings of a run, as `recbole_msr.run(config=...)` takes them."""
+        """Return all settings of a run, as `recbole_msr.run(config=...)` takes them."""
         settings = self.settings
         _, tuned = settings.tuned(job.entry, job.task)
-        given = {**tuned, **settings.config, **job.entry.settings}  # what is given was fixed in the search as well
-        if job.scenario is not None and isinstance(given.get("loss_weights"), Mapping):
-            given["loss_weights"] = _weights_of(given["loss_weights"], job.scenario)
+        config = {**tuned, **settings.config, **job.entry.settings}  # the last two were fixed in the search as well
+        if job.scenario is not None and isinstance(config.get("loss_weights"), Mapping):
+            config["loss_weights"] = _weights_of(config["loss_weights"], job.scenario)
         return {
-            **given,
+            **config,
             "main_task": job.task or settings.main_task,
             "model": job.entry.model,
             "dataset": settings.dataset,
@@ -171,9 +189,8 @@ class Jobs:
         }
 
     def _search(self, job: Search, folder: Path) -> None:
-
         settings = self.settings
-        found = search(
+        result = search(
             job.entry.model,
             settings.dataset,
             settings.trials or None,
@@ -186,20 +203,20 @@ class Jobs:
             wandb_project=settings.wandb_project,
             progress=False,
         )
-        if found.best_config is None:
-            reasons = ", ".join(found.summary["failures"])
+        if result.best_config is None:
+            reasons = ", ".join(result.summary["failures"])
             raise InputError(f"none of its trials was completed{f' ({reasons})' if reasons else ''}")
         _write(folder, ".done", json.dumps(self.asked(job)))
 
     def _time_left(self, folder: Path) -> float | None:
-        """What earlier, interrupted commands have left of a search's seconds."""
+        """Return the seconds of a search that earlier, interrupted commands have not used."""
         if self.settings.timeout is None or not (folder / "trials.parquet").is_file():
             return self.settings.timeout
         spent = read_trials(folder)["seconds"].sum()
         return max(1e-3, self.settings.timeout - float(spent))  # with nothing left, the results are written yet
 
     def searched(self, job: Search) -> dict[str, Any] | None:
-        """What a search that has ended was asked for.
+        """Return the budget and settings of a search that has ended; None of one that has not.
 
         Raises:
             InputError: the mark is damaged.
@@ -210,7 +227,7 @@ class Jobs:
         )
 
     def asked(self, job: Search) -> dict[str, Any]:
-        """What a search is asked for: its budget, and everything that decides its trials."""
+        """Return the budget of a search, and all settings that decide its trials."""
         settings = self.settings
         config = {**settings.config, **job.entry.settings}
         return {
@@ -222,15 +239,9 @@ class Jobs:
 
 
 def _weights_of(weights: Mapping[str, Any], scenario: str) -> dict[str, Any]:
-    """The losses' weights as far as they are about one scenario."""
-    own = {task: weight.get(scenario) if isinstance(weight, Mapping) else weight for task, weight in weights.items()}
-    return {task: weight for task, weight in own.items() if weight is not None}
-
-
-def _told(job: Job) -> str:
-    if isinstance(job, Search):
-        return f"{job.entry.label}, search" + (f" for task {job.task}" if job.task else "")
-    return f"{job.entry.label}, {job.told()}"
+    """Return the losses' weights of one scenario, by task."""
+    of_scenario = {task: by.get(scenario) if isinstance(by, Mapping) else by for task, by in weights.items()}
+    return {task: weight for task, weight in of_scenario.items() if weight is not None}
 
 
 def _write(folder: Path, suffix: str, text: str) -> None:

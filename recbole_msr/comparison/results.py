@@ -1,4 +1,4 @@
-"""The folders of a comparison become its summary: one line an entry, tested against the reference."""
+"""From the folders of a comparison to its summary: the results of each entry, tested against the reference."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.significance import Difference, Measured, Rows, adjust, differences
 from recbole_msr.files.json import read_json
 from recbole_msr.files.yaml import read_yaml
+from recbole_msr.jobs.failure import PARQUET_DAMAGE
+from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.result_file import read_result
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
-from recbole_msr.tuning.outcome import SUMMARY, spread
-from recbole_msr.tuning.trials_table import PARQUET_DAMAGE, read_trials
+from recbole_msr.tuning.outcome import SUMMARY
+from recbole_msr.tuning.trials_table import read_trials
 
 AGAIN = "delete its folder, and the same command trains it again"
-"""What to do about a run of a comparison that is damaged."""
+"""Advice for a damaged run of a comparison."""
 
 
 class SharedRows:
-    """The test rows as all entries see them, with the labels of all tasks.
+    """The test rows that all entries share, with the labels of all tasks.
 
     Args:
-        split: the test split of a model of several tasks, which keeps rows that lack the main task's label.
+        split: test split of a multi-task model, which keeps rows that lack the main task's label.
         least: `min_scenario_rows`.
     """
 
@@ -42,18 +44,24 @@ class SharedRows:
         self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least)
 
     def cells(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Rows and positives of every scenario and task."""
-        found: dict[str, dict[str, dict[str, int]]] = {}
+        """Count rows and positives of every scenario and task."""
+        counts: dict[str, dict[str, dict[str, int]]] = {}
         for number, scenario in enumerate(self.scenarios, start=1):
             labels = self.labels[self.scenario == number]
-            found[scenario] = {
+            counts[scenario] = {
                 task: {"rows": int((column != MISSING_LABEL).sum()), "positives": int((column == 1).sum())}
                 for task, column in zip(self.tasks, labels.T, strict=True)
             }
-        return found
+        return counts
 
     def place(self, into: np.ndarray, folder: Path, task: str | None, scenario: str | None) -> None:
-        """Put the predictions of a run at its rows of a table (N, T).
+        """Write the predictions of a run into its rows of a table.
+
+        Args:
+            into: the table, shape (N, T).
+            folder: folder of the run.
+            task: its only task; None for all.
+            scenario: its only scenario; None for all.
 
         Raises:
             InputError: they are of other rows.
@@ -88,13 +96,13 @@ class SharedRows:
             scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
             if not ((scores >= 0) & (scores <= 1)).all():
                 raise InputError(
-                    f"{folder / 'predictions.parquet'} is damaged: score_{name} holds what is no probability: {AGAIN}"
+                    f"{folder / 'predictions.parquet'} is damaged: score_{name} is no probability everywhere: {AGAIN}"
                 )
             into[here, column] = scores
 
 
-class Collected:
-    """What the folders of a comparison hold of one entry."""
+class EntryResults:
+    """The results of one entry, read from the folders of its runs."""
 
     def __init__(self, settings: CompareSettings, jobs: Jobs, entry: Entry) -> None:
         self.settings, self.entry, self._jobs = settings, entry, jobs
@@ -118,21 +126,21 @@ class Collected:
             "scenarios": [job.scenario] if job.scenario is not None else settings.scenarios,
         }
         result = read_result(folder / "result.json", expected, AGAIN)
-        wanted = [job.task] if job.task is not None else settings.tasks
-        found = list(result["test"].get("pooled", {}))
-        if sorted(found) != sorted(wanted):
+        expected_tasks = [job.task] if job.task is not None else settings.tasks
+        tasks = list(result["test"].get("pooled", {}))
+        if sorted(tasks) != sorted(expected_tasks):
             raise InputError(
-                f"{folder / 'result.json'} is of another run: it has results for {', '.join(found) or 'no task'}, "
-                f"expected {', '.join(wanted)}; {AGAIN}"
+                f"{folder / 'result.json'} is of another run: it has results for {', '.join(tasks) or 'no task'}, "
+                f"expected {', '.join(expected_tasks)}; {AGAIN}"
             )
         return result
 
     def parts(self, seed: int, scenario: str | None = None) -> list[Training]:
-        """The runs that together are the entry with one seed: one, or one a task."""
+        """Return the runs of one seed: one run, or one for each task."""
         return [job for job in self._trainings if (job.seed, job.scenario) == (seed, scenario)]
 
     def seeds(self, scenario: str | None = None) -> list[int]:
-        """The seeds whose runs are all there."""
+        """Return the seeds whose runs are all finished."""
         return [
             seed
             for seed in self.settings.seed_list
@@ -140,20 +148,21 @@ class Collected:
         ]
 
     def folder(self, job: Training) -> Path:
+        """Return the folder of a run."""
         folder = self._jobs.folder(job)
         assert folder is not None
         return folder
 
     def evaluation(self, seed: int, split: str) -> Evaluation:
-        """The cells of all tasks, of one run or of one run a task."""
-        return self._put_together(self.parts(seed), split, self.settings.scenarios)
+        """Return the cells of all tasks, from one run or from one run for each task."""
+        return self._merge(self.parts(seed), split, self.settings.scenarios)
 
     def evaluation_alone(self, seed: int, scenario: str) -> Evaluation:
-        """The test cells of the training on one scenario."""
-        return self._put_together(self.parts(seed, scenario), "test", [scenario])
+        """Return the test cells of the training on one scenario."""
+        return self._merge(self.parts(seed, scenario), "test", [scenario])
 
-    def _put_together(self, jobs: Sequence[Training], split: str, scenarios: Sequence[str]) -> Evaluation:
-        parts = [Evaluation.from_dict(self._whole(job)[split]) for job in jobs]
+    def _merge(self, jobs: Sequence[Training], split: str, scenarios: Sequence[str]) -> Evaluation:
+        parts = [Evaluation.from_dict(self._finished(job)[split]) for job in jobs]
         tasks = self.settings.tasks
         pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
         cells = {
@@ -166,13 +175,13 @@ class Collected:
             {scenario: {task: row[task] for task in tasks} for scenario, row in cells.items()},
         )
 
-    def _whole(self, job: Training) -> dict[str, Any]:
+    def _finished(self, job: Training) -> dict[str, Any]:
         result = self.results[job]
         assert result is not None
         return result
 
     def joint(self, seed: int, shared: SharedRows) -> Measured:
-        """What the joint training predicts, measured."""
+        """Measure the predictions of the joint training."""
         if seed not in self._joint:
             table = np.full(shared.labels.shape, np.nan)
             for job in self.parts(seed):
@@ -181,7 +190,7 @@ class Collected:
         return self._joint[seed]
 
     def alone(self, seed: int, shared: SharedRows) -> Measured:
-        """What the trainings on single scenarios predict, each in its own, measured."""
+        """Measure the predictions of the trainings on single scenarios, each for its own rows."""
         table = np.full(shared.labels.shape, np.nan)
         for scenario in self.settings.scenarios:
             parts = self.parts(seed, scenario)
@@ -191,13 +200,13 @@ class Collected:
         return shared.rows.measure(table)
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """A spread over the seeds for every metric key that some seed has."""
-        seeds = self.seeds()
-        found = [self.evaluation(seed, split).flat() for seed in seeds]
-        keys = dict.fromkeys(key for values in found for key in values if "/" in key)
-        return {key: spread([values.get(key) for values in found]) for key in keys}
+        """Return a spread over the seeds for every metric key that some seed has."""
+        by_seed = [self.evaluation(seed, split).flat() for seed in self.seeds()]
+        keys = dict.fromkeys(key for values in by_seed for key in values if "/" in key)
+        return {key: spread([values.get(key) for values in by_seed]) for key in keys}
 
     def worst_cell(self, metrics: Mapping[str, Any]) -> dict[str, str] | None:
+        """Return the scenario and task with the lowest mean AUC; None where none has one."""
         cells = {
             (scenario, task): metrics[key]["mean"]
             for scenario in self.settings.scenarios
@@ -210,23 +219,35 @@ class Collected:
         return {"scenario": scenario, "task": task}
 
     def cost(self, measured: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What the entry costs; of models of one task, the sum over the tasks."""
-        found: dict[str, Any] = dict.fromkeys(("parameters", "flops", "latency_1", "latency"))
-        found |= measured or {}
-        runs = [[self._whole(job) for job in self.parts(seed)] for seed in self.seeds()]
-        found["parameters"] = sum(run["parameters"] for run in runs[0]) if runs else None
-        found["train_seconds"] = spread([sum(run["seconds"]["train"] for run in parts) for parts in runs])
-        found["rows_per_second"] = spread([_together([run["rows_per_second"] for run in parts]) for parts in runs])
-        found["epochs"] = spread([sum(run["epochs"] for run in parts) for parts in runs])
-        if not runs:
-            found |= dict.fromkeys(("train_seconds", "rows_per_second", "epochs"))
-        searches = [self._search_summary(job) for job in self._searches]
-        known = [one for one in searches if one is not None]
-        whole = bool(known) and len(known) == len(searches)
-        found["search_seconds"] = round(sum(one["trial_seconds"] for one in known), 3) if whole else None
-        found["search_trials"] = sum(sum(one["trials"].values()) for one in known) if whole else None
-        found["search_epochs"] = sum(self._search_epochs(job) for job in self._searches) if whole else None
-        return found
+        """Return the entry's cost; of single-task models, the sum over the tasks.
+
+        Args:
+            measured: what `measure` found for it; None where it could not be measured.
+        """
+        unknown = dict.fromkeys(("parameters", "flops", "latency_1", "latency"))
+        return {**unknown, **(measured or {}), **self._training_cost(), **self._search_cost()}
+
+    def _training_cost(self) -> dict[str, Any]:
+        by_seed = [[self._finished(job) for job in self.parts(seed)] for seed in self.seeds()]
+        if not by_seed:
+            return dict.fromkeys(("parameters", "train_seconds", "rows_per_second", "epochs"))
+        return {
+            "parameters": sum(run["parameters"] for run in by_seed[0]),
+            "train_seconds": spread([sum(run["seconds"]["train"] for run in runs) for runs in by_seed]),
+            "rows_per_second": spread([_joint_rate([run["rows_per_second"] for run in runs]) for runs in by_seed]),
+            "epochs": spread([sum(run["epochs"] for run in runs) for runs in by_seed]),
+        }
+
+    def _search_cost(self) -> dict[str, Any]:
+        summaries = [self._search_summary(job) for job in self._searches]
+        ended = [summary for summary in summaries if summary is not None]
+        if not ended or len(ended) < len(summaries):
+            return dict.fromkeys(("search_seconds", "search_trials", "search_epochs"))
+        return {
+            "search_seconds": round(sum(summary["trial_seconds"] for summary in ended), 3),
+            "search_trials": sum(sum(summary["trials"].values()) for summary in ended),
+            "search_epochs": sum(self._search_epochs(job) for job in self._searches),
+        }
 
     def _search_summary(self, job: Search) -> dict[str, Any] | None:
         path = self.settings.folder / job.path / "summary.json"
@@ -242,72 +263,70 @@ class Collected:
         return int(read_trials(self.settings.folder / job.path)["epochs"].fillna(0).sum())
 
     def listing(self) -> dict[str, Any]:
-        """The runs and searches, each with what became of it."""
-        runs, searches = [], []
-        for job in self._trainings:
-            result, folder = self.results[job], self._jobs.folder(job)
-            runs.append(
-                {
-                    "task": job.task,
-                    "scenario": job.scenario,
-                    "seed": job.seed,
-                    "status": "complete" if result is not None else "failed",
-                    "reason": None if result is not None else self._jobs.failure(job) or "it was not run",
-                    "folder": None if folder is None else folder.relative_to(self.settings.folder).as_posix(),
-                    "best_epoch": result["best_epoch"] if result is not None else None,
-                    "epochs": result["epochs"] if result is not None else None,
-                }
-            )
-        for search in self._searches:
-            summary, best = self._search_summary(search), None
-            if summary is not None and summary["best"] is not None:
-                best = summary["best"]["values"][0]
-            failure = self._jobs.failure(search)
-            searches.append(
-                {
-                    "task": search.task,
-                    "status": "complete" if self._jobs.finished(search) else "failed",
-                    "reason": failure,
-                    "folder": search.path.as_posix(),
-                    "value": best,
-                    "trials": sum(summary["trials"].values()) if summary is not None else 0,
-                }
-            )
-        return {"runs": runs, "searches": searches}
+        """Return the state of every run and every search, for the summary."""
+        return {
+            "runs": [self._run_state(job) for job in self._trainings],
+            "searches": [self._search_state(job) for job in self._searches],
+        }
+
+    def _run_state(self, job: Training) -> dict[str, Any]:
+        result, folder = self.results[job], self._jobs.folder(job)
+        return {
+            "task": job.task,
+            "scenario": job.scenario,
+            "seed": job.seed,
+            "status": "complete" if result is not None else "failed",
+            "reason": None if result is not None else self._jobs.failure(job) or "it was not run",
+            "folder": None if folder is None else folder.relative_to(self.settings.folder).as_posix(),
+            "best_epoch": result["best_epoch"] if result is not None else None,
+            "epochs": result["epochs"] if result is not None else None,
+        }
+
+    def _search_state(self, job: Search) -> dict[str, Any]:
+        summary = self._search_summary(job)
+        best = summary["best"] if summary is not None else None
+        return {
+            "task": job.task,
+            "status": "complete" if self._jobs.finished(job) else "failed",
+            "reason": self._jobs.failure(job),
+            "folder": job.path.as_posix(),
+            "value": best["values"][0] if best is not None else None,
+            "trials": sum(summary["trials"].values()) if summary is not None else 0,
+        }
 
     def config(self) -> dict[str, Any] | None:
-        """Every key of the first joint run."""
+        """Return every configuration key of the first joint run."""
         for seed in self.seeds():
             config: dict[str, Any] = _finite(read_yaml(self.folder(self.parts(seed)[0]) / "config.yaml"))
             return config
         return None
 
     def reasons(self, listing: Mapping[str, Any]) -> list[str]:
-        """Why something failed; the same reason of several runs is told once."""
+        """Return why runs and searches failed; runs that failed for the same reason share a sentence."""
         if self.entry.refused is not None:
             return [self.entry.refused]
-        found: dict[str, list[str]] = {}
-        for one in listing["searches"]:
-            if one["status"] == "failed":
-                found.setdefault(one["reason"] or "it was not run", []).append(
-                    _named(one["task"], None, None, "search")
+        places: dict[str, list[str]] = {}
+        for search in listing["searches"]:
+            if search["status"] == "failed":
+                places.setdefault(search["reason"] or "it was not run", []).append(
+                    _place("search", search["task"], None, None)
                 )
-        for one in listing["runs"]:
-            if one["status"] == "failed" and not str(one["reason"]).startswith("its search failed"):
-                found.setdefault(one["reason"], []).append(_named(one["task"], one["scenario"], one["seed"], ""))
-        return [f"{'; '.join(places)}: {reason}" for reason, places in found.items()]
+        for run in listing["runs"]:
+            if run["status"] == "failed" and not str(run["reason"]).startswith("its search failed"):
+                places.setdefault(run["reason"], []).append(_place("", run["task"], run["scenario"], run["seed"]))
+        return [f"{'; '.join(failed)}: {reason}" for reason, failed in places.items()]
 
 
 def _finite(value: Any) -> Any:
-    """A setting as JSON can have it: infinity and NaN as words."""
+    """Return a setting as JSON can have it: infinity and NaN as words."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(part) for part in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _named(task: str | None, scenario: str | None, seed: int | None, what: str) -> str:
+def _place(what: str, task: str | None, scenario: str | None, seed: int | None) -> str:
     parts = [
         what,
         f"task {task}" if task else "",
@@ -317,8 +336,8 @@ def _named(task: str | None, scenario: str | None, seed: int | None, what: str) 
     return ", ".join(part for part in parts if part)
 
 
-def _together(rates: Sequence[float | None]) -> float | None:
-    """Rows per second of several trainings of the same rows, one after the other."""
+def _joint_rate(rates: Sequence[float | None]) -> float | None:
+    """Return the rows per second of several trainings on the same rows, one after the other."""
     if not rates or any(not rate for rate in rates):
         return None
     return round(1 / sum(1 / rate for rate in rates if rate))
@@ -327,21 +346,21 @@ def _together(rates: Sequence[float | None]) -> float | None:
 def collect(
     settings: CompareSettings, jobs: Jobs, shared: SharedRows, costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The entries of a summary.
+    """Return the entries of a summary.
 
     Args:
         settings: the comparison.
         jobs: its jobs.
         shared: the test rows.
-        costs: what was measured on the built models, by label.
+        costs: what `measure` returned.
     """
-    found = {entry.label: Collected(settings, jobs, entry) for entry in settings.entries}
-    tested = _tested(settings, found, shared)
-    transfers = _transfers(settings, found, shared) if settings.single_scenario else {}
+    by_label = {entry.label: EntryResults(settings, jobs, entry) for entry in settings.entries}
+    differences_by_label = _differences(settings, by_label, shared)
+    transfers = _transfers(settings, by_label, shared) if settings.single_scenario else {}
     entries = []
     for entry in settings.entries:
-        of = found[entry.label]
-        listing, seeds, test = of.listing(), of.seeds(), of.metrics("test")
+        results = by_label[entry.label]
+        listing, seeds, test = results.listing(), results.seeds(), results.metrics("test")
         status = "failed" if not seeds else "complete"
         if seeds and any(run["status"] == "failed" for run in listing["runs"]):
             status = "partial"
@@ -352,77 +371,78 @@ def collect(
                 "settings": _finite(entry.settings),
                 "kind": entry.kind,
                 "status": status,
-                "reasons": of.reasons(listing),
+                "reasons": results.reasons(listing),
                 "seeds": seeds,
                 "test": test,
-                "valid": of.metrics("valid"),
-                "worst_cell": of.worst_cell(test),
-                "differences": tested.get(entry.label),
+                "valid": results.metrics("valid"),
+                "worst_cell": results.worst_cell(test),
+                "differences": differences_by_label.get(entry.label),
                 "transfer": transfers.get(entry.label),
-                "cost": of.cost(costs.get(entry.label)),
+                "cost": results.cost(costs.get(entry.label)),
                 **listing,
-                "config": of.config(),
+                "config": results.config(),
             }
         )
     return entries
 
 
-def _tested(
-    settings: CompareSettings, found: Mapping[str, Collected], shared: SharedRows
+def _differences(
+    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The differences to the reference of all entries that have seeds in common with it."""
-    reference = found[settings.reference]
+    """Test the differences to the reference of all entries that have seeds in common with it."""
+    reference = by_label[settings.reference]
     of_reference = {seed: reference.joint(seed, shared) for seed in reference.seeds()}
-    each: dict[str, dict[str, Difference]] = {}
-    for label, of in found.items():
-        seeds = [seed for seed in of.seeds() if seed in of_reference]
+    untested: dict[str, dict[str, Difference]] = {}
+    for label, results in by_label.items():
+        seeds = [seed for seed in results.seeds() if seed in of_reference]
         if label != settings.reference and seeds:
-            own = [of.joint(seed, shared) for seed in seeds]
-            each[label] = differences(own, [of_reference[seed] for seed in seeds])
-    return adjust(each, settings.alpha)
+            of_entry = [results.joint(seed, shared) for seed in seeds]
+            untested[label] = differences(of_entry, [of_reference[seed] for seed in seeds])
+    return adjust(untested, settings.alpha)
 
 
 def _transfers(
-    settings: CompareSettings, found: Mapping[str, Collected], shared: SharedRows
+    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows
 ) -> dict[str, dict[str, Any]]:
-    """Joint minus alone, for every entry; tested over the entries, scenarios and tasks as one family a cell."""
-    each: dict[str, dict[str, Difference]] = {}
-    for label, of in found.items():
-        seeds = _compared(settings, of)
+    """Test joint training minus training alone, for every entry; all entries' cells are one family of tests."""
+    untested: dict[str, dict[str, Difference]] = {}
+    for label, results in by_label.items():
+        seeds = _compared(settings, results)
         if not seeds:
             continue
-        joint = [of.joint(seed, shared) for seed in seeds]
-        alone = [of.alone(seed, shared) for seed in seeds]
-        each[label] = {key: one for key, one in differences(joint, alone).items() if key.startswith("auc/")}
-    tested = adjust(each, settings.alpha)
+        joint = [results.joint(seed, shared) for seed in seeds]
+        alone = [results.alone(seed, shared) for seed in seeds]
+        untested[label] = {key: value for key, value in differences(joint, alone).items() if key.startswith("auc/")}
     return {
         label: {
-            "macro": of.get("auc/macro"),
+            "macro": tested.get("auc/macro"),
             "cells": {
                 scenario: {
-                    task: None
-                    if (key := f"auc/{scenario}/{task}") not in of
-                    else {**_joint_and_alone(settings, found[label], scenario, task), "difference": of[key]}
-                    for task in settings.tasks
+                    task: _transfer_cell(settings, by_label[label], tested, scenario, task) for task in settings.tasks
                 }
                 for scenario in settings.scenarios
             },
         }
-        for label, of in tested.items()
+        for label, tested in adjust(untested, settings.alpha).items()
     }
 
 
-def _compared(settings: CompareSettings, of: Collected) -> list[int]:
-    """The seeds for which the joint training and those alone are there; of scenarios that could be trained alone."""
-    able = [scenario for scenario in settings.scenarios if of.seeds(scenario)]
-    if not able:
+def _transfer_cell(
+    settings: CompareSettings, results: EntryResults, tested: Mapping[str, Any], scenario: str, task: str
+) -> dict[str, Any] | None:
+    """Return the test AUC of one cell after either training, means over the seeds, and their difference."""
+    difference = tested.get(f"auc/{scenario}/{task}")
+    if difference is None:
+        return None
+    seeds = _compared(settings, results)
+    joint = [results.evaluation(seed, "test").cells[scenario][task].auc for seed in seeds]
+    alone = [results.evaluation_alone(seed, scenario).cells[scenario][task].auc for seed in seeds]
+    return {"joint": spread(joint)["mean"], "alone": spread(alone)["mean"], "difference": difference}
+
+
+def _compared(settings: CompareSettings, results: EntryResults) -> list[int]:
+    """Return the seeds with both the joint training and that on every scenario that could be trained alone."""
+    trained_alone = [scenario for scenario in settings.scenarios if results.seeds(scenario)]
+    if not trained_alone:
         return []
-    return sorted(set.intersection(*(set(of.seeds(scenario)) for scenario in (None, *able))))
-
-
-def _joint_and_alone(settings: CompareSettings, of: Collected, scenario: str, task: str) -> dict[str, float | None]:
-    """Test AUC of one cell after either training, means over the seeds."""
-    seeds = _compared(settings, of)
-    joint = [of.evaluation(seed, "test").cells[scenario][task].auc for seed in seeds]
-    alone = [of.evaluation_alone(seed, scenario).cells[scenario][task].auc for seed in seeds]
-    return {"joint": spread(joint)["mean"], "alone": spread(alone)["mean"]}
+    return sorted(set.intersection(*(set(results.seeds(scenario)) for scenario in (None, *trained_alone))))

@@ -1,4 +1,4 @@
-"""A comparison from settings to results: what `recbole-msr compare` and `recbole_msr.compare()` do."""
+"""A comparison from its options to its results: `recbole_msr.compare` and the command `recbole-msr compare`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from recbole_msr.comparison.costs import measure
 from recbole_msr.comparison.jobs import Jobs
+from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.comparison.resolve import read_compare, space_of
 from recbole_msr.comparison.results import SharedRows, collect
 from recbole_msr.comparison.settings import CompareSettings, Entry, Search
@@ -30,7 +31,9 @@ from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import COMPARISON
 from recbole_msr.files.yaml import read_yaml
+from recbole_msr.jobs.configuration import FREE_KEYS
 from recbole_msr.jobs.failure import reason_of
+from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
@@ -42,7 +45,6 @@ from recbole_msr.runs.versions import versions
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.run import build_stores
-from recbole_msr.tuning.study import FREE_KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,11 +57,11 @@ _MADE_BY = Path("workers", "made_by.json")
 
 @dataclass
 class CompareResult:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        summary: the content of summary.json.
-        folder: where leaderboard.csv, report.html and the runs are.
+        summary: content of summary.json.
+        folder: output folder, with leaderboard.csv, report.html and the runs.
     """
 
     summary: dict[str, Any]
@@ -67,129 +69,117 @@ class CompareResult:
 
     @property
     def leaderboard(self) -> pd.DataFrame:
-        """A line an entry, the best `auc/macro` first."""
+        """Return a table with one row per entry, the best `auc/macro` first."""
         return leaderboard_frame(self.summary)
 
     @property
     def verdict(self) -> list[str]:
-        """What the numbers say, in sentences."""
+        """Return the conclusions, in sentences."""
         return list(self.summary["verdict"])
 
 
+@takes(CompareOptions)
 @one_at_a_time
-def compare(
-    models: str | Sequence[str] | Mapping[str, Any] | None = None,
-    dataset: str | None = None,
-    trials: int = 0,
-    seeds: int = 3,
-    *,
-    config_files: Sequence[str | Path] = (),
-    config: Mapping[str, Any] | None = None,
-    vary: Mapping[str, Any] | None = None,
-    reference: str | None = None,
-    single_scenario: bool = False,
-    output: str | Path | None = None,
-    workers: int = 1,
-    timeout: float | None = None,
-    alpha: float = 0.05,
-    wandb: str | None = None,
-    wandb_project: str | None = None,
-    progress: bool = True,
-    command: str | None = None,
-) -> CompareResult:
-    """Compare models on equal terms; the same call again goes on where it was, and reuses what is done.
+def compare(options: CompareOptions) -> CompareResult:
+    """Compare models on equal terms; the same call resumes an interrupted comparison, and reuses finished runs.
 
     All see the same rows, split and features, and have the same limit of epochs, early stopping, validation metric
     and budget of their searches. Epochs and trials are chosen on the validation split; each run's best epoch is
-    tested once.
+    tested once. The options are given one by one, or as a `CompareOptions`, with changes by name::
 
-    Args:
-        models: names; or a mapping of labels to settings ({"wide": {"model": "HiNet", "embedding_size": 32}}), or a
-            YAML file of one.
-        dataset: its name.
-        trials: trials of each model's search (of each task's model, for those of one task); 0 compares defaults.
-        seeds: runs of each entry; their seeds are none of its search's.
-        config_files, config: configuration keys of every run, as for `recbole_msr.run`.
-        vary: keys with lists of values: every model of this package is entered once for each combination.
-        reference: the label of the entry that the others are tested against; by default the first.
-        single_scenario: also train every entry on each scenario's rows alone, to see what training together costs.
-        output: the folder; by default comparisons/DATASET.
-        workers: processes on this machine.
-        timeout: seconds of each search, beside or instead of `trials`.
-        alpha: level of significance, after Holm's correction.
-        wandb: online, offline or disabled; wandb_project: the project there.
-        progress: draw a progress bar.
-        command: what to show as the command that made the results.
+        compare(["HiNet", "DeepFM"], "ml-100k", seeds=3)
+
+        options = CompareOptions({"HiNet": {}, "wide": {"model": "HiNet", "embedding_size": 32}}, "ml-100k")
+        compare(options, workers=2)
+
+    Returns:
+        The result; the same is in the files of its folder.
 
     Raises:
-        InputError: something given cannot be used. What concerns one entry alone is told in its line instead.
+        InputError: an option cannot be used. What concerns one entry alone is reported in its row instead.
     """
-    command = command or python_call(compare, locals())
     started = time.monotonic()
-    settings, rows_config = read_compare(
-        models, dataset, config_files, config or {}, vary, reference, output, trials=trials, seeds=seeds,
-        single_scenario=single_scenario, workers=workers, timeout=timeout, alpha=alpha, wandb=wandb,
-        wandb_project=wandb_project,
-    )  # fmt: skip
+    settings, rows_config = read_compare(options)
     occupied = f"a comparison is under way in {settings.folder}; wait for it, or give another --output"
     threads = int(settings.config["threads"])
-    alone = min(threads * settings.workers, cores())  # while the workers are not there yet
-    with lock_output(settings.folder, occupied, COMPARISON) as hold, torch_threads(threads):
-        with reading_data(rows_config), torch_threads(alone):
-            from recbole.data import create_dataset
-
-            data = create_dataset(rows_config)
-            splits = data.build()
-        log_rows(data)
-        check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
-        shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
-        settings = replace(settings, scenarios=shared.scenarios)
-        with torch_threads(alone):
-            settings = _with_knowledge(settings)
-        settings = _validated(settings, rows_config, splits[1])
-        made_by = _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
+    with lock_output(settings.folder, occupied, COMPARISON) as lock, torch_threads(threads):
+        settings, data = _prepare(settings, rows_config)
+        origin = _check_same_data(settings, fingerprint(rows_config, rows_config["data_path"], settings.dataset))
         jobs = Jobs(settings)
         outdated = _check_done(jobs)
-        text = json.dumps(made_by)
-        write_atomically(
-            settings.folder / _MADE_BY, lambda temporary: Path(temporary).write_text(text, encoding="utf-8")
-        )
+        _write_json(settings.folder / _MADE_BY, origin)
         settings.write()
-        hold.begun = True
+        lock.begun = True
         jobs.forget_failures()
-        for folder in outdated:
-            with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):
-                shutil.rmtree(folder)
-        _do(settings, jobs, progress)
-        costs = measure(settings, jobs, splits[0], splits[1])
-        entries = collect(settings, jobs, shared, costs)
-        summary = _summarise(settings, entries, shared, [len(split) for split in splits])
-        summary |= {"data": data.row_report(), "seconds": round(time.monotonic() - started, 3), "command": command}
+        _remove(outdated)
+        _run_jobs(settings, jobs, options.progress)
+        costs = measure(settings, jobs, data.splits[0], data.splits[1])
+        summary = _summarise(settings, collect(settings, jobs, data.shared, costs), data)
+        summary["seconds"] = round(time.monotonic() - started, 3)
+        summary["command"] = options.command or python_call("compare", options)
         summary["verdict"] = verdict(summary)
         _write_results(settings, summary)
     return CompareResult(summary, settings.folder)
 
 
+@dataclass(frozen=True)
+class _Data:
+    """The rows that all entries share.
+
+    Attributes:
+        splits: the training, validation and test split.
+        shared: the test rows.
+        report: what became of every row of the data files.
+    """
+
+    splits: Sequence[Any]
+    shared: SharedRows
+    report: dict[str, Any]
+
+
+def _prepare(settings: CompareSettings, rows_config: Any) -> tuple[CompareSettings, _Data]:
+    """Read the data and build the knowledge, before any worker is started.
+
+    Returns:
+        The settings, with the data's scenarios and with the entries refused that cannot be trained; and the data.
+
+    Raises:
+        InputError: the data, or the validation metric of the reference on them, cannot be used.
+    """
+    with torch_threads(min(int(settings.config["threads"]) * settings.workers, cores())):
+        with reading_data(rows_config):
+            from recbole.data import create_dataset
+
+            dataset = create_dataset(rows_config)
+            splits = dataset.build()
+        log_rows(dataset)
+        check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
+        shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
+        settings = _with_knowledge(replace(settings, scenarios=shared.scenarios))
+    settings = _without_undefined_metric(settings, rows_config, splits[1])
+    return settings, _Data(splits, shared, dataset.row_report())
+
+
 def _with_knowledge(settings: CompareSettings) -> CompareSettings:
-    """All knowledge that entries need is built now, once; what is named ENCODER/TEMPLATE is then known by its name."""
+    """Build all knowledge that entries need, once; an entry's ENCODER/TEMPLATE becomes the name of its store."""
 
     def built(entry: Entry) -> Entry:
-        own = {**settings.config, **entry.settings, "threads": None}
+        keys = {**settings.config, **entry.settings, "threads": None}
         try:
-            if "/" in str(own.get("knowledge") or ""):
-                name = built_knowledge(entry.model, settings.dataset, own)
+            if "/" in str(keys.get("knowledge") or ""):
+                name = built_knowledge(entry.model, settings.dataset, keys)
                 return replace(entry, settings={**entry.settings, "knowledge": name})
             if settings.searched:
-                build_stores(entry.model, settings.dataset, own, space_of(entry.model, settings.dataset, own))
+                build_stores(entry.model, settings.dataset, keys, space_of(entry.model, settings.dataset, keys))
         except (InputError, ImportError, MemoryError) as error:
             return replace(entry, refused=reason_of(error).removeprefix("refused: "))
         return entry
 
-    return replace(settings, entries=[built(one) if one.refused is None else one for one in settings.entries])
+    return replace(settings, entries=[built(entry) if entry.refused is None else entry for entry in settings.entries])
 
 
-def _validated(settings: CompareSettings, config: Any, split: Any) -> CompareSettings:
-    """Entries whose validation metric the rows leave undefined are refused before anything is trained.
+def _without_undefined_metric(settings: CompareSettings, config: Any, split: Any) -> CompareSettings:
+    """Refuse entries whose validation metric is undefined on the rows, before anything is trained.
 
     Raises:
         InputError: the reference is one of them.
@@ -205,14 +195,14 @@ def _validated(settings: CompareSettings, config: Any, split: Any) -> CompareSet
             return replace(entry, refused=str(error))
         return entry
 
-    return replace(settings, entries=[checked(one) if one.refused is None else one for one in settings.entries])
+    return replace(settings, entries=[checked(entry) if entry.refused is None else entry for entry in settings.entries])
 
 
 def _check_same_data(settings: CompareSettings, data: str) -> dict[str, Any]:
-    """Runs of one folder are of the same data, fields and split.
+    """Refuse a folder whose runs are of other data, fields or another split.
 
     Returns:
-        What identifies them.
+        Dataset, fingerprint of the data and seed of the split.
 
     Raises:
         InputError: the folder was begun with others.
@@ -230,10 +220,10 @@ def _check_same_data(settings: CompareSettings, data: str) -> dict[str, Any]:
 
 
 def _check_done(jobs: Jobs) -> list[Path]:
-    """Refuse to put on one leaderboard what was made with other settings than this command's.
+    """Refuse finished searches and runs that had other settings than this command's.
 
     Returns:
-        Folders of runs that were interrupted with other settings. They are begun anew: no result of them is lost.
+        Folders of runs that were interrupted with other settings. They are begun anew: none of them has a result.
 
     Raises:
         InputError: a search that has ended, or a finished run, had other settings; it names them.
@@ -270,14 +260,21 @@ def _check_search(jobs: Jobs, job: Search) -> None:
 
 
 def _changed(folder: Path, wanted: dict[str, Any]) -> list[str]:
-    """The settings, places apart, that a run in a folder had otherwise than wanted."""
+    """Return the settings, without paths and devices, that differ between a run in a folder and the wanted one."""
     config = training_config(wanted.pop("model"), wanted.pop("dataset"), wanted)
     now, before = plain_settings(config), read_yaml(folder / "config.yaml")
     keys = sorted(({*before, *now} - FREE_KEYS) | {"epochs"})
     return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)][:5]
 
 
-def _do(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
+def _remove(folders: Sequence[Path]) -> None:
+    """Remove the folders of runs, but for one that a process which outlived its command still trains in."""
+    for folder in folders:
+        with contextlib.suppress(Timeout), FileLock(f"{folder}.claim", timeout=0):
+            shutil.rmtree(folder)
+
+
+def _run_jobs(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
     bar = tqdm(total=len(jobs.jobs), desc="compare", unit="run", disable=not progress)
 
     def update() -> None:
@@ -296,9 +293,7 @@ def _do(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
         update()
 
 
-def _summarise(
-    settings: CompareSettings, entries: list[dict[str, Any]], shared: SharedRows, rows: Sequence[int]
-) -> dict[str, Any]:
+def _summarise(settings: CompareSettings, entries: list[dict[str, Any]], data: _Data) -> dict[str, Any]:
     return {
         "dataset": settings.dataset,
         "valid_metric": settings.config["valid_metric"],
@@ -309,26 +304,28 @@ def _summarise(
         "timeout": settings.timeout,
         "epochs": settings.config["epochs"],
         "single_scenario": settings.single_scenario,
-        "scenarios": shared.scenarios,
-        "tasks": shared.tasks,
+        "scenarios": data.shared.scenarios,
+        "tasks": data.shared.tasks,
         "main_task": settings.main_task,
-        "rows": dict(zip(("train", "valid", "test"), rows, strict=True)),
-        "test_cells": shared.cells(),
+        "rows": {name: len(split) for name, split in zip(("train", "valid", "test"), data.splits, strict=True)},
+        "test_cells": data.shared.cells(),
         "alpha": settings.alpha,
         "workers": settings.workers,
         "threads": settings.config["threads"],
         "device": "cuda" if torch.cuda.is_available() and settings.config.get("use_gpu", True) else "cpu",
         "versions": versions(),
         "entries": entries,
+        "data": data.report,
     }
 
 
 def _write_results(settings: CompareSettings, summary: Mapping[str, Any]) -> None:
-    """Write the results."""
-
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(
-        settings.folder / "summary.json", lambda temporary: Path(temporary).write_text(text, encoding="utf-8")
-    )
+    """Write the summary, the tables and the page."""
+    _write_json(settings.folder / "summary.json", summary, indent=2)
     write_tables(summary, settings.folder)
     write_compare_page(settings.folder / "report.html", summary, settings.folder)
+
+
+def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Why a trial, a run or a job failed, and whether the whole command ends with it."""
+"""Reasons of failed trials, runs and jobs, and the errors that end the whole command."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from recbole_msr.files.outputs import NO_ROOM
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.training.module import DivergedError
 
+PARQUET_DAMAGE = (OSError, ValueError, KeyError, TypeError, MemoryError, NotImplementedError)
+"""Errors that reading a damaged Parquet file may raise (pyarrow's are among these)."""
+
 
 def ends_search(error: BaseException) -> bool:
-    """Whether an error is not the trial's fault, so that the search cannot go on."""
+    """Return whether an error is not the trial's fault, so that the search cannot continue."""
     if isinstance(error, optuna.exceptions.StorageInternalError):
         return True
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a trial failed, in one line."""
+    """Return why a trial, a run or a job failed, in one line that begins with the kind of failure."""
     text = one_line(error)
     if is_out_of_memory(error):
         return f"out of memory: {text[:300]}"

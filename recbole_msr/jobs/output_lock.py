@@ -1,4 +1,4 @@
-"""The output folder of a search or a comparison while a command is at work in it."""
+"""A lock on the output folder of a search or a comparison while a command works in it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _REFUSED = (*NO_ROOM, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class OutputLock:
-    """A folder that a command holds.
+    """A folder that a command has locked.
 
     Attributes:
-        begun: whether anything worth keeping is in it; what ends the command before leaves nothing behind.
+        begun: whether anything worth keeping is in it; a command that ends earlier leaves nothing behind.
     """
 
     begun = False
@@ -27,20 +27,21 @@ class OutputLock:
 
 @contextlib.contextmanager
 def lock_output(folder: Path, occupied: str, kind: Kind) -> Iterator[OutputLock]:
-    """Hold a folder for one command of this machine at a time; it is made where it does not exist.
+    """Lock a folder for one command of this machine at a time; a missing folder is made.
 
-    Until its user sets `begun`, whatever ends the command removes what it has put there, and the folders that it made.
+    Until the caller sets `begun`, a command that ends removes its files there, and the folders that it made.
 
     Args:
         folder: the output folder.
-        occupied: what to say if another command holds it.
-        kind: what the command makes of it.
+        occupied: message if another command has locked it.
+        kind: the kind of folder that the command makes of it.
 
     Raises:
-        InputError: it holds something else, another command holds it, or it cannot be written, now or later.
+        InputError: the folder holds something else, another command has locked it, or it cannot be written, now or
+            later.
     """
     check_folder(folder, kind, "--output")
-    made, hold = Made(folder, kind), OutputLock()
+    made, output = Made(folder, kind), OutputLock()
     try:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "workers" / "command.lock")
@@ -51,13 +52,13 @@ def lock_output(folder: Path, occupied: str, kind: Kind) -> Iterator[OutputLock]
         made.undo()
         raise InputError(f"the output folder {folder} cannot be written: {error.strerror or error}") from error
     try:
-        yield hold
+        yield output
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        more = "; what has ended is kept, and the same command goes on" if hold.begun else ""
+        more = "; what has ended is kept, and the same command resumes" if output.begun else ""
         raise WriteError.of(error.filename or folder, error, more) from error
     finally:
-        if not hold.begun:
+        if not output.begun:
             made.undo()
         lock.release()

@@ -1,33 +1,34 @@
-"""The call in Python that made a search or a comparison, for whoever wants to do it again."""
+"""The call in Python that made a search or a comparison, for whoever wants to repeat it."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
+
+from recbole_msr.jobs.options import JobOptions, declared_options
 
 _LEFT_OUT = ("progress", "command")
 
 
-def python_call(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
-    """The import and the call with everything that was given, as Python reads them.
+def python_call(function: str, options: JobOptions) -> str:
+    """Return the import and the call, with every option that is not its default.
 
     Args:
         function: `search` or `compare`.
-        given: its arguments by name.
+        options: its options.
     """
-    name = function.__name__
-    words = [
-        f"{key}={_plain(given[key])!r}"
-        for key, parameter in inspect.signature(function).parameters.items()
-        if key not in _LEFT_OUT and _plain(given[key]) not in (_plain(parameter.default), {}, None)
+    arguments = [
+        f"{option.name}={value!r}"
+        for option in declared_options(type(options))
+        if option.name not in _LEFT_OUT
+        and (value := _plain(getattr(options, option.name))) not in (_plain(option.default), {}, None)
     ]
-    return f"from recbole_msr import {name}; {name}({', '.join(words)})"
+    return f"from recbole_msr import {function}; {function}({', '.join(arguments)})"
 
 
 def _plain(value: Any) -> Any:
-    """A value whose `repr` Python reads again: paths as text, tuples as lists."""
+    """Return a value whose `repr` Python reads again: paths as text, tuples as lists."""
     if isinstance(value, PurePath):
         return str(value)
     if isinstance(value, Mapping):

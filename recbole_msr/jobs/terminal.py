@@ -1,4 +1,4 @@
-"""Keep the lines of runs out of a progress bar."""
+"""A terminal in which only the progress bar and warnings are shown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_terminal() -> Iterator[None]:
-    """What runs tell of their epochs goes to their log files, not between the lines of a progress bar."""
-    handlers = [one for one in logging.getLogger().handlers if not isinstance(one, logging.FileHandler)]
+    """Keep the epochs' log lines of runs in their log files: they would break a progress bar."""
+    handlers = [handler for handler in logging.getLogger().handlers if not isinstance(handler, logging.FileHandler)]
     levels = [handler.level for handler in handlers]
     for handler in handlers:
         handler.setLevel(logging.WARNING)

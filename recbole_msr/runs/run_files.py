@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_msr.config.build import build_config
+from recbole_msr.config.merge import absolute
 from recbole_msr.data.cache import DAMAGE as VOCABULARY_DAMAGE
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
@@ -54,7 +55,7 @@ class RunFiles:
         self.config: dict[str, Any] = dict(self._checkpoint["config"])
         self._moved: dict[str, Any] = {}
         if knowledge_dir is not None:
-            self._moved["knowledge_dir"] = str(Path(knowledge_dir).expanduser().resolve())
+            self._moved["knowledge_dir"] = absolute(knowledge_dir)
 
     @property
     def checkpoint_path(self) -> Path:

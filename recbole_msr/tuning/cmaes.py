@@ -1,4 +1,4 @@
-"""CMA-ES whose state in the study is JSON: Optuna keeps a pickle there, and a study may come from somebody else."""
+"""CMA-ES with its state in the study as JSON: Optuna keeps a pickle there, and a study may come from anybody."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class JsonCmaEsSampler(CmaEsSampler):
     """Optuna's `CmaEsSampler`, with the same draws, that never unpickles what a study holds.
 
     Raises:
-        InputError: a study holds a state that this class has not written.
+        InputError: the state in the study was not written by this class.
     """
 
     def _init_optimizer(self, *args: Any) -> Any:
@@ -41,7 +41,11 @@ class JsonCmaEsSampler(CmaEsSampler):
 
 
 def encode(value: Any) -> Any:
-    """An optimiser of the package `cmaes`, or a part of one, as JSON has it; numbers keep all their bits."""
+    """Encode an optimiser of the package `cmaes`, or a part of one, for JSON; numbers keep all their bits.
+
+    Raises:
+        TypeError: it is no part of one.
+    """
     if isinstance(value, np.ndarray):
         return {"array": value.ravel().tolist(), "shape": list(value.shape), "dtype": value.dtype.name}
     if isinstance(value, np.generic):
@@ -55,7 +59,11 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """What `encode` was given; makes arrays of numbers, numbers, and optimisers of `cmaes`, and nothing else."""
+    """Decode what `encode` returned; only numbers, arrays of numbers and optimisers of `cmaes` are made.
+
+    Raises:
+        TypeError: it is something else.
+    """
     if not isinstance(value, dict):
         if value is None or isinstance(value, (bool, int, float)):
             return value

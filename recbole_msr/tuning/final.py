@@ -33,25 +33,23 @@ logger = logging.getLogger(__name__)
 
 
 def final_test(settings: SearchSettings, trial: FrozenTrial, data: StudyData, progress: bool) -> FinalTest:
-    """Train and test a trial's configuration with every final seed that is not there yet.
+    """Train and test a trial's configuration with every final seed that has no result yet.
 
-    Seeds are trained together where that is quicker (`SearchSettings.fused`).
+    Seeds are trained together where that is faster (`SearchSettings.fused`). They follow those of the trials: by these
+    the trial has been chosen, so its value with them is optimistic.
 
     Args:
         settings: the search.
         trial: the trial.
-        data: the search's data, which says what the model is like.
-        progress: draw a progress bar.
-
-    The seeds follow those of the trials: by these the trial has been chosen, and its value with them is on the high
-    side.
+        data: the search's data, for building the model.
+        progress: show a progress bar.
     """
     first = int(settings.config["seed"]) + settings.trial_seeds
     files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
     missing = [seed for seed, folder in files.items() if not is_finished(folder)]
     if not missing:
         return FinalTest(trial.number, _results(settings, files))
-    groups = _groups(settings, missing, _together(settings, trial, data, len(missing)))
+    groups = _groups(settings, missing, _group_size(settings, trial, data, len(missing)))
     bar = tqdm(
         total=len(missing), desc=f"final test of trial {trial.number}", unit="seed", disable=not progress, leave=False
     )
@@ -97,8 +95,8 @@ def _results(settings: SearchSettings, folders: Mapping[int, Path]) -> list[dict
     ]
 
 
-def _together(settings: SearchSettings, trial: FrozenTrial, data: StudyData, seeds: int) -> int:
-    """How many of the seeds are trained at once, at most."""
+def _group_size(settings: SearchSettings, trial: FrozenTrial, data: StudyData, seeds: int) -> int:
+    """Return the maximum number of seeds that are trained at once."""
     from recbole.utils import get_model
 
     if seeds == 1 or settings.fused == "off":
@@ -110,13 +108,15 @@ def _together(settings: SearchSettings, trial: FrozenTrial, data: StudyData, see
         return settings.fused
     try:
         return fused_group_size(get_model(settings.model)(config, data.train_split), config)
-    except Exception as error:  # a large model, say, which a worker has had room for
-        logger.warning("the final test is done one by one, as its model cannot be built here: %s", reason_of(error))
+    except Exception as error:  # a large model, for instance, for which only a worker had the memory
+        logger.warning(
+            "the final test trains one seed at a time, as its model cannot be built here: %s", reason_of(error)
+        )
         return 1
 
 
 def _groups(settings: SearchSettings, seeds: Sequence[int], most: int) -> list[list[int]]:
-    """The seeds in groups of at most so many, as even as they come to be, and none of the workers idle."""
+    """Divide the seeds evenly into groups of at most `most`, so that no worker is idle."""
     rounds = -(-len(seeds) // (most * settings.workers))
     count = min(len(seeds), rounds * settings.workers)
     ends = [len(seeds) * k // count for k in range(count + 1)]
@@ -128,22 +128,23 @@ def _folder(settings: SearchSettings, trial: int, seed: int) -> Path:
 
 
 def _failed(folder: Path) -> Path:
-    """Where a worker leaves why a run has failed."""
+    """Return the file in which a worker leaves why a run has failed."""
     return folder.with_name(f"{folder.name}.failed")
 
 
 def run_final(
     settings: SearchSettings, trial: int, seeds: Sequence[int], ended: Callable[[], Any] = lambda: None
 ) -> dict[int, str]:
-    """Train a trial's configuration with these seeds, together, and test it; what was interrupted goes on.
+    """Train a trial's configuration with several seeds at once, and test it; interrupted runs are resumed.
 
     Args:
-        settings, trial: the search, and the trial's number.
+        settings: the search.
+        trial: number of the trial.
         seeds: the seeds.
-        ended: called with every run that is over, well or not.
+        ended: called when a run is over, well or not.
 
     Returns:
-        For every seed that failed, why.
+        The reason of every seed that failed.
     """
     space = Space.load(settings.space)
     study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
@@ -159,9 +160,9 @@ def run_final(
 
 
 def run_final_in_worker(settings: SearchSettings, trial: int, seeds: Sequence[int]) -> None:
-    """`run_final`; why a run has failed is left beside its folder."""
+    """Run `run_final`, and leave the reason of a failed run beside its folder."""
     for seed in seeds:
-        _failed(_folder(settings, trial, seed)).unlink(missing_ok=True)  # by one that outlived its command, perhaps
+        _failed(_folder(settings, trial, seed)).unlink(missing_ok=True)  # left by an earlier command
     for seed, reason in run_final(settings, trial, seeds).items():
         try:
             write_atomically(

@@ -17,53 +17,87 @@ logger = logging.getLogger(__name__)
 def run_finals(
     settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any, over: Callable[[int], bool]
 ) -> dict[int, str]:
-    """Run the final test of a trial, as many groups of seeds at a time as there are workers.
+    """Run the final test of a trial in worker processes, each of which trains one group of seeds.
 
-    A group whose worker was killed is tried again seed by seed: together they may have been too much for the memory.
+    A group whose worker was killed is tried again seed by seed: together they may have needed too much memory.
 
     Args:
         settings: the search.
-        trial: the trial's number.
-        groups: seeds that one worker trains together.
+        trial: number of the trial.
+        groups: seeds that a worker trains together.
         bar: the progress bar, of seeds.
-        over: whether a seed's run has ended, well or with a reason that its worker left.
+        over: returns whether a seed's run has ended, well or with a reason that its worker left.
 
     Returns:
-        For every seed that neither ended nor has such a reason, why.
+        The reason of every seed that neither ended nor left one.
     """
-    waiting, failed = [tuple(group) for group in groups], {}
-    tries = dict.fromkeys([seed for group in groups for seed in group], 0)
-    running: dict[tuple[int, ...], tuple[int, subprocess.Popen[bytes]]] = {}
+    workers = _FinalWorkers(settings, trial, groups, over)
     try:
-        while waiting or running:
-            while waiting and len(running) < settings.workers:
-                seeds = waiting.pop(0)
-                index = min(set(range(settings.workers)) - {used for used, _ in running.values()})
-                arguments = [f"--final={trial}", "--seeds", *map(str, seeds)]
-                running[seeds] = (index, _start(settings, _final(seeds), index, arguments))
-                for seed in seeds:
-                    tries[seed] += 1
+        while workers.remain():
+            workers.start()
             time.sleep(_POLL_SECONDS)
-            for seeds, (_, process) in list(running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del running[seeds]
-                for seed in seeds:
-                    if over(seed):
-                        continue
-                    if code < 0 and tries[seed] <= settings.retries:
-                        logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
-                        waiting.append((seed,))
-                    else:
-                        failed[seed] = _error(settings, _final(seeds))
-            ended = sum(map(over, tries)) + len(failed)
+            workers.collect()
+            ended = workers.count_ended()
             if ended > bar.n:
                 bar.update(ended - bar.n)
     finally:
-        _end([process for _, process in running.values()])
-    return failed
+        workers.end()
+    return workers.failed
 
 
-def _final(seeds: Sequence[int]) -> str:
+class _FinalWorkers:
+    """The worker processes of a final test.
+
+    Attributes:
+        failed: the reason of every seed that is given up.
+    """
+
+    def __init__(
+        self, settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], over: Callable[[int], bool]
+    ) -> None:
+        self._settings, self._trial, self._over = settings, trial, over
+        self._waiting = [tuple(group) for group in groups]
+        self._tries = dict.fromkeys([seed for group in groups for seed in group], 0)
+        self._running: dict[tuple[int, ...], tuple[int, subprocess.Popen[bytes]]] = {}
+        self.failed: dict[int, str] = {}
+
+    def remain(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def start(self) -> None:
+        """Start as many groups as there are free workers."""
+        while self._waiting and len(self._running) < self._settings.workers:
+            seeds = self._waiting.pop(0)
+            index = min(set(range(self._settings.workers)) - {used for used, _ in self._running.values()})
+            arguments = [f"--final={self._trial}", "--seeds", *map(str, seeds)]
+            self._running[seeds] = (index, _start(self._settings, _log_name(seeds), index, arguments))
+            for seed in seeds:
+                self._tries[seed] += 1
+
+    def collect(self) -> None:
+        """Take note of workers that have ended."""
+        for seeds, (_, process) in list(self._running.items()):
+            code = process.poll()
+            if code is not None:
+                del self._running[seeds]
+                for seed in seeds:
+                    if not self._over(seed):
+                        self._retry_or_give_up(seed, seeds, code)
+
+    def _retry_or_give_up(self, seed: int, seeds: tuple[int, ...], code: int) -> None:
+        if code < 0 and self._tries[seed] <= self._settings.retries:
+            logger.warning("the final run with seed %d was killed by signal %d and is resumed", seed, -code)
+            self._waiting.append((seed,))
+        else:
+            self.failed[seed] = _error(self._settings, _log_name(seeds))
+
+    def count_ended(self) -> int:
+        return sum(map(self._over, self._tries)) + len(self.failed)
+
+    def end(self) -> None:
+        """End the processes that still run."""
+        _end([process for _, process in self._running.values()])
+
+
+def _log_name(seeds: tuple[int, ...]) -> str:
     return f"final-{seeds[0]}"

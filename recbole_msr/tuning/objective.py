@@ -26,21 +26,18 @@ from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.metrics import find_metric
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.jobs.failure import ends_search, reason_of
+from recbole_msr.jobs.model_cost import LATENCY_ROWS, flops, latency, parameters
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.configure import training_config
 from recbole_msr.training.epoch_loggers import EpochLogger
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.fused.member import Member
 from recbole_msr.training.trainer import LightningTrainer
-from recbole_msr.tuning.cost import flops, latency, parameters
 from recbole_msr.tuning.settings import COSTS, SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import SO_FAR
 
 logger = logging.getLogger(__name__)
-
-LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
-"""Rows of the batch whose forward time an objective is."""
 
 
 class StudyData:
@@ -50,10 +47,10 @@ class StudyData:
         settings: the search.
 
     Attributes:
-        report: what became of every row (`ScenarioDataset.row_report`); None of data without tasks.
+        report: counts of used and unused rows (`ScenarioDataset.row_report`); None for data without tasks.
 
     Raises:
-        InputError: the data cannot be used, or there is no such metric as an objective names.
+        InputError: the data cannot be used, or an objective is no metric.
     """
 
     def __init__(self, settings: SearchSettings) -> None:
@@ -67,47 +64,54 @@ class StudyData:
         log_rows(dataset)
         self.report = dataset.row_report() if hasattr(dataset, "row_report") else None
         self.train_split, self._valid_split = splits[0], splits[1]
-        several = hasattr(get_model(settings.model), "predict_tasks")
+        is_multi_task = hasattr(get_model(settings.model), "predict_tasks")
         for name in settings.objectives:
             if name not in COSTS:
-                check_metric(name, self.config, self.train_split, several)
-                task = None if several else self.config["main_task"]
+                check_metric(name, self.config, self.train_split, is_multi_task)
+                task = None if is_multi_task else self.config["main_task"]
                 check_validation(name, self.config, self._valid_split, task)
 
     # Packed when the first trial asks: the process that only starts workers needs no tables.
 
     @cached_property
     def train(self) -> PackedTable:
+        """Return the rows of the training split."""
         return PackedTable.for_run(self.train_split, self.config)
 
     @cached_property
     def valid(self) -> PackedTable:
+        """Return the rows of the validation split."""
         return PackedTable.for_run(self._valid_split, self.config)
 
 
 def trial_config(settings: SearchSettings, sampled: dict[str, Any]) -> Any:
-    """RecBole's configuration of a trial."""
+    """Return RecBole's configuration of a trial."""
     return training_config(settings.model, settings.dataset, trial_settings(settings, sampled))
 
 
 def trial_settings(settings: SearchSettings, sampled: dict[str, Any]) -> dict[str, Any]:
-    """The configuration keys of a trial: the search's own, then those its parameters gave."""
-    own = {"valid_metric": settings.quality, "trainer": "lightning", "show_progress": False, "metric_decimal_place": 6}
-    return {**own, **settings.config, **sampled}
+    """Return the configuration keys of a trial: those of the search, then the sampled ones."""
+    fixed = {
+        "valid_metric": settings.quality,
+        "trainer": "lightning",
+        "show_progress": False,
+        "metric_decimal_place": 6,
+    }
+    return {**fixed, **settings.config, **sampled}
 
 
 @dataclass
 class Outcome:
-    """How a trial ended.
+    """The outcome of a trial.
 
     Attributes:
         state: COMPLETE, PRUNED or FAIL.
-        values: one for every objective, if complete.
+        values: values of the objectives, if complete.
         reason: why it was pruned or failed.
-        attributes: what is kept with the trial.
-        settings: the configuration keys that its parameters gave.
-        cut_off: whether the search's time was up before it ended: it is tried again by the next command.
-        values_so_far: if so, one for every objective, of the best of the epochs that were validated.
+        attributes: attributes that are kept with the trial.
+        settings: its sampled configuration keys.
+        cut_off: whether the search's time was up before it ended: the next command tries it again.
+        values_so_far: if so, the values of the objectives in the best validated epoch.
     """
 
     state: TrialState
@@ -137,7 +141,7 @@ class Objective:
         self._settings, self._space, self._data, self._deadline = settings, space, data, deadline
 
     def __call__(self, trial: Trial) -> Outcome:
-        """Run a trial to its end. What goes wrong in it is its outcome; only what ends the search is raised."""
+        """Run a trial to its end. Its errors become its outcome; only those that end the search are raised."""
         attempt = Attempt(trial)
         try:
             with attempt.judged():
@@ -165,7 +169,7 @@ class Objective:
             if index:
                 self.begin_seed(attempt, index)
             run = attempt.runs[-1]
-            run.go([attempt.epoch_logger(index)], self.after_epoch(attempt, run.epochs), attempt.started)
+            run.run([attempt.epoch_logger(index)], self.after_epoch(attempt, run.epochs), attempt.started)
             if self._settings.trial_seeds > 1:
                 self._after_seed(attempt, index)
         attempt.complete()
@@ -189,7 +193,10 @@ class Objective:
         )
 
     def after_epoch(self, attempt: Attempt, epochs: int) -> Callable[[int, float], None]:
-        """Report to the study and stop if it says so. Trials over several seeds report seed by seed instead."""
+        """Return the callback that reports epochs to the study and stops the trial if it is pruned.
+
+        Trials over several seeds report seed by seed instead.
+        """
 
         def report(epoch: int, score: float) -> None:
             reports = self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
@@ -222,10 +229,10 @@ class Attempt:
 
     Attributes:
         runs: its trainings, one a seed.
-        outcome: how it ended, as far as that is known.
+        outcome: its outcome, as far as it is known.
         started: `time.perf_counter()` of its beginning.
-        seconds: its share of the time, where it does not have it all from beginning to end.
-        fused: how many trainings were together with it, where there were more than its own.
+        seconds: its share of the time, where other trials were trained at the same time.
+        fused: number of trainings that ran together with it, if any.
     """
 
     def __init__(self, trial: Trial) -> None:
@@ -241,10 +248,10 @@ class Attempt:
         self._loggers: dict[int, EpochLogger] = {}
 
     def report(self, value: float, step: int) -> bool:
-        """Tell the study a value of a step, if it does not have it from a training that was begun anew since.
+        """Report a step's value to the study, unless the step was reported before the training was begun anew.
 
         Returns:
-            Whether it was told.
+            Whether it was reported.
         """
         if step in self._reported:
             return False
@@ -253,26 +260,26 @@ class Attempt:
         return True
 
     def epoch_logger(self, index: int) -> EpochLogger:
-        """What sends the epochs of one of its seeds to its W&B run: each once, though the training be begun anew."""
+        """Return the callback that sends a seed's epochs to W&B, each once, even if training begins anew."""
         assert self.tracked is not None
         return self._loggers.setdefault(index, EpochLogger(self.tracked))
 
     def complete(self) -> None:
-        """All its trainings came to their ends."""
+        """Set the values of a trial whose trainings have all ended."""
         values = [run.values() for run in self.runs]
-        self.outcome.values = [sum(of_one) / len(values) for of_one in zip(*values, strict=True)]
+        self.outcome.values = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
         self.outcome.state = TrialState.COMPLETE
 
     def _keep_so_far(self) -> None:
-        """Keep what its validated epochs have come to: training it to its end can only raise its best."""
+        """Keep the values of its validated epochs: training it to its end can only improve its best."""
         with suppress(InputError):  # an objective without a value
             values = [run.values() for run in self.runs if run.is_validated]
             if values:
-                self.outcome.values_so_far = [sum(of_one) / len(values) for of_one in zip(*values, strict=True)]
+                self.outcome.values_so_far = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
 
     @contextmanager
     def judged(self) -> Iterator[None]:
-        """What is raised inside becomes the outcome, unless it ends the search."""
+        """Turn an error into the outcome, unless it ends the search."""
         outcome = self.outcome
         try:
             yield
@@ -293,7 +300,7 @@ class Attempt:
             raise
 
     def close(self) -> None:
-        """Keep what is known, end its W&B run, and let go of its models."""
+        """Store the attributes, end its W&B run, and release its models."""
         if self.closed:
             return
         self.closed = True
@@ -327,13 +334,14 @@ class _Training:
         config = trial_config(settings, {**sampled, "seed": settings.config["seed"] + index})
         init_seed(config["seed"], config["reproducibility"])
         model = get_model(settings.model)(config, data.train_split).to(config["device"])
-        self._config, self._model = config, model
+        self._config = config
+        self._model: torch.nn.Module = model
         self.epochs = int(config["epochs"])
         self._kept: EpochKeeper | None = None
         self._setup_seconds: float | None = None
         self.costs = self._measure()
 
-    def go(self, callbacks: list[pl.Callback], after_epoch: Callable[[int, float], None], started: float) -> None:
+    def run(self, callbacks: list[pl.Callback], after_epoch: Callable[[int, float], None], started: float) -> None:
         trainer = LightningTrainer(self._config, self._model, [*callbacks, _FirstBatch(self, started)])
         try:
             trainer.fit(self._data.train, self._data.valid, verbose=False, saved=False, callback_fn=after_epoch)
@@ -342,7 +350,7 @@ class _Training:
         self.check_validated()
 
     def member(self, after_epoch: Callable[[int, float], None], on_end: Callable[[], None]) -> Member:
-        """The same as a member of several trainings; to be called before anything else draws random numbers."""
+        """Make it a member of a fused training; call this before anything else draws random numbers."""
         made = Member(self._config, self._model, callback_fn=after_epoch, on_end=on_end)
         self._kept = made.epochs
         return made
@@ -376,39 +384,39 @@ class _Training:
         return self._kept.history if self._kept is not None else []
 
     def values(self) -> list[float]:
-        """The objectives' values, of the best epoch."""
+        """Return the objectives' values in the best epoch."""
         assert self._kept is not None
-        every = Evaluation.from_dict(self._kept.best_evaluation).keys() if self._kept.best_evaluation else []
+        cells = Evaluation.from_dict(self._kept.best_evaluation).keys() if self._kept.best_evaluation else []
         values = self._kept.best_metrics | self.costs
-        names = {name: find_metric(name, [*values, *every]) for name in self._settings.objectives}
-        known = {name: values[key] for name, key in names.items() if key in values}
-        known[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
-        missing = [name for name in self._settings.objectives if not math.isfinite(known.get(name, math.nan))]
+        keys = {name: find_metric(name, [*values, *cells]) for name in self._settings.objectives}
+        objectives = {name: values[key] for name, key in keys.items() if key in values}
+        objectives[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
+        missing = [name for name in self._settings.objectives if not math.isfinite(objectives.get(name, math.nan))]
         if missing:
             raise InputError(f"{', '.join(missing)} has no value on the validation split")
-        return [float(known[name]) for name in self._settings.objectives]
+        return [float(objectives[name]) for name in self._settings.objectives]
 
     def attributes(self) -> dict[str, Any]:
-        found: dict[str, Any] = dict(self.costs)
+        attributes: dict[str, Any] = dict(self.costs)
         if self._setup_seconds is not None:
-            found["setup_seconds"] = round(self._setup_seconds, 3)
+            attributes["setup_seconds"] = round(self._setup_seconds, 3)
         if self._kept is not None:
-            found |= {"history": self._kept.history, "best_epoch": self._kept.best_epoch}
+            attributes |= {"history": self._kept.history, "best_epoch": self._kept.best_epoch}
             if self._kept.best_evaluation is not None:
-                found["valid"] = self._kept.best_evaluation
-        return found
+                attributes["valid"] = self._kept.best_evaluation
+        return attributes
 
     def _measure(self) -> dict[str, float]:
-        """Parameters always; the rest where it is an objective, because it takes time."""
-        wanted = self._settings.objectives
-        found: dict[str, float] = {"parameters": parameters(self._model)}
+        """Count the parameters, and measure the other costs only where they are objectives, because that takes time."""
+        objectives = self._settings.objectives
+        costs: dict[str, float] = {"parameters": parameters(self._model)}
         rows = self._data.valid
-        if "flops" in wanted:
-            found["flops"] = flops(self._model, self._batch(min(256, len(rows))))
+        if "flops" in objectives:
+            costs["flops"] = flops(self._model, self._batch(min(256, len(rows))))
         for name, count in LATENCY_ROWS.items():
-            if name in wanted:
-                found[name] = latency(self._model, self._batch(min(count, len(rows))), count)
-        return found
+            if name in objectives:
+                costs[name] = latency(self._model, self._batch(min(count, len(rows))), count)
+        return costs
 
     def _batch(self, rows: int) -> Any:
         return self._data.valid.batch(slice(0, rows)).to(self._config["device"])

@@ -1,9 +1,8 @@
-"""What a search leaves: the best trial, best.yaml, the final test over seeds, summary.json."""
+"""The outcome of a search: the best trial, best.yaml, the final test over seeds, summary.json."""
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,44 +17,61 @@ from recbole_msr.config.build import plain_settings
 from recbole_msr.config.merge import make_folders_absolute
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
+from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.objective import trial_config, trial_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials, is_cut_off, values_of
 from recbole_msr.version import __version__
 
-_END = "\n..."  # what YAML writes behind a single word or number
+_DOCUMENT_END = "\n..."  # YAML writes it after a single word or number
 
 
 def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
-    """The trial to take; None where none is complete, and none was cut off after an epoch that was validated.
+    """Choose the best trial; None where none is complete, and none was cut off after a validated epoch.
 
     With one objective it is the best one, the first of equals. With several, of the Pareto front those whose first
     objective is at most `tolerance` (a share of the best value) worse than the best, and of them the one that is best
     in the second objective, then in the third and so on, then in the first.
+
+    Args:
+        study: the study.
+        tolerance: the share.
     """
-    complete = candidates(study)
-    if not complete:
+    trials = candidates(study)
+    if not trials:
         return None
-    signs = [1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions]
+    losses = [(_losses(study, trial), trial) for trial in trials]
+    if len(study.directions) == 1:
+        return min(losses, key=lambda pair: (pair[0], pair[1].number))[1]
+    best = min(of_trial[0] for of_trial, _ in losses)
+    limit = best + tolerance * abs(best)
+    front = [
+        (of_trial, trial)
+        for of_trial, trial in losses
+        if of_trial[0] <= limit and not any(_dominates(other, of_trial) for other, _ in losses)
+    ]
+    return min(front, key=lambda pair: (*pair[0][1:], pair[0][0], pair[1].number))[1]
 
-    def losses(trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(signs, values_of(trial) or [], strict=True)]
 
-    if len(signs) == 1:
-        return min(complete, key=lambda trial: (losses(trial)[0], trial.number))
-    best = min(losses(trial)[0] for trial in complete)
-    near = [trial for trial in complete if losses(trial)[0] <= best + tolerance * abs(best)]
-    front = [trial for trial in near if not any(_dominates(losses(one), losses(trial)) for one in complete)]
-    return min(front, key=lambda trial: (*losses(trial)[1:], losses(trial)[0], trial.number))
+def _losses(study: optuna.Study, trial: FrozenTrial) -> list[float]:
+    """Return a trial's objectives with signs for which smaller is better."""
+    pairs = zip(study.directions, values_of(trial) or [], strict=True)
+    return [value if direction == StudyDirection.MINIMIZE else -value for direction, value in pairs]
 
 
-def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True)) and any(a < b for a, b in zip(one, other, strict=True))
+def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
+    pairs = list(zip(losses, others, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
 def defaults_trial(study: optuna.Study, pruned: bool = False) -> FrozenTrial | None:
-    """The complete trial of the defaults, if there is one; or a pruned one, whose settings are as good for a test."""
+    """Return the complete trial of the defaults, if there is one.
+
+    Args:
+        study: the study.
+        pruned: also accept a pruned trial: its settings can be tested as well.
+    """
     states = (TrialState.COMPLETE, TrialState.PRUNED) if pruned else (TrialState.COMPLETE,)
     return next(
         (
@@ -72,9 +88,9 @@ class FinalTest:
     """The final test of one trial's configuration.
 
     Attributes:
-        trial: the trial's number.
+        trial: number of the trial.
         results: result.json of each seed that ended well.
-        failed: for each of the others, why.
+        failed: the reason of each seed that failed.
     """
 
     trial: int
@@ -83,7 +99,7 @@ class FinalTest:
 
 
 def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any]:
-    """All configuration keys of a trial, as `run` takes them, its searched keys first."""
+    """Return all configuration keys of a trial, as `run` takes them, its searched keys first."""
     sampled = trial.user_attrs["settings"]
     plain = plain_settings(trial_config(settings, sampled))
     plain["threads"] = trial.user_attrs.get("threads", settings.config["threads"])
@@ -99,32 +115,39 @@ SUMMARY = {
     "trials": {str: int},
     "best": ({"number": int, "values": [float]}, None),
 }
-"""What a search's summary.json must hold to be read back."""
+"""Content of a search's summary.json that is read back."""
 
 
 def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial) -> Path:
-    """Write best.yaml, which `run_recbole --config_files` runs to the trial's validation value."""
+    """Write best.yaml, which `run_recbole --config_files` runs to the trial's validation value.
 
-    values = ", ".join(
-        f"{name} {value:.6g}" for name, value in zip(settings.objectives, values_of(trial) or [], strict=True)
-    )
+    Args:
+        settings: the search.
+        study: its study.
+        trial: the best trial.
+
+    Returns:
+        The path of the file.
+    """
+    pairs = zip(settings.objectives, values_of(trial) or [], strict=True)
+    values = ", ".join(f"{name} {value:.6g}" for name, value in pairs)
     sampled = trial.user_attrs["settings"]
-    everything = best_settings(settings, trial)
-    first = {key: everything.pop(key) for key in ["model", "dataset", *sampled] if key in everything}
-    same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
-    told = [f"# trains it again, to {same} on the same machine and versions, and tests it."]
+    rest = best_settings(settings, trial)
+    first = {key: rest.pop(key) for key in ["model", "dataset", *sampled] if key in rest}
     if is_cut_off(trial):
-        told = [
-            f"# trains it to its end, to this value or a better one, and tests it: {trial.user_attrs.get('reason')}.",
-        ]
+        reason = trial.user_attrs.get("reason")
+        promise = f"# trains it to its end, to this value or a better one, and tests it: {reason}."
+    else:
+        same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
+        promise = f"# trains it again, to {same} on the same machine and versions, and tests it."
     lines = [
         f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
         "#   run_recbole --config_files best.yaml",
-        *told,
+        promise,
         *_yaml({"written_by": f"recbole-msr {__version__}", **first}),
         "",
         "# All other settings, as they were.",
-        *_yaml(everything),
+        *_yaml(rest),
         "",
     ]
     path = settings.folder / "best.yaml"
@@ -133,11 +156,11 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
 
 
 def _yaml(content: Mapping[str, Any]) -> list[str]:
-    """A line a key."""
+    """Return one line for each key."""
 
     def line(value: Any) -> str:
         text = write_yaml_text(value, flow=True, width=10**6)
-        return text.split(_END)[0].strip()
+        return text.split(_DOCUMENT_END)[0].strip()
 
     return [f"{key}: {line(value)}" for key, value in content.items()]
 
@@ -150,16 +173,16 @@ def summarise(
     seconds: float,
     command: str,
 ) -> dict[str, Any]:
-    """The content of summary.json.
+    """Return the content of summary.json.
 
     Args:
-        settings, study: the search.
-        best: the trial that was chosen.
+        settings: the search.
+        study: its study.
+        best: the trial that was chosen; None without one.
         finals: the final test of that trial, and of the defaults where these are another one.
         seconds: wall time of this command.
-        command: how it was started.
+        command: the command that made the results.
     """
-
     trials = counted_trials(study)
     states = Counter(trial.state for trial in trials)
     defaults = defaults_trial(study)
@@ -180,22 +203,10 @@ def summarise(
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
         },
-        "best": _told(best, settings) if best is not None else None,
+        "best": _describe_best(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
-        "final": _final(finals[0]) if finals else None,
-        "final_defaults": _final(finals[-1]) if finals and defaults_trial(study, pruned=True) is not None else None,
-        "final_failures": {
-            f"{seed}" if one is finals[0] else f"{seed}, defaults": reason
-            for one in finals
-            for seed, reason in one.failed.items()
-        },
-        "failures": dict(
-            Counter(
-                trial.user_attrs.get("reason", "no reason is known")
-                for trial in trials
-                if trial.state == TrialState.FAIL
-            )
-        ),
+        **_final_results(study, finals),
+        "failures": _failures(trials),
         "seconds": round(seconds, 3),
         "trial_seconds": round(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials), 3),
         "workers": settings.workers,
@@ -206,11 +217,12 @@ def summarise(
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write summary.json into a search's folder."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / "summary.json", lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
 
 
-def _told(trial: FrozenTrial, settings: SearchSettings) -> dict[str, Any]:
+def _describe_best(trial: FrozenTrial, settings: SearchSettings) -> dict[str, Any]:
     return {
         "number": trial.number,
         "values": values_of(trial),
@@ -220,44 +232,53 @@ def _told(trial: FrozenTrial, settings: SearchSettings) -> dict[str, Any]:
     }
 
 
-def _final(test: FinalTest) -> dict[str, Any] | None:
-    """Means and deviations over the seeds that ended well; None without any."""
-    finals = test.results
-    if not finals:
-        return None
-    found: dict[str, Any] = {"trial": test.trial, "seeds": [result["seed"] for result in finals]}
-    for split in ("valid", "test"):
-        parts = [result[split] for result in finals]
-        found[split] = {
-            "metrics": {name: spread([part["metrics"].get(name) for part in parts]) for name in parts[0]["metrics"]},
-            "pooled": {
-                task: {
-                    metric: spread([part["pooled"][task][metric] for part in parts])
-                    for metric in ("auc", "gauc", "logloss")
-                }
-                for task in parts[0]["pooled"]
-            },
-            "cells": [
-                {
-                    "scenario": scenario,
-                    "task": task,
-                    **{
-                        metric: spread([part["cells"][scenario][task][metric] for part in parts])
-                        for metric in ("auc", "gauc", "logloss")
-                    },
-                }
-                for scenario, tasks in parts[0]["cells"].items()
-                for task in tasks
-            ],
-        }
-    return found
+def _failures(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Count the failed trials by reason."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    return dict(Counter(trial.user_attrs.get("reason", "no reason is known") for trial in failed))
 
 
-def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and sample standard deviation of the values that exist, and the values."""
-    known = [value for value in values if value is not None]
+def _final_results(study: optuna.Study, finals: Sequence[FinalTest]) -> dict[str, Any]:
+    has_defaults = bool(finals) and defaults_trial(study, pruned=True) is not None
     return {
-        "mean": statistics.mean(known) if known else None,
-        "deviation": statistics.stdev(known) if len(known) > 1 else None,
-        "values": list(values),
+        "final": _final_spreads(finals[0]) if finals else None,
+        "final_defaults": _final_spreads(finals[-1]) if has_defaults else None,
+        "final_failures": {
+            f"{seed}" if test is finals[0] else f"{seed}, defaults": reason
+            for test in finals
+            for seed, reason in test.failed.items()
+        },
     }
+
+
+_CELL_METRICS = ("auc", "gauc", "logloss")
+
+
+def _final_spreads(test: FinalTest) -> dict[str, Any] | None:
+    """Return means and deviations over the seeds that ended well; None without any."""
+    if not test.results:
+        return None
+    splits = {split: _split_spreads([result[split] for result in test.results]) for split in ("valid", "test")}
+    return {"trial": test.trial, "seeds": [result["seed"] for result in test.results], **splits}
+
+
+def _split_spreads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the spreads of one split's metrics over the seeds."""
+    first = parts[0]
+    return {
+        "metrics": {name: spread([part["metrics"].get(name) for part in parts]) for name in first["metrics"]},
+        "pooled": {task: _cell_spreads([part["pooled"][task] for part in parts]) for task in first["pooled"]},
+        "cells": [
+            {
+                "scenario": scenario,
+                "task": task,
+                **_cell_spreads([part["cells"][scenario][task] for part in parts]),
+            }
+            for scenario, tasks in first["cells"].items()
+            for task in tasks
+        ],
+    }
+
+
+def _cell_spreads(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {metric: spread([cell.get(metric) for cell in cells]) for metric in _CELL_METRICS}

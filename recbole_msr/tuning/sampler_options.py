@@ -1,4 +1,4 @@
-"""Options of samplers and pruners: which there are, and what each may be."""
+"""The options of samplers and pruners, each with the kind of its value."""
 
 from __future__ import annotations
 
@@ -62,27 +62,27 @@ OPTIONS: dict[str, dict[str, dict[str, Kind]]] = {
         "none": {},
     },
 }
-"""Those of Optuna's options that are plain values; functions and objects cannot stand in a command or a file."""
+"""Optuna's options that are plain values; functions and objects cannot stand in a command or a file."""
 
 
 def read_options(what: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a sampler or pruner as they are passed on: 20.0 as 20 where trials are counted.
+    """Check the options of a sampler or pruner, and convert them: 20.0 to 20 where trials are counted.
 
     Args:
         what: "sampler" or "pruner".
-        name: which one.
-        options: as given.
+        name: its name.
+        options: its options, as the user wrote them.
 
     Raises:
-        InputError: an option that there is not, or a value that it cannot have.
+        InputError: no such option, or a value that it cannot have.
     """
-    known, taken = OPTIONS[what][name], {}
+    kinds, taken = OPTIONS[what][name], {}
     for key, value in options.items():
-        if key not in known:
-            told = f"; it has {', '.join(known)}" if known else ", which has none"
-            raise InputError(f"there is no option '{key}' of the {what} {name}{nearest(str(key), known)}{told}")
+        if key not in kinds:
+            has = f"; it has {', '.join(kinds)}" if kinds else ", which has none"
+            raise InputError(f"there is no option '{key}' of the {what} {name}{nearest(str(key), kinds)}{has}")
         try:
-            taken[key] = known[key].take(value)
+            taken[key] = kinds[key].take(value)
         except WrongValueError as error:
             raise InputError(f"the {what} {name}: '{key}' must be {error.right}, got {shown(value)}") from None
     return taken

@@ -19,7 +19,7 @@ from recbole_msr.tuning.cmaes import JsonCmaEsSampler
 from recbole_msr.tuning.sampler_options import read_options
 from recbole_msr.tuning.space.space import Space
 
-_Built = TypeVar("_Built")
+_T = TypeVar("_T")
 
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Optuna's defaults, but for the options given here. A space with conditions falls into groups of parameters that
@@ -32,7 +32,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "grid": ("GridSampler", {}),
     "nsga2": ("NSGAIISampler", {"population_size": 20}),
 }
-"""Our name of a sampler, Optuna's class, and options that are not its defaults."""
+"""Name of a sampler -> Optuna's class, and the options in which our default differs from its."""
 
 PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "median": ("MedianPruner", {"n_startup_trials": 5, "n_warmup_steps": 1}),
@@ -51,19 +51,24 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Named:
-    """A sampler or pruner as the user named it: `tpe`, or `{name: tpe, n_startup_trials: 20}`."""
+    """A sampler or pruner with its options: `tpe`, or `{name: tpe, n_startup_trials: 20}`."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, what: str, given: Any, known: Mapping[str, tuple[str, dict[str, Any]]]) -> Named:
+    def read(cls, what: str, value: Any, known: Mapping[str, tuple[str, dict[str, Any]]]) -> Named:
         """Check a name and its options.
+
+        Args:
+            what: "sampler" or "pruner".
+            value: a name, or a mapping with `name` and options.
+            known: `SAMPLERS` or `PRUNERS`.
 
         Raises:
             InputError: no such name, or no such option of Optuna's class.
         """
-        options = dict(given) if isinstance(given, Mapping) else {"name": given}
+        options = dict(value) if isinstance(value, Mapping) else {"name": value}
         name = str(options.pop("name", "")).lower()
         name = _ALIASES.get(name, name)
         if name not in known:
@@ -74,16 +79,22 @@ class Named:
         return cls(name, options)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return name and options in one mapping."""
         return {"name": self.name, **self.options}
 
     @classmethod
     def read_back(cls, plain: Mapping[str, Any]) -> Named:
-        """What `to_dict` gave."""
+        """Make it from what `to_dict` returned."""
         return cls(plain["name"], {key: value for key, value in plain.items() if key != "name"})
 
 
 def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
-    """The sampler of a study. Each trial draws from a generator of its own, seeded with `seed` and the trial's number.
+    """Make the sampler of a study; each trial draws from a generator seeded with `seed` and the trial's number.
+
+    Args:
+        named: its name and options.
+        space: the search space.
+        seed: the study's seed.
 
     Raises:
         InputError: the sampler cannot be made with these options, or not for this space.
@@ -93,12 +104,14 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
     build: Callable[..., BaseSampler] = getattr(optuna.samplers, class_name)
     if named.name == "grid":
         grid = space.grid()
-        return _built("sampler", named, lambda: GridOnce(grid, seed=seed, **options))
+        return _make("sampler", named, lambda: GridOnce(grid, seed=seed, **options))
     if named.name == "qmc":  # points of one sequence, counted in the study: its seed stays the same
         options["warn_asynchronous_seeding"] = False
         # Parameters under a condition are not in the sequence.
-        options["independent_sampler"] = SeededByTrial(lambda own: optuna.samplers.RandomSampler(seed=own), seed)
-        return _built("sampler", named, lambda: build(seed=seed, **options))
+        options["independent_sampler"] = SeededByTrial(
+            lambda trial_seed: optuna.samplers.RandomSampler(seed=trial_seed), seed
+        )
+        return _make("sampler", named, lambda: build(seed=seed, **options))
     if named.name in ("cmaes", "gp"):
         options["warn_independent_sampling"] = False  # parameters under a condition are drawn at random: documented
     if named.name == "cmaes":
@@ -107,15 +120,15 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
         except ImportError as error:
             raise InputError("the CMA-ES sampler needs the package cmaes: pip install 'recbole-msr[search]'") from error
         build = JsonCmaEsSampler
-    return SeededByTrial(lambda own: _built("sampler", named, lambda: build(seed=own, **options)), seed)
+    return SeededByTrial(lambda n: _make("sampler", named, lambda: build(seed=n, **options)), seed)
 
 
 def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
-    """The pruner of a study whose trials train at most `epochs` epochs.
+    """Make the pruner of a study.
 
     Args:
         named: its name and options.
-        epochs: how many a trial trains at most.
+        epochs: maximum number of epochs of a trial.
         first_step: the step of the first value that a trial reports: 1 for its first epoch, 0 for its first seed.
 
     Raises:
@@ -123,7 +136,7 @@ def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
     """
     class_name, defaults = PRUNERS[named.name]
     options = {**defaults, **named.options}
-    if "n_warmup_steps" in options:  # so many values are never judged; Optuna takes steps to begin at 0
+    if "n_warmup_steps" in options:  # Optuna takes steps to begin at 0
         options["n_warmup_steps"] += first_step
     if named.name == "hyperband":
         options["max_resource"] = max(epochs, int(options["min_resource"]))
@@ -131,10 +144,10 @@ def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
         wrapped = Named.read("pruner", options.pop("wrapped", "median"), PRUNERS)
         options["wrapped_pruner"] = None if wrapped.name == "none" else make_pruner(wrapped, epochs, first_step)
     build: Callable[..., BasePruner] = getattr(optuna.pruners, class_name)
-    return _built("pruner", named, lambda: build(**options))
+    return _make("pruner", named, lambda: build(**options))
 
 
-def _built(what: str, named: Named, build: Callable[[], _Built]) -> _Built:
+def _make(what: str, named: Named, build: Callable[[], _T]) -> _T:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
@@ -144,11 +157,15 @@ def _built(what: str, named: Named, build: Callable[[], _Built]) -> _Built:
 
 
 class SeededByTrial(BaseSampler):
-    """A sampler made anew for every trial, from the study's seed and the trial's place among those asked for.
+    """A sampler made anew for every trial, from the study's seed and the trial's place in the sequence of trials.
 
-    So a study that goes on after a stop does not draw its first trials again, workers do not draw the same, and one
-    worker with the same seed gives the same trials: a trial that takes the place of one whose worker was killed has
-    that one's place, and those after it have the places that they would have had.
+    So a resumed study does not draw its first trials again, workers do not draw the same, and one worker with the same
+    seed gives the same trials: a trial that replaces one whose worker was killed has its place, and later trials have
+    the places that they would have had.
+
+    Args:
+        build: makes a sampler from a seed.
+        seed: the study's seed.
     """
 
     def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
@@ -162,35 +179,40 @@ class SeededByTrial(BaseSampler):
         return self._sampler
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Pass on to the trial's sampler."""
         self._of(study, trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
+        """Pass on to the trial's sampler."""
         return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
+        """Pass on to the trial's sampler."""
         return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """Pass on to the trial's sampler."""
         return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Pass on to the trial's sampler."""
         self._of(study, trial).after_trial(study, trial, state, values)
 
     def reseed_rng(self) -> None:
-        """Nothing: the next trial has a seed of its own."""
+        """Do nothing: the next trial has a seed of its own."""
 
 
 def _place(study: Study, trial: FrozenTrial) -> int:
-    """A trial's place among those asked for: its number, were no worker ever killed.
+    """Return a trial's place in the sequence of trials: its number, if no worker was ever killed.
 
-    Trials that take another one's place have that place, and so has the next one where a trial was given up before it
-    had parameters.
+    A trial that replaces another has the other's place, and so has the next one after a trial that was given up before
+    it had parameters.
     """
     before = study.get_trials(deepcopy=False)[: trial.number]
     first = trial.user_attrs.get("retry_of")
     if first is not None:
         before = before[: int(first)]
-    return sum("replaces" not in one.user_attrs and not _never_began(one) for one in before)
+    return sum("replaces" not in earlier.user_attrs and not _never_began(earlier) for earlier in before)
 
 
 def _never_began(trial: FrozenTrial) -> bool:
@@ -198,15 +220,16 @@ def _never_began(trial: FrozenTrial) -> bool:
 
 
 class GridOnce(optuna.samplers.GridSampler):
-    """A grid whose end the study counts itself: `Study.stop`, which Optuna's calls, is for `Study.optimize` alone."""
+    """A grid that leaves its end to the study: Optuna's calls `Study.stop`, which works only in `Study.optimize`."""
 
     @property
     def points(self) -> list[Any]:
+        """Return all points."""
         return self._all_grids
 
     def point(self, number: int) -> dict[str, Any]:
-        """The parameters of a point, as they are enqueued."""
+        """Return the parameters of a point, as they are enqueued."""
         return dict(zip(self._param_names, self._all_grids[number], strict=True))
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Nothing."""
+        """Do nothing."""

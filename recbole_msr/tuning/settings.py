@@ -1,9 +1,8 @@
-"""What a search is: everything its workers need to know, checked once."""
+"""The settings of a search: everything that its workers need to know, resolved from its options."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,10 +12,11 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import metric_name
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
+from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
-"""Objectives that are measured on the built model (`search/cost.py`); smaller is better."""
+"""Objectives that are measured on the built model (`tuning/cost.py`); smaller is better."""
 _FILE = Path("workers", "search.json")
 _SHAPE = {
     **dict.fromkeys(("model", "dataset", "study", "output"), str),
@@ -31,30 +31,33 @@ _SHAPE = {
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """A search.
+    """A search, as its workers read it from the output folder.
 
     Attributes:
-        model, dataset: names.
-        config: configuration keys of every trial (with `seed`, `data_seed` and `threads`).
+        model: model name.
+        dataset: dataset name.
+        config: configuration keys of every trial, with `seed`, `data_seed` and `threads`.
         space: `Space.to_dict()`.
         objectives: metrics of the validation split and costs; the first metric is the trials' valid_metric.
-        study: the study's name in its storage.
-        output: the folder.
-        storage: its address; None for a journal in the folder.
-        trials, epochs, timeout: budgets: trials over all workers and restarts, epochs likewise, seconds of one
-            command; None for no limit.
+        study: name of the study in its storage.
+        output: output folder.
+        storage: address of the database; None for a journal in the output folder.
+        trials: maximum number of trials, over all workers and restarts; None for no limit.
+        epochs: maximum number of epochs of all trials together; None for no limit.
+        timeout: seconds of one command; None for no limit.
         workers: processes that this command starts.
-        sampler, pruner: {name: ..., option: ...}.
-        trial_seeds: how often a trial is trained, with seeds that follow `config["seed"]`; its value is the mean.
+        sampler: {name: ..., option: ...}.
+        pruner: {name: ..., option: ...}.
+        trial_seeds: trainings of each trial, with seeds that follow `config["seed"]`; its value is their mean.
         final_seeds: seeds of the final test; 0 for none.
         tolerance: with several objectives, the best trial is the one with the smallest second objective among those
-            whose first is at most so much worse than the best, as a share of it.
-        max_failures: so many failed trials in a row end the search.
+            whose first is worse than the best by at most this share of it.
+        max_failures: number of consecutive failed trials that ends the search.
         retries: how often a trial is tried again whose worker was killed.
-        fused: how many trainings a worker has at once: a number, "off" for one, or "auto"
-            (`search/together.py`, `search/final.py`).
+        fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
+            (`tuning/fused_trials.py`, `tuning/final.py`).
         wandb: online, offline or disabled.
-        wandb_project: the project there.
+        wandb_project: project in Weights & Biases.
     """
 
     model: str
@@ -64,57 +67,53 @@ class SearchSettings:
     objectives: list[str]
     study: str
     output: str
-    storage: str | None = None
-    trials: int | None = None
-    epochs: int | None = None
-    timeout: float | None = None
-    workers: int = 1
+    storage: str | None = SearchOptions.storage
+    trials: int | None = SearchOptions.trials
+    epochs: int | None = SearchOptions.total_epochs
+    timeout: float | None = SearchOptions.timeout
+    workers: int = SearchOptions.workers
     sampler: dict[str, Any] = field(default_factory=lambda: {"name": "tpe"})
     pruner: dict[str, Any] = field(default_factory=lambda: {"name": "median"})
-    trial_seeds: int = 1
-    final_seeds: int = 3
-    tolerance: float = 0.01
-    max_failures: int = 5
+    trial_seeds: int = SearchOptions.trial_seeds
+    final_seeds: int = SearchOptions.final_seeds
+    tolerance: float = SearchOptions.tolerance
+    max_failures: int = SearchOptions.max_failures
     retries: int = 2
     fused: str | int = "auto"
     wandb: str = "offline"
     wandb_project: str = "recbole-msr"
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("trial_seeds", 1), ("final_seeds", 0)):
-            check_count(name, getattr(self, name), least, MOST)
-        check_count("max_failures", self.max_failures, 1)
-        for name in ("trials", "epochs"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), 1)
-        if self.timeout is not None and not (_is_number(self.timeout) and self.timeout > 0):
-            raise InputError(f"--timeout must be a number of seconds above 0, got {self.timeout!r}")
-        if not (_is_number(self.tolerance) and 0 <= self.tolerance < 1):
-            raise InputError(f"--tolerance must be a share from 0 to below 1, got {self.tolerance!r}")
+        """Refuse options that do not go together."""
         if self.trials is None and self.epochs is None and self.timeout is None and self.sampler["name"] != "grid":
             raise InputError("a search needs a budget: --trials=N, --timeout=SECONDS or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
-        if self.pruner["name"] != "none" and len(self.objectives) > 1:
-            raise InputError("trials with several objectives cannot be pruned (Optuna): give --pruner=none")
-        if self.sampler["name"] == "cmaes" and len(self.objectives) > 1:
-            raise InputError("CMA-ES has one objective: give --sampler=nsga2, or tpe")
+        if len(self.objectives) > 1:
+            self._check_several_objectives()
         if "wilcoxon" in _names(self.pruner) and self.trial_seeds < 2:
             raise InputError(
                 "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"
             )
 
+    def _check_several_objectives(self) -> None:
+        if self.pruner["name"] != "none":
+            raise InputError("trials with several objectives cannot be pruned (Optuna): give --pruner=none")
+        if self.sampler["name"] == "cmaes":
+            raise InputError("CMA-ES has one objective: give --sampler=nsga2, or tpe")
+
     @property
     def folder(self) -> Path:
+        """Return the output folder."""
         return Path(self.output)
 
     @property
     def quality(self) -> str:
-        """The first objective that is a metric: what an epoch is judged by."""
+        """Return the first objective that is a metric: it chooses each trial's best epoch."""
         return next(name for name in self.objectives if name not in COSTS)
 
     def write(self) -> None:
-        """Leave it to the workers in the folder."""
+        """Write the settings into the output folder, where the workers read them."""
         path = self.folder / _FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self))
@@ -123,7 +122,7 @@ class SearchSettings:
 
     @classmethod
     def of_folder(cls, folder: Path) -> SearchSettings:
-        """What `write` left.
+        """Read what `write` wrote.
 
         Raises:
             InputError: the file is damaged.
@@ -135,14 +134,17 @@ class SearchSettings:
             raise InputError(f"{folder / _FILE} is damaged: {error}") from error
 
 
-def read_objectives(given: str | Sequence[str] | None, valid_metric: str) -> list[str]:
-    """`--objectives`, a list or comma-separated; by default the validation metric alone.
+def read_objectives(objectives: str | Sequence[str] | None, valid_metric: str) -> list[str]:
+    """Read `--objectives`, a list or comma-separated; by default the validation metric alone.
 
     Raises:
         InputError: there is no metric among them.
     """
-    names = [valid_metric] if not given else given.split(",") if isinstance(given, str) else list(given)
-    names = [metric_name(str(name)) for name in names]
+    if not objectives:
+        objectives = [valid_metric]
+    elif isinstance(objectives, str):
+        objectives = objectives.split(",")
+    names = [metric_name(str(name)) for name in objectives]
     if all(name in COSTS for name in names):
         raise InputError(
             f"--objectives {', '.join(names)}: one of them must be a metric of the validation split, such as auc/macro"
@@ -150,60 +152,41 @@ def read_objectives(given: str | Sequence[str] | None, valid_metric: str) -> lis
     return names
 
 
-def read_sampler(given: Any) -> dict[str, Any]:
-    """`--sampler`: a name, or a mapping with options.
+def read_sampler(sampler: Any) -> dict[str, Any]:
+    """Read `--sampler`: a name, or a mapping with options.
 
     Raises:
         InputError: no such sampler or option.
     """
-    return Named.read("sampler", "tpe" if given is None else given, SAMPLERS).to_dict()
+    return Named.read("sampler", "tpe" if sampler is None else sampler, SAMPLERS).to_dict()
 
 
-def read_pruner(given: Any, objectives: Sequence[str]) -> dict[str, Any]:
-    """`--pruner`: a name, or a mapping with options; by default the median rule, and none for several objectives.
+def read_pruner(pruner: Any, objectives: Sequence[str]) -> dict[str, Any]:
+    """Read `--pruner`: a name, or a mapping with options; by default the median rule, and none for several objectives.
 
     Raises:
         InputError: no such pruner or option.
     """
     default = "median" if len(objectives) == 1 else "none"
-    return Named.read("pruner", default if given is None else given, PRUNERS).to_dict()
+    return Named.read("pruner", default if pruner is None else pruner, PRUNERS).to_dict()
 
 
-def read_fused(given: Any) -> str | int:
-    """`--fused`: auto, off, or a number.
+def read_fused(fused: Any) -> str | int:
+    """Read `--fused`: auto, off, or a number.
 
     Raises:
         InputError: it is none of these.
     """
-    word = "auto" if given is None else str(given).strip().lower()
+    word = "auto" if fused is None else str(fused).strip().lower()
     if word in ("auto", "off"):
         return word
     if not word.isdigit() or int(word) < 1:
-        raise InputError(f"--fused must be auto, off, or how many trials are trained at once, got {given!r}")
+        raise InputError(f"--fused must be auto, off, or how many trials are trained at once, got {fused!r}")
     return int(word)
 
 
-MOST = 10_000
-"""Workers and seeds that may be asked for: each is a process or a whole training."""
-
-
-def check_count(name: str, value: Any, least: int, most: float = math.inf) -> None:
-    """Check an option that counts something.
-
-    Raises:
-        InputError: it is no whole number, below `least` or above `most`.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        bounds = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
-        raise InputError(f"--{name.replace('_', '-')} must be a whole number {bounds}, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
-
-
 def _names(pruner: Any) -> list[str]:
-    """A pruner's name, and those of the pruners that it wraps."""
+    """Return a pruner's name, and those of the pruners that it wraps."""
     if not isinstance(pruner, Mapping):
         return [str(pruner).lower()]
     return [str(pruner.get("name", "")).lower(), *(_names(pruner["wrapped"]) if "wrapped" in pruner else [])]

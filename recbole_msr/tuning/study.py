@@ -15,14 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from recbole_msr.errors import InputError, StorageError
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import SEARCH
+from recbole_msr.jobs.configuration import FREE_KEYS
 from recbole_msr.jobs.storage import hide_password, open_storage
-from recbole_msr.runs.folder import FREE
 from recbole_msr.tuning.samplers import GridOnce, Named, make_pruner, make_sampler
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 
 _IDENTITY = "recbole_msr"
-FREE_KEYS = (FREE - {"epochs"}) | {"data_path", "knowledge_dir", "checkpoint_dir"}
 
 
 def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mapping[str, bool], epochs: int) -> Study:

@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.spreadsheet import write_csv
+from recbole_msr.jobs.failure import PARQUET_DAMAGE
 from recbole_msr.jobs.storage import objective_names
 from recbole_msr.tuning.study import values_of
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
+    from optuna.trial import FrozenTrial
 
-PARQUET_DAMAGE = (OSError, ValueError, KeyError, TypeError, MemoryError, NotImplementedError)
-"""What reading a Parquet file that is not as it was written may raise (pyarrow's errors are among these)."""
 _NUMBERS = ("seconds", "setup_seconds", "epochs", "best_epoch", "parameters", "flops", "latency", "latency_1")
 _WORDS = ("worker", "origin", "reason")
 
 
 def trials_frame(study: optuna.Study) -> pd.DataFrame:
-    """A line a trial, in the order of their numbers, whatever has become of them.
+    """Return a table with one row per trial, in the order of their numbers, whatever their state.
 
     Columns: `number`, `state` (complete, pruned, fail, running, waiting); a value for every objective, under its name;
     `params.NAME` for every parameter that some trial has, in the order in which they were first sampled; `seconds`,
     `setup_seconds`, `epochs`, `best_epoch`, `parameters`, `flops`, `latency`, `latency_1`; `worker`, `origin`,
-    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna, one that the end of
-    `--timeout` has cut off that of its best epoch so far. An objective that
-    is also a cost (`parameters`) has one column, with the objectives.
+    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna; a trial that the end
+    of `--timeout` has cut off has that of its best epoch so far. An objective that is also a cost (`parameters`) has
+    one column, with the objectives.
 
-    What a trial does not have is empty: NaN for numbers, None for words, NaT for times. A column of parameters that
-    are all numbers holds numbers; whole ones stay whole where a trial lacks them (pandas' Int64).
+    Missing values are NaN for numbers, None for words, NaT for times. A column of parameters that are all numbers holds
+    numbers; whole numbers stay whole where a trial lacks them (pandas' Int64).
 
     Args:
         study: a study of `recbole-msr search`.
@@ -45,11 +45,8 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
         "number": pd.Series([trial.number for trial in trials], dtype="int64"),
         "state": pd.Series([trial.state.name.lower() for trial in trials], dtype=object),
     }
-    for index, name in enumerate(objective_names(study)):
-        values = [values_of(trial) for trial in trials]
-        columns[name] = pd.Series([value[index] if value else None for value in values], dtype="float64")
-    for name in dict.fromkeys(name for trial in trials for name in trial.params):
-        columns[f"params.{name}"] = _typed([trial.params.get(name) for trial in trials])
+    columns |= _value_columns(study, trials)
+    columns |= _parameter_columns(trials)
     for name in _NUMBERS:
         if name not in columns:
             columns[name] = _numbers([trial.user_attrs.get(name) for trial in trials])
@@ -60,12 +57,27 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def _value_columns(study: optuna.Study, trials: Sequence[FrozenTrial]) -> dict[str, pd.Series]:
+    import pandas as pd
+
+    values = [values_of(trial) for trial in trials]
+    return {
+        name: pd.Series([value[index] if value else None for value in values], dtype="float64")
+        for index, name in enumerate(objective_names(study))
+    }
+
+
+def _parameter_columns(trials: Sequence[FrozenTrial]) -> dict[str, pd.Series]:
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return {f"params.{name}": _typed([trial.params.get(name) for trial in trials]) for name in names}
+
+
 def write_trials(study: optuna.Study, folder: str | Path) -> None:
-    """Write trials.csv and trials.parquet, each as a whole or not at all.
+    """Write trials.csv and trials.parquet, each completely or not at all.
 
     Args:
         study: a study of `recbole-msr search`.
-        folder: where to; it exists.
+        folder: an existing folder.
     """
     frame, folder = trials_frame(study), Path(folder)
     write_atomically(folder / "trials.csv", lambda temporary: write_csv(frame, temporary))
@@ -96,7 +108,7 @@ def read_trials(folder: str | Path) -> pd.DataFrame:
 
 
 def _typed(values: Sequence[Any]) -> pd.Series:
-    """One type for a column, as Parquet wants it: numbers, or true and false, or else words."""
+    """Give a column one type, as Parquet needs it: numbers, or true and false, or else words."""
     import pandas as pd
 
     kinds = {type(value) for value in values if value is not None}
@@ -110,9 +122,9 @@ def _typed(values: Sequence[Any]) -> pd.Series:
 def _numbers(values: Sequence[Any]) -> pd.Series:
     import pandas as pd
 
-    whole = all(isinstance(value, int) for value in values if value is not None)
-    some = any(value is not None for value in values)
-    return pd.Series(values, dtype="Int64" if whole and some else "float64")
+    numbers = [value for value in values if value is not None]
+    are_integers = bool(numbers) and all(isinstance(value, int) for value in numbers)
+    return pd.Series(values, dtype="Int64" if are_integers else "float64")
 
 
 def _word(value: Any) -> str | None:

@@ -12,6 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 import recbole_msr
 from recbole_msr import InputError
+from recbole_msr.comparison.options import CompareOptions
+from recbole_msr.comparison.resolve import read_compare
 from tests.tuning.conftest import CONFIG
 
 SMALL = {"learning_rate": 0.01, "embedding_size": 4}
@@ -447,11 +449,9 @@ def test_a_metric_without_a_value_for_one_task_refuses_the_models_that_learn_it_
 
 
 def read(tiny_data, models, config):
-    from recbole_msr.comparison.resolve import read_compare
-
-    given = {**CONFIG, "data_path": str(tiny_data), **config}
-    options = {"trials": 0, "seeds": 1, "workers": 1, "timeout": None, "alpha": 0.05, "single_scenario": False}
-    settings, _ = read_compare(models, "tiny", (), given, None, None, None, wandb=None, wandb_project=None, **options)
+    settings, _ = read_compare(
+        CompareOptions(models, "tiny", seeds=1, config={**CONFIG, "data_path": str(tiny_data), **config})
+    )
     return {entry.label: entry for entry in settings.entries}
 
 

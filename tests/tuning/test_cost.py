@@ -6,7 +6,7 @@ from torch import nn
 
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
-from recbole_msr.tuning import cost
+from recbole_msr.jobs import model_cost as cost
 
 HINET = {
     "embedding_size": 6,

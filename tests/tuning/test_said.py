@@ -1,6 +1,5 @@
 """A search says what it did: trials cut off, killed, done again, and two at once in one process."""
 
-import inspect
 import json
 import re
 import threading
@@ -12,11 +11,11 @@ import pytest
 import yaml
 
 import recbole_msr
-from recbole_msr.comparison.run import compare
+from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.python_call import python_call
 from recbole_msr.tracking.wandb import artifact_name
-from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.study import candidates
 
 from .test_trials import ended, kill, work
@@ -107,10 +106,8 @@ def test_the_call_in_python_has_every_key_and_is_read_by_python(search, config):
 
 
 def test_the_call_has_paths_as_text_and_no_password():
-    names = inspect.signature(compare).parameters
-    given = {name: names[name].default for name in names}
-    given |= {"models": ("A", "B"), "trials": 3, "config_files": [Path("a.yaml")]}
-    assert python_call(compare, given) == (
+    options = CompareOptions(("A", "B"), trials=3, config_files=[Path("a.yaml")])
+    assert python_call("compare", options) == (
         "from recbole_msr import compare; compare(models=['A', 'B'], trials=3, config_files=['a.yaml'])"
     )
 
@@ -149,9 +146,8 @@ def test_the_run_of_a_study_with_any_name_is_kept_with_its_true_name(search):
     + [("max_failures", 0)],
 )
 def test_nonsense_is_refused(option, value):
-    given = {"model": "M", "dataset": "d", "config": {"seed": 1}, "space": {}, "objectives": ["auc"], "study": "s"}
     with pytest.raises(InputError, match=f"--{option.replace('_', '-')} must be"):
-        SearchSettings(**{"trials": 3, **given, "output": "out", option: value})
+        SearchOptions("M", "d", **{"trials": 3, option: value})
 
 
 BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(

@@ -1,7 +1,6 @@
 """`recbole_msr.search` from end to end: what it leaves, that it goes on, and that it never looks at the test split."""
 
 import ast
-import inspect
 import json
 import math
 import time
@@ -14,10 +13,12 @@ import pytest
 import yaml
 
 import recbole_msr
+from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.python_call import python_call
 from recbole_msr.tuning import objective, trials
 from recbole_msr.tuning.final import _groups
+from recbole_msr.tuning.options import SearchOptions
 from tests.tracking.read_back import runs
 
 from .conftest import CONFIG, SPACE
@@ -86,9 +87,8 @@ def test_the_call_that_made_the_results_has_everything_that_was_given(name):
         }
     else:
         given |= {"models": ["HiNet", "PLE"], "vary": {"sub_experts": [1, 2]}, "alpha": 0.01}
-    function = getattr(recbole_msr, name)
-    defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
-    _, call = ast.parse(python_call(function, defaults | {"dataset": "tiny"} | given | {"progress": False})).body
+    options = {"search": SearchOptions, "compare": CompareOptions}[name]
+    _, call = ast.parse(python_call(name, options(dataset="tiny", progress=False, **given))).body
     assert call.value.func.id == name
     found = {word.arg: ast.literal_eval(word.value) for word in call.value.keywords}
     given["config"] = {**given["config"], "data_path": "data"}

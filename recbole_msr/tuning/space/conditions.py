@@ -1,4 +1,4 @@
-"""Conditions between parameters: an order in which all are known, and what can never be."""
+"""Conditions between parameters: their order, and combinations that can never exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Needs = dict[str, list[Any]]
 
 
 def in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Every parameter behind those that its conditions name; else as given. Conditions list values in their order.
+    """Put every parameter after those that its conditions name, in stable order; sort the values of conditions.
 
     Raises:
         InputError: conditions in a circle, or parameters that can never exist.
@@ -23,11 +23,11 @@ def in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
     rest = list(parameters)
     placed: dict[str, Parameter] = {}
     while rest:
-        free = next((one for one in rest if all(name in placed for name in one.when)), None)
+        free = next((parameter for parameter in rest if all(name in placed for name in parameter.when)), None)
         if free is None:
             circle = _circle(rest)
-            told = " needs ".join(one.name for one in [*circle, circle[0]])
-            raise InputError(f"{circle[0].place}: conditions in a circle: {told}")
+            names = " needs ".join(parameter.name for parameter in [*circle, circle[0]])
+            raise InputError(f"{circle[0].place}: conditions in a circle: {names}")
         rest.remove(free)
         placed[free.name] = _tidy(free, placed)
     for parameter in placed.values():
@@ -41,9 +41,9 @@ def in_order(parameters: Sequence[Parameter]) -> list[Parameter]:
 
 
 def _circle(rest: Sequence[Parameter]) -> list[Parameter]:
-    """Parameters each of which waits for the next, the last for the first."""
+    """Return parameters each of which depends on the next, the last on the first."""
     by_name = {parameter.name: parameter for parameter in rest}
-    path = [next(one for one in rest if any(name in by_name for name in one.when))]
+    path = [next(parameter for parameter in rest if any(name in by_name for name in parameter.when))]
     while True:
         following = next(by_name[name] for name in path[-1].when if name in by_name)
         if following in path:
@@ -52,7 +52,7 @@ def _circle(rest: Sequence[Parameter]) -> list[Parameter]:
 
 
 def _tidy(parameter: Parameter, placed: Mapping[str, Parameter]) -> Parameter:
-    """Conditions list values in the order of the parameter they are on; one that always holds is dropped."""
+    """Sort the values of a parameter's conditions as their parameter has them; drop conditions that always hold."""
     when = {}
     for name, wanted in parameter.when.items():
         values = placed[name].values() or []
@@ -63,15 +63,15 @@ def _tidy(parameter: Parameter, placed: Mapping[str, Parameter]) -> Parameter:
     return replace(parameter, when=when)
 
 
-def needs(parameter: Parameter, known: Mapping[str, Parameter]) -> Needs:
-    """All that must be for a parameter to exist: its conditions, and those of what it depends on."""
-    found: Needs = {}
+def needs(parameter: Parameter, by_name: Mapping[str, Parameter]) -> Needs:
+    """Return all conditions for a parameter to exist: its own, and those of the parameters that it depends on."""
+    needed: Needs = {}
     waiting = [parameter]
     while waiting:
         for name, values in waiting.pop().when.items():
-            found[name] = [v for v in found[name] if _among(v, values)] if name in found else list(values)
-            waiting.append(known[name])
-    return found
+            needed[name] = [v for v in needed[name] if _among(v, values)] if name in needed else list(values)
+            waiting.append(by_name[name])
+    return needed
 
 
 def refuse_overlaps(parameters: Sequence[Parameter]) -> None:
@@ -80,25 +80,25 @@ def refuse_overlaps(parameters: Sequence[Parameter]) -> None:
     Raises:
         InputError: names both.
     """
-    known = {parameter.name: parameter for parameter in parameters}
-    for one, other in combinations(parameters, 2):
-        if one.key == other.key:
-            first, second = needs(one, known), needs(other, known)
-            apart = (name for name in first if name in second)
-            if all(any(_among(v, second[name]) for v in first[name]) for name in apart):
+    by_name = {parameter.name: parameter for parameter in parameters}
+    for parameter, other in combinations(parameters, 2):
+        if parameter.key == other.key:
+            first, second = needs(parameter, by_name), needs(other, by_name)
+            shared = (name for name in first if name in second)
+            if all(any(_among(v, second[name]) for v in first[name]) for name in shared):
                 raise InputError(
-                    f"{other.place}: '{one.name}' and '{other.name}' may both set '{other.key}': give them conditions "
-                    "of which only one holds"
+                    f"{other.place}: '{parameter.name}' and '{other.name}' may both set '{other.key}': give them "
+                    "conditions of which only one holds"
                 )
 
 
 def settled(parameters: Iterable[Parameter], fixed: Mapping[str, Any], keys: Mapping[str, str]) -> list[Parameter]:
-    """Parameters with conditions on fixed values decided: one that holds is dropped, where one fails the parameter is.
+    """Decide conditions on fixed values: drop those that hold, and parameters with one that does not.
 
     Args:
-        parameters: those that are searched.
+        parameters: the searched parameters.
         fixed: values by configuration key.
-        keys: the configuration key of every parameter, those among them that are fixed now.
+        keys: configuration key of every parameter, also of those that are fixed now.
     """
     kept = list(parameters)
     while True:
@@ -122,4 +122,4 @@ _NOTHING = object()
 
 
 def _among(value: Any, values: Iterable[Any]) -> bool:
-    return any(same(value, one) for one in values)
+    return any(same(value, other) for other in values)

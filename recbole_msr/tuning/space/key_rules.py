@@ -1,4 +1,4 @@
-"""Which keys a search may set: those the model reads, and none that all trials must have in common."""
+"""Rules for the keys of a space: the model reads them, and they are none that all trials must share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from recbole_msr.data import cache
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.yaml import parse_yaml
 from recbole_msr.tuning.space.conditions import needs
+from recbole_msr.tuning.space.parameters import Parameter
 from recbole_msr.tuning.space.space import Space
 
 _DATA = {
@@ -29,7 +30,7 @@ _STUDY = {
 }
 """Keys that belong to the search as a whole."""
 
-_NO_DIFFERENCE = {
+_SAME_FOR_ALL = {
     *("epochs", "eval_step", "eval_batch_size", "trainer", "lightning", "threads", "worker", "data_device"),
     *("packed_cache", "cache_dir", "use_gpu", "gpu_id", "reproducibility", "state", "show_progress"),
     *("fused_optimizer", "compile"),
@@ -43,8 +44,8 @@ def check_space(space: Space, model: str, config: Any) -> None:
 
     Args:
         space: the space.
-        model: the model's name.
-        config: the RecBole Config of the search.
+        model: model name.
+        config: RecBole's configuration of the search.
 
     Raises:
         InputError: a key that the model does not read, that changes the data or the split, or that belongs to the
@@ -52,7 +53,7 @@ def check_space(space: Space, model: str, config: Any) -> None:
     """
     if space.model is not None and space.model != model:
         raise InputError(f"{space.name} is the search space of {space.model}, not of {model}")
-    places = {one.key: one.place or space.name for one in space.parameters}
+    places = {parameter.key: parameter.place or space.name for parameter in space.parameters}
     for key in space.keys:
         place = places.get(key, space.name)
         if key in _DATA:
@@ -62,7 +63,7 @@ def check_space(space: Space, model: str, config: Any) -> None:
             )
         if key in _STUDY:
             raise InputError(f"{place}: '{key}' cannot be part of a search space: it belongs to the search as a whole")
-        if key in _NO_DIFFERENCE and key in places:
+        if key in _SAME_FOR_ALL and key in places:
             raise InputError(
                 f"{place}: '{key}' cannot be searched: it must be the same for all trials to be compared; it may stand "
                 "under 'fixed:'"
@@ -73,41 +74,45 @@ def check_space(space: Space, model: str, config: Any) -> None:
 
 def _check_known(space: Space, model: str, config: Any) -> None:
     """Refuse keys that the model does not read, whatever backbone it has."""
-    choice = next((one for one in space.parameters if one.key == "backbone"), None)
-    always = {name: _known(model, name, config) for name in _backbones(space, config)}
-    by_name = {one.name: one for one in space.parameters}
+    choice = _backbone_choice(space)
+    by_backbone = {name: _keys_read(model, name, config) for name in _backbones(space, config)}
+    by_name = {parameter.name: parameter for parameter in space.parameters}
     for parameter in space.parameters:
-        chosen = needs(parameter, by_name).get(choice.name) if choice is not None else None
-        known = always if chosen is None else {name: always[name] for name in chosen}
-        _check_key(parameter.key, parameter.place or space.name, model, known)
+        backbones = needs(parameter, by_name).get(choice.name) if choice is not None else None
+        keys = by_backbone if backbones is None else {name: by_backbone[name] for name in backbones}
+        _check_key(parameter.key, parameter.place or space.name, model, keys)
     for key in space.fixed:
-        _check_key(key, space.name, model, always)
+        _check_key(key, space.name, model, by_backbone)
 
 
-def _check_key(key: str, place: str, model: str, known: Mapping[Any, set[str]]) -> None:
-    reading = [name for name, keys in known.items() if key in keys]
-    if len(reading) == len(known):
+def _backbone_choice(space: Space) -> Parameter | None:
+    return next((parameter for parameter in space.parameters if parameter.key == "backbone"), None)
+
+
+def _check_key(key: str, place: str, model: str, by_backbone: Mapping[Any, set[str]]) -> None:
+    reading = [name for name, keys in by_backbone.items() if key in keys]
+    if len(reading) == len(by_backbone):
         return
     if reading:
-        others = ", ".join(str(name) for name in known if name not in reading)
+        others = ", ".join(str(name) for name in by_backbone if name not in reading)
         raise InputError(
             f"{place}: '{key}' is read by {', '.join(map(str, reading))}, but the backbone may also be {others}: "
             f"search it under the condition when: {{backbone: [{', '.join(map(str, reading))}]}}"
         )
-    every: set[str] = set().union(*known.values())
+    every: set[str] = set().union(*by_backbone.values())
     raise InputError(f"{place}: {model} does not read '{key}'{nearest(key, every)}")
 
 
 def _backbones(space: Space, config: Any) -> Iterable[Any]:
-    """All models that may be inside; [None] for a model without."""
+    """Return all backbones that the model may have; [None] for a model without."""
     if "backbone" in space.fixed:
         return [space.fixed["backbone"]]
-    choice = next((one for one in space.parameters if one.key == "backbone"), None)
+    choice = _backbone_choice(space)
     return [config["backbone"]] if choice is None else choice.values() or []
 
 
-def _known(model: str, backbone: Any, config: Any) -> set[str]:
-    """The keys that a model reads, around a backbone."""
+def _keys_read(model: str, backbone: Any, config: Any) -> set[str]:
+    """Return the keys that a model reads, with a backbone inside."""
     if not backbone:
         return known_keys(registry.model_class(model)) | set(config.internal_config_dict)
     # Not internal_config_dict: it has the defaults of one backbone.

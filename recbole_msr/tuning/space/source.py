@@ -1,4 +1,4 @@
-"""A space's file: its content with the line of everything in it."""
+"""A file of a search space: its content with the line of every key."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from recbole_msr.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Source:
-    """A file's content, with the line of everything in it.
+    """A file's content, with the line of every key.
 
     Attributes:
         content: the mapping.
         name: the file's name, for messages.
-        folder: where it lies; None if it is no file.
-        lines: the line of every key, by its path: ("search", "dropout", "low") -> 7.
+        folder: folder of the file; None if it is no file.
+        lines: line of every key, by its path: ("search", "dropout", "low") -> 7.
     """
 
     content: Mapping[str, Any]
@@ -27,7 +27,7 @@ class Source:
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
     def place(self, *path: Any) -> str:
-        """FILE:LINE of the key at a path, or of the nearest one around it."""
+        """Return FILE:LINE of the key at a path, or of the nearest key around it."""
         steps = tuple(map(str, path))
         for end in range(len(steps), 0, -1):
             if steps[:end] in self.lines:
@@ -35,12 +35,13 @@ class Source:
         return self.name
 
     def refuse(self, message: str, *path: Any) -> NoReturn:
+        """Raise an `InputError` with FILE:LINE of the key at a path."""
         raise InputError(f"{self.place(*path)}: {message}")
 
-    def only(self, known: Iterable[str], given: Iterable[Any], *path: Any, what: str = "key") -> None:
-        """Refuse words that are not known."""
-        known = list(known)
-        for word in given:
-            if word not in known:
-                hint = nearest(str(word), known) or f"; there are {', '.join(known)}"
+    def only(self, allowed: Iterable[str], words: Iterable[Any], *path: Any, what: str = "key") -> None:
+        """Refuse words that are not allowed, with the nearest ones that are."""
+        allowed = list(allowed)
+        for word in words:
+            if word not in allowed:
+                hint = nearest(str(word), allowed) or f"; there are {', '.join(allowed)}"
                 self.refuse(f"unknown {what} '{word}'{hint}", *path, word)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr import registry
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.tuning.space.conditions import in_order, refuse_overlaps, settled
-from recbole_msr.tuning.space.parameters import Categorical, Layers, Parameter, plain, same, told
+from recbole_msr.tuning.space.parameters import Categorical, Layers, Parameter, plain, same, shown
 from recbole_msr.tuning.space.source import Source
 from recbole_msr.tuning.space.space_file import read_parameter, read_source, require_plain
 from recbole_msr.tuning.space.store_parameter import Stores, StoreWanted
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 
-_MOST_POINTS = 100_000
+_MAX_POINTS = 100_000
 
 
 class Space:
-    """What a search may set, and to what. Made by `load` or `of_model`.
+    """The keys that a search may set, with their values. Made by `load` or `of_model`.
 
     Attributes:
-        model: the model it is for; None for any.
+        model: name of its model; None for any.
         fixed: configuration keys with fixed values.
-        parameters: the searched ones, each behind those that its conditions name.
+        parameters: the searched keys, each after those that its conditions name.
     """
 
     def __init__(self, model: str | None, fixed: Mapping[str, Any], parameters: Sequence[Parameter], name: str) -> None:
@@ -60,17 +60,17 @@ class Space:
             source: the path of a YAML file or of RecBole's `hyper.test`, or a mapping like the YAML's.
 
         Raises:
-            InputError: names file and line, what was found and what would be right.
+            InputError: names file and line, the value and what would be right.
         """
         try:
-            return _built(read_source(source), ())
+            return _build(read_source(source), ())
         except (RecursionError, MemoryError) as error:
             name = "the search space" if isinstance(source, Mapping) else source
             raise InputError(f"{name} is nested too deeply, or too large") from error
 
     @classmethod
     def of_model(cls, model: str) -> Space:
-        """The space that comes with the package.
+        """Return the space that comes with the package.
 
         Raises:
             InputError: there is none for this model.
@@ -79,11 +79,11 @@ class Space:
 
     @property
     def keys(self) -> list[str]:
-        """The configuration keys it sets: the searched ones, then the fixed ones."""
+        """Return the configuration keys that it sets: the searched ones, then the fixed ones."""
         return list(dict.fromkeys([*(parameter.key for parameter in self.parameters), *self.fixed]))
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """Sample; returns configuration settings, the fixed ones among them."""
+        """Sample the configuration keys of a trial; the fixed ones are among them."""
         settings: dict[str, Any] = plain(self.fixed)
         chosen: dict[str, Any] = {}
         for parameter in self.parameters:
@@ -92,7 +92,7 @@ class Space:
         return settings
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What `suggest` returned for a trial with these Optuna parameters.
+        """Return what `suggest` returned for a trial with these Optuna parameters.
 
         Raises:
             InputError: a parameter is missing, or none of its choices.
@@ -105,7 +105,7 @@ class Space:
             raise InputError(f"{self.name}: these parameters are not of this space: {error}") from error
 
     def params_of(self, config: Any) -> tuple[dict[str, Any], list[str]]:
-        """The Optuna parameters that give the settings of a configuration.
+        """Find the Optuna parameters that give the settings of a configuration.
 
         Args:
             config: a mapping or a RecBole Config; a key that it lacks counts as not set.
@@ -122,65 +122,71 @@ class Space:
         for parameter in self.parameters:
             if not _holds(parameter, chosen):
                 continue
-            found, outside = parameter.find(_value(config, parameter.key))
-            params |= found
+            inside, outside = parameter.find(_value(config, parameter.key))
+            params |= inside
             lines += outside
-            if found and parameter.values() is not None:  # others are nobody's condition
-                chosen[parameter.name] = parameter.suggest(FixedTrial(found))
+            if inside and parameter.values() is not None:  # no condition can be on others
+                chosen[parameter.name] = parameter.suggest(FixedTrial(inside))
         lines += [
-            f"{key} is {told(_value(config, key))}, the space fixes it to {told(value)}"
+            f"{key} is {shown(_value(config, key))}, the space fixes it to {shown(value)}"
             for key, value in self.fixed.items()
             if not same(_value(config, key), value)
         ]
         return params, lines
 
     def grid(self) -> dict[str, list[Any]]:
-        """All values of every parameter by its Optuna name, for `optuna.samplers.GridSampler`.
+        """Return all values of every parameter by its Optuna name, for `optuna.samplers.GridSampler`.
 
         Raises:
             InputError: names the parameters without finitely many values, and those that do not always exist.
         """
-        grids = {parameter.name: parameter.grid() for parameter in self.parameters}
-        endless = [name for name, values in grids.items() if values is None]
-        layers = [one.name for one in self.parameters if one.name in endless and isinstance(one, Layers)]
-        conditional = [parameter.name for parameter in self.parameters if parameter.when]
+        self._refuse_no_grid()
+        values_by_name: dict[str, list[Any]] = {}
+        for parameter in self.parameters:
+            values_by_name |= parameter.grid() or {}
+        points = math.prod(len(values) for values in values_by_name.values())
+        if points > _MAX_POINTS:
+            raise InputError(
+                f"{self.name}: this grid has {points:,} points, of at most {_MAX_POINTS:,}: give fewer choices or "
+                "larger steps, or take another sampler"
+            )
+        return values_by_name
+
+    def _refuse_no_grid(self) -> None:
+        endless = [parameter for parameter in self.parameters if parameter.grid() is None]
         reasons = {
-            "give a step, or list the choices, of": [name for name in endless if name not in layers],
-            "give one depth, and widths that can be listed, to": layers,
-            "every combination must exist, but 'when' stands at": conditional,
+            "give a step, or list the choices, of": [one.name for one in endless if not isinstance(one, Layers)],
+            "give one depth, and widths that can be listed, to": [
+                parameter.name for parameter in endless if isinstance(parameter, Layers)
+            ],
+            "every combination must exist, but 'when' stands at": [
+                parameter.name for parameter in self.parameters if parameter.when
+            ],
         }
         if any(reasons.values()):
             why = "; ".join(f"{reason} {', '.join(names)}" for reason, names in reasons.items() if names)
             raise InputError(f"{self.name}: this space is no grid: {why}")
-        found = {name: values for grid in grids.values() if grid is not None for name, values in grid.items()}
-        points = math.prod(len(values) for values in found.values())
-        if points > _MOST_POINTS:
-            raise InputError(
-                f"{self.name}: this grid has {points:,} points, of at most {_MOST_POINTS:,}: give fewer choices or "
-                "larger steps, or take another sampler"
-            )
-        return found
 
     def stores(self) -> list[StoreWanted]:
-        """The knowledge stores that trials may use, those to be built first; `random` and `none` are not among them.
+        """Return the knowledge stores that trials may use, those to be built first, without `random` and `none`.
 
         Raises:
             RuntimeError: their names depend on the dataset, and `resolve` was not asked.
         """
-        found = []
+        stores = []
         for parameter in self.parameters:
             if isinstance(parameter, Stores):
                 parameter.require_dataset()
-                found += parameter.stores(parameter.dataset or "")
-        return [wanted for wanted in found if not wanted.is_reserved]
+                stores += parameter.stores(parameter.dataset or "")
+        return [store for store in stores if not store.is_reserved]
 
     def resolve(self, dataset: str) -> Space:
-        """The same space for a dataset: after it the names of all stores are known."""
-        known = [one.resolve(dataset) if isinstance(one, Stores) else one for one in self.parameters]
-        return Space(self.model, self.fixed, known, self.name)
+        """Return the same space for a dataset, with the names of all its stores."""
+        resolved = [one.resolve(dataset) if isinstance(one, Stores) else one for one in self.parameters]
+        return Space(self.model, self.fixed, resolved, self.name)
 
     def fixing(self, settings: Mapping[str, Any]) -> Space:
-        """The same space with some keys fixed instead of searched; parameters that can then no longer exist are gone.
+        """Return the space with some keys fixed instead of searched; parameters that can then no longer exist are gone.
 
         Raises:
             InputError: nothing is left to search.
@@ -191,21 +197,21 @@ class Space:
         return Space(self.model, fixed, settled(rest, fixed, names), self.name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole space as plain values, from which `load` makes an equal one; what was included is in it."""
+        """Return the whole space as plain values, from which `load` makes an equal one, with all that was included."""
         model = {"model": self.model} if self.model else {}
         fixed = {"fixed": plain(self.fixed)} if self.fixed else {}
         return model | fixed | {"search": {one.name: one.to_dict() for one in self.parameters}}
 
     @property
     def fingerprint(self) -> str:
-        """Equal for equal spaces: a hash of `to_dict()`, in which only the order of parameters does not count."""
+        """Return a hash of `to_dict()`, which does not depend on the order of parameters."""
         return hashlib.blake2b(json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def differences(self, other: Space) -> list[str]:
-        """What has changed since `other`, a line each."""
+        """Return the changes since `other`, one line each."""
         lines = []
         if self.model != other.model:
-            lines.append(f"model: {told(self.model)}, was {told(other.model)}")
+            lines.append(f"model: {shown(self.model)}, was {shown(other.model)}")
         now = {f"fixed {key}": value for key, value in self.fixed.items()} | self.to_dict()["search"]
         was = {f"fixed {key}": value for key, value in other.fixed.items()} | other.to_dict()["search"]
         for name in dict.fromkeys([*was, *now]):
@@ -233,7 +239,7 @@ def _value(config: Any, key: str) -> Any:
 
 def _flow(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return told(value)
+        return shown(value)
     return "{" + ", ".join(f"{key}: {_flow(part)}" for key, part in value.items()) + "}"
 
 
@@ -241,18 +247,44 @@ def _flow(value: Any) -> str:
 
 
 def _shipped(model: str) -> Path:
-    known = sorted((path.stem for path in registry.search_spaces().glob("*.yaml")), key=str.lower)
-    if model not in known:
+    models = sorted((path.stem for path in registry.search_spaces().glob("*.yaml")), key=str.lower)
+    if model not in models:
         raise InputError(
-            f"there is no search space for '{model}'{nearest(model, known) or '.'}"
-            f" There are those of {', '.join(known)}; "
+            f"there is no search space for '{model}'{nearest(model, models) or '.'}"
+            f" There are those of {', '.join(models)}; "
             "--space=FILE takes one of your own (search_spaces/README.md says how to write it)."
         )
     return registry.search_spaces(f"{model}.yaml")
 
 
-def _built(source: Source, including: tuple[str, ...]) -> Space:
-    """A space from what its file says, with all that it includes."""
+def _build(source: Source, including: tuple[str, ...]) -> Space:
+    """Build the space of a file, with all that it includes.
+
+    Args:
+        source: the file.
+        including: paths of the files that include it.
+    """
+    model, fixed, search = _read_sections(source)
+    declared, by_model = _read_declared(source, search)
+    for parameter in declared:
+        if parameter.key in fixed:
+            where = source.place("fixed", parameter.key)
+            source.refuse(f"'{parameter.key}' is searched, and fixed at {where}", "search", parameter.name)
+    declared_keys = {parameter.key for parameter in declared} | set(fixed)
+
+    included: list[Parameter] = []
+    for number, name in enumerate(_as_list(source.content.get("include"))):
+        space = _included(source, name, including)
+        included = [parameter for parameter in included if parameter.key not in space.keys] + space.parameters
+        fixed = {**{key: value for key, value in space.fixed.items() if key not in declared_keys}, **fixed}
+        model = model or (space.model if number == 0 else None)
+    for name, models in by_model.items():
+        included += _spaces_of(source, name, models, including)
+    return _joined(source, model, fixed, declared, included, declared_keys)
+
+
+def _read_sections(source: Source) -> tuple[str | None, Mapping[str, Any], Mapping[str, Any]]:
+    """Return model, fixed values and searched parameters, as the file has them."""
     content = source.content
     source.only(("model", "include", "fixed", "search"), content)
     model, fixed, search = content.get("model"), content.get("fixed") or {}, content.get("search") or {}
@@ -263,57 +295,66 @@ def _built(source: Source, including: tuple[str, ...]) -> Space:
             source.refuse(f"'{part}' must hold keys and values, got {value!r}", part)
     for key, value in fixed.items():
         require_plain(source, value, "fixed", key)
+    return model, fixed, search
 
-    own: list[Parameter] = []
+
+def _read_declared(source: Source, search: Iterable[str]) -> tuple[list[Parameter], dict[str, list[str]]]:
+    """Return the file's own parameters, and the models of each parameter of `type: model`."""
+    declared: list[Parameter] = []
     by_model: dict[str, list[str]] = {}
     for name in search:
         read = read_parameter(source, name)
-        if isinstance(read, Parameter):
-            own.append(read)
-        else:
-            own.append(read_parameter(_as_categorical(source, name), name))  # type: ignore[arg-type]
+        if not isinstance(read, Parameter):
             by_model[name] = read
-    for parameter in own:
-        if parameter.key in fixed:
-            where = source.place("fixed", parameter.key)
-            source.refuse(f"'{parameter.key}' is searched, and fixed at {where}", "search", parameter.name)
+            read = read_parameter(_as_categorical(source, name), name)
+            assert isinstance(read, Parameter)
+        declared.append(read)
+    return declared, by_model
 
-    own_keys = {parameter.key for parameter in own} | set(fixed)
-    included: list[Parameter] = []
-    for number, name in enumerate(_as_list(content.get("include"))):
-        space = _included(source, name, including)
-        included = [one for one in included if one.key not in space.keys] + space.parameters
-        fixed = {**{key: value for key, value in space.fixed.items() if key not in own_keys}, **fixed}
-        model = model or (space.model if number == 0 else None)
-    for name, models in by_model.items():
-        included += _spaces_of(source, name, models, including)
-    names = {parameter.name: parameter.key for parameter in [*included, *own]}
-    included = _beside(own, included, own_keys)
-    _check_conditions(source, own, [*included, *own], fixed)
-    kept = settled([*included, *own], fixed, names)
-    for parameter in own:
-        if all(parameter.name != one.name for one in kept):
+
+def _joined(
+    source: Source,
+    model: str | None,
+    fixed: Mapping[str, Any],
+    declared: Sequence[Parameter],
+    included: Sequence[Parameter],
+    declared_keys: set[str],
+) -> Space:
+    """Join the file's own parameters with the included ones; its own win."""
+    keys = {parameter.name: parameter.key for parameter in [*included, *declared]}
+    included = _without_declared(declared, included, declared_keys)
+    _check_conditions(source, declared, [*included, *declared], fixed)
+    kept = settled([*included, *declared], fixed, keys)
+    kept_names = {parameter.name for parameter in kept}
+    for parameter in declared:
+        if parameter.name not in kept_names:
             never = f"'{parameter.name}' can never exist: what its 'when' asks for is fixed otherwise"
             source.refuse(never, "search", parameter.name, "when")
     return Space(model, plain(fixed), kept, source.name)
 
 
-def _beside(own: Sequence[Parameter], included: Sequence[Parameter], own_keys: set[str]) -> list[Parameter]:
-    """Included parameters without those that the file declares itself; conditions on these are on its own now.
+def _without_declared(
+    declared: Sequence[Parameter], included: Sequence[Parameter], declared_keys: set[str]
+) -> list[Parameter]:
+    """Return included parameters without those that the file declares itself; conditions on these now mean its own.
 
-    One whose condition the file's own declaration can never fulfil is gone.
+    A parameter whose condition the file's own declaration can never fulfil is left out.
     """
-    by_key = {parameter.key: parameter for parameter in own}
-    taken = {one.name: by_key[one.key] for one in included if one.key in by_key}
+    by_key = {parameter.key: parameter for parameter in declared}
+    replaced = {parameter.name: by_key[parameter.key] for parameter in included if parameter.key in by_key}
     kept = []
     for parameter in included:
-        if parameter.key in own_keys:
-            continue
-        when = {(taken[name].name if name in taken else name): wanted for name, wanted in parameter.when.items()}
-        choices = [(taken[name].values() or [], wanted) for name, wanted in parameter.when.items() if name in taken]
-        if all(any(same(value, one) for value in values for one in wanted) for values, wanted in choices):
+        conditions = [(replaced[name], wanted) for name, wanted in parameter.when.items() if name in replaced]
+        if parameter.key not in declared_keys and all(_may_be(other, wanted) for other, wanted in conditions):
+            when = {replaced[name].name if name in replaced else name: parameter.when[name] for name in parameter.when}
             kept.append(replace(parameter, when=when))
     return kept
+
+
+def _may_be(parameter: Parameter, wanted: Iterable[Any]) -> bool:
+    """Return whether a parameter can have one of the wanted values."""
+    values = parameter.values() or []
+    return any(same(value, other) for value in values for other in wanted)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -326,7 +367,7 @@ def _as_categorical(source: Source, name: str) -> Source:
 
 
 def _included(source: Source, name: Any, including: tuple[str, ...]) -> Space:
-    """The space of a model, or of a file beside the one that includes it."""
+    """Return the space of a model, or of a file beside the one that includes it."""
     if not isinstance(name, str):
         source.refuse(f"'include' must name a model or a file, got {name!r}", "include")
     beside = (source.folder or Path()) / name
@@ -334,65 +375,95 @@ def _included(source: Source, name: Any, including: tuple[str, ...]) -> Space:
     if str(path.resolve()) in including:
         source.refuse(f"'include: {name}' leads back to this file", "include")
     inner = read_source(path)
-    return _built(inner, (*including, str(Path(source.name).resolve())) if source.folder else including)
+    return _build(inner, (*including, str(Path(source.name).resolve())) if source.folder else including)
 
 
 def _spaces_of(source: Source, name: str, models: Iterable[str], including: tuple[str, ...]) -> list[Parameter]:
-    """The parameters of several models' spaces, each under the condition that its model is chosen.
+    """Return the parameters of several models' spaces, each under the condition that its model is chosen.
 
-    What is the same in all that have it becomes one parameter; what is not, one a model, named MODEL.key.
+    A parameter that is the same in all spaces that have it becomes one; one that differs becomes one for each model,
+    named MODEL.key.
+
+    Args:
+        source: the file.
+        name: the parameter of `type: model` that chooses between the models.
+        models: their names.
+        including: paths of the files that include this one.
     """
-    spaces = {}
+    by_model: dict[str, list[Parameter]] = {}
     for model in models:
         try:
-            spaces[model] = _included(source, str(model), including)
+            space = _included(source, str(model), including)
         except InputError as error:
             source.refuse(str(error), "search", name, "choices")
-    each = {model: [*_fixed_choices(space), *space.parameters] for model, space in spaces.items()}
-    forms: dict[str, dict[str, Any]] = {}
-    for model, parameters in each.items():
+        by_model[model] = [*_fixed_choices(space), *space.parameters]
+    owners: dict[str, list[str]] = {}
+    for model, parameters in by_model.items():
         for parameter in parameters:
-            forms.setdefault(parameter.name, {})[model] = parameter.to_dict()
-    split = {known for known, bodies in forms.items() if any(b != next(iter(bodies.values())) for b in bodies.values())}
-    # What depends on a parameter of several names has several itself.
-    while more := {n for n, bodies in forms.items() for b in bodies.values() if split & set(b.get("when", {}))} - split:
-        split |= more
-    made: dict[str, Parameter] = {}
-    for model, parameters in each.items():
-        renamed = {known: f"{model}.{known}" for known in split}
+            owners.setdefault(parameter.name, []).append(model)
+    differing = _differing(by_model)
+    conditional: dict[str, Parameter] = {}
+    for model, parameters in by_model.items():
+        renamed = {other: f"{model}.{other}" for other in differing}
         for parameter in parameters:
-            own_name = renamed.get(parameter.name, parameter.name)
-            having = (model,) if parameter.name in split else tuple(forms[parameter.name])
-            when = {renamed.get(known, known): values for known, values in parameter.when.items()}
-            made[own_name] = replace(parameter, name=own_name, when={name: having, **when})
-    return list(made.values())
+            new_name = renamed.get(parameter.name, parameter.name)
+            chosen = (model,) if parameter.name in differing else tuple(owners[parameter.name])
+            when = {renamed.get(other, other): values for other, values in parameter.when.items()}
+            conditional[new_name] = replace(parameter, name=new_name, when={name: chosen, **when})
+    return list(conditional.values())
+
+
+def _differing(by_model: Mapping[str, Sequence[Parameter]]) -> set[str]:
+    """Return the names of parameters that differ between models, and of those whose conditions are on such."""
+    forms: dict[str, list[dict[str, Any]]] = {}
+    for parameters in by_model.values():
+        for parameter in parameters:
+            forms.setdefault(parameter.name, []).append(parameter.to_dict())
+    differing = {name for name, bodies in forms.items() if any(body != bodies[0] for body in bodies)}
+    while True:
+        dependent = {
+            name for name, bodies in forms.items() if any(differing & set(body.get("when", {})) for body in bodies)
+        }
+        if dependent <= differing:
+            return differing
+        differing |= dependent
 
 
 def _fixed_choices(space: Space) -> list[Parameter]:
-    """Fixed values as parameters of one choice, so that they can have a condition."""
+    """Return fixed values as parameters of one choice, so that they can have a condition."""
     return [Categorical(key, key, choices=(value,), place=space.name) for key, value in space.fixed.items()]
 
 
 def _check_conditions(
-    source: Source, own: Sequence[Parameter], known: Sequence[Parameter], fixed: Mapping[str, Any]
+    source: Source, declared: Sequence[Parameter], parameters: Sequence[Parameter], fixed: Mapping[str, Any]
 ) -> None:
-    """Refuse conditions on what is not there, and on values that it never has."""
-    by_name = {parameter.name: parameter for parameter in known}
-    for parameter in own:
+    """Refuse conditions on parameters that do not exist, and on values that they never have."""
+    by_name = {parameter.name: parameter for parameter in parameters}
+    for parameter in declared:
         for name, wanted in parameter.when.items():
-            at = ("search", parameter.name, "when", name)
-            if name in fixed:
-                continue
-            if name not in by_name:
-                hint = nearest(name, [*by_name, *fixed])
-                source.refuse(f"'{parameter.name}' depends on '{name}', which is neither searched nor fixed{hint}", *at)
-            values = by_name[name].values()
-            if values is None:
-                kinds = "a choice, an integer, or a float by steps"
-                source.refuse(f"'{parameter.name}' cannot depend on '{name}', only on {kinds}", *at)
-            for value in wanted:
-                if not any(same(value, one) for one in values):
-                    hint = nearest(str(value), [str(one) for one in values])
-                    listed = ", ".join(told(one) for one in values[:20])
-                    never = f"'{parameter.name}' can never exist at {name}: {told(value)}{hint or ';'}"
-                    source.refuse(f"{never} '{name}' is one of {listed}", *at)
+            if name not in fixed:
+                _check_condition(source, parameter, name, wanted, by_name, fixed)
+
+
+def _check_condition(
+    source: Source,
+    parameter: Parameter,
+    name: str,
+    wanted: Iterable[Any],
+    by_name: Mapping[str, Parameter],
+    fixed: Mapping[str, Any],
+) -> None:
+    at = ("search", parameter.name, "when", name)
+    if name not in by_name:
+        hint = nearest(name, [*by_name, *fixed])
+        source.refuse(f"'{parameter.name}' depends on '{name}', which is neither searched nor fixed{hint}", *at)
+    values = by_name[name].values()
+    if values is None:
+        kinds = "a choice, an integer, or a float by steps"
+        source.refuse(f"'{parameter.name}' cannot depend on '{name}', only on {kinds}", *at)
+    for value in wanted:
+        if not any(same(value, other) for other in values):
+            hint = nearest(str(value), [str(other) for other in values])
+            listed = ", ".join(shown(other) for other in values[:20])
+            never = f"'{parameter.name}' can never exist at {name}: {shown(value)}{hint or ';'}"
+            source.refuse(f"{never} '{name}' is one of {listed}", *at)

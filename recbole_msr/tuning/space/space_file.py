@@ -1,4 +1,4 @@
-"""Files of search spaces: what stands in them, on which line, and whether it can be a space.
+"""Files of search spaces: their content, with its lines, read into parameters.
 
 Two kinds are read: the YAML of this package (search_spaces/README.md has its grammar), and RecBole's `hyper.test`::
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import yaml
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import SafeLoader, read_text, yaml_error
-from recbole_msr.tuning.space.parameters import Categorical, Layers, Number, Parameter, is_number, label, plain, same
+from recbole_msr.tuning.space.parameters import Categorical, Layers, Number, Parameter, is_number, label, plain
 from recbole_msr.tuning.space.source import Source
 from recbole_msr.tuning.space.store_parameter import Stores, read_stores
 from recbole_msr.value_kinds import literal
@@ -28,11 +28,11 @@ from recbole_msr.value_kinds import literal
 _HYPER_TYPES = ("choice", "uniform", "quniform", "loguniform")
 _HYPER = re.compile(rf"^\s*\w+\s+({'|'.join(_HYPER_TYPES)})\s", re.MULTILINE)
 
-_MOST_CHOICES, _MOST_STEPS, _MOST_LAYERS, _LONGEST = 1_000, 10**9, 100, 200
-_LARGEST_INTEGER = 2**53  # a database keeps numbers as floats
-_FARTHEST = 1e300  # the distance of two such numbers is a number
+_MAX_CHOICES, _MAX_STEPS, _MAX_LAYERS, _MAX_NAME = 1_000, 10**9, 100, 200
+_MAX_INTEGER = 2**53  # a database keeps numbers as floats
+_MAX_BOUND = 1e300  # the distance between two such numbers is finite
 
-_OWN = {  # the keys of each type, besides `type`, `key` and `when`
+_KEYS_BY_TYPE = {  # besides `type`, `key` and `when`
     "int": ("low", "high", "log", "step"),
     "float": ("low", "high", "log", "step"),
     "categorical": ("choices",),
@@ -93,8 +93,9 @@ def _note_lines(node: Any, path: tuple[str, ...], source: Source, lines: dict[tu
         if not isinstance(key, yaml.ScalarNode):
             raise InputError(f"{source.name}:{line}: a key is a word, not a list or a mapping")
         if key.value in here:
-            told = f"'{key.value}' stands here already; line {line} has it again"
-            raise InputError(f"{source.name}:{here[key.value]}: {told}")
+            raise InputError(
+                f"{source.name}:{here[key.value]}: '{key.value}' stands here already; line {line} has it again"
+            )
         here[key.value] = line
         inside = (*path, str(key.value))
         lines[inside] = line
@@ -102,7 +103,7 @@ def _note_lines(node: Any, path: tuple[str, ...], source: Source, lines: dict[tu
 
 
 def _read_hyper(text: str, path: Path) -> Source:
-    """RecBole's format: a name, a type and values on each line; shorter lines are passed over, as RecBole does."""
+    """Read RecBole's format: a name, a type and values on each line; shorter lines are skipped, as RecBole does."""
     search: dict[str, Any] = {}
     lines: dict[tuple[str, ...], int] = {}
     source = Source({"search": search}, str(path), path.parent, lines)
@@ -152,38 +153,26 @@ def _hyper_body(kind: str, values: str) -> dict[str, Any]:
 
 
 def _as_recbole_reads(value: Any) -> Any:
-    """RecBole evaluates words in its configuration: '[64, 64]' is a list."""
-    read = literal(value)
-    return value if read is None else read
+    """Read a word as RecBole does, which evaluates its configuration: '[64, 64]' is a list."""
+    evaluated = literal(value)
+    return value if evaluated is None else evaluated
 
 
-# What a file says of a parameter.
+# Parameters.
 
 
 def read_parameter(source: Source, name: str) -> Parameter | list[str]:
-    """The parameter that a file declares under `search: NAME`; of `type: model` the names of the models.
+    """Read the parameter that a file declares under `search: NAME`; of `type: model` the names of the models.
 
     Raises:
-        InputError: names the file and line, what was found and what would be right.
+        InputError: names the file and line, the value and what would be right.
     """
-    body = source.content["search"][name]
+    body, kind = _body_and_type(source, name)
     at = ("search", name)
-    if isinstance(body, (list, tuple)):
-        body = {"type": "categorical", "choices": list(body)}
-    if not isinstance(body, Mapping):
-        source.refuse(
-            f"'{name}' must be a list of choices or a mapping such as {{type: float, low: 0.1, high: 0.5}}, got "
-            f"{body!r}; a fixed value stands under 'fixed:'", *at
-        )  # fmt: skip
-    kind = body.get("type", "categorical" if "choices" in body else None)
-    if kind is None:
-        source.refuse(f"'{name}' needs a type: {', '.join(_OWN)}", *at)
-    source.only(_OWN, [kind], *at, "type", what="type")
-    source.only(("type", "key", "when", *_OWN[kind]), body, *at)
     key = body.get("key", name)
-    if not all(isinstance(word, str) and 0 < len(word) <= _LONGEST for word in (key, name)):
-        told = f"got {str(name)[:50]!r} and {str(key)[:50]!r}"
-        source.refuse(f"a parameter's name and key are words of at most {_LONGEST} letters, {told}", *at)
+    if not all(isinstance(word, str) and 0 < len(word) <= _MAX_NAME for word in (key, name)):
+        got = f"got {str(name)[:50]!r} and {str(key)[:50]!r}"
+        source.refuse(f"a parameter's name and key are words of at most {_MAX_NAME} letters, {got}", *at)
     common: dict[str, Any] = {
         "name": name,
         "key": key,
@@ -198,6 +187,24 @@ def read_parameter(source: Source, name: str) -> Parameter | list[str]:
         return Stores(**common, **read_stores(source, at, body))
     choices = _read_choices(source, (*at, "choices"), body.get("choices"))
     return Categorical(**common, choices=choices) if kind == "categorical" else list(choices)
+
+
+def _body_and_type(source: Source, name: str) -> tuple[Mapping[str, Any], str]:
+    """Return a parameter's keys, checked against those of its type, and its type."""
+    body, at = source.content["search"][name], ("search", name)
+    if isinstance(body, (list, tuple)):
+        return {"choices": list(body)}, "categorical"
+    if not isinstance(body, Mapping):
+        source.refuse(
+            f"'{name}' must be a list of choices or a mapping such as {{type: float, low: 0.1, high: 0.5}}, got "
+            f"{body!r}; a fixed value stands under 'fixed:'", *at
+        )  # fmt: skip
+    kind = body.get("type", "categorical" if "choices" in body else None)
+    if kind is None:
+        source.refuse(f"'{name}' needs a type: {', '.join(_KEYS_BY_TYPE)}", *at)
+    source.only(_KEYS_BY_TYPE, [kind], *at, "type", what="type")
+    source.only(("type", "key", "when", *_KEYS_BY_TYPE[kind]), body, *at)
+    return body, kind
 
 
 def _read_when(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
@@ -216,8 +223,8 @@ def _read_when(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -> 
 def _read_choices(source: Source, at: tuple[str, ...], choices: Any) -> tuple[Any, ...]:
     if not isinstance(choices, (list, tuple)) or not choices:
         source.refuse(f"'{at[1]}' must list its choices, such as [16, 32], got {choices!r}", *at)
-    if len(choices) > _MOST_CHOICES:
-        source.refuse(f"'{at[1]}' has {len(choices):,} choices, of at most {_MOST_CHOICES:,}", *at)
+    if len(choices) > _MAX_CHOICES:
+        source.refuse(f"'{at[1]}' has {len(choices):,} choices, of at most {_MAX_CHOICES:,}", *at)
     labels: list[Any] = []
     for choice in choices:
         require_plain(source, choice, *at)
@@ -228,68 +235,82 @@ def _read_choices(source: Source, at: tuple[str, ...], choices: Any) -> tuple[An
 
 
 def _read_bounds(source: Source, at: tuple[str, ...], body: Mapping[str, Any], is_integer: bool) -> dict[str, Any]:
-    wanted = "a whole number" if is_integer else "a number"
-    for end in ("low", "high", "step"):
-        value: Any = body.get(end)
-        if value is None and end == "step":
-            continue
-        good = is_number(value) and abs(value) <= _FARTHEST and (not is_integer or float(value).is_integer())
-        if not good and is_number(value) and abs(value) > _FARTHEST:
-            source.refuse(f"'{end}' of '{at[1]}' is too large, got {value!r:.50}", *at, end)
-        if not good:
-            found = f"got {value!r}" if end in body else "but it is not given"
-            source.refuse(f"'{end}' of '{at[1]}' must be {wanted}, {found}", *at, end)
-        if is_integer and abs(value) > _LARGEST_INTEGER:
-            source.refuse(f"'{end}' of '{at[1]}' must be between -2^53 and 2^53, got {value!r}", *at, end)
-    number = int if is_integer else float
-    low, high, log = number(body["low"]), number(body["high"]), body.get("log", False)
-    step = None if body.get("step") is None else number(body["step"])
+    low = _read_number(source, at, body, "low", is_integer)
+    high = _read_number(source, at, body, "high", is_integer)
+    step = None if body.get("step") is None else _read_number(source, at, body, "step", is_integer)
+    log = body.get("log", False)
     if not isinstance(log, bool):
         source.refuse(f"'log' of '{at[1]}' must be true or false, got {log!r}", *at, "log")
     if low >= high:
-        told = f"'low' of '{at[1]}' must be below 'high', got {low} and {high}"
-        source.refuse(f"{told}; a fixed value stands under 'fixed:'", *at, "low")
+        rule = f"'low' of '{at[1]}' must be below 'high', got {low} and {high}"
+        source.refuse(f"{rule}; a fixed value stands under 'fixed:'", *at, "low")
     if log and step is not None:
-        told = f"'{at[1]}' cannot have both 'log' and 'step' (Optuna has no such distribution)"
-        source.refuse(f"{told}: leave one out, or list the choices", *at, "step")
+        rule = f"'{at[1]}' cannot have both 'log' and 'step' (Optuna has no such distribution)"
+        source.refuse(f"{rule}: leave one out, or list the choices", *at, "step")
     if log and low <= 0:
         source.refuse(f"'low' of '{at[1]}' must be above 0 with 'log', got {low}", *at, "low")
     if step is not None:
-        if step <= 0:
-            source.refuse(f"'step' of '{at[1]}' must be above 0, got {step}", *at, "step")
-        if (high - low) / step > _MOST_STEPS:
-            source.refuse(f"'step' of '{at[1]}' is too small: there are more than {_MOST_STEPS:,} steps", *at, "step")
-        steps, rest = divmod(Decimal(str(high)) - Decimal(str(low)), Decimal(str(step)))
-        if rest:
-            last = Decimal(str(low)) + steps * Decimal(str(step))
-            told = f"'high' of '{at[1]}' is not reached in steps of {step} from {low}"
-            source.refuse(f"{told}: the last one is {last}", *at, "high")
+        _check_step(source, at, low, high, step)
     return {"low": low, "high": high, "is_integer": is_integer, "log": log, "step": step}
 
 
+def _read_number(source: Source, at: tuple[str, ...], body: Mapping[str, Any], key: str, is_integer: bool) -> float:
+    """Read a bound or a step; an integer where the parameter is one."""
+    value: Any = body.get(key)
+    if is_number(value) and abs(value) > _MAX_BOUND:
+        source.refuse(f"'{key}' of '{at[1]}' is too large, got {value!r:.50}", *at, key)
+    # NaN is not below any bound, so it is refused here, too.
+    if not is_number(value) or not abs(value) <= _MAX_BOUND or (is_integer and not float(value).is_integer()):
+        right = "a whole number" if is_integer else "a number"
+        got = f"got {value!r}" if key in body else "but it is not given"
+        source.refuse(f"'{key}' of '{at[1]}' must be {right}, {got}", *at, key)
+    if is_integer and abs(value) > _MAX_INTEGER:
+        source.refuse(f"'{key}' of '{at[1]}' must be between -2^53 and 2^53, got {value!r}", *at, key)
+    return int(value) if is_integer else float(value)
+
+
+def _check_step(source: Source, at: tuple[str, ...], low: float, high: float, step: float) -> None:
+    if step <= 0:
+        source.refuse(f"'step' of '{at[1]}' must be above 0, got {step}", *at, "step")
+    if (high - low) / step > _MAX_STEPS:
+        source.refuse(f"'step' of '{at[1]}' is too small: there are more than {_MAX_STEPS:,} steps", *at, "step")
+    steps, rest = divmod(Decimal(str(high)) - Decimal(str(low)), Decimal(str(step)))
+    if rest:
+        last = Decimal(str(low)) + steps * Decimal(str(step))
+        rule = f"'high' of '{at[1]}' is not reached in steps of {step} from {low}"
+        source.refuse(f"{rule}: the last one is {last}", *at, "high")
+
+
 def _read_layers(source: Source, at: tuple[str, ...], body: Mapping[str, Any]) -> dict[str, Any]:
-    depth, width = body.get("depth"), body.get("width")
+    fewest, most = _read_depth(source, at, body.get("depth"))
+    return {"fewest": fewest, "most": most, "width": _read_width(source, (*at, "width"), body.get("width"))}
+
+
+def _read_depth(source: Source, at: tuple[str, ...], depth: Any) -> tuple[int, int]:
     ends: list[Any] = depth if isinstance(depth, list) else [depth, depth]
     if len(ends) != 2 or not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
         source.refuse(f"'depth' of '{at[1]}' must be a number of layers or [FEWEST, MOST], got {depth!r}", *at, "depth")
-    if ends[1] > _MOST_LAYERS:
-        source.refuse(f"'depth' of '{at[1]}' must be at most {_MOST_LAYERS} layers, got {depth!r}", *at, "depth")
-    if not 0 <= ends[0] <= ends[1] or ends[1] == 0:
-        source.refuse(
-            f"'depth' of '{at[1]}' must rise from 0 or more layers to at least 1, got {depth!r}", *at, "depth"
-        )
-    inside = (*at, "width")
+    fewest, most = ends
+    if most > _MAX_LAYERS:
+        source.refuse(f"'depth' of '{at[1]}' must be at most {_MAX_LAYERS} layers, got {depth!r}", *at, "depth")
+    if not 0 <= fewest <= most or most == 0:
+        rule = f"'depth' of '{at[1]}' must rise from 0 or more layers to at least 1"
+        source.refuse(f"{rule}, got {depth!r}", *at, "depth")
+    return fewest, most
+
+
+def _read_width(source: Source, at: tuple[str, ...], width: Any) -> Number | Categorical:
     made: Number | Categorical
     if isinstance(width, Mapping):
-        source.only(_OWN["int"], width, *inside)
-        made = Number("", "", **_read_bounds(source, inside, width, True))
-        sizes = [made.low]
+        source.only(_KEYS_BY_TYPE["int"], width, *at)
+        made = Number("", "", **_read_bounds(source, at, width, True))
+        sizes: Sequence[Any] = [made.low]
     else:
-        sizes = list(_read_choices(source, inside, width))
+        sizes = _read_choices(source, at, width)
         made = Categorical("", "", choices=tuple(sizes))
     if not all(is_number(size) and float(size).is_integer() and size >= 1 for size in sizes):
-        source.refuse(f"widths of '{at[1]}' are whole numbers from 1, got {width!r}", *inside)
-    return {"fewest": ends[0], "most": ends[1], "width": made}
+        source.refuse(f"widths of '{at[1]}' are whole numbers from 1, got {width!r}", *at)
+    return made
 
 
 def require_plain(source: Source, value: Any, *path: Any) -> None:
@@ -306,8 +327,3 @@ def require_plain(source: Source, value: Any, *path: Any) -> None:
         )
     for part in parts:
         require_plain(source, part, *path)
-
-
-def among(value: Any, values: Iterable[Any]) -> bool:
-    """Whether a plain value is one of others."""
-    return any(same(value, other) for other in values)

@@ -1,4 +1,4 @@
-"""What a model costs: its parameters, its arithmetic for a row, its time for a batch; measured on the built model."""
+"""The cost of a built model: its parameters, its arithmetic for a row, its time for a batch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from recbole_msr.errors import InputError
 from recbole_msr.layers.manual_backward import plain_operations
 
+LATENCY_ROWS = {"latency": 4096, "latency_1": 1}
+"""Rows of the batch whose forward time each latency is."""
+
 
 def parameters(model: Any) -> int:
-    """How many numbers training may change; embedding tables are most of them."""
+    """Return how many numbers training may change; embedding tables are most of them."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def flops(model: Any, batch: Any) -> int:
-    """Floating point operations of the forward pass for one row, a multiplication and an addition counted as two.
+    """Count the floating point operations of the forward pass for one row, multiplication and addition as two.
 
     Counted are the matrix products (and convolutions) that PyTorch really runs for `batch`, divided by its rows; the
     little that is computed once a batch, as HiNet's attention between scenarios, is shared out over them. Weights that
@@ -54,10 +57,10 @@ def flops(model: Any, batch: Any) -> int:
 
 
 def latency(model: Any, batch: Any, rows: int, repeats: int = 30, warmup: int = 5) -> float:
-    """Milliseconds of one forward pass in evaluation mode, on the model's device and in its precision.
+    """Measure the milliseconds of one forward pass in evaluation mode, on the model's device and in its precision.
 
-    The median over the repeats, of the time on the clock. It depends on the machine, on PyTorch's threads and on what
-    else runs there: compare only what was measured in the same place.
+    Returned is the median wall time over the repeats. It depends on the machine, on PyTorch's threads and on what else
+    runs there: compare only what was measured in the same place.
 
     Args:
         model: a built RecBole model, ours or theirs.
@@ -74,14 +77,13 @@ def latency(model: Any, batch: Any, rows: int, repeats: int = 30, warmup: int = 
             raise InputError(f"{name} must be at least {least}, got {value}")
     batch = batch[torch.arange(rows) % _rows(batch)].to(_device(model))
     on_gpu = _device(model).type == "cuda"
-    synchronise: Callable[[], None] = torch.cuda.synchronize if on_gpu else lambda: None
     seconds = []
     with _undisturbed(model) as score, torch.inference_mode():
         for turn in range(warmup + repeats):
-            synchronise()
+            _finish_kernels(on_gpu)
             started = time.perf_counter()
             score(batch)
-            synchronise()
+            _finish_kernels(on_gpu)
             if turn >= warmup:
                 seconds.append(time.perf_counter() - started)
     return 1000 * statistics.median(seconds)
@@ -89,7 +91,7 @@ def latency(model: Any, batch: Any, rows: int, repeats: int = 30, warmup: int = 
 
 @contextmanager
 def _undisturbed(model: Any) -> Iterator[Callable[[Any], Any]]:
-    """The model's way to score a batch, in evaluation mode; its modules' modes and torch's draws are then as before."""
+    """Give the model's scoring function, in evaluation mode; restore its modules' modes and torch's random state."""
     modes = {module: module.training for module in model.modules()}
     device = _device(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -103,7 +105,7 @@ def _undisturbed(model: Any) -> Iterator[Callable[[Any], Any]]:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Attention as the matrix products it is made of: of its fused kernels on a CPU the counter knows nothing."""
+    """Compute attention by plain matrix products: the counter does not see its fused kernels on a CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -113,15 +115,21 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def _finish_kernels(on_gpu: bool) -> None:
+    if on_gpu:
+        torch.cuda.synchronize()
+
+
 def _device(model: Any) -> torch.device:
     device: torch.device = next(model.parameters()).device
     return device
 
 
 def _rows(batch: Any) -> int:
-    if len(batch) == 0:
+    rows = len(batch)
+    if rows == 0:
         raise InputError("the cost of a model is measured on rows of the validation split, and there is none")
-    return len(batch)
+    return rows
 
 
 # What PyTorch's counter leaves out: products with one vector, and sums of products.
@@ -136,7 +144,7 @@ def _added_matrix_times_vector(added: Any, matrix: Any, vector: Any, *rest: Any,
 
 
 def _sum_of_products(added: Any, left: Any, right: Any, *rest: Any, **options: Any) -> int:
-    return 2 * int(prod(left) * right[-1])
+    return 2 * int(prod(left)) * int(right[-1])
 
 
 _PRODUCTS = {

@@ -1,0 +1,130 @@
+"""From the models that a comparison names to its entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_msr import registry
+from recbole_msr.comparison.options import Models
+from recbole_msr.comparison.settings import Entry
+from recbole_msr.config.build import plain
+from recbole_msr.config.keys import refused_keys
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.files.outputs import check_name, check_path
+from recbole_msr.files.yaml import read_yaml
+from recbole_msr.training.configure import training_config
+
+
+def read_entries(models: Models, vary: Mapping[str, Any]) -> list[Entry]:
+    """Return the entries that a comparison names, with those that `--vary` makes of them.
+
+    Args:
+        models: names ("HiNet,DeepFM" or a list), a mapping of labels to settings, or the path of a YAML file of one.
+        vary: keys with lists of values.
+
+    Raises:
+        InputError: two entries have one label, a label's settings are no mapping, there is no such model, or `vary`
+            has no lists of different values.
+    """
+    entries = [_entry(str(label), settings) for label, settings in _labels_and_settings(models).items()]
+    if not entries:
+        raise InputError("no models given: --models=A,B")
+    return _varied(entries, vary)
+
+
+def _labels_and_settings(models: Models) -> Mapping[str, Any]:
+    if isinstance(models, str):
+        models = models.strip()
+        if models.endswith((".yaml", ".yml")):
+            check_path("--models", models)
+            return read_yaml(models)
+        models = [name.strip() for name in models.split(",") if name.strip()]
+    if isinstance(models, Mapping):
+        return models
+    twice = {name for name in models if list(models).count(name) > 1}
+    if twice:
+        raise InputError(f"{', '.join(sorted(twice))} is named twice: give the second one a label and settings")
+    return {str(name): {} for name in models}
+
+
+def _entry(label: str, settings: Any) -> Entry:
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        raise InputError(f"models: '{label}' must be a mapping such as {{model: HiNet, dropout: 0.1}}: {settings!r}")
+    check_name("models", label)
+    keys = dict(plain(settings))
+    model = str(keys.pop("model", label))
+    registry.check_model_name(model)
+    return Entry(label, model, keys)
+
+
+def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
+    """Enter each model of this package once for every combination of the varied keys, and the others as they are."""
+    registered = registry.registered_models()
+    for key, values in vary.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values or None in values:
+            raise InputError(f"--vary takes keys with lists of values, such as {{loss_weighting: [fixed, dwa]}}: {key}")
+        entries = [
+            varied
+            for entry in entries
+            for varied in (_with_each(entry, key, values) if entry.model in registered else [entry])
+        ]
+    if len({entry.label for entry in entries}) < len(entries):
+        raise InputError("--vary: a value is listed twice")
+    return list(entries)
+
+
+def _with_each(entry: Entry, key: str, values: Sequence[Any]) -> list[Entry]:
+    return [Entry(f"{entry.label} {key}={value}", entry.model, {**entry.settings, key: value}) for value in values]
+
+
+def keep_unread_defaults(entries: Sequence[Entry], dataset: str, config: Mapping[str, Any]) -> list[Entry]:
+    """Give each entry the default of every shared key that its model does not read.
+
+    Args:
+        entries: the entries.
+        dataset: dataset name.
+        config: the shared configuration keys.
+
+    Raises:
+        InputError: none of the models reads a key.
+    """
+    if config.get("strict") is False:
+        return list(entries)
+    kept, unread = [], []
+    for entry in entries:
+        try:
+            full = training_config(entry.model, dataset, {**config, **entry.settings, "strict": False})
+        except InputError:  # reported where the entry is checked
+            kept.append(entry)
+            continue
+        unread.append(refused_keys({key: config[key] for key in config if key not in entry.settings}, full))
+        defaults = full.internal_config_dict
+        shared = {key: plain(defaults[key]) for key in unread[-1] if key in defaults}
+        kept.append(Entry(entry.label, entry.model, {**shared, **entry.settings}))
+    _refuse_unread_by_all(unread)
+    return kept
+
+
+def _refuse_unread_by_all(unread: Sequence[Mapping[str, str]]) -> None:
+    for key, why in unread[0].items() if unread else ():
+        if all(key in others for others in unread):
+            raise InputError(f"{key} {why} (--strict=False passes keys through unchecked)")
+
+
+def find_reference(entries: Sequence[Entry], label: str | None) -> Entry:
+    """Return the entry with a label, or the first.
+
+    Raises:
+        InputError: no entry has this label.
+    """
+    if label is None:
+        return entries[0]
+    for entry in entries:
+        if entry.label == label:
+            return entry
+    labels = [entry.label for entry in entries]
+    raise InputError(
+        f"--reference '{label}' is not compared{nearest(label, labels) or '.'} There are {', '.join(labels)}."
+    )
