@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.combinations import every
 
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, mlp_size, softmax
 
@@ -22,10 +23,13 @@ def slow_logits(n_each, n_tasks):
     return slow
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [TASKS[1], TASKS[2], THREE_TASKS], ids=["T1", "T2", "T3"])
-@pytest.mark.parametrize("per", ["task", "scenario_task"])
-@pytest.mark.parametrize("batch_norm", [False, True])
+@every(
+    3,
+    scenarios=[1, 2, 3],
+    tasks=[TASKS[1], TASKS[2], THREE_TASKS],
+    per=["task", "scenario_task"],
+    batch_norm=[False, True],
+)
 def test_logits_equal_the_equations(make_model, scenarios, tasks, per, batch_norm):
     settings = SMALL | {"tasks": tasks, "towers_per": per, "batch_norm": batch_norm}
     model, rows = make_model(scenarios, "AITM", **settings)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.combinations import every
 
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, gate, mlp_size
 
@@ -22,11 +23,7 @@ def related(relations, i, t, n_scenarios, n_tasks):
     }[relations]
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("relations", RELATIONS)
-@pytest.mark.parametrize("batch_norm", [False, True])
-@pytest.mark.parametrize("stop_gradient", [True, False])
+@every(3, scenarios=[1, 2, 3], tasks=[1, 2], relations=RELATIONS, batch_norm=[False, True], stop_gradient=[True, False])
 def test_logits_equal_the_equations(make_model, scenarios, tasks, relations, batch_norm, stop_gradient):
     settings = {"relations": relations, "stop_gradient": stop_gradient}
     settings |= {"tasks": TASKS[tasks], "batch_norm": batch_norm, "gate_batch_norm": batch_norm}

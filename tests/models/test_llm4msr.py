@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.combinations import every
 
 import recbole_msr
 from recbole_msr import registry
@@ -232,9 +233,9 @@ def test_none_is_the_backbone_alone(make_model, llm4msr_model, settings):
     assert not model.strengths(rows).any()
 
 
-@pytest.mark.parametrize("weights", ["core", "low_rank", "full"])
-@pytest.mark.parametrize("fusion", ["learned", "fixed", "gate"])
-@pytest.mark.parametrize("reduction", ["pca", "linear", "none"])
+@every(
+    2, weights=["core", "low_rank", "full"], fusion=["learned", "fixed", "gate"], reduction=["pca", "linear", "none"]
+)
 def test_gradients_reach_every_parameter(llm4msr_model, weights, fusion, reduction):
     model, rows = llm4msr_model(
         meta_weights=weights, fusion=fusion, knowledge_reduction=reduction, meta_layers=2, activation="tanh",

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.combinations import every
 
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, gate, group, mlp_size, tower
 
@@ -22,10 +23,7 @@ def slow_logits(gates_per, towers_per, n_scenarios):
     return slow
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("gates_per", PER)
-@pytest.mark.parametrize("towers_per", PER)
+@every(3, scenarios=[1, 2, 3], tasks=[1, 2], gates_per=PER, towers_per=PER)
 def test_logits_equal_the_equations(make_model, scenarios, tasks, gates_per, towers_per):
     settings = SMALL | {"tasks": TASKS[tasks], "gates_per": gates_per, "towers_per": towers_per}
     model, rows = make_model(scenarios, "MMoE", **settings)

@@ -1,4 +1,4 @@
-import pytest
+from tests.combinations import every
 
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, gate, mlp_size, tower
 
@@ -11,10 +11,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("per", ["scenario", "task", "scenario_task"])
-@pytest.mark.parametrize("batch_norm", [False, True])
+@every(3, scenarios=[1, 2, 3], tasks=[1, 2], per=["scenario", "task", "scenario_task"], batch_norm=[False, True])
 def test_logits_equal_the_equations(make_model, scenarios, tasks, per, batch_norm):
     settings = {"tasks": TASKS[tasks], "towers_per": per, "batch_norm": batch_norm, "gate_batch_norm": batch_norm}
     model, rows = make_model(scenarios, "OMoE", **SMALL, **settings)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests.combinations import every
 
 from tests.models.equations import (
     TASKS,
@@ -55,10 +56,7 @@ def n_groups(per, scenarios, tasks):
     return {"scenario": scenarios, "task": tasks, "scenario_task": scenarios * tasks}[per]
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("per", PER)
-@pytest.mark.parametrize("levels", [1, 2])
+@every(3, scenarios=[1, 2, 3], tasks=[1, 2], per=PER, levels=[1, 2])
 def test_logits_equal_the_equations(make_model, scenarios, tasks, per, levels):
     settings = SMALL | {"tasks": TASKS[tasks], "experts_per": per, "towers_per": per, "levels": levels}
     model, rows = make_model(scenarios, "PLE", **settings)

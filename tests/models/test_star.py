@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.combinations import every
 
 from tests.models.equations import EPS, TASKS, count, group, mlp, mlp_size, relu, state_of
 
@@ -78,13 +79,12 @@ def star(make_model):
     return make
 
 
-@pytest.mark.parametrize("scenarios", [1, 2, 3])
-@pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("per", PER)
-@pytest.mark.parametrize(
-    "settings",
-    [{}, RELEASE, {"partitioned_norm": False, "auxiliary_input": "scenario", "output_norm": "batch_norm"}],
-    ids=["paper", "release", "other"],
+@every(
+    3,
+    scenarios=[1, 2, 3],
+    tasks=[1, 2],
+    per=PER,
+    settings=[{}, RELEASE, {"partitioned_norm": False, "auxiliary_input": "scenario", "output_norm": "batch_norm"}],
 )
 def test_logits_equal_the_equations(star, scenarios, tasks, per, settings):
     model, rows = star(scenarios, tasks, specific_per=per, **settings)
