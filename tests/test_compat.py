@@ -217,6 +217,7 @@ def test_numpy_names_that_recbole_reads_are_there() -> None:
     assert np.dtype(np.long).kind == "i"
 
 
+@pytest.mark.slow
 def test_ray_stays_out_when_it_does_not_work() -> None:
     absent = "import sys; sys.modules['ray'] = None; "  # what an import of a package that is not there looks like
     out = python(
@@ -228,6 +229,7 @@ def test_ray_stays_out_when_it_does_not_work() -> None:
     assert out == "['ray'] None"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("works", [True, False])
 def test_ray_is_left_alone_when_it_works_and_leaves_no_trace_when_it_does_not(tmp_path: Path, works: bool) -> None:
     package = tmp_path / "path" / "ray"
@@ -305,6 +307,7 @@ def test_exhaustive_search_tries_every_point() -> None:
     assert search.best_params == {"a": 2, "b": 7}
 
 
+@pytest.mark.slow
 def test_processes_start_with_the_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch.multiprocessing
 
@@ -611,6 +614,7 @@ def test_applying_imports_only_numpy_and_gives_it_the_names() -> None:
     assert out == "[] True True"
 
 
+@pytest.mark.slow
 def test_every_fragment_is_found_and_keeps_its_lines() -> None:
     for row in compat.REWRITES:
         assert row.before.count("\n") == row.after.count("\n"), row
@@ -629,6 +633,7 @@ def test_every_fragment_is_found_and_keeps_its_lines() -> None:
     assert out == ""
 
 
+@pytest.mark.slow
 def test_modules_imported_before_are_changed_too() -> None:
     out = python(
         """

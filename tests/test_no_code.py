@@ -65,6 +65,7 @@ def test_a_value_in_a_configuration_file(marker, settings, key):
     assert ended == (0 if key in FREE else 2)  # as a text it is an error, or the run goes to its end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["search", "compare", "embed", "prompts"])
 def test_a_value_in_the_configuration_file_of_a_command(marker, settings, command):
     extra = {"search": ["--trials=1"], "compare": ["--models=SharedBottom"], "embed": ["--name=k", "--encoder=random"]}

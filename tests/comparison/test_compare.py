@@ -60,6 +60,7 @@ def test_the_folder_has_everything_and_each_run_is_reproduced_by_its_own_config(
     assert again.summary["best_valid_score"] == before["best_valid_score"]
 
 
+@pytest.mark.slow
 def test_a_model_of_one_task_is_trained_once_a_task_and_its_cells_are_put_together(compare):
     result = compare(["SharedBottom", "LR"], seeds=1)
     of = entry(result, "LR")
@@ -132,6 +133,7 @@ def test_the_same_call_trains_nothing_again_and_more_models_and_seeds_reuse_what
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_numbers(compare):
     """The folder of a run after kill -9: config, last.ckpt, no result."""
     from recbole_msr.runs import run as module
@@ -175,6 +177,7 @@ def test_two_workers_find_what_one_finds(compare):
         assert entry(one, label)["differences"] == entry(two, label)["differences"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pages")
 def test_what_cannot_run_and_what_diverges_is_told_in_its_line_and_the_rest_goes_on(compare):
     models = {
@@ -244,6 +247,7 @@ def test_a_search_comes_first_with_the_same_budget_for_all_and_runs_have_its_bes
             assert again.summary["best_valid_score"] == pytest.approx(search["value"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_loss_weighting_is_a_compared_choice(compare):
     result = compare(["SharedBottom", "LR"], seeds=1, vary={"loss_weighting": ["fixed", "uncertainty"]})
     labels = [one["label"] for one in result.summary["entries"]]
@@ -361,6 +365,7 @@ def test_an_interrupted_run_of_other_settings_is_begun_anew(compare, monkeypatch
     assert entry(result, "SharedBottom")["runs"][0]["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_named(compare):
     result = compare(["SharedBottom"], seeds=1)
     folder = result.folder / entry(result, "SharedBottom")["runs"][0]["folder"]
@@ -388,6 +393,7 @@ def test_a_damaged_result_is_named(compare):
             compare(["SharedBottom"], seeds=1)
 
 
+@pytest.mark.slow
 def test_a_scenario_that_cannot_be_trained_alone_leaves_the_transfer_of_the_others(compare):
     scenario = {"field": "age", "bins": [30, 200], "names": ["young", "old", "nobody"]}
     of = entry(compare(["SharedBottom"], seeds=1, single_scenario=True, config={"scenario": scenario}), "SharedBottom")

@@ -82,6 +82,7 @@ def only_together(monkeypatch):
     monkeypatch.setattr(module, "run_once", lambda *_: pytest.fail("trained alone"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", list(SMALL))
 def test_each_run_leaves_what_it_leaves_alone(model, settings, tmp_path, monkeypatch):
     given = settings(model)
@@ -125,6 +126,7 @@ def test_what_has_ended_is_left_and_what_was_interrupted_alone_goes_on(settings,
     assert (of[9] / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_group_keeps_the_runs_that_had_ended(settings, tmp_path, monkeypatch):
     given, of = settings(), folders(tmp_path)
     for seed in SEEDS:
@@ -184,6 +186,7 @@ def test_interrupting_a_test_is_an_interruption(settings, tmp_path, monkeypatch)
     assert all((folder / "last.ckpt").is_file() for folder in of.values())
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_leaves_the_others_as_they_are(settings, tmp_path, monkeypatch):
     given, of = settings(), folders(tmp_path)
     whole = module.configure_run
@@ -224,6 +227,7 @@ def test_a_run_that_cannot_be_written_down_leaves_the_others_as_they_are(setting
     assert [seed for seed, folder in of.items() if (folder / "result.json").is_file()] == [7, 8]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["begin", "step", "all"])
 def test_what_runs_out_of_memory_among_others_is_trained_alone(where, settings, tmp_path, monkeypatch, caplog):
     given, of = settings("LR"), folders(tmp_path)
@@ -249,6 +253,7 @@ def test_what_runs_out_of_memory_among_others_is_trained_alone(where, settings, 
         assert_same_folder(folder, tmp_path / f"alone-{seed}")
 
 
+@pytest.mark.slow
 def test_runs_with_a_wandb_run_each_are_trained_one_by_one(settings, tmp_path, caplog):
     of = folders(tmp_path)
     assert run_seeds(of, settings("LR", wandb="offline", epochs=1)) == {}

@@ -205,6 +205,7 @@ for number in range(2):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_separate_runs_whatever_the_environment_says(tmp_path):
     folder = tmp_path / "wandb"
     merged = {

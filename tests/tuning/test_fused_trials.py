@@ -143,6 +143,7 @@ def test_a_finished_part_is_not_done_again(search):
     assert list(again.trials["ended"][:3]) == ends
 
 
+@pytest.mark.slow
 def test_seeds_of_a_trial_are_trained_at_once(search):
     given = {"trials": 2, "trial_seeds": 3, "pruner": "none", "sampler": "random", "config": DESCENT}
     alone = by_number(search(output="alone", fused="off", **given))
@@ -281,6 +282,7 @@ def test_what_is_tried_again_after_its_worker_was_killed_is_trained_alone(tmp_pa
     assert sorted(told) == list(range(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_room", [False, True])
 def test_weights_and_biases_has_a_run_of_each_with_its_epochs(search, monkeypatch, no_room):
     monkeypatch.setenv("WANDB_API_KEY", "")

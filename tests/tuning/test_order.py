@@ -61,6 +61,7 @@ def test_a_searchs_files_rerun_to_its_value(backwards):
     assert third.summary["test"] == json.loads(final.with_name("result.json").read_text(encoding="utf-8"))["test"]
 
 
+@pytest.mark.slow
 def test_a_comparisons_files_rerun_to_its_values(backwards):
     result = compare(
         ["AITM"], "tiny", 1, 1, config=backwards, output="out", wandb="disabled", progress=False

@@ -33,6 +33,7 @@ def lines_without(text, word):
     return [line for line in text.splitlines() if word not in line]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pages")
 def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
     result = search(trials=5, final_seeds=2)
@@ -192,6 +193,7 @@ def test_poisoned_test_labels_change_nothing_but_the_final_test(search, tiny_dat
     assert found.summary["final"]["test"] != honest.summary["final"]["test"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_study_goes_on(search):
     space = {
         "search": {
@@ -249,6 +251,7 @@ def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
     assert all(reason.startswith("pruned after epoch") for reason in late["reason"])
 
 
+@pytest.mark.slow
 def test_several_objectives_are_measured_and_one_trial_is_chosen(search):
     result = search(trials=6, objectives="auc/macro,parameters,flops,latency", tolerance=0.05)
     frame = result.trials
@@ -263,6 +266,7 @@ def test_several_objectives_are_measured_and_one_trial_is_chosen(search):
     assert (frame["latency"] > 0).all()
 
 
+@pytest.mark.slow
 def test_the_objective_decides_whatever_valid_metric_says(search):
     result = search(trials=3, objectives="logloss", config={"valid_metric": "AUC"}, pruner="none")
     best = result.summary["best"]
@@ -369,6 +373,7 @@ def test_weights_and_biases_has_a_finished_run_a_trial_and_one_of_the_study(sear
     assert len(study.table("trials")["data"]) == len(result.trials)
 
 
+@pytest.mark.slow
 def test_a_trial_over_several_seeds_has_their_mean(search):
     result = search(trials=2, trial_seeds=2, pruner="wilcoxon")
     for trial in result.study.trials:
@@ -419,6 +424,7 @@ def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search
     assert whole.best_value >= best["values"][0]
 
 
+@pytest.mark.slow
 def test_threads_of_one_process_take_turns_and_come_to_their_own_numbers(search, config, tmp_path):
     """Samplers, initial weights and dropout draw from the generators of the whole process."""
 
@@ -435,6 +441,7 @@ def test_threads_of_one_process_take_turns_and_come_to_their_own_numbers(search,
     assert tuple(part.result() for part in both) == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc", "nsga2"])
 def test_every_sampler_runs_on_a_space_with_conditions(search, sampler):
     result = search(trials=4, sampler=sampler, config={"epochs": 1})
