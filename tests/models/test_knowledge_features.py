@@ -14,7 +14,7 @@ from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.base import MultiScenarioRecommender
 
 MODELS = [
-    name for name in registry.registered_models() if issubclass(registry.model_class(name), MultiScenarioRecommender)
+    name for name in registry._BUILT_IN if issubclass(registry.model_class(name), MultiScenarioRecommender)
 ]
 GIVEN = {
     "knowledge": "random",

@@ -43,7 +43,7 @@ SMALL = {
 }
 BACKBONES = [
     name
-    for name in registry.registered_models()
+    for name in registry._BUILT_IN
     if issubclass(registry.model_class(name), MultiScenarioRecommender) and name != "LLM4MSR"
 ]
 
