@@ -3,7 +3,6 @@
 import hashlib
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -21,10 +20,10 @@ class FakeServer:
     """`with FakeServer() as server`: `server.url`; `server.log` holds (endpoint, body, key) of every request.
 
     `misbehave(number, endpoint)` may return a status, "hang", "size", "count", "text", "nan", or None, for request
-    number 1, 2, ...; `delay` seconds pass before every answer.
+    number 1, 2, ...; it may also wait.
     """
 
-    def __init__(self, misbehave=lambda number, endpoint: None, delay=0.0):
+    def __init__(self, misbehave=lambda number, endpoint: None):
         self.log, self.done = [], threading.Event()
         outer = self
 
@@ -34,7 +33,6 @@ class FakeServer:
                 endpoint = self.path.removeprefix("/v1/")
                 outer.log.append((endpoint, body, self.headers.get("Authorization")))
                 bad = misbehave(len(outer.log), endpoint)
-                time.sleep(delay)
                 if bad == "hang":
                     outer.done.wait(20)
                     return None

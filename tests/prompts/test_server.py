@@ -20,7 +20,6 @@ def no_waiting(monkeypatch):
     waits = []
     monkeypatch.setattr("recbole_msr.prompts.encoders.server.time.sleep", waits.append)
     # time.sleep of the server is the same function: give it back there
-    monkeypatch.setattr("tests.prompts.fake_server.time", type("T", (), {"sleep": staticmethod(lambda s: None)}))
     return waits
 
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -184,16 +184,21 @@ build(Path(sys.argv[1]), levels=[prompts(count=60), prompts("item", 20)], encode
 
 @pytest.mark.slow
 def test_killed_midway_it_resumes_with_nothing_recomputed(tmp_path):
-    with FakeServer(delay=0.1) as server:
+    ninth, killed = threading.Event(), threading.Event()
+
+    def wait_at_the_ninth(number, _):
+        if number == 9:
+            ninth.set()
+            killed.wait(120)
+
+    with FakeServer(wait_at_the_ninth) as server:
         command = [sys.executable, "-c", _CHILD, str(tmp_path), server.url]
         child = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-        until = time.monotonic() + 120
-        while len(server.log) < 9 and time.monotonic() < until:
-            time.sleep(0.005)
+        assert ninth.wait(120)
         child.send_signal(signal.SIGKILL)
         child.wait()
+        killed.set()
         assert not (tmp_path / "k").exists()
-        time.sleep(0.3)  # the request that was on its way
         (folder,) = tmp_path.glob(".building-*")
         done = [row for line in (folder / "done-0.jsonl").read_text().split() for row in [line] if row]
         assert done
