@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from tests.combinations import every
 
+from tests.combinations import every
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, mlp_size, softmax
 
 SMALL = {"embedding_size": 4, "tower_hidden_sizes": [8, 6], "dropout": 0.0}

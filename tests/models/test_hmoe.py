@@ -1,7 +1,7 @@
 import pytest
 import torch
-from tests.combinations import every
 
+from tests.combinations import every
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, gate, mlp_size
 
 SMALL = {

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.combinations import every
 
 import recbole_msr
 from recbole_msr import registry
@@ -29,6 +28,7 @@ from recbole_msr.models.knowledge import (
     standard_scale,
 )
 from recbole_msr.models.llm4msr import LLM4MSR
+from tests.combinations import every
 
 SMALL = {
     "backbone": "SharedBottom",

@@ -1,5 +1,4 @@
 from tests.combinations import every
-
 from tests.models.equations import TASKS, assert_logits_equal, bank, count, gate, mlp_size, tower
 
 SMALL = {

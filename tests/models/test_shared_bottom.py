@@ -1,6 +1,6 @@
 import pytest
-from tests.combinations import every
 
+from tests.combinations import every
 from tests.models.equations import TASKS, assert_logits_equal, count, mlp, mlp_size, tower
 
 SMALL = {

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from tests.combinations import every
 
+from tests.combinations import every
 from tests.models.equations import EPS, TASKS, count, group, mlp, mlp_size, relu, state_of
 
 PER = ["scenario", "task", "scenario_task"]

@@ -59,13 +59,14 @@ def encoder_forms() -> list[str]:
 
 
 class Encoder(ABC):
-    """A model that turns texts into vectors.
+    """Turns texts into vectors.
 
     What takes memory (a model) is loaded when the first text is encoded, so that asking an encoder for its identity,
     or sending it to another process, costs nothing.
 
     Attributes:
         identity: what it is and how it is used: equal identities make equal vectors.
+        window: the longest text it reads, in tokens; None for no limit.
         device: where it computes, for encoders that do so here: "cpu", "cuda:1"; may be set before the first text.
     """
 
@@ -74,11 +75,10 @@ class Encoder(ABC):
 
     @property
     def window(self) -> int | None:
-        """The longest text it reads, in tokens; None for no limit."""
         return None
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the lengths of texts in tokens (N,), with everything that is added to them."""
+        """Lengths of texts in tokens (N,), with everything that is added to them."""
         return np.array([len(text.split()) for text in texts], dtype=np.int64)
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Encoder(ABC):
         """Return vectors (N, H), float32, and the model's answer to every text (None where it writes nothing)."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return vectors (N, H), float32."""
+        """Vectors (N, H), float32."""
         return self.encode_with_answers(texts)[0]
 
 
