@@ -38,7 +38,7 @@ class Understood(BaseException):
 @pytest.fixture
 def checked_only(tmp_path, monkeypatch):
     """Commands are read and their settings checked, in a folder with the YAML files that the docs show."""
-    from recbole_msr.runs import run as training
+    from recbole_msr.runs import run as runs
 
     def run(model=None, dataset=None, config_files=(), config=None, callbacks=()):
         settings = {}
@@ -49,13 +49,13 @@ def checked_only(tmp_path, monkeypatch):
         if asked["resume"] and model is None:
             assert asked["output_dir"]
         else:
-            training.training_config(model or settings.pop("model"), dataset or settings.pop("dataset"), settings)
+            training_config(model or settings.pop("model"), dataset or settings.pop("dataset"), settings)
         raise Understood
 
     def work(given):
         raise Understood
 
-    monkeypatch.setattr(training, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     monkeypatch.setattr(cli, "_COMMANDS", dict.fromkeys(cli._COMMANDS, work))
     monkeypatch.chdir(tmp_path)
     for page in PAGES:
