@@ -75,7 +75,6 @@ def test_a_command_in_the_docs_is_understood(name, arguments, checked_only):
     "text", [pytest.param(text, id=f"{page.stem}: {text[:50]}") for page in PAGES for text in blocks("yaml", page)]
 )
 def test_settings_in_the_docs_are_known_and_possible(text):
-    from recbole_msr.config.build import build_config
     from recbole_msr.schema import Schema
 
     settings = {"tasks": {"click": {"field": "rating", "at_least": 4}}} | yaml.safe_load(text)
