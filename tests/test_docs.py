@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from recbole_msr import cli
+from recbole_msr.config.build import build_config
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.registry import properties
+from recbole_msr.training.configure import training_config
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
