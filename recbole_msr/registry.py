@@ -17,15 +17,13 @@ from recbole_msr.files.yaml import read_yaml, write_yaml_text
 
 ENTRY_POINT_GROUP = "recbole_msr.models"
 
-
 RECBOLE_PACKAGE = "recbole.model.context_aware_recommender"
-
+"""Where RecBole looks for a model of this kind."""
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""What this process was given; RecBole's configurations write their `gpu_id` there."""
+"""The GPUs that this process may use; RecBole's configurations write their `gpu_id` there."""
 
-
-_BUILT_IN = {
+BUILT_IN_MODELS = {
     "AITM": "recbole_msr.models.aitm",
     "HMoE": "recbole_msr.models.hmoe",
     "HiNet": "recbole_msr.models.hinet",
@@ -36,17 +34,25 @@ _BUILT_IN = {
     "STAR": "recbole_msr.models.star",
     "SharedBottom": "recbole_msr.models.shared_bottom",
 }
+"""Name -> module of the models of this package; defaults are in `properties/model/NAME.yaml`."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A model that RecBole is to find: how its class is got, and its default settings."""
+    """A model that RecBole shall find.
+
+    Attributes:
+        name: the name of its class.
+        load: imports and returns its class.
+        defaults: its default settings, or the path of their YAML file; None for the class's attribute `defaults`.
+    """
 
     name: str
     load: Callable[[], type]
     defaults: Mapping[str, Any] | str | Path | None = None
 
     def default_settings(self) -> dict[str, Any]:
+        """Return the model's own default settings."""
         if self.defaults is None:
             return dict(getattr(self.load(), "defaults", None) or {})
         if isinstance(self.defaults, Mapping):
@@ -71,9 +77,9 @@ def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None 
     as the class, that leads to the class.
     """
     name = model_class.__name__
-    known = registrations().get(name)
-    if known is not None and _place(known.load()) != _place(model_class):
-        raise InputError(f"a model named '{name}' is registered already: {known.load()}")
+    registered = registrations().get(name)
+    if registered is not None and _place(registered.load()) != _place(model_class):
+        raise InputError(f"a model named '{name}' is registered already: {registered.load()}")
     if name.lower() in {other.lower() for other in recbole_models()}:
         raise InputError(f"RecBole has a model '{name}' of its own, which would be found instead: choose another name")
     sys.modules.pop(f"{RECBOLE_PACKAGE}.{name.lower()}", None)  # found there before, if the class was defined anew
@@ -82,24 +88,24 @@ def register(model_class: type, defaults: Mapping[str, Any] | str | Path | None 
 
 
 def _place(model_class: type) -> tuple[str, str]:
-    """Where a class is defined: the same for one that a notebook cell defines again."""
+    """Return where a class is defined: the same place for a class that a notebook cell defines again."""
     return model_class.__module__, model_class.__qualname__
 
 
 def registered_models() -> list[str]:
-    """Names of the models that this package or others have registered."""
+    """List the models that this package or others have registered."""
     return sorted(registrations())
 
 
 def recbole_models() -> list[str]:
-    """Names of RecBole's own models."""
+    """List RecBole's own models."""
     compat.require_recbole()
     (folder,) = importlib.import_module("recbole").__path__
     return sorted((path.stem for path in Path(folder, "properties", "model").glob("*.yaml")), key=str.lower)
 
 
 def model_class(name: str) -> type:
-    """The class of a model, ours or RecBole's.
+    """Return the class of a model, ours or RecBole's.
 
     Raises:
         InputError: there is no such model; the message suggests the nearest names.
@@ -117,20 +123,20 @@ def check_model_name(name: str) -> None:
     Raises:
         InputError: there is no such model; the message suggests the nearest names.
     """
-    known = [*registered_models(), *recbole_models()]
-    if name not in known:
+    names = [*registered_models(), *recbole_models()]
+    if name not in names:
         raise InputError(
-            f"there is no model '{name}'{nearest(name, known) or '.'} `recbole-msr models` lists all of them."
+            f"there is no model '{name}'{nearest(name, names) or '.'} `recbole-msr models` lists all of them."
         )
 
 
 def properties(*parts: str) -> Path:
-    """A file of the installed `properties` folder (beside the package in a checkout, inside it in a wheel)."""
+    """Return a path in the `properties` folder, which is inside an installed package and beside it in a checkout."""
     return _installed("properties").joinpath(*parts)
 
 
 def search_spaces(*parts: str) -> Path:
-    """A file of the installed `search_spaces` folder."""
+    """Return a path in the `search_spaces` folder, which lies where `properties` does."""
     return _installed("search_spaces").joinpath(*parts)
 
 
@@ -141,17 +147,18 @@ def _installed(folder: str) -> Path:
 
 
 def registrations() -> dict[str, Registration]:
-    found = {
+    """Return all registered models by name: built in, by entry points of other packages, and by `register`."""
+    models = {
         name: Registration(
             name,
             lambda module=module, name=name: getattr(importlib.import_module(module), name),  # type: ignore[misc]
             properties("model", f"{name}.yaml"),
         )
-        for name, module in _BUILT_IN.items()
+        for name, module in BUILT_IN_MODELS.items()
     }
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        found.setdefault(point.name, Registration(point.name, _loader(point)))
-    return found | _registered
+        models.setdefault(point.name, Registration(point.name, _loader(point)))
+    return models | _registered
 
 
 def _loader(point: EntryPoint) -> Callable[[], type]:
@@ -159,7 +166,7 @@ def _loader(point: EntryPoint) -> Callable[[], type]:
 
 
 def describe(name: str) -> str:
-    """A model's settings with their defaults and comments, as its YAML file has them.
+    """Return a model's settings with their defaults and comments, as its YAML file has them.
 
     Raises:
         InputError: there is no such model.

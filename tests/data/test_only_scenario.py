@@ -194,7 +194,7 @@ def test_only_the_named_scenario_is_warned_of(start, data, caplog):
 def _models():
     from recbole_msr.models.base import MultiScenarioRecommender
 
-    return [n for n in registry._BUILT_IN if issubclass(registry.model_class(n), MultiScenarioRecommender)]
+    return [n for n in registry.BUILT_IN_MODELS if issubclass(registry.model_class(n), MultiScenarioRecommender)]
 
 
 @pytest.mark.parametrize("model", [*_models(), "DeepFM"])

@@ -13,7 +13,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.models.base import MultiScenarioRecommender
 
-MODELS = [name for name in registry._BUILT_IN if issubclass(registry.model_class(name), MultiScenarioRecommender)]
+MODELS = [name for name in registry.BUILT_IN_MODELS if issubclass(registry.model_class(name), MultiScenarioRecommender)]
 GIVEN = {
     "knowledge": "random",
     "knowledge_size": 10,

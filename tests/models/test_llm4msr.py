@@ -43,7 +43,7 @@ SMALL = {
 }
 BACKBONES = [
     name
-    for name in registry._BUILT_IN
+    for name in registry.BUILT_IN_MODELS
     if issubclass(registry.model_class(name), MultiScenarioRecommender) and name != "LLM4MSR"
 ]
 

@@ -305,7 +305,7 @@ def test_every_registered_model_has_a_space_and_so_has_every_baseline_that_train
             return False
         return found.type == ModelType.CONTEXT
 
-    built_in = set(registry._BUILT_IN)
+    built_in = set(registry.BUILT_IN_MODELS)
     assert built_in | {name for name in registry.recbole_models() if trains_row_by_row(name)} == set(MODELS)
 
 

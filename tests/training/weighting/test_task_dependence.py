@@ -3,24 +3,23 @@
 import pytest
 import torch
 
+from recbole_msr.registry import BUILT_IN_MODELS
 from recbole_msr.training.weighting.task_dependence import task_parameter_mask
 
-SMALL_MODELS = {
+SETTINGS = {
     "HiNet": {"expert_hidden_sizes": [8, 4], "task_expert_hidden_sizes": [6], "tower_hidden_sizes": [5]},
     "PLE": {"batch_norm": True},
     "MMoE": {"towers_per": "scenario"},
-    "OMoE": {},
     "HMoE": {"relations": "scenario_task", "stop_gradient": False},
     "SharedBottom": {"towers_per": "task"},
     "STAR": {"output_norm": "batch_norm"},
-    "AITM": {},
     "LLM4MSR": {"knowledge": "random", "fusion": "gate"},
 }
 
 
-@pytest.mark.parametrize("name", SMALL_MODELS)
+@pytest.mark.parametrize("name", BUILT_IN_MODELS)
 def test_no_task_has_a_gradient_where_it_is_said_not_to_reach(name, make_model):
-    model, rows = make_model(3, name, **SMALL_MODELS[name])
+    model, rows = make_model(3, name, **SETTINGS.get(name, {}))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     random = torch.get_rng_state()
     reached = task_parameter_mask(model, rows, parameters)
@@ -43,7 +42,7 @@ def reach_by_name(model, rows):
 
 def test_what_tasks_share_is_found_inside_banks(make_model):
     """HiNet: experts of a task's own and shared ones are one tensor, and so are the towers."""
-    model, rows = make_model(3, "HiNet", **SMALL_MODELS["HiNet"])
+    model, rows = make_model(3, "HiNet", **SETTINGS["HiNet"])
     reach = reach_by_name(model, rows)
     assert reach["features.table.weight"].all()
     assert reach["scenario_layers.0.experts.gates.weight"].all()
