@@ -1,18 +1,18 @@
-"""Reading JSON that may be damaged: text, nesting and shape are checked, and what is wrong is one line."""
+"""JSON that may be damaged: text, nesting and shape are checked, and an error is one line."""
 
 from __future__ import annotations
 
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
 
 DEEPEST = 64
-"""Levels of nesting that are read; what this package writes has at most about ten."""
+"""Deepest nesting that is read; files of this package have about ten levels at most."""
 
 
 def read_json(path: str | Path, shape: Any = dict, advice: str = "", finite: bool = True) -> Any:
@@ -20,8 +20,8 @@ def read_json(path: str | Path, shape: Any = dict, advice: str = "", finite: boo
 
     Args:
         path: the file.
-        shape: what it must hold, see `mismatch`.
-        advice: half a sentence for the error: what to do.
+        shape: the shape of its content, see `mismatch`.
+        advice: half a sentence for the error, which says what to do.
         finite: refuse NaN and infinities, which are no JSON.
 
     Raises:
@@ -32,18 +32,18 @@ def read_json(path: str | Path, shape: Any = dict, advice: str = "", finite: boo
 
 
 def parse_json(content: bytes, name: str, shape: Any = dict, advice: str = "", finite: bool = True) -> Any:
-    """`read_json` of bytes; `name` says in errors where they are from."""
+    """Read JSON from bytes as `read_json` does; `name` says in errors where they come from."""
     try:
         value = json.loads(content.decode("utf-8"), parse_constant=_refuse if finite else None)
-        told = mismatch(value, shape)
-        if told is None and _depth(value) > DEEPEST:
-            told = f"it is nested deeper than {DEEPEST} levels"
+        damage = mismatch(value, shape)
+        if damage is None and _depth(value) > DEEPEST:
+            damage = f"it is nested deeper than {DEEPEST} levels"
     except RecursionError:
-        told = f"it is nested deeper than {DEEPEST} levels"
+        damage = f"it is nested deeper than {DEEPEST} levels"
     except ValueError as error:
-        told = f"it cannot be read as JSON: {error}"
-    if told is not None:
-        raise InputError(f"{name} is damaged: {told}{f'; {advice}' if advice else ''}")
+        damage = f"it cannot be read as JSON: {error}"
+    if damage is not None:
+        raise InputError(f"{name} is damaged: {damage}{f'; {advice}' if advice else ''}")
     return value
 
 
@@ -60,38 +60,53 @@ def mismatch(value: Any, shape: Any, where: str = "") -> str | None:
     >>> mismatch({"seed": "1"}, {"seed": int})
     "'seed' must be a whole number, got '1'"
     """
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return _wrong(value, shape, where)
-        found = (mismatch(one, shape[0], f"{where}[{index}]") for index, one in enumerate(value))
-        return next((told for told in found if told), None)
     if isinstance(shape, tuple):  # alternatives of which one is a list or a mapping
-        found_all = [mismatch(value, one, where) for one in shape]
-        return None if None in found_all else found_all[0] if value is not None else _wrong(value, shape[0], where)
-    if isinstance(shape, dict):
-        if not isinstance(value, Mapping):
+        mismatches = [mismatch(value, alternative, where) for alternative in shape]
+        return None if None in mismatches else mismatches[0] if value is not None else _wrong(value, shape[0], where)
+    if isinstance(shape, (list, dict)):
+        if not isinstance(value, list if isinstance(shape, list) else Mapping):
             return _wrong(value, shape, where)
-        for key in value:
-            if not isinstance(key, str):
-                return f"{_at(where)} has the key {key!r}, which is no text"
-        if set(shape) == {str}:
-            pairs = [(key, shape[str]) for key in value]
-        else:
-            missing = [key for key in shape if not key.endswith("?") and key not in value]
-            if missing:
-                return f"{_at(where)} lacks the key '{missing[0]}'"
-            names = {key.removesuffix("?"): of for key, of in shape.items()}
-            pairs = [(key, of) for key, of in names.items() if key in value]
-        found = (mismatch(value[key], of, f"{where}.{key}" if where else key) for key, of in pairs)
-        return next((told for told in found if told), None)
+        parts = _list_parts if isinstance(shape, list) else _mapping_parts
+        return _key_mismatch(value, shape, where) or next(
+            (text for inner in parts(value, shape, where) if (text := mismatch(*inner))), None
+        )
     return None if _is(value, shape) else _wrong(value, shape, where)
+
+
+def _list_parts(values: Any, shape: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
+    for index, value in enumerate(values):
+        yield value, shape[0], f"{where}[{index}]"
+
+
+def _mapping_parts(values: Any, shape: Any, where: str) -> Iterator[tuple[Any, Any, str]]:
+    shapes = dict.fromkeys(values, shape[str]) if str in shape else _by_name(shape)
+    for key, inner in shapes.items():
+        if key in values:
+            yield values[key], inner, f"{where}.{key}" if where else key
+
+
+def _key_mismatch(value: Any, shape: Any, where: str) -> str | None:
+    """Say which key of a mapping is no text, or is missing; None of a list, and where no key is wrong."""
+    if isinstance(shape, list):
+        return None
+    for key in value:
+        if not isinstance(key, str):
+            return f"{_at(where)} has the key {key!r}, which is no text"
+    if str in shape:
+        return None
+    missing = [key for key in shape if not key.endswith("?") and key not in value]
+    return f"{_at(where)} lacks the key '{missing[0]}'" if missing else None
+
+
+def _by_name(shape: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.removesuffix("?"): inner for key, inner in shape.items()}
 
 
 def _is(value: Any, shape: Any) -> bool:
     if shape is Any:
         return True
     if isinstance(shape, types.UnionType):
-        return any(_is(value, one) for one in shape.__args__)
+        return any(_is(value, alternative) for alternative in shape.__args__)
     if shape is None or shape is type(None):
         return value is None
     if shape in (int, float) and isinstance(value, bool):
@@ -115,8 +130,8 @@ _WORDS: dict[Any, str] = {
 def _wrong(value: Any, shape: Any, where: str) -> str:
     kinds = shape.__args__ if isinstance(shape, types.UnionType) else (shape,)
     words = [
-        _WORDS[type(one)] if isinstance(one, (list, dict)) else _WORDS.get(one, getattr(one, "__name__", str(one)))
-        for one in kinds
+        _WORDS[type(kind)] if isinstance(kind, (list, dict)) else _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+        for kind in kinds
     ]
     got = "null" if value is None else type(value).__name__ if isinstance(value, (list, Mapping)) else repr(value)[:40]
     return f"{_at(where)} must be {' or '.join(words)}, got {got}"
@@ -132,9 +147,9 @@ def _depth(value: Any) -> int:
         depth += 1
         level = [
             inner
-            for one in level
-            if isinstance(one, (dict, list))
-            for inner in (one.values() if isinstance(one, dict) else one)
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
         ]
     return depth
 

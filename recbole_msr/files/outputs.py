@@ -1,4 +1,4 @@
-"""What commands write: names and paths that can be used, folders that hold something already, disks that are full."""
+"""Checks of what commands write: names, paths, folders that are not empty, disks that are full."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from recbole_msr.errors import InputError
 from recbole_msr.value_kinds import is_one_line
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
-"""Nobody's fault but the disk's: writing ends for all that writes there."""
+"""Error numbers of a disk that can take no file, whoever writes."""
 _LONGEST_NAME = 200
-"""Bytes of a name. File systems take 255; what we append to it (a time, `.lock`) has room too."""
+"""Bytes of a name. File systems take 255, which leaves room for what is appended (a time, `.lock`)."""
 _LONGEST_PART, _LONGEST_PATH = 255, 4095
 _PATH_KEYS = ("data_path", "knowledge_dir", "cache_dir", "checkpoint_dir", "output_dir")
 
@@ -27,10 +27,10 @@ _PATH_KEYS = ("data_path", "knowledge_dir", "cache_dir", "checkpoint_dir", "outp
 
 
 def check_name(what: str, name: Any) -> str:
-    """Refuse what cannot name a folder of its own below another one.
+    """Refuse what cannot be the name of a folder inside another one.
 
     Args:
-        what: what it is the name of, for the message.
+        what: the thing that has this name, for the message.
         name: the name.
 
     Raises:
@@ -59,7 +59,7 @@ def check_path(what: str, path: Any) -> None:
 
     Args:
         what: the option or key, for the message.
-        path: what was given.
+        path: the path.
 
     Raises:
         InputError: it is no path.
@@ -83,7 +83,7 @@ def check_path(what: str, path: Any) -> None:
 
 
 def check_paths(settings: Mapping[str, Any], files: Iterable[Any] = (), **options: Any) -> None:
-    """`check_path` for the configuration keys that are paths, for configuration files, and for options."""
+    """Check the configuration keys that are paths, configuration files, and options, as `check_path` does."""
     for key in _PATH_KEYS:
         check_path(key, settings.get(key))
     for file in files:
@@ -101,26 +101,27 @@ def _shown(text: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FolderKind:
     """A kind of folder that a command makes.
 
     Attributes:
-        told: what such a folder holds.
-        marks: files of which each alone shows that the folder is of this kind.
-        names: everything that is written over in it.
-        added: folders in it to which others may add too.
+        content: what such a folder holds, in words.
+        marks: files each of which alone shows that the folder is of this kind.
+        names: files and folders that the command overwrites.
+        added: folders in it to which other programs may add.
     """
 
-    told: str
+    content: str
     marks: tuple[str, ...]
     names: tuple[str, ...]
     added: tuple[str, ...] = ()
 
     def is_in(self, folder: Path) -> bool:
+        """Return whether a folder is of this kind."""
         return any(os.path.isfile(folder / mark) for mark in self.marks)
 
 
-RUN = Kind(
+RUN = FolderKind(
     "a run",
     ("result.json", "best.ckpt", "last.ckpt"),
     (
@@ -129,7 +130,7 @@ RUN = Kind(
     ),
     ("wandb", "lightning_logs", "tensorboard"),
 )
-SEARCH = Kind(
+SEARCH = FolderKind(
     "a search",
     ("workers/search.json", "study.journal"),
     (
@@ -138,7 +139,7 @@ SEARCH = Kind(
     ),
     ("wandb", "workers"),
 )
-COMPARISON = Kind(
+COMPARISON = FolderKind(
     "a comparison",
     ("workers/comparison.json", "workers/made_by.json"),
     (
@@ -147,72 +148,71 @@ COMPARISON = Kind(
     ),
     ("wandb", "workers"),
 )
-KNOWLEDGE = Kind("knowledge", ("knowledge.json",), ("knowledge.json",))
-KINDS = (RUN, SEARCH, COMPARISON, KNOWLEDGE)
+KNOWLEDGE = FolderKind("knowledge", ("knowledge.json",), ("knowledge.json",))
 
 
-def holds(folder: str | Path) -> Kind | None:
-    """What kind of folder of ours it is; None for any other, and for one that does not exist."""
+def holds(folder: str | Path) -> FolderKind | None:
+    """Return the kind of a folder that a command made; None for any other folder, and for none."""
     folder = Path(folder)
     return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, RUN) if kind.is_in(folder)), None)
 
 
 def is_dataset(folder: str | Path) -> bool:
-    """Whether it holds atomic files, such as shop/shop.inter."""
+    """Return whether a folder holds atomic files, such as shop/shop.inter."""
     folder = Path(os.path.abspath(folder))
     return os.path.isfile(folder / f"{folder.name}.inter")
 
 
-def check_folder(folder: str | Path, kind: Kind, option: str) -> None:
+def check_folder(folder: str | Path, kind: FolderKind, option: str) -> None:
     """Refuse a folder of another kind, and one whose files a command would write over; nothing in it is touched.
 
     Args:
         folder: the folder, which need not exist.
-        kind: what is to be written into it.
-        option: how another one is given, for the message.
+        kind: the kind of folder that it shall become.
+        option: the option that names another folder, for the message.
 
     Raises:
         InputError: it says what the folder holds.
     """
-    folder, found = Path(folder), holds(folder)
-    if found is kind:
+    folder, existing = Path(folder), holds(folder)
+    if existing is kind:
         taken = next((name for name in kind.names if Path(name).suffix and (folder / name).is_dir()), None)
         if taken is not None:
-            raise InputError(f"{folder / taken} is a folder, where {kind.told} writes a file: move it away")
+            raise InputError(f"{folder / taken} is a folder, where {kind.content} writes a file: move it away")
         return
-    if found is not None or is_dataset(folder):
-        what = found.told if found is not None else "a dataset"
-        raise InputError(f"{folder} holds {what}, and {kind.told} does not go into it: give another {option}")
+    if existing is not None or is_dataset(folder):
+        what = existing.content if existing is not None else "a dataset"
+        raise InputError(f"{folder} holds {what}, and {kind.content} does not go into it: give another {option}")
     foreign = [name for name in kind.names if os.path.lexists(folder / name)]
     if foreign and kind is not RUN:  # a run goes below such a folder
         raise InputError(
-            f"{folder} holds no {kind.told.removeprefix('a ')}, but {', '.join(foreign)}, which one would write over: "
-            f"give another {option}"
+            f"{folder} holds no {kind.content.removeprefix('a ')}, but {', '.join(foreign)}, which one would write "
+            f"over: give another {option}"
         )
 
 
-class Made:
-    """What a command makes of a folder, so that it can be undone where it comes to nothing.
+class FolderChanges:
+    """The files and folders that a command adds, which `undo` removes if the command fails.
 
     Args:
         folder: the folder, before it is made.
-        kind: what is to be made of it.
+        kind: the kind of folder that it becomes.
     """
 
-    def __init__(self, folder: Path, kind: Kind) -> None:
+    def __init__(self, folder: Path, kind: FolderKind) -> None:
         self._folder = folder
-        self._missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
-        own = [folder / name for name in (*kind.names, *kind.added)]
+        self._missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+        paths = [folder / name for name in (*kind.names, *kind.added)]
         workers = folder / "workers"
-        self._own = [path for path in own if not os.path.lexists(path)]
+        self._added = [path for path in paths if not os.path.lexists(path)]
         self._in_workers = set(os.listdir(workers)) if os.path.isdir(workers) else None
 
     def undo(self) -> None:
         """Remove the files that were not there before, and the folders that were made, as far as they are empty."""
         if self._in_workers is not None:
             workers = self._folder / "workers"
-            self._own += [workers / name for name in os.listdir(workers) if name not in self._in_workers]
-        for path in self._own:
+            self._added += [workers / name for name in os.listdir(workers) if name not in self._in_workers]
+        for path in self._added:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -231,7 +231,7 @@ class Made:
 
 
 def check_replaced(out: str | Path, what: str) -> None:
-    """Refuse to put a table in the place of a file that a run, a search, a comparison or knowledge needs.
+    """Refuse to overwrite a file of a run, a search, a comparison or knowledge by a table.
 
     Raises:
         InputError: `out` is such a file, by whatever path.
@@ -244,18 +244,18 @@ def check_replaced(out: str | Path, what: str) -> None:
     for folder in path.parents:
         kind = holds(folder)
         if kind is not None and path.relative_to(folder).parts[0] in (*kind.names, *kind.added):
-            raise InputError(f"{out} is a file of {kind.told} (in {folder}): give another {what}")
+            raise InputError(f"{out} is a file of {kind.content} (in {folder}): give another {what}")
         if kind is KNOWLEDGE:
             raise InputError(f"{out} is a file of knowledge (in {folder}): give another {what}")
 
 
 def check_scored(data: str | Path, out: str | Path, tasks: Iterable[str]) -> None:
-    """Refuse to write scores over anything but scores: over the rows themselves least of all.
+    """Refuse to overwrite anything but scores by scores, the rows themselves least of all.
 
     Args:
         data: the file of rows.
-        out: the file that scores shall go to, .csv or .parquet.
-        tasks: the columns that are added.
+        out: the file of scores, .csv or .parquet.
+        tasks: the columns with the scores.
 
     Raises:
         InputError: `out` is the data, a file of a run or of another folder of ours, or a file without scores.
@@ -273,7 +273,7 @@ def check_scored(data: str | Path, out: str | Path, tasks: Iterable[str]) -> Non
 
 
 def _columns(table: Path) -> list[str]:
-    """The columns of a table; none where it cannot be read as one."""
+    """List the columns of a table; none where it cannot be read as one."""
     import pandas as pd
     import pyarrow.parquet as pq
 
@@ -286,13 +286,14 @@ def _columns(table: Path) -> list[str]:
 
 
 class WriteError(InputError, OSError):
-    """A file cannot be written: the disk is full, say. It has OSError's `errno`, `strerror` and `filename`."""
+    """Failure to write a file, for instance on a full disk; with the `errno`, `strerror` and `filename` of OSError."""
 
     @classmethod
     def of(cls, path: str | Path, error: OSError, more: str = "") -> WriteError:
-        told = cls(f"{path} cannot be written: {error.strerror or error}{more}")
-        told.errno, told.strerror, told.filename = error.errno, error.strerror, str(path)
-        return told
+        """Make the error of a path from the system's; `more` goes on after its reason."""
+        write_error = cls(f"{path} cannot be written: {error.strerror or error}{more}")
+        write_error.errno, write_error.strerror, write_error.filename = error.errno, error.strerror, str(path)
+        return write_error
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -300,7 +301,7 @@ class WriteError(InputError, OSError):
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Name the file in the error if what is done inside cannot write it.
+    """Name the file in the error of a `with` block that cannot write it.
 
     Raises:
         WriteError: in place of OSError.
@@ -314,7 +315,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def save_tensors(content: Any, path: str | Path) -> None:
-    """`torch.save`, which hides the system's error from a disk that is full.
+    """Save by `torch.save`, and raise the system's error of a full disk, which `torch.save` hides.
 
     Raises:
         OSError: the file cannot be written.
@@ -336,6 +337,7 @@ class _Watched(io.FileIO):
     error: OSError | None = None
 
     def write(self, content: Any) -> int:
+        """Write all of the content, and keep the error if that fails."""
         try:
             return _write_all(super().write, memoryview(content).cast("B"))
         except OSError as error:

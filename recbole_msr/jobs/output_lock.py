@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.outputs import NO_ROOM, Kind, Made, WriteError, check_folder
+from recbole_msr.files.outputs import NO_ROOM, FolderChanges, FolderKind, WriteError, check_folder
 
 _REFUSED = (*NO_ROOM, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -26,7 +26,7 @@ class OutputLock:
 
 
 @contextlib.contextmanager
-def lock_output(folder: Path, occupied: str, kind: Kind) -> Iterator[OutputLock]:
+def lock_output(folder: Path, occupied: str, kind: FolderKind) -> Iterator[OutputLock]:
     """Lock a folder for one command of this machine at a time; a missing folder is made.
 
     Until the caller sets `begun`, a command that ends removes its files there, and the folders that it made.
@@ -41,7 +41,7 @@ def lock_output(folder: Path, occupied: str, kind: Kind) -> Iterator[OutputLock]
             later.
     """
     check_folder(folder, kind, "--output")
-    made, output = Made(folder, kind), OutputLock()
+    made, output = FolderChanges(folder, kind), OutputLock()
     try:
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "workers" / "command.lock")

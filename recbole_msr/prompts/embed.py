@@ -191,11 +191,11 @@ def check_store(root: Path, target: Path) -> None:
     check_path("knowledge_dir", root)
     kind = holds(root)
     if kind is not None or is_dataset(root):
-        what = kind.told if kind is not None else "a dataset"
+        what = kind.content if kind is not None else "a dataset"
         raise InputError(f"{root} holds {what}, and knowledge does not go into it: give another knowledge_dir")
     if os.path.lexists(target) and not KNOWLEDGE.is_in(target) and not (target.is_dir() and not os.listdir(target)):
         kind = holds(target) if target.is_dir() else None
-        found = f"the folder of {kind.told}" if kind is not None else "no knowledge"
+        found = f"the folder of {kind.content}" if kind is not None else "no knowledge"
         raise InputError(f"{target} is {found} and is not replaced: give another --name or knowledge_dir, or remove it")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
-from recbole_msr.files.outputs import NO_ROOM, RUN, Made, WriteError, check_folder, check_path, holds
+from recbole_msr.files.outputs import NO_ROOM, RUN, FolderChanges, WriteError, check_folder, check_path, holds
 from recbole_msr.files.yaml import read_yaml, write_yaml_text
 from recbole_msr.memory import trim_memory
 from recbole_msr.threads import process_rank
@@ -48,7 +48,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path | None, name: str, resume: bool = False, rank: int = 0) -> None:
         check_path("output_dir", path)
-        self._made: Made | None = None
+        self._made: FolderChanges | None = None
         if rank != 0:  # the first process has the folder and writes into it
             lent = os.environ.get(_RUN_DIR) or path
             if lent is None:
@@ -82,7 +82,7 @@ class RunFolder:
 
     def _make(self, claim: bool = False) -> bool:
         """Make the folder and see that it can be written; False if another run claims it first, by its log file."""
-        self._made = Made(self.path, RUN)
+        self._made = FolderChanges(self.path, RUN)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.path):

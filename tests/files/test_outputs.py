@@ -17,7 +17,7 @@ from recbole_msr.files.outputs import (
     COMPARISON,
     RUN,
     SEARCH,
-    Made,
+    FolderChanges,
     check_folder,
     check_name,
     check_path,
@@ -251,7 +251,7 @@ def test_what_a_command_made_is_undone_and_nothing_else(tmp_path):
     (there / "workers" / "old.log").write_text("mine")
     before = _files(tmp_path)
     for folder in (there, tmp_path / "a" / "b"):
-        made = Made(folder, SEARCH)
+        made = FolderChanges(folder, SEARCH)
         (folder / "workers").mkdir(parents=True, exist_ok=True)
         (folder / "final" / "x").mkdir(parents=True)
         for name in ("workers/search.json", "trials.csv", "study.journal", "final/x/y"):
@@ -259,7 +259,7 @@ def test_what_a_command_made_is_undone_and_nothing_else(tmp_path):
         made.undo()
         assert _files(tmp_path) == before
     assert not (tmp_path / "a").exists()
-    made = Made(tmp_path / "a" / "b", SEARCH)
+    made = FolderChanges(tmp_path / "a" / "b", SEARCH)
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "notes.txt").write_text("somebody's, since")
     made.undo()
@@ -269,7 +269,7 @@ def test_what_a_command_made_is_undone_and_nothing_else(tmp_path):
 def test_a_folder_of_its_own_kind_a_new_one_and_an_empty_one_are_taken(tmp_path):
     (tmp_path / "empty").mkdir()
     for kind in (RUN, SEARCH, COMPARISON):
-        folder = tmp_path / kind.told.removeprefix("a ")
+        folder = tmp_path / kind.content.removeprefix("a ")
         (folder / kind.marks[0]).parent.mkdir(parents=True)
         (folder / kind.marks[0]).write_text("")
         for path in (folder, tmp_path / "new", tmp_path / "empty"):

@@ -47,7 +47,7 @@ def convert(
     tables = CONVERTERS[dataset](raw, sample, seed)
     folder = out if out.resolve().name == dataset else out / dataset
     if (kind := holds(folder)) is not None:
-        raise InputError(f"{folder} holds {kind.told}, and a dataset does not go into it: give another folder")
+        raise InputError(f"{folder} holds {kind.content}, and a dataset does not go into it: give another folder")
     missing = [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
