@@ -24,14 +24,14 @@ class Options:
         self._config = config
 
     def integer(self, key: str, *, at_least: int = 1) -> int:
-        """A whole number not below `at_least`."""
+        """Return a whole number not below `at_least`."""
         value = self._value(key)
         if _is_integer(value, at_least):
             return int(value)
         self._refuse(key, f"an integer >= {at_least}")
 
     def number(self, key: str, *, at_least: float = -math.inf, below: float = math.inf) -> float:
-        """A finite number x with `at_least` <= x < `below`."""
+        """Return a finite number x with `at_least` <= x < `below`."""
         value = self._value(key)
         if isinstance(value, Real) and not isinstance(value, bool):
             number = float(value)
@@ -44,21 +44,21 @@ class Options:
         self._refuse(key, " ".join(["a number", " and ".join(filter(None, bounds))]).strip())
 
     def flag(self, key: str) -> bool:
-        """True or false."""
+        """Return True or False."""
         value = self._value(key)
         if isinstance(value, bool):
             return value
         self._refuse(key, "true or false")
 
     def choice(self, key: str, choices: Iterable[str]) -> str:
-        """One of the given words."""
+        """Return one of the words in `choices`."""
         value, choices = self._value(key), list(choices)
         if isinstance(value, str) and value in choices:
             return value
         self._refuse(key, f"one of {', '.join(choices)}", nearest(str(value), choices))
 
     def sizes(self, key: str, *, may_be_empty: bool = False) -> list[int]:
-        """Layer widths: a list of integers >= 1."""
+        """Return layer widths, a list of integers >= 1."""
         value = self._value(key)
         is_list = isinstance(value, Sequence) and not isinstance(value, str) and (value or may_be_empty)
         if is_list and all(_is_integer(size, 1) for size in value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 import os
 import re
 import unicodedata
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 from recbole_msr.errors import InputError, nearest
 
 _LONGEST = 10_000
-"""A text longer than this is not looked into for a number or a list."""
+"""Longest text, in characters, that is parsed as a number or a list."""
 
 
 class WrongValueError(ValueError):
@@ -23,7 +24,7 @@ class WrongValueError(ValueError):
 
     Args:
         right: what would be right, for "KEY must be RIGHT".
-        value: what was found.
+        value: the value.
         where: the keys and places that lead to it inside the whole value, outermost first.
         hint: further advice.
     """
@@ -37,11 +38,12 @@ class WrongValueError(ValueError):
         return f"{': '.join([key, *self.where])} must be {self.right}, got {shown(self.value)}{self.hint}"
 
     def within(self, place: str) -> WrongValueError:
+        """Return the error of a value at `place` inside a larger value."""
         return WrongValueError(self.right, self.value, (place, *self.where), self.hint)
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: cut where it is long."""
+    """Return a value as a message shows it: cut where it is long."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -67,7 +69,7 @@ class Kind:
 
 
 def take(key: str, kind: Kind, value: Any) -> Any:
-    """The value of a key as its kind passes it on.
+    """Return the value of a key as its kind passes it on.
 
     Raises:
         InputError: it is of another kind; the message names the key and what would be right.
@@ -79,21 +81,21 @@ def take(key: str, kind: Kind, value: Any) -> Any:
 
 
 def anything() -> Kind:
-    """No check here: who reads it checks it."""
+    """Accept any value, which its reader checks."""
     return Kind("anything", lambda value: value)
 
 
 def whole(at_least: int | None = None, at_most: int | None = None) -> Kind:
-    """A whole number; 100.0 is one."""
+    """Accept a whole number; 100.0 is one too."""
     right = "a whole number" + _between(at_least, at_most)
 
     def take(value: Any) -> int:
-        number = literal(value)
-        if not is_finite(number) or not (isinstance(number, Integral) or float(number).is_integer()):
+        parsed = literal(value)
+        if not is_finite(parsed) or not (isinstance(parsed, Integral) or float(parsed).is_integer()):
             _refuse(right, value)
-        if (at_least is not None and number < at_least) or (at_most is not None and number > at_most):
+        if (at_least is not None and parsed < at_least) or (at_most is not None and parsed > at_most):
             _refuse(right, value)
-        return int(number)
+        return int(parsed)
 
     return Kind(right, take)
 
@@ -102,31 +104,31 @@ def number(
     at_least: float | None = None, *, above: float | None = None, at_most: float | None = None,
     below: float | None = None, finite: bool = True,
 ) -> Kind:  # fmt: skip
-    """A number, finite unless said otherwise, within the bounds."""
+    """Accept a number within the bounds, which is finite unless `finite` is False."""
     bounds = [
-        *([f"of at least {at_least:g}"] if at_least is not None else []),
-        *([f"above {above:g}"] if above is not None else []),
-        *([f"of at most {at_most:g}"] if at_most is not None else []),
-        *([f"below {below:g}"] if below is not None else []),
+        (words, bound, is_met)
+        for words, bound, is_met in (
+            ("of at least", at_least, operator.ge),
+            ("above", above, operator.gt),
+            ("of at most", at_most, operator.le),
+            ("below", below, operator.lt),
+        )
+        if bound is not None
     ]
-    right = " ".join(["a number", " and ".join(bounds)]).strip()
+    right = " ".join(["a number", " and ".join(f"{words} {bound:g}" for words, bound, _ in bounds)]).strip()
 
     def take(value: Any) -> Any:
-        found: Any = literal(value)
-        if not _is_number(found) or found != found:
+        parsed: Any = literal(value)
+        is_allowed = is_finite(parsed) if finite else _is_number(parsed) and parsed == parsed
+        if not is_allowed or not all(is_met(parsed, bound) for _, bound, is_met in bounds):
             _refuse(right, value)
-        if finite and not is_finite(found):
-            _refuse(right, value)
-        wrong = (at_least is not None and found < at_least) or (above is not None and found <= above)
-        if wrong or (at_most is not None and found > at_most) or (below is not None and found >= below):
-            _refuse(right, value)
-        return found
+        return parsed
 
     return Kind(right, take)
 
 
 def flag() -> Kind:
-    """True or False."""
+    """Accept True or False, and these words in any case."""
 
     def take(value: Any) -> bool:
         if isinstance(value, str) and value.strip().lower() in ("true", "false"):
@@ -139,7 +141,7 @@ def flag() -> Kind:
 
 
 def text(what: str = "text", *, may_be_empty: bool = False) -> Kind:
-    """Text that a file can hold; not empty unless said otherwise."""
+    """Accept text that a file can hold; empty text only with `may_be_empty`."""
 
     def take(value: Any) -> str:
         if not isinstance(value, str):
@@ -154,7 +156,7 @@ def text(what: str = "text", *, may_be_empty: bool = False) -> Kind:
 
 
 def path(what: str) -> Kind:
-    """The path of a file or folder; one of Python's `Path` becomes text."""
+    """Accept the path of a file or folder; a `Path` becomes text."""
 
     def take(value: Any) -> str:
         return str(text(what).take(os.fspath(value) if isinstance(value, os.PathLike) else value))
@@ -163,7 +165,7 @@ def path(what: str) -> Kind:
 
 
 def name(what: str) -> Kind:
-    """A name that the data or the user gives: text, or a number that stands for its digits."""
+    """Accept a name from the data or the user: text, or a number that stands for its digits."""
 
     def take(value: Any) -> Any:
         if isinstance(value, bool):
@@ -176,39 +178,39 @@ def name(what: str) -> Kind:
 
 
 def choice(*words: Any, any_case: bool = False) -> Kind:
-    """One of the listed values."""
+    """Accept one of the listed values."""
     right = f"one of {', '.join(map(str, words))}"
 
     def take(value: Any) -> Any:
-        for found in (value, literal(value)):
+        for parsed in (value, literal(value)):
             for word in words:
-                same = found == word or (any_case and str(found).lower() == str(word).lower())
-                if same and isinstance(found, bool) == isinstance(word, bool):
-                    return found
+                same = parsed == word or (any_case and str(parsed).lower() == str(word).lower())
+                if same and isinstance(parsed, bool) == isinstance(word, bool):
+                    return parsed
         _refuse(right, value, nearest(str(value), [str(word) for word in words]) if isinstance(value, str) else "")
 
     return Kind(right, take)
 
 
 def listing(of: Kind, *, of_what: str, at_least: int = 0, alone: bool = False, exactly: int | None = None) -> Kind:
-    """A list of values of one kind.
+    """Accept a list of values of one kind.
 
     Args:
-        of: the kind of each.
-        of_what: what the list is of, in the plural.
-        at_least: how many there must be.
-        alone: whether a single value may stand without a list; it is passed on so.
-        exactly: how many there must be, no more and no fewer.
+        of: the kind of the elements.
+        of_what: the elements in a word, in the plural, for the message.
+        at_least: minimum number of elements.
+        alone: accept a single value without a list too, and pass it on without one.
+        exactly: number of elements.
     """
     count = f"{exactly} " if exactly is not None else ""
     right = f"a list of {count}{of_what}" if at_least == 0 else f"a list of {count}{of_what}, not empty"
 
     def take(value: Any) -> Any:
-        found = literal(value) if isinstance(value, str) else value
-        if isinstance(found, (list, tuple)):
-            if len(found) < at_least or (exactly is not None and len(found) != exactly):
+        elements = literal(value) if isinstance(value, str) else value
+        if isinstance(elements, (list, tuple)):
+            if len(elements) < at_least or (exactly is not None and len(elements) != exactly):
                 _refuse(right, value)
-            return [_within(str(place), of, one) for place, one in enumerate(found, start=1)]
+            return [_within(str(place), of, element) for place, element in enumerate(elements, start=1)]
         if not alone:
             _refuse(right, value)
         return of.take(value)
@@ -217,35 +219,34 @@ def listing(of: Kind, *, of_what: str, at_least: int = 0, alone: bool = False, e
 
 
 def mapping(keys: Kind, values: Kind, example: str) -> Kind:
-    """A mapping whose keys and values are each of one kind."""
+    """Accept a mapping with keys of one kind and values of one kind."""
     right = f"a mapping such as {example}"
 
     def take(value: Any) -> dict[Any, Any]:
-        found = _mapping(value, right)
-        return {keys.take(key): _within(str(key), values, one) for key, one in found.items()}
+        return {keys.take(key): _within(str(key), values, element) for key, element in _mapping(value, right).items()}
 
     return Kind(right, take)
 
 
 def record(example: str, needed: Sequence[str] = (), **fields: Kind) -> Kind:
-    """A mapping with known keys, each with its own kind."""
+    """Accept a mapping with the keys of `fields`, each with a kind of its own."""
     right = f"a mapping such as {example}"
 
     def take(value: Any) -> dict[str, Any]:
-        found = _mapping(value, right)
-        for key in found:
+        entries = _mapping(value, right)
+        for key in entries:
             if key not in fields:
                 _refuse(f"{right} (keys: {', '.join(fields)})", value, nearest(str(key), fields))
         for key in needed:
-            if found and key not in found:
+            if entries and key not in entries:
                 _refuse(f"{right}, with '{key}'", value)
-        return {key: _within(str(key), fields[key], one) for key, one in found.items()}
+        return {key: _within(str(key), fields[key], entry) for key, entry in entries.items()}
 
     return Kind(right, take)
 
 
 def maybe(of: Kind, *, word: bool = True) -> Kind:
-    """Also nothing: `~` in YAML, None in Python; and the word None, which RecBole takes so, unless it may be a name."""
+    """Accept also None, `~` in YAML; and, as RecBole does, the word None, unless with `word=False` it may be a name."""
     right = f"{of.right}, or not set"
 
     def take(value: Any) -> Any:
@@ -262,7 +263,7 @@ def maybe(of: Kind, *, word: bool = True) -> Kind:
 
 
 def either(*kinds: Kind) -> Kind:
-    """A value of any of several kinds; the first that takes it has it."""
+    """Accept a value of any of the kinds; the first that accepts it passes it on."""
     right = " or ".join(kind.right for kind in kinds)
 
     def take(value: Any) -> Any:
@@ -278,11 +279,11 @@ def either(*kinds: Kind) -> Kind:
     return Kind(right, take)
 
 
-def checked(right: str, good: Callable[[Any], bool]) -> Kind:
-    """Whatever a function says is right."""
+def checked(right: str, is_right: Callable[[Any], bool]) -> Kind:
+    """Accept the values for which a function returns True."""
 
     def take(value: Any) -> Any:
-        if not good(value):
+        if not is_right(value):
             _refuse(right, value)
         return value
 
@@ -294,7 +295,7 @@ _INTERVAL = re.compile(rf"\s*[\[(]({_END}),({_END})[\])]\s*")
 
 
 def interval() -> Kind:
-    """Intervals as RecBole writes them: "[5,inf)", several separated by ";". A list of two numbers is a closed one."""
+    """Accept intervals as RecBole writes them, "[5,inf)" or "(0,1];(2,3]"; a list of two numbers is a closed one."""
     right = 'an interval such as "[5,inf)" or "(0,10];[20,30]", the lower end first'
 
     def take(value: Any) -> str:
@@ -303,8 +304,8 @@ def interval() -> Kind:
         if not isinstance(value, str):
             _refuse(right, value)
         for part in value.split(";"):
-            found = _INTERVAL.fullmatch(part)
-            if found is None or float(found[1]) > float(found[2]):
+            ends = _INTERVAL.fullmatch(part)
+            if ends is None or float(ends[1]) > float(ends[2]):
                 _refuse(right, value)
         return value
 
@@ -316,7 +317,7 @@ def _is_number(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number, neither infinite nor one that no float can hold; True and False are none."""
+    """Return whether a value is a number, neither infinite nor too large for a float; True and False are no numbers."""
     try:
         return _is_number(value) and math.isfinite(value)
     except OverflowError:
@@ -324,7 +325,7 @@ def is_finite(value: Any) -> bool:
 
 
 def literal(value: Any) -> Any:
-    """What a text stands for that is written as a Python literal, as RecBole takes it; else the value as it is."""
+    """Return the value of a text that is a Python literal, as RecBole does; other values as they are."""
     if not isinstance(value, str) or len(value) > _LONGEST:
         return value
     try:
@@ -334,10 +335,10 @@ def literal(value: Any) -> Any:
 
 
 def _mapping(value: Any, right: str) -> Mapping[Any, Any]:
-    found = literal(value)
-    if not isinstance(found, Mapping):
+    parsed = literal(value)
+    if not isinstance(parsed, Mapping):
         _refuse(right, value)
-    return found
+    return parsed
 
 
 def _within(place: str, kind: Kind, value: Any) -> Any:
@@ -362,7 +363,7 @@ def _is_unicode(value: str) -> bool:
 
 
 def is_one_line(value: str) -> bool:
-    """Whether a text has no control character, a line break say, and no half of a character."""
+    """Return whether a text has no control character, such as a line break, and no half character."""
     return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
 
 

@@ -1,4 +1,4 @@
-"""Settings become a RecBole configuration: built, and checked before anything is computed."""
+"""RecBole's configuration, built from settings and checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -23,23 +23,45 @@ logger = logging.getLogger(__name__)
 
 
 def check_version(written_by: Any) -> None:
-    """A best.yaml of another version may mean something else today, or lack a setting that there is now."""
-
-    own = f"recbole-msr {__version__}"
-    if written_by is not None and written_by != own:
-        logger.warning("the configuration was written by %s, this is %s: results may differ", written_by, own)
+    """Warn of a configuration of another version, which may mean something else or lack a setting of today."""
+    this_version = f"recbole-msr {__version__}"
+    if written_by is not None and written_by != this_version:
+        logger.warning("the configuration was written by %s, this is %s: results may differ", written_by, this_version)
 
 
 def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
-    """RecBole's Config for a model and a dataset, checked; the command line of the process is not read.
+    """Build RecBole's Config for a model and a dataset, and check it; the command line of the process is not read.
+
+    Args:
+        model: the name of a registered model or of one of RecBole's.
+        dataset: the name of a dataset.
+        settings: configuration keys with their values.
 
     Raises:
-        InputError: an unknown model or key, or a value that RecBole refuses.
+        InputError: an unknown model or key, a value that cannot be used, or one that RecBole refuses.
     """
     model_class = registry.model_class(model)
     check_name("dataset", dataset)
     check_paths(settings)
-    from recbole.config import Config
+    _check_kind_of_model(model, model_class, settings)
+    settings = _with_mode(read_values(settings), model_class)
+    config = _recbole_config(model, dataset, settings)
+    if config["strict"]:
+        check_keys(settings, model_class, config.internal_config_dict)
+    model_values = read_model_values(config.external_config_dict, config.internal_config_dict)
+    config.external_config_dict.update(model_values)
+    config.final_config_dict.update(model_values)
+    _check_data_device(config["data_device"])
+    refuse_pickles(config)
+    _check_declarations(config, model_class)
+    if config["strict"]:
+        check_read(config.external_config_dict, config)
+    if config["tasks"] is not None and not config["use_gpu"]:
+        config["device"] = torch.device("cpu")  # RecBole takes a GPU that is there all the same
+    return config
+
+
+def _check_kind_of_model(model: str, model_class: type, settings: Mapping[str, Any]) -> None:
     from recbole.utils import ModelType
 
     kind = getattr(model_class, "type", None)
@@ -51,64 +73,73 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
             "that predict from one row's fields"
         )
 
-    settings = _with_mode(read_values(settings), model_class)
+
+def _recbole_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
+    """Let RecBole make its Config of settings.
+
+    Raises:
+        InputError: RecBole refuses them.
+    """
+    from recbole.config import Config
+
     arguments = sys.argv
     try:
         sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
-        config = Config(model=model, dataset=dataset, config_dict=TypedSettings(settings))
+        return Config(model=model, dataset=dataset, config_dict=TypedSettings(settings))
     except InputError:
         raise
     except Exception as error:
-        mode = settings.get("eval_args") is not None and "mode" not in settings["eval_args"]
-        hint = (
-            " (eval_args without a mode asks for it: add mode: labeled)" if mode and "Full sort" in str(error) else ""
-        )
+        lacks_mode = settings.get("eval_args") is not None and "mode" not in settings["eval_args"]
+        hint = " (eval_args without a mode asks for it: add mode: labeled)"
+        hint = hint if lacks_mode and "Full sort" in str(error) else ""
         raise InputError(f"RecBole refuses the configuration: {one_line(error)}{hint}") from error
     finally:
         sys.argv = arguments
-    if config["strict"]:
-        check_keys(settings, model_class, config.internal_config_dict)
-    taken = read_model_values(config.external_config_dict, config.internal_config_dict)
-    config.external_config_dict.update(taken)
-    config.final_config_dict.update(taken)
-    _check_values(config)
-    refuse_pickles(config)
-    if config["tasks"] is None and config["only_scenario"] is not None:
+
+
+def _check_declarations(config: Any, model_class: type) -> None:
+    """Refuse a scenario, or a model of several tasks, without tasks."""
+    if config["tasks"] is not None:
+        return
+    if config["only_scenario"] is not None:
         raise InputError(
             f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but neither tasks nor a "
             "scenario are declared"
         )
-    if config["tasks"] is None and hasattr(model_class, "predict_tasks"):
+    if hasattr(model_class, "predict_tasks"):
         raise InputError(
-            f"{model} needs to know what it is to learn: declare tasks (and a scenario), for instance "
+            f"{config['model']} needs to know what it is to learn: declare tasks (and a scenario), for instance "
             "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
         )
-    if config["strict"]:
-        check_read(config.external_config_dict, config)
-    if config["tasks"] is not None and not config["use_gpu"]:
-        config["device"] = torch.device("cpu")  # RecBole takes a GPU that is there all the same
-    return config
+
+
+def _check_data_device(device: str | None) -> None:
+    """Refuse a device that would fail deep inside PyTorch."""
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"data_device '{device}' is no device here: {one_line(error)}") from error
 
 
 def _with_mode(settings: dict[str, Any], model_class: type) -> dict[str, Any]:
     """Evaluate the rows of the data where tasks are learnt; RecBole's default is to rank all items."""
-    given = settings.get("eval_args")
+    eval_args = settings.get("eval_args")
     learns_tasks = hasattr(model_class, "predict_tasks") or settings.get("tasks") or settings.get("preset")
-    if given is None or "mode" in given or not learns_tasks:
+    if eval_args is None or "mode" in eval_args or not learns_tasks:
         return settings
-    return {**settings, "eval_args": {**given, "mode": "labeled"}}
+    return {**settings, "eval_args": {**eval_args, "mode": "labeled"}}
 
 
 @contextmanager
 def reading_data(config: Any) -> Iterator[None]:
-    """While a dataset is read: RecBole's lines stay away, and what it raises of the data is bad input.
+    """Silence RecBole while it reads a dataset, and report what it raises there as bad input.
 
     Raises:
         InputError: in place of what RecBole raises; it names the dataset.
     """
     root = logging.getLogger()
     level = root.level
-    root.setLevel(max(level, logging.WARNING))  # RecBole tells its settings; they are in config.yaml
+    root.setLevel(max(level, logging.WARNING))  # RecBole logs its settings, which are in config.yaml
     try:
         yield
     except InputError:
@@ -119,16 +150,8 @@ def reading_data(config: Any) -> Iterator[None]:
         root.setLevel(level)
 
 
-def _check_values(config: Any) -> None:
-    """Refuse values that would fail deep inside RecBole or PyTorch."""
-    try:
-        torch.empty(0, device=config["data_device"] or "cpu")
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"data_device '{config['data_device']}' is no device here: {one_line(error)}") from error
-
-
 def plain_settings(config: Any) -> dict[str, Any]:
-    """A configuration's settings as a user would write them (plain values, before RecBole fills them in)."""
+    """Return a configuration's settings as a user would write them: plain values, before RecBole fills them in."""
     merged = {**config.internal_config_dict, **config.external_config_dict}
     left_out = ("MODEL_TYPE", "config_files", "config_file", "output_dir", "resume")
     settings = {key: plain(value) for key, value in merged.items() if key not in left_out}
@@ -136,9 +159,9 @@ def plain_settings(config: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A setting as a file has it: mappings, lists, words and numbers."""
+    """Return a setting as a file holds it: mappings, lists, texts and numbers."""
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [plain(one) for one in value]
+        return [plain(element) for element in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

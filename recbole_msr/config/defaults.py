@@ -10,11 +10,15 @@ from recbole_msr.registry import Registration, properties, registered_models, re
 
 
 def with_backbone(defaults: dict[str, Any], chosen: Any) -> dict[str, Any]:
-    """Defaults of a model around another: what it does not set itself is as in the other's defaults."""
+    """Return the defaults of a model around a backbone: what it does not set itself is as in the backbone's defaults.
+
+    Raises:
+        InputError: there is no such backbone; the message names those there are.
+    """
     name = defaults["backbone"] if chosen is None else chosen
     registration = registrations().get(str(name))
     if registration is None:
-        others = [known for known in registered_models() if "backbone" not in registrations()[known].default_settings()]
+        others = [model for model in registered_models() if "backbone" not in registrations()[model].default_settings()]
         raise InputError(
             f"'backbone': there is no model '{name}'{nearest(str(name), others) or '.'} There are {', '.join(others)}."
         )
@@ -22,6 +26,16 @@ def with_backbone(defaults: dict[str, Any], chosen: Any) -> dict[str, Any]:
 
 
 def preset_settings(name: str | None, dataset: str, registration: Registration | None) -> dict[str, Any]:
+    """Read the settings of a preset; a registered model has the preset of the dataset's name without asking for it.
+
+    Args:
+        name: the name of the preset; None if the user gave none.
+        dataset: the name of the dataset.
+        registration: the registration of the model; None for one of RecBole's.
+
+    Raises:
+        InputError: there is no such preset; the message names those there are.
+    """
     available = sorted(path.stem for path in properties("dataset").glob("*.yaml"))
     if name is None:
         if registration is None or dataset not in available:

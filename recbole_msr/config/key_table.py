@@ -45,7 +45,7 @@ PRECISIONS: tuple[Any, ...] = (32, "bf16-mixed", "16-mixed")
 
 @dataclass(frozen=True)
 class Run:
-    """What a configuration comes to, as far as it decides which keys are read.
+    """A configuration, as far as it decides which keys are read.
 
     Args:
         config: a RecBole Config.
@@ -57,6 +57,7 @@ class Run:
 
     @property
     def model(self) -> str:
+        """The name of the model."""
         return str(self.config["model"])
 
     @property
@@ -65,12 +66,14 @@ class Run:
         return str(self.config["MODEL_TYPE"].name).lower()
 
     @property
-    def tasks(self) -> bool:
+    def has_tasks(self) -> bool:
+        """Whether tasks are declared."""
         return self.config["tasks"] is not None
 
     @property
     def lightning(self) -> bool:
-        return self.config["trainer"] == "lightning" or (self.config["trainer"] == "auto" and self.tasks)
+        """Whether Lightning trains."""
+        return self.config["trainer"] == "lightning" or (self.config["trainer"] == "auto" and self.has_tasks)
 
     @property
     def ranks(self) -> bool:
@@ -84,7 +87,7 @@ class Run:
         return self.config["train_neg_sample_args"]["distribution"] != "none" or set(modes) != {"labeled"}
 
     @cached_property
-    def knows(self) -> bool:
+    def reads_knowledge(self) -> bool:
         """Whether the model reads a language model's vectors."""
         inside = any(
             key.startswith("knowledge_") for key in (*self.reads, *self.config.internal_config_dict) if key not in KEYS
@@ -94,12 +97,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Need:
-    """What a run must be for a key to be read.
+    """A condition for a key to be read.
 
     Attributes:
-        met: whether it is, given the run and the key's value.
-        otherwise: why the key does nothing then, and what to use instead; `{model}` is the model's name.
-        refused: in which runs it is then an error: "always", "tasks" (those with tasks: runs of RecBole alone go on as
+        met: returns whether it holds for a run and the key's value.
+        otherwise: why the key does nothing where it does not hold, and what to use instead; `{model}` is the model.
+        refused: the runs in which that is an error: "always", "tasks" (those with tasks: runs of RecBole alone go on as
             they would without this package) or "never". Elsewhere it is a warning.
     """
 
@@ -110,6 +113,8 @@ class Need:
 
 @dataclass(frozen=True)
 class Key:
+    """A configuration key: the kind of its value, and the conditions for it to be read."""
+
     kind: Kind
     needs: tuple[Need, ...] = ()
 
@@ -135,12 +140,12 @@ def _ratios() -> Kind:
 
     def take(value: Any) -> Any:
         try:
-            found = shares.take(value)
+            parsed = shares.take(value)
         except WrongValueError:
             raise WrongValueError(right, value) from None
-        if sum(found) <= 0:
+        if sum(parsed) <= 0:
             raise WrongValueError(right, value)
-        return found
+        return parsed
 
     return Kind(right, take)
 
@@ -155,10 +160,10 @@ def _split() -> Kind:
     right = "one way to split, such as {RS: [0.8, 0.1, 0.1]} or {LS: valid_and_test}"
 
     def take(value: Any) -> Any:
-        found = modes.take(value)
-        if len(found) != 1:
+        parsed = modes.take(value)
+        if len(parsed) != 1:
             raise WrongValueError(right, value)
-        return found
+        return parsed
 
     return Kind(right, take)
 
@@ -168,15 +173,15 @@ _MODE = re.compile(r"labeled|full|(uni|pop)[1-9]\d*")
 
 def _mode() -> Kind:
     right = "labeled, full, uniN or popN with a number N"
-    one = checked(right, lambda value: isinstance(value, str) and _MODE.fullmatch(value) is not None)
-    return either(one, record("{valid: labeled, test: labeled}", valid=one, test=one))
+    mode = checked(right, lambda value: isinstance(value, str) and _MODE.fullmatch(value) is not None)
+    return either(mode, record("{valid: labeled, test: labeled}", valid=mode, test=mode))
 
 
 def _gpu_ids() -> Kind:
     right = "GPU numbers as text, such as '0' or '0,1'"
 
     def take(value: Any) -> Any:
-        if isinstance(value, (list, tuple)) and all(isinstance(one, int) for one in value):
+        if isinstance(value, (list, tuple)) and all(isinstance(gpu, int) for gpu in value):
             return ",".join(map(str, value))
         if isinstance(value, (bool, float)) or not isinstance(value, (int, str)):
             raise WrongValueError(right, value)
@@ -186,17 +191,17 @@ def _gpu_ids() -> Kind:
 
 
 def _encoding() -> Kind:
-    def known(value: Any) -> bool:
+    def exists(value: Any) -> bool:
         try:
             return isinstance(value, str) and bool(codecs.lookup(value))
         except (LookupError, ValueError):
             return False
 
-    return checked("a text encoding such as utf-8 or latin-1", known)
+    return checked("a text encoding such as utf-8 or latin-1", exists)
 
 
 def _allowed_values() -> Kind:
-    """Of a number an interval, of a token the values that may stay."""
+    """Accept the rows of a field that stay: an interval of numbers, or values of a token."""
     values, ranges = listing(name("a value"), of_what="values"), interval()
     return Kind(ranges.right, lambda value: (ranges if isinstance(value, str) else values).take(value))
 
@@ -225,8 +230,8 @@ _RANKING = Need(
 _SAMPLING = Need(
     lambda run, _: run.samples, "is for sampled items, and the rows here are those of the data with their labels"
 )
-_TASKS = Need(lambda run, _: run.tasks, "is read where tasks are declared, and none are", refused="always")
-_TASKS_TOLD = Need(_TASKS.met, _TASKS.otherwise, refused="never")
+_TASKS = Need(lambda run, _: run.has_tasks, "is read where tasks are declared, and none are", refused="always")
+_TASKS_MENTIONED = Need(_TASKS.met, _TASKS.otherwise, refused="never")
 _LIGHTNING = Need(
     lambda run, _: run.lightning,
     "is for runs under Lightning: declare tasks, or set trainer: lightning",
@@ -234,7 +239,7 @@ _LIGHTNING = Need(
 )
 _RECBOLE_TRAINER = "is read by RecBole's own trainer only: "
 _KNOWLEDGE = Need(
-    lambda run, value: run.knows,
+    lambda run, value: run.reads_knowledge,
     "is not read by {model}: with a model of this package set knowledge_features: [user, item], "
     "or take --model=LLM4MSR",
     refused="always",
@@ -265,7 +270,7 @@ def _neutral(*values: Any) -> Need:
 
 
 _PICKLES = Need(
-    lambda run, value: not run.tasks or value is False,
+    lambda run, value: not run.has_tasks or value is False,
     "is for RecBole's pickles: prepared data of runs with tasks are kept by packed_cache",
     refused="never",
 )
@@ -276,7 +281,7 @@ def _of_transform(key: str) -> Need:
 
 
 def _holds_ml_100k(folder: Path, package: Path) -> bool:
-    """Whether a folder has other ml-100k files than RecBole's package."""
+    """Return whether a folder holds other ml-100k files than RecBole's package."""
     for place in (folder, folder / "ml-100k"):
         if (place / "ml-100k.inter").is_file():
             files = [f"ml-100k.{suffix}" for suffix in ("inter", "user", "item")]
@@ -382,7 +387,7 @@ KEYS: Mapping[str, Key] = {
             )
         ),
         Need(
-            lambda run, value: not run.tasks or value is None or value.get("distribution") == "none",
+            lambda run, value: not run.has_tasks or value is None or value.get("distribution") == "none",
             "must be ~: labels are read from the data here, so no negatives may be sampled "
             "(with several tasks, a sampled row would carry the labels of another)",
         ),
@@ -467,11 +472,11 @@ KEYS: Mapping[str, Key] = {
     "seq_len": _key(maybe(mapping(_field(), whole(1), "{genre: 5}"))),
     "LABEL_FIELD": _key(
         maybe(_field()),
-        Need(lambda run, value: not run.tasks or value == run.config["LABEL_FIELD"], _DERIVED),
+        Need(lambda run, value: not run.has_tasks or value == run.config["LABEL_FIELD"], _DERIVED),
     ),
     "threshold": _key(
         maybe(mapping(_field(), number(), "{rating: 4}")),
-        Need(lambda run, value: not run.tasks or not value, _DERIVED),
+        Need(lambda run, value: not run.has_tasks or not value, _DERIVED),
     ),
     "NEG_PREFIX": _key(text("the beginning of a field's name"), _SAMPLING),
     "numerical_features": _key(maybe(_fields())),
@@ -481,7 +486,7 @@ KEYS: Mapping[str, Key] = {
     "additional_feat_suffix": _key(
         maybe(listing(text("a file's suffix"), of_what="files' suffixes", alone=True)),
         Need(
-            lambda run, value: not run.tasks or not value or _PRELOAD.met(run, value),
+            lambda run, value: not run.has_tasks or not value or _PRELOAD.met(run, value),
             "is not read by {model}: what belongs to a user or an item stands in the .user or the .item file",
         ),
     ),
@@ -534,13 +539,13 @@ KEYS: Mapping[str, Key] = {
             _TASKS.met, "is read where tasks are declared: without, RecBole splits the data by seed", refused="always"
         ),
     ),
-    "packed_cache": _key(flag(), _TASKS_TOLD),
-    "cache_dir": _key(maybe(path("the path of a folder")), _TASKS_TOLD),
+    "packed_cache": _key(flag(), _TASKS_MENTIONED),
+    "cache_dir": _key(maybe(path("the path of a folder")), _TASKS_MENTIONED),
     "data_device": _key(maybe(text("cpu or cuda")), _LIGHTNING),
     # Knowledge
     "knowledge": _key(
         maybe(text("the name of a store, random or none")),
-        replace(_KNOWLEDGE, met=lambda run, value: run.knows or value == "none"),
+        replace(_KNOWLEDGE, met=lambda run, value: run.reads_knowledge or value == "none"),
     ),
     "knowledge_dir": _key(maybe(path("the path of a folder")), replace(_KNOWLEDGE, refused="never")),
     "knowledge_features": _key(
@@ -591,27 +596,23 @@ KEYS: Mapping[str, Key] = {
 
 
 def read_values(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the value of every key of the table as it is passed on: 100.0 as 100 where a count is asked for.
+    """Return settings with the values of the table's keys as they are passed on: 100.0 as 100 for a whole number.
 
     Raises:
         InputError: a value is of another kind, or out of its range; the message names the key and what would be right.
     """
-    taken = dict(settings)
-    for key, value in settings.items():
-        if key in KEYS:
-            taken[key] = take(key, KEYS[key].kind, value)
-    return taken
+    return {key: take(key, KEYS[key].kind, value) if key in KEYS else value for key, value in settings.items()}
 
 
 def read_model_values(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a model's own keys, those outside the table, of the same kind as their defaults.
+    """Read the values of a model's own keys, those outside the table: each is of the kind of its default.
 
     Args:
-        settings: what the user gave.
+        settings: the keys that the user set, with their values.
         defaults: all default settings of the model.
 
     Returns:
-        The keys whose value is passed on otherwise than it was given, such as 5.0 for a count.
+        The keys whose value is passed on in another form, such as 5.0 as 5.
 
     Raises:
         InputError: a value is of another kind.
@@ -623,12 +624,12 @@ def read_model_values(settings: Mapping[str, Any], defaults: Mapping[str, Any]) 
         if kind is None:
             continue
         try:
-            taken = kind.take(value)
+            parsed = kind.take(value)
         except WrongValueError as error:
             where = ": ".join([key, *error.where])
             raise InputError(f"{where} must be {error.right} (its default is {default}), got {error.value!r}") from None
-        if taken is not value:
-            changed[key] = taken
+        if parsed is not value:
+            changed[key] = parsed
     return changed
 
 
@@ -640,8 +641,8 @@ def _kind_of(key: str, default: Any) -> Kind | None:
         return number() if "weight" in key or "dropout" in key else whole()
     if isinstance(default, float):
         return number()
-    if isinstance(default, list) and default and all(_is_number(one) for one in default):
-        counts = all(isinstance(one, int) for one in default) and "weight" not in key
+    if isinstance(default, list) and default and all(_is_number(element) for element in default):
+        counts = all(isinstance(element, int) for element in default) and "weight" not in key
         return listing(whole() if counts else number(), of_what="whole numbers" if counts else "numbers")
     return None
 
@@ -651,12 +652,12 @@ def _is_number(value: Any) -> bool:
 
 
 def unread_keys(settings: Mapping[str, Any], config: Any, reads: frozenset[str]) -> Iterator[tuple[str, str, bool]]:
-    """Keys that were given, but that this run does not read: (key, why, whether that is an error).
+    """Yield the keys that the user set and this run does not read: (key, reason, whether that is an error).
 
     A value that is the default does no harm: config.yaml holds every key.
 
     Args:
-        settings: what the user gave.
+        settings: the keys that the user set, with their values.
         config: RecBole's Config made of it.
         reads: the keys that the model's source reads.
     """
@@ -667,11 +668,11 @@ def unread_keys(settings: Mapping[str, Any], config: Any, reads: frozenset[str])
             continue
         for need in KEYS[key].needs:
             if not need.met(run, value):
-                yield key, _told(need, run), need.refused == "always" or (need.refused == "tasks" and run.tasks)
+                yield key, _reason(need, run), need.refused == "always" or (need.refused == "tasks" and run.has_tasks)
                 break
 
 
-def _told(need: Need, run: Run) -> str:
+def _reason(need: Need, run: Run) -> str:
     config = run.config
     return need.otherwise.format(
         model=run.model, metrics=", ".join(config["metrics"]), loss_weighting=config["loss_weighting"]

@@ -1,4 +1,4 @@
-"""Which configuration keys exist: those of the table, those that the model's source reads, and no others.
+"""Check of configuration keys: those of the table exist, those that the model's source reads, and no others.
 
 RecBole ignores a key it does not know, so a misspelt one changes nothing and says nothing.
 """
@@ -23,19 +23,19 @@ def check_keys(keys: Iterable[str], model_class: type, defaults: Mapping[str, An
     """Refuse keys that nothing reads.
 
     Args:
-        keys: the keys the user gave.
+        keys: the keys that the user set.
         model_class: the model they are for.
         defaults: all default settings of this model and dataset.
 
     Raises:
         InputError: names every unknown key, with the nearest known ones.
     """
-    known = set(KEYS) | keys_read(model_class, defaults.get("backbone")) | set(defaults)
-    unknown = [key for key in keys if key not in known]
+    names = set(KEYS) | keys_read(model_class, defaults.get("backbone")) | set(defaults)
+    unknown = [key for key in keys if key not in names]
     if unknown:
-        told = "; ".join(f"'{key}'{nearest(key, known)}" for key in unknown)
+        listed = "; ".join(f"'{key}'{nearest(key, names)}" for key in unknown)
         raise InputError(
-            f"unknown configuration key{'s' if len(unknown) > 1 else ''} {told} "
+            f"unknown configuration key{'s' if len(unknown) > 1 else ''} {listed} "
             "(--strict=False passes keys through unchecked)"
         )
 
@@ -48,15 +48,15 @@ def check_read(settings: Mapping[str, Any], config: Any) -> None:
     """
     unread = refused_keys(settings, config)
     if unread:
-        told = "; ".join(f"{key} {why}" for key, why in unread.items())
-        raise InputError(f"{told} (--strict=False passes keys through unchecked)")
+        reasons = "; ".join(f"{key} {why}" for key, why in unread.items())
+        raise InputError(f"{reasons} (--strict=False passes keys through unchecked)")
 
 
 def refused_keys(settings: Mapping[str, Any], config: Any) -> dict[str, str]:
-    """Keys that this run does not read, which is an error, each with the reason.
+    """Return the keys that this run does not read, where that is an error, each with the reason.
 
     Args:
-        settings: the keys that are looked at, with their values.
+        settings: the keys to be checked, with their values.
         config: RecBole's Config made of them.
     """
     reads = frozenset(keys_read(config.model_class, config["backbone"]))
@@ -64,24 +64,24 @@ def refused_keys(settings: Mapping[str, Any], config: Any) -> dict[str, str]:
 
 
 def unread_notes(config: Any) -> list[str]:
-    """What to tell the user of keys that have no effect in this run, but do no harm either; one line each."""
+    """Return a line for each key that has no effect in this run, but does no harm either."""
     reads = frozenset(keys_read(config.model_class, config["backbone"]))
     return [f"{key} has no effect: it {why}" for key, why, _ in unread_keys(config.external_config_dict, config, reads)]
 
 
 def known_keys(model_class: type) -> set[str]:
-    """All keys that RecBole, this package and the model's classes read."""
+    """Return all keys that RecBole, this package and the model's classes read."""
     return set(KEYS) | keys_read(model_class)
 
 
 def keys_read(model_class: type, backbone: Any = None) -> set[str]:
-    """The keys that a model's classes read, and those of the model inside it."""
+    """Return the keys that a model's classes read, and those of its backbone."""
     if backbone:
         return keys_read(model_class) | keys_read(get_class(str(backbone)))
     return set(_keys_read(model_class))
 
 
-@lru_cache(maxsize=64)  # asked several times for every configuration, and a search makes one a trial
+@lru_cache(maxsize=64)  # called several times a configuration, and a search makes one a trial
 def _keys_read(model_class: type) -> frozenset[str]:
     parents = [c for c in model_class.__mro__ if c.__module__ not in ("builtins", "torch.nn.modules.module")]
     parents += getattr(model_class, "key_readers", ())
@@ -104,5 +104,5 @@ def _source(parent: type) -> str:
 
 def _words(code: CodeType | None) -> list[str]:
     constants = code.co_consts if code is not None else ()
-    inner = [word for one in constants if isinstance(one, CodeType) for word in _words(one)]
-    return [one for one in constants if isinstance(one, str) and one.isidentifier()] + inner
+    inner = [word for constant in constants if isinstance(constant, CodeType) for word in _words(constant)]
+    return [constant for constant in constants if isinstance(constant, str) and constant.isidentifier()] + inner

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_msr.config.build import build_config, reading_data
 from recbole_msr.config.merge import merge_settings
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.prompts.build import Prompts, build_prompts
-from recbole_msr.prompts.embed import STORE_DTYPES, build_knowledge, find_knowledge, request_hash
+from recbole_msr.prompts.embed import STORE_DTYPES, Outcome, build_knowledge, find_knowledge, request_hash
 from recbole_msr.prompts.encoders import DEFAULT_ENCODER, Encoder, make_encoder, option_names
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.fingerprint import fingerprint
@@ -19,7 +20,7 @@ from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
 from recbole_msr.value_kinds import anything, choice, flag, maybe, name, path, take, text, whole
 
-_OWN = {
+KNOWLEDGE_KEYS = {
     "template": text("the name of a template or the path of one"),
     "language": text("the name of a language"),
     "max_items": whole(0),
@@ -35,36 +36,36 @@ _OWN = {
     "sort_by_length": flag(),
     "store_dtype": choice(*STORE_DTYPES),
 }
-"""The settings of prompts and of the store, with the kind of each."""
+"""The settings of prompts and of the store, with the kinds of their values."""
 _MODEL = "HiNet"  # any multi-scenario model: it decides how the dataset is read, and is never built
 
 
 def show_prompts(
     dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any], n: int = 1
 ) -> Iterator[str]:
-    """Some prompts of each level, with headings.
+    """Yield prompts of each level, with headings, line by line.
 
     Args:
         dataset: a dataset's name; may also stand in the settings.
         files: YAML files with settings; later ones win.
         settings: settings of the prompts (template, language, levels, ...) and of RecBole. With an `encoder` its
             lengths are shown, and prompts are cut to its window.
-        n: how many prompts of each level.
+        n: number of prompts of each level.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: a setting cannot be used.
     """
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise InputError(f"--n must be a whole number of at least 1, got {n!r}")
-    own, encoder_options, rest = _sorted(dataset, files, settings)
-    levels = _levels(own.get("levels"))
-    template = _template(own)
-    encoder = make_encoder(own["encoder"], encoder_options) if own.get("encoder") else None
-    facts = _facts(_train_split(rest), own)
+    options, encoder_options, settings = _split(dataset, files, settings)
+    levels = _levels(options.get("levels"))
+    template = _template(options)
+    encoder = make_encoder(options["encoder"], encoder_options) if options.get("encoder") else None
+    facts = _facts(_train_split(_config(settings)), options)
     for level in levels:
-        if level not in template.texts and own.get("levels") is None:
+        if level not in template.texts and options.get("levels") is None:
             continue
-        prompts = build_prompts(facts, template, level, encoder, own.get("max_tokens"), first=n)
+        prompts = build_prompts(facts, template, level, encoder, options.get("max_tokens"), first=n)
         for token, prompt, length, cut in zip(
             prompts.tokens, prompts.texts, prompts.lengths, prompts.truncated, strict=True
         ):
@@ -77,29 +78,50 @@ def show_prompts(
 def embed(
     dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any], replace: bool = False
 ) -> Iterator[str]:
-    """Build knowledge; yields what is to be told.
+    """Build knowledge, and yield lines for the user about it.
 
     Args:
         dataset: a dataset's name; may also stand in the settings.
         files: YAML files with settings; later ones win.
         settings: of the prompts, the encoder (`encoder`, default minilm), the store (`name`) and RecBole.
-        replace: take the place of other knowledge of this name.
+        replace: replace other knowledge of this name.
 
     Raises:
-        InputError: something given cannot be used, or the encoder fails.
+        InputError: a setting cannot be used, or the encoder fails.
     """
-    own, encoder_options, rest = _sorted(dataset, files, settings)
-    if not own.get("name"):
+    options, encoder_options, settings = _split(dataset, files, settings)
+    if not options.get("name"):
         raise InputError("what shall the knowledge be called? --name=NAME; run_recbole --knowledge=NAME then finds it")
-    check_name(own["name"])
-    levels, template = _levels(own.get("levels")), _template(own)
-    if own.get("levels") is None:
+    check_name(options["name"])
+    levels, template = _levels(options.get("levels")), _template(options)
+    if options.get("levels") is None:
         levels = [level for level in levels if level in template.texts]
-    encoder = make_encoder(own.get("encoder") or DEFAULT_ENCODER, encoder_options)
-    config = _config(rest)
+    encoder = make_encoder(options.get("encoder") or DEFAULT_ENCODER, encoder_options)
+    config = _config(settings)
     train = _train_split(config)
-    facts = _facts(train, own)
-    made_by = {
+    facts = _facts(train, options)
+    made_by = _made_by(train, template, facts, options.get("max_tokens"))
+    build_options = {key: options[key] for key in ("batch_size", "sort_by_length", "store_dtype") if key in options}
+    request = request_hash(made_by, encoder, levels, str(options.get("store_dtype")))
+    folder = options.get("knowledge_dir") or config["knowledge_dir"]
+    outcome = find_knowledge(str(options["name"]), folder, request, replace)
+    if outcome is None:
+        prompts = [build_prompts(facts, template, level, encoder, options.get("max_tokens")) for level in levels]
+        yield from _cut(prompts, encoder, options.get("max_tokens"))
+        with torch_threads(config["threads"], local_processes(config["lightning"])):
+            outcome = build_knowledge(
+                str(options["name"]), folder, prompts, encoder, made_by, request=request, replace=replace,
+                show_progress=bool(config["show_progress"]), lightning=config["lightning"], **build_options,
+            )  # fmt: skip
+    yield from _describe(outcome)
+    option = f" --knowledge_dir={folder}" if folder else ""
+    name = outcome.knowledge.name
+    yield f"Use it: run_recbole --model=LLM4MSR --dataset={config['dataset']} --knowledge={name}{option}"
+
+
+def _made_by(train: Any, template: Template, facts: Facts, max_tokens: int | None) -> dict[str, Any]:
+    """Collect what the prompts depend on: equal contents make equal prompts."""
+    return {
         "data": fingerprint(train),
         "template": {
             "name": template.name,
@@ -113,91 +135,75 @@ def embed(
             "liked": facts.liked,
             "title_field": facts.title_field,
             "category_field": facts.category_field,
-            "max_tokens": own.get("max_tokens"),
+            "max_tokens": max_tokens,
         },
     }
-    passed = {key: own[key] for key in ("batch_size", "sort_by_length", "store_dtype") if key in own}
-    request = request_hash(made_by, encoder, levels, str(own.get("store_dtype")))
-    where = own.get("knowledge_dir") or config["knowledge_dir"]
-    outcome = find_knowledge(str(own["name"]), where, request, replace)
-    if outcome is None:
-        prompts = [build_prompts(facts, template, level, encoder, own.get("max_tokens")) for level in levels]
-        yield from _cut(prompts, encoder, own.get("max_tokens"))
-        with torch_threads(config["threads"], local_processes(config["lightning"])):
-            outcome = build_knowledge(
-                str(own["name"]), where, prompts, encoder, made_by, request=request, replace=replace,
-                show_progress=bool(config["show_progress"]), lightning=config["lightning"], **passed,
-            )  # fmt: skip
+
+
+def _describe(outcome: Outcome) -> Iterator[str]:
     knowledge = outcome.knowledge
-    counts = ", ".join(f"{knowledge.meta['levels'][level]['rows']} {level}" for level in knowledge.levels)
     if outcome.found == knowledge.name:
         yield f"Nothing to do: the knowledge '{knowledge.name}' is built already, from the same prompts and encoder."
     elif outcome.found:
         yield f"Nothing to encode: '{outcome.found}' was built from the same prompts and encoder and is shared."
     else:
         yield f"Encoded {outcome.encoded} prompts in {knowledge.meta['seconds']:g} s."
-    kind = f"vectors of size {knowledge.size}, {knowledge.meta['dtype']}"
-    yield f"Knowledge '{knowledge.name}': {counts} {kind}, in {knowledge.path}"
-    given = f" --knowledge_dir={where}" if where else ""
-    yield f"Use it: run_recbole --model=LLM4MSR --dataset={config['dataset']} --knowledge={knowledge.name}{given}"
+    counts = ", ".join(f"{knowledge.meta['levels'][level]['rows']} {level}" for level in knowledge.levels)
+    vectors = f"vectors of size {knowledge.size}, {knowledge.meta['dtype']}"
+    yield f"Knowledge '{knowledge.name}': {counts} {vectors}, in {knowledge.path}"
 
 
-def _sorted(
+def _split(
     dataset: str | None, files: Sequence[str | Path], settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Settings of prompts and store, of the encoder, and of RecBole."""
+    """Split settings into those of prompts and store, of the encoder, and of RecBole."""
     settings = {key: value for key, value in settings.items() if value is not None}
     merged = merge_settings(files, settings, template=settings.get("template"), encoder=settings.get("encoder"))
     if dataset is not None:
         merged["dataset"] = dataset
     check_paths(merged)
-    own = {key: take(key, maybe(kind), merged.pop(key)) for key, kind in _OWN.items() if key in merged}
-    own = {key: value for key, value in own.items() if value is not None}
+    options = {key: take(key, maybe(kind), merged.pop(key)) for key, kind in KNOWLEDGE_KEYS.items() if key in merged}
+    options = {key: value for key, value in options.items() if value is not None}
     encoder = {key: merged.pop(key) for key in option_names() if key in merged}
-    return own, encoder, merged
+    return options, encoder, merged
 
 
-def _levels(given: Any) -> list[str]:
-    """Levels from `[user, item]`, "user" or "user,item", in their fixed order."""
-    if given is None:
+def _levels(levels: Any) -> list[str]:
+    """Read levels from `[user, item]`, "user" or "user,item", in their fixed order."""
+    if levels is None:
         return list(LEVELS)
-    listed = [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+    listed = [part.strip() for part in levels.split(",")] if isinstance(levels, str) else levels
     if not isinstance(listed, Sequence) or not listed:
-        raise InputError(f"levels must list some of {', '.join(LEVELS)}, got {given!r}")
+        raise InputError(f"levels must list some of {', '.join(LEVELS)}, got {levels!r}")
     for level in listed:
         if level not in LEVELS:
             raise InputError(f"there is no level '{level}'{nearest(level, LEVELS) or '.'} Levels: {', '.join(LEVELS)}.")
     return [level for level in LEVELS if level in listed]
 
 
-def _template(own: Mapping[str, Any]) -> Template:
-    return Template.load(str(own.get("template") or "full"), own.get("language"), own.get("max_items"))
+def _template(options: Mapping[str, Any]) -> Template:
+    return Template.load(str(options.get("template") or "full"), options.get("language"), options.get("max_items"))
 
 
-def _facts(train: Any, own: Mapping[str, Any]) -> Facts:
-    return Facts(train, own.get("title_field"), own.get("category_field"), own.get("liked"))
+def _facts(train: Any, options: Mapping[str, Any]) -> Facts:
+    return Facts(train, options.get("title_field"), options.get("category_field"), options.get("liked"))
 
 
-def _config(rest: dict[str, Any]) -> Any:
-    # Not imported above: training stands on models, and models on the store beside this file.
-    from recbole_msr.config.build import build_config
-
-    rest = dict(rest)
-    model, dataset = rest.pop("model", _MODEL), rest.pop("dataset", None)
+def _config(settings: Mapping[str, Any]) -> Any:
+    settings = dict(settings)
+    model, dataset = settings.pop("model", _MODEL), settings.pop("dataset", None)
     if not dataset:
         raise InputError("no dataset given: --dataset=NAME, or 'dataset: NAME' in a configuration file")
-    return build_config(model, dataset, rest)
+    return build_config(model, dataset, settings)
 
 
 def _train_split(config: Any) -> Any:
-    """The training split, whatever RecBole prints while it is made."""
+    """Read the training split; RecBole's messages about it are silenced."""
     from recbole.data import create_dataset
 
-    from recbole_msr.config.build import reading_data
     from recbole_msr.data.dataset import ScenarioDataset
     from recbole_msr.data.rows_report import log_rows
 
-    config = _config(config) if isinstance(config, dict) else config
     config["only_scenario"] = None  # knowledge is of all scenarios, and serves a run of one of them too
     with reading_data(config):
         dataset = create_dataset(config)
@@ -212,7 +218,7 @@ def _train_split(config: Any) -> Any:
 
 
 def _cut(prompts: Sequence[Prompts], encoder: Encoder, max_tokens: int | None) -> Iterator[str]:
-    """Tells which prompts were too long."""
+    """Yield a line for each level with prompts that were too long."""
     window = min((limit for limit in (encoder.window, max_tokens) if limit is not None), default=None)
     for level in prompts:
         if level.truncated.any():
