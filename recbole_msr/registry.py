@@ -113,8 +113,8 @@ def model_class(name: str) -> type:
     check_model_name(name)
     from recbole.utils import get_model
 
-    found: type = get_model(name)
-    return found
+    class_: type = get_model(name)
+    return class_
 
 
 def check_model_name(name: str) -> None:

@@ -158,8 +158,8 @@ def text(what: str = "text", *, may_be_empty: bool = False) -> Kind:
 def path(what: str) -> Kind:
     """Accept the path of a file or folder; a `Path` becomes text."""
 
-    def take(value: Any) -> str:
-        return str(text(what).take(os.fspath(value) if isinstance(value, os.PathLike) else value))
+    def take(value: Any) -> Any:
+        return text(what).take(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
     return Kind(what, take)
 

@@ -78,7 +78,7 @@ class Run:
     @property
     def ranks(self) -> bool:
         """Whether the metrics are of ranked lists, not of labels."""
-        return str(self.config["eval_type"].name) == "RANKING"
+        return bool(self.config["eval_type"].name == "RANKING")
 
     @property
     def samples(self) -> bool:
