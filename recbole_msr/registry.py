@@ -18,7 +18,7 @@ from recbole_msr.files.yaml import read_yaml, write_yaml_text
 ENTRY_POINT_GROUP = "recbole_msr.models"
 
 RECBOLE_PACKAGE = "recbole.model.context_aware_recommender"
-"""Where RecBole looks for a model of this kind."""
+"""The package in which RecBole looks for registered models."""
 
 VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 """The GPUs that this process may use; RecBole's configurations write their `gpu_id` there."""

@@ -121,7 +121,7 @@ def _keeps_field(declared: Mapping[str, Any]) -> bool:
 
 
 class Scenario(Settings):
-    """How a row's scenario follows from one field.
+    """Rule by which a row's scenario follows from one field.
 
     Exactly one of three ways: the field's own values (neither `bins` nor `groups`), the bins of a number, or named
     groups of values.
@@ -138,8 +138,8 @@ class Scenario(Settings):
     other: Name | None = None
     """With `groups`: the scenario of every value that no group lists (without it, such a value is an error)."""
     keep_field: bool = Field(default_factory=_keeps_field)
-    """Whether the field also stays an ordinary feature. By default it does when the scenario is derived from it, and
-    does not when it is the scenario itself."""
+    """Keep the field as an ordinary feature too. True by default where the scenario is derived from it, and False where
+    it is the scenario itself."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
@@ -191,7 +191,7 @@ class Task(Settings):
     """A binary label: a 0/1 field, or a number compared with a threshold."""
 
     name: str
-    """What the task is called in results: the key of the declaration."""
+    """The task's name in results: the key of the declaration."""
     field: Name
     """The field the label is read from."""
     at_least: Number | None = None

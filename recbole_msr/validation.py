@@ -85,9 +85,9 @@ def message_of(
         key_format: how the user writes a key of the outermost mapping.
     """
     details = error.errors(include_url=False)
-    found: Any = min(details, key=lambda one: _RANK.index(one["type"]) if one["type"] in _RANK else len(_RANK))
-    place: Sequence[Any] = found["loc"]
-    kind, context, value = found["type"], found.get("ctx", {}), found["input"]
+    first: Any = min(details, key=lambda detail: _RANK.get(detail["type"], len(_RANK)))
+    place: Sequence[Any] = first["loc"]
+    kind, context, value = first["type"], first.get("ctx", {}), first["input"]
     if kind in ("extra_forbidden", "missing"):
         *outer, key = place
         text = _unknown_key(key, _keys(_type_at(model, outer))) if kind == "extra_forbidden" else f"needs a {key}"
@@ -100,10 +100,10 @@ def message_of(
         return reason.message(where) if where else str(reason)
     if reason is not None:
         return _at(where, str(reason))
-    return f"{where or 'it'} must be {_right(kind, context, found['msg'])}, got {shown(value)}"
+    return f"{where or 'it'} must be {_right(kind, context, first['msg'])}, got {shown(value)}"
 
 
-_RANK = ("extra_forbidden", "missing")
+_RANK = {"extra_forbidden": 0, "missing": 1}
 """Errors that are named before others."""
 
 _TYPES = {

@@ -67,28 +67,28 @@ class Run:
 
     @property
     def has_tasks(self) -> bool:
-        """Whether tasks are declared."""
+        """Return whether tasks are declared."""
         return self.config["tasks"] is not None
 
     @property
     def lightning(self) -> bool:
-        """Whether Lightning trains."""
+        """Return whether Lightning trains."""
         return self.config["trainer"] == "lightning" or (self.config["trainer"] == "auto" and self.has_tasks)
 
     @property
     def ranks(self) -> bool:
-        """Whether the metrics are of ranked lists, not of labels."""
+        """Return whether the metrics are of ranked lists, not of labels."""
         return bool(self.config["eval_type"].name == "RANKING")
 
     @property
     def samples(self) -> bool:
-        """Whether items that a user has not met are drawn, in training or evaluation."""
+        """Return whether items that a user has not met are drawn, in training or evaluation."""
         modes = self.config["eval_args"]["mode"].values()
         return self.config["train_neg_sample_args"]["distribution"] != "none" or set(modes) != {"labeled"}
 
     @cached_property
     def reads_knowledge(self) -> bool:
-        """Whether the model reads a language model's vectors."""
+        """Return whether the model reads a language model's vectors."""
         inside = any(
             key.startswith("knowledge_") for key in (*self.reads, *self.config.internal_config_dict) if key not in KEYS
         )

@@ -24,15 +24,15 @@ class WeightingInfo:
     class_path: tuple[str, str] | None = None
     """Module and class that weigh the losses during a training; None where the model's own loss does."""
     is_constant: bool = False
-    """Whether the weights are constants, so that a model with a single loss takes it too."""
+    """True if the weights are constants, so that a model with a single loss takes it too."""
     reads_gradients: bool = False
-    """Whether it reads the whole gradient of every task."""
+    """True if it reads the whole gradient of every task."""
     options: Mapping[str, Kind] = field(default_factory=dict)
     """Configuration keys that it alone reads, with the kind of their values."""
 
     @property
     def needs_trainer(self) -> bool:
-        """Whether it follows the training over several batches, for which RecBole's own trainer has no place."""
+        """True if it follows the training over several batches, for which RecBole's own trainer has no place."""
         return self.class_path is not None
 
     def load(self) -> Any:

@@ -36,7 +36,7 @@ def available() -> list[str]:
 
 
 class Limits(Settings):
-    """How much of a history a prompt lists."""
+    """Limits of what a prompt lists."""
 
     items: Annotated[int, _count] = 20
     """Maximum number of items in a prompt."""
@@ -52,11 +52,11 @@ class TemplateFile(Settings):
     languages: Annotated[dict[str, Texts], Field(min_length=1)]
     """Language -> level ("scenario", "user", "item") -> Jinja2 source; the first language is the default one."""
     name: Title = None
-    """What the template is called; the file's name if not given."""
+    """The template's name; without it, the name of the file."""
     description: Annotated[str | None, maybe(text(may_be_empty=True))] = None
-    """What this variant is for."""
+    """The purpose of this variant."""
     limits: Limits | None = None
-    """How much a prompt lists."""
+    """Limits of what a prompt lists."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Template:
         items: maximum number of items in a prompt.
         categories: maximum number of categories in a prompt.
         digest: hash of the file's content, so that an edited file without a new version is seen too.
-        description: what this variant is for.
+        description: the purpose of this variant.
     """
 
     name: str

@@ -27,7 +27,7 @@ class EncoderInfo:
     class_name: str
     """The name of its class, an `Encoder`."""
     source: str | None = None
-    """What a specification names behind a colon; None where it names nothing."""
+    """The word for what a specification names behind a colon; None where it names nothing."""
 
     def load(self) -> type[Encoder]:
         """Import its class."""
