@@ -1,5 +1,6 @@
 """RecBole finds registered models by name, with their defaults, wherever it takes a model's name."""
 
+import re
 import sys
 import textwrap
 
@@ -244,3 +245,15 @@ def test_what_describe_tells_is_the_defaults_file():
     assert yaml.safe_load(registry.describe("HiNet"))["sub_experts"] == 5
     assert "mlp_hidden_size" in yaml.safe_load(registry.describe("DeepFM"))
     assert {"DeepFM", "SASRec", "BPR"} <= set(registry.recbole_models())
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN_MODELS)
+def test_a_built_in_model_has_its_class_its_files_and_its_place_in_the_docs(name):
+    from recbole_msr.files.yaml import read_yaml
+
+    assert registry.model_class(name).__name__ == name
+    assert registry.properties("model", f"{name}.yaml").is_file()
+    assert read_yaml(registry.search_spaces(f"{name}.yaml"))["model"] == name
+    root = registry.search_spaces().parent
+    for page in ("README.md", "search_spaces/README.md"):
+        assert re.search(rf"\b{name}\b", (root / page).read_text(encoding="utf-8")), page
