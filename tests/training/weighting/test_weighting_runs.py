@@ -218,7 +218,7 @@ ON_TWO = """
 import json, sys
 import pytorch_lightning as pl, torch
 from recbole_msr.training.module import PackedData, RecModule
-from recbole_msr.training.config import build_config
+from recbole_msr.config.build import build_config
 from recbole.data import create_dataset
 from recbole.utils import get_model
 
