@@ -3,9 +3,11 @@
 import inspect
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +126,17 @@ def test_options_do_not_change():
     with pytest.raises(AttributeError):
         options.trials = 4
     assert options == SearchOptions(model="HiNet", dataset="ml-100k", trials=3)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_documentation_lists_every_option_with_its_default(name):
+    text = (Path(__file__).parents[1] / "docs" / "python-api.md").read_text(encoding="utf-8")
+    section = text.split(f"## `recbole_msr.{name}`")[1].split("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    documented = {key: row[1] for row in rows for key in re.findall(r"`(\w+)`", row[0])}
+    for option in declared_options(COMMANDS[name]):
+        if option.name in ("model", "dataset"):
+            continue  # named in the sentence above the table
+        assert option.name in documented, option.name
+        if option.default not in (None, ()):
+            assert str(option.default) in documented[option.name], option.name

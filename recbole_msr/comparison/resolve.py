@@ -75,9 +75,9 @@ def read_compare(options: CompareOptions) -> tuple[CompareSettings, Any]:
         "main_task": schema.main_task,
         "output": str(Path("comparisons", dataset) if options.output is None else options.output),
     }
-    given = same_fields(options, CompareSettings)
-    given.pop("wandb_project")
-    return CompareSettings(**{**given, **resolved, **tracking}), rows_config
+    unchanged = same_fields(options, CompareSettings)
+    unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
+    return CompareSettings(**{**unchanged, **resolved, **tracking}), rows_config
 
 
 def _models_and_dataset(options: CompareOptions, config: dict[str, Any]) -> tuple[Models, str]:
@@ -111,16 +111,16 @@ def _shared_configuration(options: CompareOptions, config: Mapping[str, Any], da
     }
 
 
-def _valid_metric(wanted: Any) -> str:
+def _valid_metric(configured: Any) -> str:
     """Choose the metric that judges epochs and trials: one that single-task models have as well.
 
     Raises:
         InputError: it is of one task or one scenario.
     """
-    metric = "auc/macro" if wanted is None else str(wanted).lower()
+    metric = "auc/macro" if configured is None else str(configured).lower()
     if metric.split("/")[1:] not in ([], ["macro"], ["worst"]):
         raise InputError(
-            f"valid_metric '{wanted}' is about a part of the results; a comparison needs one that every model has, "
+            f"valid_metric '{configured}' is about a part of the results; a comparison needs one that every model has, "
             "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, auc, ..."
         )
     return metric

@@ -45,7 +45,7 @@ MOST_PROCESSES = 10_000
 
 
 def count(at_least: int, at_most: int | None = None) -> Kind:
-    """Return the kind of whole numbers within bounds; unlike `value_kinds.whole`, neither 2.0 nor "2" is one."""
+    """Return the kind of whole numbers within bounds; 2.0 and "2" are refused, unlike by `value_kinds.whole`."""
     right = f"a whole number of at least {at_least}" + (f" and at most {at_most}" if at_most is not None else "")
 
     def is_right(value: Any) -> bool:
@@ -114,11 +114,11 @@ def options(class_: type[T]) -> type[T]:
 
     @wraps(validated)
     def __init__(self: Any, *arguments: Any, **keywords: Any) -> None:
-        known = list(signature.parameters)
+        names = list(signature.parameters)
         for name in keywords:
-            if name not in known:
-                hint = nearest(name, known) or "."
-                raise InputError(f"there is no option '{name}'{hint} Options: {', '.join(known)}.")
+            if name not in names:
+                hint = nearest(name, names) or "."
+                raise InputError(f"there is no option '{name}'{hint} Options: {', '.join(names)}.")
         signature.bind(*arguments, **keywords)
         try:
             validated(self, *arguments, **keywords)
@@ -190,7 +190,6 @@ class OptionsFunction(Protocol[P, T_contra, R_co]):
 
 def takes(class_: Callable[P, T]) -> Callable[[Callable[[T], R]], OptionsFunction[P, T, R]]:
     """Let a function of an options object be called with the object's fields as arguments, too."""
-
     options_class: Any = class_
 
     def decorate(function: Callable[[T], R]) -> OptionsFunction[P, T, R]:
@@ -220,7 +219,7 @@ def _readable_signature(class_: Any, function: Callable[..., Any]) -> inspect.Si
 def _with_arguments(text: str, parameters: Sequence[DeclaredOption]) -> str:
     """Add the options to a docstring, in front of its next section."""
     before, section, after = text.partition("\nReturns:\n")
-    listed = "\n".join(f"    {one.name}: {one.description}" for one in parameters)
+    listed = "\n".join(f"    {option.name}: {option.description}" for option in parameters)
     return f"{before}\nArgs:\n{listed}\n{section}{after}"
 
 

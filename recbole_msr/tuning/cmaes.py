@@ -44,7 +44,7 @@ def encode(value: Any) -> Any:
     """Encode an optimiser of the package `cmaes`, or a part of one, for JSON; numbers keep all their bits.
 
     Raises:
-        TypeError: it is no part of one.
+        TypeError: it is neither.
     """
     if isinstance(value, np.ndarray):
         return {"array": value.ravel().tolist(), "shape": list(value.shape), "dtype": value.dtype.name}

@@ -110,6 +110,6 @@ def _settings(
         "pruner": read_pruner(options.pruner, objectives),
         "fused": read_fused(options.fused),
     }
-    given = same_fields(options, SearchSettings)
-    given.pop("wandb_project")
-    return SearchSettings(**{**given, **resolved, **tracking})
+    unchanged = same_fields(options, SearchSettings)
+    unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
+    return SearchSettings(**{**unchanged, **resolved, **tracking})

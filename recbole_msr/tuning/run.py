@@ -176,12 +176,12 @@ def _run_trials(
     Returns:
         The error that ended them early, for the caller to raise once the results so far are written.
     """
-    wanted = wanted_trials(settings, study)
-    bar = tqdm(total=wanted, desc=settings.study, unit="trial", disable=not progress)
+    most = wanted_trials(settings, study)
+    bar = tqdm(total=most, desc=settings.study, unit="trial", disable=not progress)
     report = _Report(settings, study, bar)
     with contextlib.closing(bar):
         report.update()
-        over = wanted is not None and report.ended >= wanted
+        over = most is not None and report.ended >= most
         try:
             if settings.workers == 1 or over:  # no worker is started only to see that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)

@@ -43,7 +43,7 @@ class Space:
     def __init__(self, model: str | None, fixed: Mapping[str, Any], parameters: Sequence[Parameter], name: str) -> None:
         self.model, self.fixed, self.name = model, dict(fixed), name
         names = [parameter.name for parameter in parameters]
-        for twice in (one for one in parameters if names.count(one.name) > 1):
+        for twice in (parameter for parameter in parameters if names.count(parameter.name) > 1):
             raise InputError(
                 f"{twice.place}: two parameters are named '{twice.name}': give one another name, and its 'key'"
             )
@@ -155,7 +155,9 @@ class Space:
     def _refuse_no_grid(self) -> None:
         endless = [parameter for parameter in self.parameters if parameter.grid() is None]
         reasons = {
-            "give a step, or list the choices, of": [one.name for one in endless if not isinstance(one, Layers)],
+            "give a step, or list the choices, of": [
+                parameter.name for parameter in endless if not isinstance(parameter, Layers)
+            ],
             "give one depth, and widths that can be listed, to": [
                 parameter.name for parameter in endless if isinstance(parameter, Layers)
             ],
@@ -182,7 +184,9 @@ class Space:
 
     def resolve(self, dataset: str) -> Space:
         """Return the same space for a dataset, with the names of all its stores."""
-        resolved = [one.resolve(dataset) if isinstance(one, Stores) else one for one in self.parameters]
+        resolved = [
+            parameter.resolve(dataset) if isinstance(parameter, Stores) else parameter for parameter in self.parameters
+        ]
         return Space(self.model, self.fixed, resolved, self.name)
 
     def fixing(self, settings: Mapping[str, Any]) -> Space:
@@ -200,7 +204,7 @@ class Space:
         """Return the whole space as plain values, from which `load` makes an equal one, with all that was included."""
         model = {"model": self.model} if self.model else {}
         fixed = {"fixed": plain(self.fixed)} if self.fixed else {}
-        return model | fixed | {"search": {one.name: one.to_dict() for one in self.parameters}}
+        return model | fixed | {"search": {parameter.name: parameter.to_dict() for parameter in self.parameters}}
 
     @property
     def fingerprint(self) -> str:

@@ -65,7 +65,7 @@ class Stores(Categorical):
 
     def __post_init__(self) -> None:
         if self.is_known:
-            object.__setattr__(self, "choices", tuple(wanted.name for wanted in self.stores(self.dataset or "")))
+            object.__setattr__(self, "choices", tuple(store.name for store in self.stores(self.dataset or "")))
 
     def resolve(self, dataset: str) -> Stores:
         """Return the same choice for a dataset."""
