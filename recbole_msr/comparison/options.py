@@ -14,13 +14,18 @@ from recbole_msr.jobs.options import (
     CountOrZero,
     Flag,
     JobOptions,
-    Keys,
     Processes,
     Seconds,
     options,
     real,
 )
+from recbole_msr.value_kinds import checked
 
+Variants = Annotated[
+    Mapping[str, Any],
+    checked("a mapping such as {loss_weighting: [fixed, dwa]}", lambda value: isinstance(value, Mapping)),
+]
+"""Keys with lists of values."""
 Models = str | Sequence[str] | Mapping[str, Any]
 """Names, or entries by label."""
 Level = Annotated[float, real("a number between 0 and 1", lambda value: 0 < value < 1)]
@@ -37,9 +42,7 @@ class CompareOptions(JobOptions):
         InputError: an unknown option, or a value outside its range.
     """
 
-    models: Annotated[SkipValidation[str | Sequence[str] | Mapping[str, Any] | None], Argument("A,B", short="-m")] = (
-        None
-    )
+    models: Annotated[SkipValidation[Models | None], Argument("A,B", short="-m")] = None
     """Models to compare: names, or a YAML file of entries.
 
     A mapping of labels to settings, too: `{"wide": {"model": "HiNet", "embedding_size": 32}}`."""
@@ -56,7 +59,7 @@ class CompareOptions(JobOptions):
     """Output folder; by default comparisons/DATASET."""
     reference: Annotated[SkipValidation[str | None], Argument("NAME")] = None
     """Entry that the others are tested against; by default the first."""
-    vary: Annotated[Keys | None, Argument("KEYS", "yaml")] = None
+    vary: Annotated[Variants | None, Argument("KEYS", "yaml")] = None
     """Keys with lists of values, such as {loss_weighting: [fixed, dwa]}: each model of this package is entered once for
     every combination."""
     single_scenario: Annotated[Flag, Argument()] = False

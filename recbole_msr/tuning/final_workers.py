@@ -86,7 +86,7 @@ class _FinalWorkers:
 
     def _retry_or_give_up(self, seed: int, seeds: tuple[int, ...], code: int) -> None:
         if code < 0 and self._tries[seed] <= self._settings.retries:
-            logger.warning("the final run with seed %d was killed by signal %d and is resumed", seed, -code)
+            logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
             self._waiting.append((seed,))
         else:
             self.failed[seed] = _error(self._settings, _log_name(seeds))
