@@ -150,12 +150,12 @@ def line_number(path: str | Path, row: int, encoding: str | None = None) -> int:
         return next((number for index, number in enumerate(rows) if index == row), row + 2)
 
 
-def _encoding(given: str | None) -> str:
+def _encoding(configured: str | None) -> str:
     """Return the encoding to open with: UTF-8 where a byte order mark is skipped."""
     try:
-        name = codecs.lookup(given or "utf-8").name
+        name = codecs.lookup(configured or "utf-8").name
     except LookupError as error:
-        raise InputError(f"there is no encoding '{given}'; encoding is a name such as utf-8 or latin-1") from error
+        raise InputError(f"there is no encoding '{configured}'; encoding is a name such as utf-8 or latin-1") from error
     return "utf-8-sig" if name == "utf-8" else name
 
 
@@ -256,7 +256,7 @@ class _Lines:
                 if field in chunks:
                     values: Any = cells
                     if self._header[field] == FeatureType.FLOAT:
-                        values = [self._number(field, *found) for found in zip(cells, numbers, strict=True)]
+                        values = [self._number(field, *column) for column in zip(cells, numbers, strict=True)]
                     chunks[field].append(pa.array(values, type=types[field]))
         columns = {field: pa.chunked_array(chunks[field], type=types[field]) for field in self._wanted}
         return pa.table(columns)

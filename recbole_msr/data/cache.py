@@ -108,9 +108,9 @@ def _remembered_digest(path: Path, folder: Path) -> str:
     seen = [str(path), stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     note = folder / f"{hashlib.blake2b(os.fsencode(path), digest_size=12).hexdigest()}.json"
     with contextlib.suppress(OSError, ValueError):
-        known = read_json(note, [str | int])
-        if known[:-1] == seen and isinstance(known[-1], str):
-            return known[-1]
+        remembered = read_json(note, [str | int])
+        if remembered[:-1] == seen and isinstance(remembered[-1], str):
+            return remembered[-1]
     started = time.time()
     digest = _digest(path)
     if started - max(stat.st_mtime, stat.st_ctime) > _RACY_SECONDS:
@@ -272,9 +272,9 @@ def read_state(dataset: Any, folder: Path) -> None:
     state: Mapping[str, Any] = read_json(folder / _STATE_FILE, finite=False)
     if "digest" in state:
         raise ValueError("it was written by an earlier version of recbole-msr, in a form that is no longer read")
-    told = mismatch(state, _STATE)
-    if told is not None:
-        raise ValueError(f"{_STATE_FILE}: {told}")
+    fault = mismatch(state, _STATE)
+    if fault is not None:
+        raise ValueError(f"{_STATE_FILE}: {fault}")
     if _state_checksum(state) != state["own_checksum"]:
         raise ValueError(f"{_STATE_FILE} is not as it was written")
     file = folder / _TENSOR_FILE

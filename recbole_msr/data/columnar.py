@@ -97,9 +97,9 @@ class ColumnarDataset(Dataset):
 
     def _enter_field(self, field: str, kind: FeatureType, source: Any, filepath: str) -> None:
         own = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}
-        known = self.field2source.get(field)
-        if known not in (None, source) and own.get(source) != field:
-            other = {FeatureSource.USER_ID: "user", FeatureSource.ITEM_ID: "item"}.get(known, known)
+        former_source = self.field2source.get(field)
+        if former_source not in (None, source) and own.get(source) != field:
+            other = {FeatureSource.USER_ID: "user", FeatureSource.ITEM_ID: "item"}.get(former_source, former_source)
             raise InputError(
                 f"{filepath}: field '{field}' is in the {getattr(other, 'value', other)} file too; rename one of them, "
                 "or leave one out (load_col, unload_col)"
@@ -189,10 +189,10 @@ class ColumnarDataset(Dataset):
                     (name, feat, interval, column.cat.codes.to_numpy(), column.cat.categories.get_indexer(tokens))
                 )
         stays = np.ones(len(self.inter_feat), dtype=bool)
-        known = [np.ones(len(of_feat), dtype=bool) for *_, of_feat in sides]
+        is_kept = [np.ones(len(of_feat), dtype=bool) for *_, of_feat in sides]
         while True:
             banned_any, goes = False, np.zeros_like(stays)
-            for in_feat, (_, _, interval, codes, of_feat) in zip(known, sides, strict=True):
+            for in_feat, (_, _, interval, codes, of_feat) in zip(is_kept, sides, strict=True):
                 # One more count, of nothing, for users and items without interactions (which have the code -1).
                 counts = np.bincount(
                     codes[stays], minlength=int(max(codes.max(initial=-1), of_feat.max(initial=-1))) + 2
@@ -209,7 +209,7 @@ class ColumnarDataset(Dataset):
             stays &= ~goes
         if not stays.all():
             self.inter_feat = self.inter_feat[stays]
-        for in_feat, (name, feat, *_) in zip(known, sides, strict=True):
+        for in_feat, (name, feat, *_) in zip(is_kept, sides, strict=True):
             if feat is not None and not in_feat.all():
                 setattr(self, f"{name}_feat", feat[in_feat])
         return None
@@ -221,37 +221,37 @@ class ColumnarDataset(Dataset):
         if not all(kind == FeatureType.TOKEN and is_categorical(feat[field]) for feat, field, kind in remap_list):
             self._remap_sequences(remap_list)
             return
-        known = pd.Index([], dtype=object)
+        vocabulary = pd.Index([], dtype=object)
         for feat, field, _ in remap_list:
             column = feat[field].cat
             # Filters may have taken tokens away, or changed which comes first.
             codes, present = _by_appearance(column.codes.to_numpy(), len(column.categories))
             tokens = column.categories[present]
-            if len(known):
-                ids = known.get_indexer(tokens)
-                ids[ids < 0] = np.arange(len(known), len(known) + int((ids < 0).sum()))
-                known = known.append(tokens[ids >= len(known)])
+            if len(vocabulary):
+                ids = vocabulary.get_indexer(tokens)
+                ids[ids < 0] = np.arange(len(vocabulary), len(vocabulary) + int((ids < 0).sum()))
+                vocabulary = vocabulary.append(tokens[ids >= len(vocabulary)])
                 codes = np.append(ids, -1)[codes]
             else:
-                known = tokens
+                vocabulary = tokens
             feat[field] = codes.astype(np.int32 if feat is self.inter_feat else np.int64) + 1
-        self._keep_vocabulary(remap_list, known)
+        self._keep_vocabulary(remap_list, vocabulary)
 
     def _remap_sequences(self, remap_list: list[Any]) -> None:
         for feat, field, _ in remap_list:
             if is_categorical(feat[field]):
                 feat[field] = feat[field].astype(object)
         tokens, ends = self._concat_remaped_tokens(remap_list)
-        ids, known = pd.factorize(tokens)
+        ids, vocabulary = pd.factorize(tokens)
         for (feat, field, kind), own in zip(remap_list, np.split(ids + 1, ends), strict=True):
             if kind == FeatureType.TOKEN:
                 feat[field] = own
             else:
                 feat[field] = np.split(own, np.cumsum(feat[field].map(len))[:-1])
-        self._keep_vocabulary(remap_list, known)
+        self._keep_vocabulary(remap_list, vocabulary)
 
-    def _keep_vocabulary(self, remap_list: list[Any], known: Any) -> None:
-        vocabulary = token_array([PADDING, *known])
+    def _keep_vocabulary(self, remap_list: list[Any], tokens: Any) -> None:
+        vocabulary = token_array([PADDING, *tokens])
         for _, field, _ in remap_list:
             if field not in self.field2id_token:
                 self.field2id_token[field] = vocabulary

@@ -285,10 +285,10 @@ class ScenarioDataset(ColumnarDataset):
     def _data_warnings(self) -> list[str]:
         """Return the warnings about the data, and every default rule that left rows out."""
         warnings = list(self.data_report["warnings"])
-        given = getattr(self.config, "external_config_dict", {})
+        user_settings = getattr(self.config, "external_config_dict", {})
         for counts in self.data_report["files"].values():
             for dropped in counts["dropped"]:
-                if dropped["key"] is None or (dropped["key"] == _KNOWN_IDS and _KNOWN_IDS not in given):
+                if dropped["key"] is None or (dropped["key"] == _KNOWN_IDS and _KNOWN_IDS not in user_settings):
                     example = f" (for instance {dropped['example']})" if "example" in dropped else ""
                     hint = f"; {_KNOWN_IDS}: False keeps them" if dropped["key"] else ""
                     warnings.append(
@@ -663,10 +663,10 @@ class ScenarioDataset(ColumnarDataset):
                     counts = self.cells["labels"][task.name][number]
                     classes = [value for value in (0, 1) if counts[value][index]]
                     if len(classes) < 2:
-                        found = f"only the label {classes[0]:g}" if len(classes) else "no label"
+                        labels_there = f"only the label {classes[0]:g}" if len(classes) else "no label"
                         logger.warning(
                             "scenario '%s' has %s of task '%s' in the %s split: its AUC is undefined there",
-                            name, found, task.name, split,
+                            name, labels_there, task.name, split,
                         )  # fmt: skip
 
     def _views(self) -> list[ScenarioDataset]:
@@ -688,14 +688,14 @@ class ScenarioDataset(ColumnarDataset):
 
     def _only_scenario(self) -> str | None:
         """Return the scenario's name that `only_scenario` gives, which YAML may have made a number."""
-        given = self.config["only_scenario"]
-        if given is None:
+        configured = self.config["only_scenario"]
+        if configured is None:
             return None
-        name = str(as_token(given))
+        name = str(as_token(configured))
         if name not in self.scenario_names:
-            told = nearest(name, self.scenario_names) or "."
+            hint = nearest(name, self.scenario_names) or "."
             raise InputError(
-                f"only_scenario: there is no scenario '{name}'{told} The scenarios are: "
+                f"only_scenario: there is no scenario '{name}'{hint} The scenarios are: "
                 f"{', '.join(self.scenario_names)}."
             )
         return name

@@ -34,9 +34,9 @@ def occurring(dataset: Any, field: str) -> Tensor:
 
 
 def _flags(ids: Tensor, length: int) -> Tensor:
-    found = torch.zeros(length, dtype=torch.bool)
-    found[ids.reshape(-1)] = True
-    return found
+    flags = torch.zeros(length, dtype=torch.bool)
+    flags[ids.reshape(-1)] = True
+    return flags
 
 
 def _column(inter: Any, field: str) -> Tensor:

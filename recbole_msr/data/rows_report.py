@@ -44,9 +44,9 @@ def warn(warning: str) -> None:
 
 
 def _was_shown(line: str) -> bool:
-    known = line in _shown
+    was_shown = line in _shown
     _shown.add(line)
-    return known
+    return was_shown
 
 
 def describe_left_out(dropped: Mapping[str, Any]) -> str:
@@ -95,14 +95,14 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
     n, packed = dataset.split_sizes[0], dataset.inter_feat.packed
     rows = np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)
     labels = {task.name: _values(packed, task.label_field, rows)[:, 0] for task in dataset.schema.tasks}
-    found = []
+    revealing = []
     for field, values in _columns(dataset, packed, rows):
         codes = _codes(dataset, field, values)
         for task, label in labels.items():
             auc = None if codes is None else _auc_of(codes, label)
             if auc is not None and auc > ALMOST_PERFECT:
-                found.append((task, field, auc))
-    return found
+                revealing.append((task, field, auc))
+    return revealing
 
 
 def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -121,8 +121,8 @@ def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
     """Return the values (n, L) of a field; of a sequence not more than are looked at."""
     table, start, shape = packed.places[field]
     if table == "others":
-        several: np.ndarray = packed.others[field].numpy()[rows]
-        return several.reshape(len(rows), -1)
+        rows_of_several: np.ndarray = packed.others[field].numpy()[rows]
+        return rows_of_several.reshape(len(rows), -1)
     width = min(shape[0], _VALUES) if shape else 1
     return getattr(packed, table)[:, start : start + width].numpy()[rows]  # type: ignore[no-any-return]
 
@@ -145,8 +145,8 @@ def _codes(dataset: Any, field: str, values: np.ndarray) -> np.ndarray | None:
 
 
 def _auc_of(codes: np.ndarray, label: np.ndarray) -> float | None:
-    known = label != MISSING_LABEL
-    codes, label = codes[known] + 1, label[known]
+    is_labelled = label != MISSING_LABEL
+    codes, label = codes[is_labelled] + 1, label[is_labelled]
     seen, of_seen, other, of_other = codes[::2], label[::2], codes[1::2], label[1::2]
     positives = int(of_other.sum())
     if min(positives, len(of_other) - positives) < _FEW or not len(seen):

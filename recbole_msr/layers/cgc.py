@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recbole_msr.layers import manual_backward as written
+from recbole_msr.layers import manual_backward
 from recbole_msr.layers.gates import GateBank
 from recbole_msr.layers.mlp import BatchNorm, MLPBank
 
@@ -91,8 +91,8 @@ class CGC(nn.Module):
         """
         experts = self.experts(x, None if x.dim() == 2 else self._reads())
         w = self.gate(x)
-        if written.supports(experts):
-            z = written.weighted_sums(w, experts, [self._members(t) for t in range(self.n_tasks)])
+        if manual_backward.supports(experts):
+            z = manual_backward.weighted_sums(w, experts, [self._members(t) for t in range(self.n_tasks)])
         else:
             n_all_own = self.n_tasks * self.n_own
             own, shared = experts[:n_all_own].unflatten(0, (self.n_tasks, self.n_own)), experts[n_all_own:]
@@ -116,6 +116,6 @@ class CGC(nn.Module):
         if self.shared_gate is None:
             return experts[0]
         w: Tensor = self.shared_gate(x if x.dim() == 2 else x[-1]).softmax(dim=-1).t()
-        if written.supports(experts):
-            return written.weighted_sums(w.unsqueeze(0), experts, [range(len(experts))]).squeeze(0)
+        if manual_backward.supports(experts):
+            return manual_backward.weighted_sums(w.unsqueeze(0), experts, [range(len(experts))]).squeeze(0)
         return (w.unsqueeze(-1) * experts).sum(dim=0)

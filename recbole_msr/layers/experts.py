@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recbole_msr.layers import manual_backward as written
+from recbole_msr.layers import manual_backward
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLP, MLPBank
 
@@ -56,9 +56,9 @@ class SubExpertIntegration(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return every expert's output (experts, B, H) for rows x (B, D)."""
         q, g = self.sub_experts(x), self.gate(x)
-        if written.supports(q):
+        if manual_backward.supports(q):
             n_experts, k = self.shape
-            return written.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
+            return manual_backward.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
         return (g.unsqueeze(-1) * torch.unflatten(q, 0, self.shape)).sum(dim=1)
 
 
@@ -114,8 +114,8 @@ class ScenarioAwareAttention(nn.Module):
             e: see `weights`.
         """
         a = self.weights(e)[scenario].t()
-        if written.supports(s):
-            return written.weighted_sums(a.unsqueeze(0), s, [range(len(s))]).squeeze(0)
+        if manual_backward.supports(s):
+            return manual_backward.weighted_sums(a.unsqueeze(0), s, [range(len(s))]).squeeze(0)
         return (a.unsqueeze(-1) * s).sum(dim=0)
 
 

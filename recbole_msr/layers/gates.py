@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recbole_msr.layers import manual_backward as written
+from recbole_msr.layers import manual_backward
 from recbole_msr.layers.mlp import BatchNorm, MLPBank
 
 
@@ -53,7 +53,7 @@ def mix(weights: Tensor, experts: Tensor) -> Tensor:
     Returns:
         z (P, B, H).
     """
-    if written.supports(experts):
+    if manual_backward.supports(experts):
         everyone = range(len(experts))
-        return written.weighted_sums(weights.transpose(1, 2), experts, [everyone for _ in weights])
+        return manual_backward.weighted_sums(weights.transpose(1, 2), experts, [everyone for _ in weights])
     return torch.einsum("pbe,ebh->pbh", weights, experts)

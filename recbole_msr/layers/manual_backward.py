@@ -191,20 +191,20 @@ def run_layers(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 def _units(layers: Sequence[nn.Module]) -> list[Any]:
     """Yield the layers; a linear layer, the ReLU after it and this package's dropout after that are one `_Unit`."""
-    found: list[Any] = []
+    units: list[Any] = []
     for layer in layers:
-        last = found[-1] if found and isinstance(found[-1], _Unit) else None
+        last = units[-1] if units and isinstance(units[-1], _Unit) else None
         if not has_no_hooks(layer):
-            found.append(layer)
+            units.append(layer)
         elif type(layer) is nn.Linear and layer.bias is not None:
-            found.append(_Unit(layer, False, 0.0))
+            units.append(_Unit(layer, False, 0.0))
         elif type(layer) is nn.ReLU and last is not None and not last.relu:
-            found[-1] = last._replace(relu=True)
+            units[-1] = last._replace(relu=True)
         elif type(layer) is Dropout and last is not None and last.relu and not last.dropout:
-            found[-1] = last._replace(dropout=layer.p if layer.training else 0.0)
+            units[-1] = last._replace(dropout=layer.p if layer.training else 0.0)
         else:
-            found.append(layer)
-    return found
+            units.append(layer)
+    return units
 
 
 def weighted_sums(weights: Tensor, values: Tensor, members: Sequence[Sequence[int]]) -> Tensor:
@@ -273,8 +273,10 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """Return the gradients of the inputs that need one, with a graph of their own where one is wanted."""
     asked = [tensor for tensor, is_needed in zip(inputs, needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(output, asked, d_output, create_graph=torch.is_grad_enabled(), allow_unused=True))
-    return [next(found) if is_needed else None for is_needed in needed]
+    gradients = iter(
+        torch.autograd.grad(output, asked, d_output, create_graph=torch.is_grad_enabled(), allow_unused=True)
+    )
+    return [next(gradients) if is_needed else None for is_needed in needed]
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:

@@ -114,14 +114,14 @@ class MetaLayers(nn.Module):
         A factor is (N, rows, columns), or (rows, columns) where it is the same for all; x goes through them from the
         left: x W = x factor_1 factor_2 ...
         """
-        found = []
+        layers = []
         for layer, part in enumerate(theta.chunk(self.n_layers, dim=1)):
             *flat, bias = part.split(self._sizes, dim=1)
             factors = [f.unflatten(1, shape) for f, shape in zip(flat, self.generated, strict=True)]
             if self.before is not None and self.after is not None:
                 factors = [self.before[layer], *factors, self.after[layer]]
-            found.append((factors, bias))
-        return found
+            layers.append((factors, bias))
+        return layers
 
     def forward(self, x: Tensor, theta: Tensor, group: Tensor | None = None) -> Tensor:
         """Return f(x; theta) (B, D).

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_msr.layers import manual_backward as written
+from recbole_msr.layers import manual_backward
 from recbole_msr.layers.dropout import Dropout
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -97,7 +97,7 @@ class MLP(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the output (B, H) of an input (B, D)."""
-        return written.run_layers(self, input)
+        return manual_backward.run_layers(self, input)
 
 
 class MLPBank(nn.Module):
@@ -163,9 +163,13 @@ class MLPBank(nn.Module):
             reads = [0] * self.n_mlps if x.dim() == 2 else range(self.n_mlps)
         x = x.unsqueeze(0) if x.dim() == 2 else x
         hidden = (self.activation, self.dropout)
-        if written.supports(x) and isinstance(self.activation, nn.ReLU) and all(map(written.has_no_hooks, hidden)):
+        if (
+            manual_backward.supports(x)
+            and isinstance(self.activation, nn.ReLU)
+            and all(map(manual_backward.has_no_hooks, hidden))
+        ):
             dropout = self.dropout.p if self.dropout.training else 0.0
-            return written.relu_networks(x, reads, [*self.weights], [*self.biases], self.n_hidden, dropout)
+            return manual_backward.relu_networks(x, reads, [*self.weights], [*self.biases], self.n_hidden, dropout)
         return self._by_autograd(x, reads)
 
     def _by_autograd(self, x: Tensor, reads: Sequence[int]) -> Tensor:

@@ -247,7 +247,7 @@ def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: boo
                 "them out, or set loss_weighting: fixed"
             )
         return chosen
-    unweighted = [task for task, given in zip(tasks, weights.any(dim=0).tolist(), strict=True) if not given]
+    unweighted = [task for task, has_weight in zip(tasks, weights.any(dim=0).tolist(), strict=True) if not has_weight]
     if unweighted:
         raise InputError(
             f"loss_weighting: {chosen} cannot weigh task '{unweighted[0]}': its 'loss_weights' are 0 (fixed leaves a "
@@ -269,11 +269,11 @@ def _needs_trainer(chosen: str) -> InputError:
     )
 
 
-def _index(key: str, what: str, name: Any, known: Sequence[str]) -> int:
-    if str(name) not in known:
-        hint = nearest(str(name), known) or "."
-        raise InputError(f"'{key}': there is no {what} '{name}'{hint} The {what}s are: {', '.join(known)}.")
-    return known.index(str(name))
+def _index(key: str, what: str, name: Any, names: Sequence[str]) -> int:
+    if str(name) not in names:
+        hint = nearest(str(name), names) or "."
+        raise InputError(f"'{key}': there is no {what} '{name}'{hint} The {what}s are: {', '.join(names)}.")
+    return names.index(str(name))
 
 
 def _weight(where: str, value: Any) -> float:

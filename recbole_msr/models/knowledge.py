@@ -147,11 +147,11 @@ def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray,
     mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
     sample -= mean
     few = len(sample) <= vectors.size  # then the small product has the same eigenvalues
-    values, found = np.linalg.eigh(sample @ sample.T if few else sample.T @ sample)
+    values, eigenvectors = np.linalg.eigh(sample @ sample.T if few else sample.T @ sample)
     order = np.argsort(values)[::-1][:size]
     values = values[order]
     kept = values > max(float(values[0]), 0.0) * 1e-9
-    directions = (sample.T @ found[:, order[kept]] if few else found[:, order[kept]]).T
+    directions = (sample.T @ eigenvectors[:, order[kept]] if few else eigenvectors[:, order[kept]]).T
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     largest = np.abs(directions).argmax(axis=1)
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
@@ -254,12 +254,12 @@ class KnowledgeSource:
 
     def known(self, level: str, vectors: FrozenVectors) -> np.ndarray:
         """Mark the known ids (N,): those with a vector; of users, those that also have a training interaction."""
-        known = vectors.has()
+        is_known = vectors.has()
         if level == "user":
-            trained = np.zeros_like(known)
+            trained = np.zeros_like(is_known)
             trained[np.unique(np.asarray(self._dataset.inter_feat[id_field(self._dataset, level)]))] = True
-            known &= trained
-        return known
+            is_known &= trained
+        return is_known
 
 
 def id_field(dataset: Any, level: str) -> str:
@@ -332,16 +332,16 @@ class KnowledgeVectors(nn.Module):
         self._reduced: FrozenVectors | None = None  # all that `reduce` gives, where it is known beforehand
         self.linear: nn.Linear | None = None
         n_ids = len(source.tokens(level))
-        known = torch.zeros(n_ids, dtype=torch.bool)
+        is_known = torch.zeros(n_ids, dtype=torch.bool)
         if not source.is_baked:
             self._frozen = source.vectors(level)
             if reduction == "none":
                 self.size = self._frozen.size
             if source.fits:
-                known = torch.from_numpy(source.known(level, self._frozen))
+                is_known = torch.from_numpy(source.known(level, self._frozen))
             self._add_reduction(source, reduction, gain)
         self.unknown = nn.Parameter(torch.randn(self.size) * INITIAL_STD)
-        self.register_buffer("known", known)
+        self.register_buffer("known", is_known)
         self.register_buffer("key", torch.frombuffer(bytearray(source.key), dtype=torch.uint8).clone())
 
     def _add_reduction(self, source: KnowledgeSource, reduction: str, gain: float) -> None:
@@ -365,10 +365,10 @@ class KnowledgeVectors(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return h (B, size) of internal ids (B,)."""
-        known = self.known[ids]
+        is_known = self.known[ids]
         if self.training and self._unknown_share:
-            known = known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
-        return torch.where(known.unsqueeze(1), self._known_vectors(ids), self.unknown)
+            is_known = is_known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
+        return torch.where(is_known.unsqueeze(1), self._known_vectors(ids), self.unknown)
 
     def _known_vectors(self, ids: Tensor) -> Tensor:
         if self._reduced is None and self._is_pca and self._reduces_at_once():
@@ -411,14 +411,14 @@ class KnowledgeVectors(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         baked = state_dict.pop(prefix + "baked", None)
-        found = state_dict.get(prefix + "key")
+        saved_key = state_dict.get(prefix + "key")
         if self._is_baked:
             if baked is None:
                 raise InputError("the weights hold no reduced vectors: they were kept with knowledge_bake off")
             self._reduced = FrozenVectors(baked.cpu().numpy())
             for name in ("mean", "inverse_deviation", "components", "linear.weight"):
                 state_dict.pop(prefix + name, None)
-        elif found is not None and not torch.equal(found.cpu(), self.key.cpu()):
+        elif saved_key is not None and not torch.equal(saved_key.cpu(), self.key.cpu()):
             raise InputError(
                 f"the weights were trained with other vectors than knowledge '{self._name}' has now: it was built anew "
                 "since then. Build it again as it was, or train again"

@@ -279,10 +279,12 @@ def backbone_class(name: Any) -> type[MultiScenarioRecommender]:
         InputError: there is none of this name that can be a backbone; the message lists those that can.
     """
     if name in registry.registered_models():
-        found = registry.model_class(name)
-        if _can_be_backbone(found):
-            return found
-    possible = [known for known in registry.registered_models() if _can_be_backbone(registry.model_class(known))]
+        backbone = registry.model_class(name)
+        if _can_be_backbone(backbone):
+            return backbone
+    possible = [
+        model_name for model_name in registry.registered_models() if _can_be_backbone(registry.model_class(model_name))
+    ]
     raise InputError(
         f"'backbone': '{name}' is no model that LLM4MSR can be built around{nearest(str(name), possible)} "
         f"Those are: {', '.join(possible)}."

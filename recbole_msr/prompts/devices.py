@@ -57,18 +57,18 @@ def encode_on_devices(
     Raises:
         InputError: Lightning refuses the options, or a process failed; what was written is kept.
     """
-    given = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False} | dict(options)
-    given |= {"enable_progress_bar": show_progress, "use_distributed_sampler": False}
-    given.setdefault("strategy", "ddp_spawn")
-    if given["strategy"] not in ("ddp_spawn", "ddp_fork"):
+    settings = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False} | dict(options)
+    settings |= {"enable_progress_bar": show_progress, "use_distributed_sampler": False}
+    settings.setdefault("strategy", "ddp_spawn")
+    if settings["strategy"] not in ("ddp_spawn", "ddp_fork"):
         raise InputError(
-            f"encoding on several devices starts its own processes: strategy ddp_spawn, not '{given['strategy']}'"
+            f"encoding on several devices starts its own processes: strategy ddp_spawn, not '{settings['strategy']}'"
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-            trainer = pl.Trainer(**given)
+            trainer = pl.Trainer(**settings)
             trainer.predict(_EncodeModule(build, jobs, encoder), return_predictions=False)
     except InputError:
         raise

@@ -111,8 +111,8 @@ def build_knowledge(
     check_store(root, target)
     if os.path.lexists(target):
         present = _key_of(target)
-        if present == key and (found := _whole(name, root, replace)):
-            return Outcome(found, 0, name)
+        if present == key and (existing := _whole(name, root, replace)):
+            return Outcome(existing, 0, name)
         if not replace:
             raise InputError(
                 f"the knowledge '{name}' in {root} exists and was made otherwise{_told(target, made_by)}; give another "
@@ -173,8 +173,8 @@ def find_knowledge(name: str, folder: str | Path | None, request: str, replace: 
     root = knowledge_folder(folder)
     target = root / check_name(name)
     check_store(root, target)
-    if _meta_of(target).get("request") == request and (found := _whole(name, root, replace)):
-        return Outcome(found, 0, name)
+    if _meta_of(target).get("request") == request and (existing := _whole(name, root, replace)):
+        return Outcome(existing, 0, name)
     return _share(root, target, "request", request) if replace or not os.path.lexists(target) else None
 
 
@@ -487,15 +487,15 @@ def _told(folder: Path, made_by: Mapping[str, Any]) -> str:
     if not meta:
         return " (it holds no knowledge.json)"
     changed = [key for key in made_by if meta.get(key) != made_by[key]]
-    told = differences(meta.get("data", {}), made_by.get("data", {}))
-    return f" (what differs: {', '.join(changed)}{': ' + '; '.join(told) if told else ''})"
+    changes = differences(meta.get("data", {}), made_by.get("data", {}))
+    return f" (what differs: {', '.join(changed)}{': ' + '; '.join(changes) if changes else ''})"
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("recbole-msr", "torch", "transformers", "sentence-transformers"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -270,10 +270,10 @@ class Facts:
         rows = self._scenario == index
         rates = {}
         for task, labels in self._labels.items():
-            known = labels[rows]
-            known = known[known != MISSING_LABEL]
-            if len(known):
-                rates[task] = float(known.mean())
+            labelled = labels[rows]
+            labelled = labelled[labelled != MISSING_LABEL]
+            if len(labelled):
+                rates[task] = float(labelled.mean())
         names, shares = self._shares
         own = shares[index]
         others = np.delete(shares, index, axis=0)

@@ -31,40 +31,40 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     settings = {key: None if config[key] in ("[0,inf)", {}, []) else config[key] for key in _SETTINGS}
     # The mode says which items are ranked at evaluation, not which rows are where.
     settings["eval_args"] = {key: value for key, value in (config["eval_args"] or {}).items() if key != "mode"}
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "dataset": dataset.dataset_name,
         "settings": json.loads(json.dumps(settings, default=str)),
     }
     if getattr(dataset, "inter_feat", None) is not None:
-        found["files"] = {
+        content["files"] = {
             suffix: _file_digest(path)
             for suffix in ("inter", "user", "item")
             if (path := Path(dataset.dataset_path, f"{dataset.dataset_name}.{suffix}")).is_file()
         }
         # With only_scenario these are the rows of all scenarios: knowledge is made of them.
         of_all = getattr(dataset, "all_scenarios", None)
-        found["training_rows"] = _rows(dataset if of_all is None else of_all)
-    return found
+        content["training_rows"] = _rows(dataset if of_all is None else of_all)
+    return content
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """List the differences of two fingerprints, as "what: there -> here"; what one of them lacks is not compared."""
-    told = []
+    changes = []
     if there.get("dataset") != here.get("dataset"):
-        told.append(f"dataset: {there.get('dataset')} -> {here.get('dataset')}")
+        changes.append(f"dataset: {there.get('dataset')} -> {here.get('dataset')}")
     settings, now = there.get("settings", {}), here.get("settings", {})
     for key in sorted({*settings, *now}):
         # Compared as text: the order of groups is that of the scenarios.
         if json.dumps(settings.get(key)) != json.dumps(now.get(key)):
-            told.append(f"{key}: {json.dumps(settings.get(key))} -> {json.dumps(now.get(key))}")
+            changes.append(f"{key}: {json.dumps(settings.get(key))} -> {json.dumps(now.get(key))}")
     if "files" in there and "files" in here:
         for suffix in sorted({*there["files"], *here["files"]}):
             if there["files"].get(suffix) != here["files"].get(suffix):
-                told.append(f"the content of the .{suffix} file")
+                changes.append(f"the content of the .{suffix} file")
     rows, rows_now = there.get("training_rows"), here.get("training_rows")
-    if not told and rows and rows_now and rows != rows_now:
-        told.append(f"the training rows: {rows['count']} -> {rows_now['count']} rows, not the same ones")
-    return told
+    if not changes and rows and rows_now and rows != rows_now:
+        changes.append(f"the training rows: {rows['count']} -> {rows_now['count']} rows, not the same ones")
+    return changes
 
 
 def _rows(train: Any) -> dict[str, Any]:

@@ -95,25 +95,25 @@ class Knowledge:
         try:
             meta = read_json(path / "knowledge.json", Any)
         except (FileNotFoundError, NotADirectoryError) as error:
-            known = sorted(p.parent.name for p in root.glob("*/knowledge.json") if not p.parent.name.startswith("."))
-            has = f"it has {', '.join(known)}" if known else "it has none yet"
+            names = sorted(p.parent.name for p in root.glob("*/knowledge.json") if not p.parent.name.startswith("."))
+            has = f"it has {', '.join(names)}" if names else "it has none yet"
             where = "" if folder is None else f" --knowledge_dir={root}"
             raise InputError(
-                f"there is no knowledge '{name}' in {root}{nearest(name, known) or ';'} {has}. Build it: "
+                f"there is no knowledge '{name}' in {root}{nearest(name, names) or ';'} {has}. Build it: "
                 f"recbole-msr embed --dataset=DATASET --encoder=minilm --template=full --name={name}{where}"
             ) from error
         except OSError as error:
             raise InputError(f"the knowledge in {path} is damaged: knowledge.json cannot be read ({error})") from error
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-            raise InputError(f"the knowledge in {path} is not of the format {FORMAT}, but {found}; build it again")
-        told = mismatch(meta, _SHAPE)
-        if told is None and (strange := [level for level in meta["levels"] if level not in LEVELS]):
-            told = f"'levels' has {strange[0]!r}, none of {', '.join(LEVELS)}"
-        if told is None and meta["dtype"] not in ("float16", "float32"):
-            told = f"'dtype' must be float16 or float32, got {meta['dtype']!r}"
-        if told is not None:
-            raise InputError(f"the knowledge in {path} is damaged: in knowledge.json {told}")
+            actual = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+            raise InputError(f"the knowledge in {path} is not of the format {FORMAT}, but {actual}; build it again")
+        fault = mismatch(meta, _SHAPE)
+        if fault is None and (strange := [level for level in meta["levels"] if level not in LEVELS]):
+            fault = f"'levels' has {strange[0]!r}, none of {', '.join(LEVELS)}"
+        if fault is None and meta["dtype"] not in ("float16", "float32"):
+            fault = f"'dtype' must be float16 or float32, got {meta['dtype']!r}"
+        if fault is not None:
+            raise InputError(f"the knowledge in {path} is damaged: in knowledge.json {fault}")
         opened = cls(path, meta)
         for level in opened.levels:
             opened.vectors(level)
@@ -146,8 +146,8 @@ class Knowledge:
         Raises:
             InputError: a file is not as it was written.
         """
-        for level, known in self.meta["levels"].items():
-            for suffix, checksum in known.get("checksums", {}).items():
+        for level, facts in self.meta["levels"].items():
+            for suffix, checksum in facts.get("checksums", {}).items():
                 if suffix not in SUFFIXES:
                     continue
                 file = self._file(level, suffix)
@@ -233,11 +233,11 @@ class Knowledge:
         Raises:
             InputError: names everything that differs.
         """
-        told = differences(self.meta.get("data", {}), fingerprint(dataset))
-        if told:
+        changes = differences(self.meta.get("data", {}), fingerprint(dataset))
+        if changes:
             raise InputError(
                 f"the knowledge '{self.name}' was built from other training data; what differs (there -> here): "
-                f"{'; '.join(told)}. Its prompts may hold rows that are validation or test rows here. Build it from "
+                f"{'; '.join(changes)}. Its prompts may hold rows that are validation or test rows here. Build it from "
                 f"these data: recbole-msr embed with the same settings, --name={self.name} --replace or another name"
             )
 

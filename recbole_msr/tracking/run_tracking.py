@@ -43,13 +43,13 @@ def tracked_run(config: Any, settings: Mapping[str, Any], folder: Path, resume: 
 
 def _interrupted(folder: Path) -> str | None:
     """Return the id of the last run in a folder; its files are moved out of the way of `wandb sync FOLDER`."""
-    found = sorted(folder.glob("offline-run-*-*"))
-    if not found:
+    folders = sorted(folder.glob("offline-run-*-*"))
+    if not folders:
         return None
-    identity = found[-1].name.rpartition("-")[2]
+    identity = folders[-1].name.rpartition("-")[2]
     with contextlib.suppress(OSError):
         (folder / "interrupted").mkdir(exist_ok=True)
-        for path in found:
+        for path in folders:
             if path.name.endswith(f"-{identity}"):
                 path.rename(folder / "interrupted" / path.name)
         return identity
@@ -59,10 +59,10 @@ def _interrupted(folder: Path) -> str | None:
 def log_result(run: TrackedRun, result: Mapping[str, Any]) -> None:
     """Log result.json: tables of scenarios x tasks, test and best validation metrics, best epoch, times."""
     for split in ("valid", "test"):
-        found = result[split]
-        if "cells" in found:
-            run.log_cells(split, found)
-        run.summary({f"{split}/{name}": value for name, value in found["metrics"].items()})
+        split_result = result[split]
+        if "cells" in split_result:
+            run.log_cells(split, split_result)
+        run.summary({f"{split}/{name}": value for name, value in split_result["metrics"].items()})
     names = ("best_epoch", "epochs", "best_valid_score", "valid_metric", "rows_per_second", "parameters", "device")
     run.summary({name: result[name] for name in names})
     run.summary({f"seconds/{what}": value for what, value in result["seconds"].items()})

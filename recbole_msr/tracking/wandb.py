@@ -86,10 +86,10 @@ def _has_account() -> bool:
     names = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
     path = next((path for path in (Path(name).expanduser() for name in names) if path.is_file()), None)
     try:
-        found = netrc.netrc(path).authenticators(urlsplit(server).netloc) if path is not None else None
+        login = netrc.netrc(path).authenticators(urlsplit(server).netloc) if path is not None else None
     except (netrc.NetrcParseError, OSError, UnicodeDecodeError):
         return False
-    return bool(found and found[2])
+    return bool(login and login[2])
 
 
 class TrackedRun:
@@ -169,8 +169,8 @@ class TrackedRun:
             self.finish("complete")
         else:
             interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-            told = " ".join(str(error).split())
-            self.finish("failed", "interrupted" if interrupted else f"{type(error).__name__}: {told}")
+            message = " ".join(str(error).split())
+            self.finish("failed", "interrupted" if interrupted else f"{type(error).__name__}: {message}")
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Log an epoch's values, as in `EpochKeeper.history`: `epoch` counted from 1, and anything else.
@@ -261,15 +261,15 @@ class TrackedRun:
         except Exception as error:
             self._run = None
             stop_dead_service()
-            told = " ".join(str(error).split())
-            tell_once("failed", f"W&B: a run cannot be kept, going on without: {type(error).__name__}: {told[:300]}")
+            message = " ".join(str(error).split())
+            tell_once("failed", f"W&B: a run cannot be kept, going on without: {type(error).__name__}: {message[:300]}")
 
     def _start(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)  # where wandb cannot write, it would write elsewhere
         import wandb
 
-        known = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
-        run = wandb.init(settings=wandb.Settings(**known), config=dict(config))
+        supported = {key: value for key, value in settings.items() if key in wandb.Settings.model_fields}
+        run = wandb.init(settings=wandb.Settings(**supported), config=dict(config))
         # Else a child process would write through this one's wandb, and lose its runs when this one ends.
         os.environ.pop("WANDB_SERVICE", None)
         self.path = Path(run.dir).parent
@@ -317,9 +317,9 @@ def _missing(value: Any) -> bool:
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it; what is not plain becomes text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if hasattr(value, "item") and getattr(value, "shape", None) == ():  # a number of NumPy or torch
         value = value.item()
     if value is None or isinstance(value, (bool, int, str)):

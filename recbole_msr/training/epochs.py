@@ -160,12 +160,12 @@ class EpochKeeper(Checkpoint):
         every = [*metrics, *(module.evaluation.keys() if module.evaluation is not None else [])]
         self.metric = find_metric(self.metric, every) or self.metric
         if self.metric not in metrics:
-            known = list(module.metrics)
+            names = list(module.metrics)
             undefined = module.evaluation.undefined if module.evaluation is not None else []
             reasons = "; ".join(f"{scenario}, {task}: {reason}" for scenario, task, reason in undefined)
             raise InputError(
                 f"valid_metric '{self._config['valid_metric']}' has no value on the validation split"
-                f"{nearest(self.metric, known) or '.'} It has: {', '.join(known)}."
+                f"{nearest(self.metric, names) or '.'} It has: {', '.join(names)}."
                 f"{' Undefined cells: ' + reasons if reasons else ''}"
             )
         score = float(metrics[self.metric])

@@ -169,8 +169,8 @@ def _has_bfloat16(device: str) -> bool:
         return torch.cuda.get_device_capability() >= (8, 0)
     checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]
     # A PyTorch too old to be asked is not evidence against the processor; neither is one of another kind.
-    known = [check for check in checks if check is not None]
-    return not known or any(check() for check in known)
+    available = [check for check in checks if check is not None]
+    return not available or any(check() for check in available)
 
 
 def compiled(function: Callable[[Any], Any], device: torch.device) -> Callable[[Any], Any]:

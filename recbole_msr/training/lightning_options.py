@@ -63,15 +63,17 @@ def trainer_options(config: Any) -> dict[str, Any]:
 
 def _given(config: Any) -> dict[str, Any]:
     """Return the options that the user gives, each checked by itself."""
-    given = dict(config["lightning"] or {})
-    known = inspect.signature(pl.Trainer).parameters
-    for key in given:
-        if key not in known:
-            raise InputError(f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(str(key), known)}")
+    user_options = dict(config["lightning"] or {})
+    trainer_parameters = inspect.signature(pl.Trainer).parameters
+    for key in user_options:
+        if key not in trainer_parameters:
+            raise InputError(
+                f"lightning: pytorch_lightning.Trainer has no option '{key}'{nearest(str(key), trainer_parameters)}"
+            )
         if key in _OWN_OPTIONS:
             raise InputError(f"lightning: '{key}' cannot be set: {_OWN_OPTIONS[key]}")
-        _check_option(key, given[key])
-    return given
+        _check_option(key, user_options[key])
+    return user_options
 
 
 def check_lightning(config: Any) -> None:
@@ -135,16 +137,16 @@ def _check_option(key: str, value: Any) -> None:
         raise InputError(f"lightning: '{key}' must be {_in_words(hint)}, got {value!r:.80}")
     names = {"accelerator": _accelerators, "strategy": _strategies}
     if key in names and isinstance(value, str) and value.lower() not in names[key]():
-        known = names[key]()
+        choices = names[key]()
         raise InputError(
-            f"lightning: there is no {key} '{value}'{nearest(value, known) or '.'} Known: {', '.join(known)}"
+            f"lightning: there is no {key} '{value}'{nearest(value, choices) or '.'} Known: {', '.join(choices)}"
         )
     if key == "precision" and value is not None and str(value) not in _precisions():
         raise InputError(f"lightning: 'precision' must be one of {', '.join(_precisions())}, got {value!r}")
     if key == "devices" and not _are_devices(value):
         raise InputError(f"lightning: 'devices' must be how many, a list of them, or auto, got {value!r:.80}")
     numbers = value if isinstance(value, (list, tuple)) else [value]
-    if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise InputError(f"lightning: '{key}' must be finite, got {value!r:.80}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         least = _LEAST.get(key)
@@ -184,7 +186,7 @@ def _are_devices(value: Any) -> bool:
     if isinstance(value, str):
         return value == "auto" or all(part.strip().removeprefix("-").isdigit() for part in value.split(","))
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(one >= 0 for one in value) and len(set(value)) == len(value)
+        return bool(value) and all(device >= 0 for device in value) and len(set(value)) == len(value)
     return isinstance(value, int) and not isinstance(value, bool) and (value == -1 or value >= 1)
 
 
@@ -201,7 +203,7 @@ def _fits(value: Any, hint: Any) -> bool:
         allowed = (int,) if hint is int else (int, float)
         return isinstance(value, allowed) and not isinstance(value, bool)
     if kind is not None and isinstance(kind, type) and issubclass(kind, Iterable) and not issubclass(kind, Mapping):
-        return isinstance(value, (list, tuple)) and all(_fits(one, parts[0]) for one in value if parts)
+        return isinstance(value, (list, tuple)) and all(_fits(element, parts[0]) for element in value if parts)
     if kind is not None:
         return isinstance(value, kind)
     return not isinstance(hint, type) or isinstance(value, hint)

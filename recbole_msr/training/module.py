@@ -79,8 +79,8 @@ class RecModule(pl.LightningModule):
         self._scheduler_state: Any = None
         self._random: Any = None
         self._step: Any = None
-        several = self._schema is not None and hasattr(model, "predict_tasks")
-        self._columns = len(self._schema.tasks) if several and self._schema is not None else 1
+        predicts_all_tasks = self._schema is not None and hasattr(model, "predict_tasks")
+        self._columns = len(self._schema.tasks) if predicts_all_tasks and self._schema is not None else 1
 
     def _loss_function(self) -> Callable[[Any], Any]:
         loss: Callable[[Any], Any] = self.model.counted_losses if self._counted else self.model.calculate_loss
@@ -248,8 +248,8 @@ class RecModule(pl.LightningModule):
 
     def validation_step(self, batch: Interaction, batch_idx: int) -> None:
         """Keep the predictions of a batch."""
-        several = hasattr(self.model, "predict_tasks")
-        scores = self.model.predict_tasks(batch) if several else self.model.predict(batch).reshape(-1, 1)
+        predicts_all_tasks = hasattr(self.model, "predict_tasks")
+        scores = self.model.predict_tasks(batch) if predicts_all_tasks else self.model.predict(batch).reshape(-1, 1)
         self._predictions.append(scores.detach().float().cpu())
 
     def on_validation_epoch_end(self) -> None:
@@ -285,9 +285,9 @@ class RecModule(pl.LightningModule):
         else:
             names = self.trainer.datamodule.scenario_names  # type: ignore[attr-defined]
             main = self._schema.main_task
-            several = scores.shape[1] > 1 or len(self._schema.tasks) == 1
-            tasks = self._schema.task_names if several else [main]
-            label_fields = self._schema.label_fields if several else [self._config["LABEL_FIELD"]]
+            has_all_tasks = scores.shape[1] > 1 or len(self._schema.tasks) == 1
+            tasks = self._schema.task_names if has_all_tasks else [main]
+            label_fields = self._schema.label_fields if has_all_tasks else [self._config["LABEL_FIELD"]]
             scenario = rows[SCENARIO_FIELD].cpu().numpy()
         labels = torch.stack([rows[field] for field in label_fields], dim=1).cpu().numpy()
         least = self._config["min_scenario_rows"] or 1
@@ -298,10 +298,10 @@ class RecModule(pl.LightningModule):
         assert self.evaluation is not None
         cell = self.evaluation.pooled[self.evaluation.main_task]
         wanted = [name.lower() for name in self._config["metrics"]]
-        known = recbole_metrics(cell, wanted, self._config["metric_decimal_place"])
-        self._evaluator.metrics = [name for name in wanted if name not in known]
+        metrics_of_cell = recbole_metrics(cell, wanted, self._config["metric_decimal_place"])
+        self._evaluator.metrics = [name for name in wanted if name not in metrics_of_cell]
         if not self._evaluator.metrics:
-            return OrderedDict(known)
+            return OrderedDict(metrics_of_cell)
         main = self._schema.main_index if self._schema is not None and scores.shape[1] > 1 else 0
         label = rows[self._config["LABEL_FIELD"]].cpu()
         present = label >= 0
@@ -309,7 +309,9 @@ class RecModule(pl.LightningModule):
         struct.set("rec.score", scores[present, main])
         struct.set("data.label", label[present])
         others = self._evaluator.evaluate(struct)
-        return OrderedDict((name, known[name] if name in known else others[name]) for name in wanted)
+        return OrderedDict(
+            (name, metrics_of_cell[name] if name in metrics_of_cell else others[name]) for name in wanted
+        )
 
 
 class PackedData(pl.LightningDataModule):
@@ -397,7 +399,7 @@ def _random_state() -> dict[str, Any]:
 def _set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+        torch.cuda.set_rng_state_all([state_of_device.cpu() for state_of_device in state["cuda"]])
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]

@@ -176,11 +176,13 @@ class UniqueRows:
         indices, values = gradient._indices()[0], gradient._values()
         if gradient.is_coalesced():
             return indices, values
-        found = next((found for known, found in self._sorted if torch.equal(known, indices)), None)
-        if found is None:
-            found = _Occurrences.of(indices, len(gradient))
-            self._sorted.append((indices, found))
-        return found.rows, found.sums(values)
+        occurrences = next(
+            (occurrences for sorted_indices, occurrences in self._sorted if torch.equal(sorted_indices, indices)), None
+        )
+        if occurrences is None:
+            occurrences = _Occurrences.of(indices, len(gradient))
+            self._sorted.append((indices, occurrences))
+        return occurrences.rows, occurrences.sums(values)
 
 
 class _Occurrences(NamedTuple):
@@ -269,13 +271,15 @@ def build_scheduler(optimizer: torch.optim.Optimizer, schedule: Any) -> Any:
             f"lr_scheduler must be a mapping such as {{name: CosineAnnealingLR, T_max: 10}}, got {schedule!r}"
         )
     arguments = {key: value for key, value in schedule.items() if key != "name"}
-    found = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
+    scheduler_class = getattr(torch.optim.lr_scheduler, str(schedule["name"]), None)
     of_torch = torch.optim.lr_scheduler
-    if not inspect.isclass(found) or not issubclass(found, (of_torch.LRScheduler, of_torch.ReduceLROnPlateau)):
+    if not inspect.isclass(scheduler_class) or not issubclass(
+        scheduler_class, (of_torch.LRScheduler, of_torch.ReduceLROnPlateau)
+    ):
         raise InputError(f"lr_scheduler: torch.optim.lr_scheduler has no class '{schedule['name']}'")
-    scheduler: Any = found
+    scheduler: Any = scheduler_class
     try:
         return scheduler(optimizer, **arguments)
     except Exception as error:  # each class checks its arguments in its own way, or not at all
-        told = one_line(error)
-        raise InputError(f"lr_scheduler {schedule['name']}: {told}") from error
+        reason = one_line(error)
+        raise InputError(f"lr_scheduler {schedule['name']}: {reason}") from error

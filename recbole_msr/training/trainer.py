@@ -205,15 +205,15 @@ class LightningTrainer:
 
     def _build_lightning(self, show_progress: bool, validate: bool) -> pl.Trainer:
         options = trainer_options(self.config)
-        given = options.pop("given")
+        user_options = options.pop("given")
         options |= {
             "enable_progress_bar": bool(show_progress),
             "default_root_dir": str(Path(self.saved_model_file).parent),
         }
-        callbacks = [*(given.pop("callbacks", None) or []), *self._callbacks]
+        callbacks = [*(user_options.pop("callbacks", None) or []), *self._callbacks]
         if self.epochs is not None:
             callbacks.append(self.epochs)
-        options |= given
+        options |= user_options
         _check_device_count(options)
         if options["enable_progress_bar"] and not any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks):
             callbacks.append(ProgressBar())

