@@ -104,7 +104,7 @@ class PackedTable:
         tables = {"tokens": wide, "floats": parts["floats"].t().contiguous()}
         lines = {kind: table.unbind() for kind, table in tables.items()}
         values = {
-            name: lines[kind][start] if not shape else _several(tables[kind], start, shape)
+            name: lines[kind][start] if not shape else _reshape_column(tables[kind], start, shape)
             for name, kind, start, shape in self._cuts
         }
         return Interaction(values | {name[1:]: part for name, part in parts.items() if name.startswith("/")})
@@ -148,7 +148,7 @@ class _Cut(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _several(part: torch.Tensor, start: int, shape: tuple[int, ...]) -> torch.Tensor:
+def _reshape_column(part: torch.Tensor, start: int, shape: tuple[int, ...]) -> torch.Tensor:
     """Return the column (B, *shape) from its places in a matrix of places x rows."""
     return torch.unflatten(part[start : start + math.prod(shape)].t(), 1, shape)
 

@@ -66,16 +66,16 @@ class AITM(MultiScenarioRecommender):
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         towers = self.tower(x).unflatten(0, (self.n_tasks, -1))  # (T, M, B, k)
-        z = self._own(towers[0], scenario)
-        logits = [self._own(self.outputs[0](z), scenario)]
+        z = self._of_scenario(towers[0], scenario)
+        logits = [self._of_scenario(self.outputs[0](z), scenario)]
         for t in range(1, self.n_tasks):
-            p = self._own(self.hand_over[t - 1](z), scenario)
+            p = self._of_scenario(self.hand_over[t - 1](z), scenario)
             assert self.transfer is not None
-            z = self.transfer(p, self._own(towers[t], scenario))
-            logits.append(self._own(self.outputs[t](z), scenario))
+            z = self.transfer(p, self._of_scenario(towers[t], scenario))
+            logits.append(self._of_scenario(self.outputs[t](z), scenario))
         return torch.cat(logits, dim=1)
 
-    def _own(self, values: Tensor, scenario: Tensor) -> Tensor:
+    def _of_scenario(self, values: Tensor, scenario: Tensor) -> Tensor:
         """Return each row's own (B, ...) of what every scenario's part gives (M, B, ...)."""
         return self.groups.pick(values, scenario).squeeze(0)
 

@@ -111,12 +111,12 @@ def build_knowledge(
     check_store(root, target)
     if os.path.lexists(target):
         present = _key_of(target)
-        if present == key and (existing := _whole(name, root, replace)):
+        if present == key and (existing := _open_intact(name, root, replace)):
             return Outcome(existing, 0, name)
         if not replace:
             raise InputError(
-                f"the knowledge '{name}' in {root} exists and was made otherwise{_told(target, made_by)}; give another "
-                "--name, or --replace to put the new one in its place"
+                f"the knowledge '{name}' in {root} exists and was made otherwise{_describe_changes(target, made_by)}; "
+                "give another --name, or --replace to put the new one in its place"
             )
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def find_knowledge(name: str, folder: str | Path | None, request: str, replace: 
     root = knowledge_folder(folder)
     target = root / check_name(name)
     check_store(root, target)
-    if _meta_of(target).get("request") == request and (existing := _whole(name, root, replace)):
+    if _meta_of(target).get("request") == request and (existing := _open_intact(name, root, replace)):
         return Outcome(existing, 0, name)
     return _share(root, target, "request", request) if replace or not os.path.lexists(target) else None
 
@@ -199,7 +199,7 @@ def check_store(root: Path, target: Path) -> None:
         raise InputError(f"{target} is {found} and is not replaced: give another --name or knowledge_dir, or remove it")
 
 
-def _whole(name: str, root: Path, replace: bool) -> Knowledge | None:
+def _open_intact(name: str, root: Path, replace: bool) -> Knowledge | None:
     """Knowledge that is there, with all of its files compared with their checksums; None if it is to be built again.
 
     Raises:
@@ -220,7 +220,7 @@ def _share(root: Path, target: Path, what: str, value: str) -> Outcome | None:
     """Give the knowledge with this key (or request) a second name; what is damaged is passed over."""
     for path in sorted(root.glob("[!.]*/knowledge.json")):
         twin = path.parent
-        if _meta_of(twin).get(what) == value and _whole(twin.name, root, replace=True) is not None:
+        if _meta_of(twin).get(what) == value and _open_intact(twin.name, root, replace=True) is not None:
             _publish(_linked(twin, root / f".copy-{value}-{os.getpid()}"), target)
             return Outcome(Knowledge.open(target.name, root), 0, twin.name)
     return None
@@ -482,7 +482,7 @@ def _key_of(folder: Path) -> str | None:
     return _meta_of(folder).get("key")
 
 
-def _told(folder: Path, made_by: Mapping[str, Any]) -> str:
+def _describe_changes(folder: Path, made_by: Mapping[str, Any]) -> str:
     meta = _meta_of(folder)
     if not meta:
         return " (it holds no knowledge.json)"

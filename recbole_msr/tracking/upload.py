@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from recbole_msr.tracking.worker import tell_once
+from recbole_msr.tracking.worker import log_once
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _wandb(command: str, run_folders: Sequence[Path]) -> subprocess.Popen[bytes]
                 start_new_session=True,  # Ctrl-C is for the training
             )
     except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down
-        tell_once("sync", f"W&B: `wandb sync` cannot be started: {error}")
+        log_once("sync", f"W&B: `wandb sync` cannot be started: {error}")
         return None
     with contextlib.suppress(AttributeError, OSError):
         os.setpriority(os.PRIO_PROCESS, child.pid, 19)  # its children inherit it

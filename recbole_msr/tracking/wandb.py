@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.tracking.upload import finish_uploads, sync_command, uploader
-from recbole_msr.tracking.worker import stop_dead_service, tell_once, worker
+from recbole_msr.tracking.worker import log_once, stop_dead_service, worker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def resolve_mode(wanted: str | None) -> str:
         return _mode(os.environ["WANDB_MODE"], "WANDB_MODE")
     if _has_account():
         return "online"
-    tell_once(
+    log_once(
         "offline",
         "W&B: no account is set up here (`wandb login`), so runs are kept on disk; "
         "`wandb sync FOLDER/wandb` uploads them later",
@@ -262,7 +262,7 @@ class TrackedRun:
             self._run = None
             stop_dead_service()
             message = " ".join(str(error).split())
-            tell_once("failed", f"W&B: a run cannot be kept, going on without: {type(error).__name__}: {message[:300]}")
+            log_once("failed", f"W&B: a run cannot be kept, going on without: {type(error).__name__}: {message[:300]}")
 
     def _start(self, settings: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)  # where wandb cannot write, it would write elsewhere

@@ -12,13 +12,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-_told: set[str] = set()
+_logged: set[str] = set()
 
 
-def tell_once(key: str, message: str, level: int = logging.WARNING) -> None:
+def log_once(key: str, message: str, level: int = logging.WARNING) -> None:
     """Log a message unless this process has logged one of the same key."""
-    if key not in _told:
-        _told.add(key)
+    if key not in _logged:
+        _logged.add(key)
         logger.log(level, message)
 
 
@@ -49,7 +49,7 @@ class Worker:
         if done.wait(seconds):
             return True
         self.given_up = True
-        tell_once("failed", f"W&B: wandb's process has not answered for {seconds:g} s; going on without W&B")
+        log_once("failed", f"W&B: wandb's process has not answered for {seconds:g} s; going on without W&B")
         _stop_service()
         done.wait(5.0)  # now that it is gone, the calls come back, and fail
         return False

@@ -148,7 +148,7 @@ class EpochKeeper(Checkpoint):
                 save_checkpoint(self._best_path, module.model, self._settings, epoch)
             if self._metrics_path is not None:
                 self._write_metrics(self._metrics_path)
-        self._tell(trainer, row, score, improved)
+        self._log_epoch(trainer, row, score, improved)
         if self._last_path is not None:
             self._save_last(trainer, self._last_path)
         if score is not None and self._callback_fn is not None:
@@ -189,7 +189,7 @@ class EpochKeeper(Checkpoint):
             self.stopped = module.trainer.should_stop = True
         return score
 
-    def _tell(self, trainer: pl.Trainer, row: Mapping[str, Any], score: float | None, improved: bool) -> None:
+    def _log_epoch(self, trainer: pl.Trainer, row: Mapping[str, Any], score: float | None, improved: bool) -> None:
         if not trainer.is_global_zero:
             return
         line = f"{self._name}epoch {row['epoch']:>3}  loss {row['train_loss']:.4f}  {row['rows_per_second']:,} rows/s"

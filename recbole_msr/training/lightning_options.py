@@ -58,10 +58,10 @@ def trainer_options(config: Any) -> dict[str, Any]:
         "enable_model_summary": False,
         "use_distributed_sampler": False,  # the loaders know their process
     }
-    return {**options, "given": _given(config)}
+    return {**options, "given": _user_options(config)}
 
 
-def _given(config: Any) -> dict[str, Any]:
+def _user_options(config: Any) -> dict[str, Any]:
     """Return the options that the user gives, each checked by itself."""
     user_options = dict(config["lightning"] or {})
     trainer_parameters = inspect.signature(pl.Trainer).parameters
@@ -87,7 +87,7 @@ def check_lightning(config: Any) -> None:
         InputError: it names the key, what was found and what would be right.
     """
     if config["lightning"]:
-        options = {key: value for key, value in _given(config).items() if key not in _HARDWARE}
+        options = {key: value for key, value in _user_options(config).items() if key not in _HARDWARE}
         own = {"logger": False, "enable_checkpointing": True, "enable_progress_bar": False, "accelerator": "cpu"}
         try:
             with quiet_lightning():

@@ -137,7 +137,7 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
             for part, steps in _parts(group, train, how):
                 for member in part:
                     member.stacked = isinstance(steps, Stack)
-                _Group(part, train, valid, steps, began).go()
+                _Group(part, train, valid, steps, began).run()
                 began = time.perf_counter()
 
 
@@ -206,12 +206,12 @@ class _Group:
             validated = self._validate and member.config["eval_step"] > 0
             self._trainers[member] = _Trainer(member, data, loader, data.val_dataloader() if validated else None)
 
-    def go(self) -> None:
+    def run(self) -> None:
         if not all(len(loader) for loader in self._loaders.values()):
             raise InputError("there is no row to train on")
         for member, trainer in self._trainers.items():
             trainer.ended = member.config["epochs"] < 1
-        self._keep_going()
+        self._drop_finished()
         epoch = 0
         while self._members:
             self._share_time()
@@ -222,13 +222,13 @@ class _Group:
                 member.module.on_train_epoch_start()
             self._train_epoch(epoch)
             self._steps.end_epoch(self._members)
-            self._keep_going()
+            self._drop_finished()
             self._share_time()
             steps = {member: member.seconds - before[member] for member in self._members}
             self._validate_epoch(epoch + 1)
             for member in self._members:
                 self._end_epoch(member, epoch + 1, steps[member])
-            self._keep_going()
+            self._drop_finished()
             epoch += 1
 
     def _train_epoch(self, epoch: int) -> None:
@@ -240,19 +240,19 @@ class _Group:
         for number, batches in enumerate(zip(*orders.values(), strict=True)):
             moved = [batch.to(device) for batch in batches]
             self._steps.step(self._members, dict(zip(orders, moved, strict=True)), number)
-            self._keep_going()
+            self._drop_finished()
             if not self._members:
                 return
 
-    def _keep_going(self) -> None:
+    def _drop_finished(self) -> None:
         """Leave out who has ended."""
-        left = [m for m in self._members if m.error is None and not self._trainers[m].ended]
-        if len(left) == len(self._members):
+        remaining = [m for m in self._members if m.error is None and not self._trainers[m].ended]
+        if len(remaining) == len(self._members):
             return
         self._share_time()
-        over = [member for member in self._members if member not in left]
-        self._members = left
-        self._steps.drop(left)
+        over = [member for member in self._members if member not in remaining]
+        self._members = remaining
+        self._steps.drop(remaining)
         for member in over:
             self._trainers.pop(member)
             if member.on_end is not None:

@@ -153,6 +153,6 @@ class MemberEpochs(EpochKeeper):
         self.last_validated = trainer.validates(trainer.current_epoch + 1)
         self.on_train_epoch_end(trainer, module)
 
-    def _tell(self, *args: Any) -> None:
+    def _log_epoch(self, *args: Any) -> None:
         if self._metrics_path is not None:
-            super()._tell(*args)
+            super()._log_epoch(*args)
