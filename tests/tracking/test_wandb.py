@@ -71,7 +71,7 @@ def ended(process):
 
 
 def test_the_mode_is_online_only_where_an_account_is_found(nobody, monkeypatch, caplog):
-    monkeypatch.setattr(worker, "_told", set())
+    monkeypatch.setattr(worker, "_logged", set())
     caplog.set_level(logging.INFO)
     assert resolve_mode(None) == resolve_mode(None) == "offline"
     assert [record.message.count("wandb sync") for record in caplog.records] == [1], "told once, with the way to upload"
@@ -183,7 +183,7 @@ def test_disabled_leaves_nothing(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_costs_the_record_and_no_more(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(worker, "_told", set())
+    monkeypatch.setattr(worker, "_logged", set())
     (tmp_path / "file").write_text("")
     for _ in range(2):
         with track(tmp_path / "file" / "wandb") as run:
