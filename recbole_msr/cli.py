@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import parse_argument
+from recbole_msr.memory import importing
 from recbole_msr.prompts.encoders import DEFAULT_ENCODER, encoder_forms
 
 _RUN_HELP = """
@@ -96,8 +97,9 @@ def _run(parsed: argparse.Namespace) -> int:
         if settings["resume"] not in (True, False):
             raise InputError(f"--resume stands alone, or is --resume=True or False, got {parsed.resume!r}")
     files = _files(parsed)
-    from recbole_msr.report.run.result_table import print_metrics, print_result
-    from recbole_msr.runs.run import run
+    with importing():
+        from recbole_msr.report.run.result_table import print_metrics, print_result
+        from recbole_msr.runs.run import run
 
     model, dataset = parsed.model, parsed.dataset
     if not files and not settings.get("resume"):  # RecBole's own defaults
@@ -274,9 +276,10 @@ def _options(parsed: argparse.Namespace, options: type) -> dict[str, Any]:
 
 
 def _compare(parsed: argparse.Namespace) -> int:
-    from recbole_msr.comparison.options import CompareOptions
-    from recbole_msr.comparison.run import compare
-    from recbole_msr.report.comparison.terminal import print_comparison
+    with importing():
+        from recbole_msr.comparison.options import CompareOptions
+        from recbole_msr.comparison.run import compare
+        from recbole_msr.report.comparison.terminal import print_comparison
 
     command = shlex.join(["recbole-msr", *parsed.words])
     result = compare(**_options(parsed, CompareOptions), command=command)
@@ -286,10 +289,11 @@ def _compare(parsed: argparse.Namespace) -> int:
 
 
 def _search(parsed: argparse.Namespace) -> int:
-    from recbole_msr.jobs.storage import hide_password
-    from recbole_msr.report.tuning.terminal import print_search
-    from recbole_msr.tuning.options import SearchOptions
-    from recbole_msr.tuning.run import search
+    with importing():
+        from recbole_msr.jobs.storage import hide_password
+        from recbole_msr.report.tuning.terminal import print_search
+        from recbole_msr.tuning.options import SearchOptions
+        from recbole_msr.tuning.run import search
 
     command = shlex.join(["recbole-msr", *(hide_password(word) for word in parsed.words)])
     sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
@@ -309,7 +313,8 @@ def _data(parsed: argparse.Namespace) -> int:
 
 
 def _predict(parsed: argparse.Namespace) -> int:
-    from recbole_msr.runs.predict import predict_file
+    with importing():
+        from recbole_msr.runs.predict import predict_file
 
     report = predict_file(parsed.run, parsed.data, parsed.out, parsed.batch_size, parsed.prefix)
     for line in report:

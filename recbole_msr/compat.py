@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from recbole_msr import lazy
 from recbole_msr.errors import InputError
 from recbole_msr.memory import use_huge_pages
 
@@ -144,6 +145,11 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
         ("data.interaction", "Interaction.__getitem__",
             "(np.ndarray, torch.Tensor)):\n            index = index.tolist()",
             "(range, list, np.ndarray, torch.Tensor)):\n            index = _msr.one_index(index)"),
+    ),
+    "Speed-up: a model is looked for in its own family first; to look into one imports all of its models.": (
+        ("utils.utils", "get_model",
+            "for submodule in model_submodule:",
+            "for submodule in _msr.own_family_first(model_submodule, model_name):"),
     ),
 }.items() for m, f, old, new in rows)
 # fmt: on
@@ -337,6 +343,19 @@ def one_index(index: Any) -> Any:
     return index.cpu() if index.dtype == torch.bool else index.to("cpu", torch.int64)
 
 
+def own_family_first(families: list[str], model: str) -> list[str]:
+    """Return the packages of RecBole's models in the order to look for one, that with the model's file first.
+
+    A model that has no file there is a registered one, which is found among the context-aware models.
+    """
+    name = model.lower()
+    (folder,) = importlib.import_module("recbole.model").__path__
+    loaded = [family for family in families if f"recbole.model.{family}.{name}" in sys.modules]
+    with_file = [family for family in families if os.path.isfile(os.path.join(folder, family, f"{name}.py"))]
+    first = loaded or with_file or ["context_aware_recommender"]
+    return [*first, *(family for family in families if family not in first)]
+
+
 # --- Fixes that are no fragment
 
 
@@ -390,6 +409,32 @@ def _ray_stand_in() -> Iterator[None]:
         sys.modules.update(previous)
 
 
+def _when_called(name: str, *functions: str) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Speed-up: what RecBole takes from another package and seldom calls is loaded when it is called."""
+
+    def deferred(function: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            return getattr(importlib.import_module(name), function)(*arguments, **options)
+
+        call.__name__ = call.__qualname__ = function
+        return call
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        if not _speedups or name in sys.modules or importlib.util.find_spec(name.partition(".")[0]) is None:
+            yield
+            return
+        stand_in = types.ModuleType(name)
+        vars(stand_in).update({function: deferred(function) for function in functions})
+        sys.modules[name] = stand_in
+        try:
+            yield
+        finally:
+            del sys.modules[name]
+
+    return around
+
+
 def _check_version(recbole: types.ModuleType) -> None:
     version = getattr(recbole, "__version__", "unknown")
     if version != RECBOLE_VERSION:
@@ -399,7 +444,11 @@ def _check_version(recbole: types.ModuleType) -> None:
         )
 
 
-_AROUND_IMPORT = {"recbole.quick_start.quick_start": _ray_stand_in}
+_AROUND_IMPORT = {
+    "recbole.quick_start.quick_start": _ray_stand_in,
+    "recbole.evaluator.metrics": _when_called("sklearn.metrics", "auc", "mean_absolute_error", "mean_squared_error"),
+    "recbole.utils.utils": _when_called("torch.utils.tensorboard", "SummaryWriter"),
+}
 
 
 # --- How a fix gets into a module
@@ -530,6 +579,7 @@ def apply(speedups: bool = True) -> None:
     """
     global _speedups
     _speedups = speedups and os.environ.get("RECBOLE_MSR_NO_SPEEDUPS") != "1"
+    lazy.install(_speedups)
     if _speedups:
         use_huge_pages()
     _define_numpy_aliases()

@@ -8,10 +8,11 @@ embedding table lie in as many pages as there are rows, so that each lookup also
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +54,24 @@ def trim_memory() -> None:
     """Return to the system what this process has kept and does not use, if `retain_freed_memory` has been called."""
     if retain_freed_memory.cache_info().currsize and (trim := _glibc("malloc_trim")) is not None:
         trim(0)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Keep the garbage collector away from what is imported inside, now and later: for a command's own process.
+
+    Modules stay until the process ends. Otherwise every full collection, such as the one after a trial, looks through
+    their million objects again.
+    """
+    enabled, modules = gc.isenabled(), len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > modules:  # else garbage of a caller's would be kept for nothing
+            gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _glibc(name: str) -> Callable[..., int] | None:

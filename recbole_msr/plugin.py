@@ -20,7 +20,7 @@ from typing import Any
 from recbole_msr import compat
 from recbole_msr.config.defaults import preset_settings, with_backbone
 from recbole_msr.config.merge import make_folders_absolute
-from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_yaml
+from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_defaults
 from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
 
@@ -76,6 +76,7 @@ def _extend_config(configurator: ModuleType) -> None:
     config_class = configurator.Config
     _wrap(config_class, "_convert_config_dict", _convert_without_eval)
     _wrap(config_class, "_build_yaml_loader", _load_yaml_safely)
+    _wrap(config_class, "_update_internal_config_dict", _read_defaults_once)
     _wrap(config_class, "_load_internal_config_dict", _add_defaults)
     _wrap(config_class, "_get_final_config_dict", _derive_from_schema)
     _wrap(config_class, "_set_default_parameters", partial(_set_direction_and_folder, configurator.smaller_metrics))
@@ -104,13 +105,24 @@ def _load_yaml_safely(original: Any) -> Any:
     return _build_yaml_loader
 
 
+def _read_defaults_once(original: Any) -> Any:
+    """Read RecBole's own files of defaults once a process; RecBole parses them again for every configuration."""
+
+    def _update_internal_config_dict(self: Any, file: str) -> dict[str, Any]:
+        defaults = read_defaults(file)
+        self.internal_config_dict.update(defaults)
+        return defaults
+
+    return _update_internal_config_dict
+
+
 def _add_defaults(original: Any) -> Any:
     """Put our defaults after RecBole's, so that a model can set what its dataset and quick-start files set too."""
 
     def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
         original(self, model, model_class, dataset)
         external, internal = self.external_config_dict, self.internal_config_dict
-        internal.update(read_yaml(properties("overall.yaml")))
+        internal.update(read_defaults(properties("overall.yaml")))
         registration = registrations().get(model)
         defaults = registration.default_settings() if registration is not None else {}
         if "backbone" in defaults:

@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from recbole_msr import compat
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.files.yaml import read_yaml, write_yaml_text
+from recbole_msr.files.yaml import read_defaults, write_yaml_text
 
 ENTRY_POINT_GROUP = "recbole_msr.models"
 
@@ -57,7 +58,7 @@ class Registration:
             return dict(getattr(self.load(), "defaults", None) or {})
         if isinstance(self.defaults, Mapping):
             return dict(self.defaults)
-        return read_yaml(Path(self.defaults))
+        return read_defaults(self.defaults)
 
 
 _registered: dict[str, Registration] = {}
@@ -156,9 +157,22 @@ def registrations() -> dict[str, Registration]:
         )
         for name, module in BUILT_IN_MODELS.items()
     }
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _entry_points(tuple((folder, _modified(folder)) for folder in sys.path)):
         models.setdefault(point.name, Registration(point.name, _loader(point)))
     return models | _registered
+
+
+@lru_cache(maxsize=1)
+def _entry_points(path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    """Return other packages' models, read again when a folder of the path has changed: each package has a file."""
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _modified(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _loader(point: EntryPoint) -> Callable[[], type]:

@@ -595,6 +595,33 @@ def test_speedups_can_be_turned_off_and_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert reads(speedups=True) == 0
 
 
+def test_a_model_is_looked_for_in_its_own_family_first() -> None:
+    import recbole
+    from recbole.utils.utils import get_model
+
+    folder = Path(recbole.__file__).parent
+    families = sorted(path.name for path in (folder / "model").glob("*_recommender"))
+    for model in (path.stem for path in (folder / "properties" / "model").glob("*.yaml")):
+        order = compat.own_family_first(families, model)
+        assert sorted(order) == families
+        with_file = [family for family in order if (folder / "model" / family / f"{model.lower()}.py").exists()]
+        assert len(with_file) <= 1
+    assert get_model("BPR").__module__ == "recbole.model.general_recommender.bpr"
+    assert get_model("DeepFM").__module__ == "recbole.model.context_aware_recommender.deepfm"
+    with pytest.raises(ValueError, match="not the name of an existing model"):
+        get_model("NoSuchModel")
+
+
+def test_scikit_learn_computes_the_metrics_that_are_its() -> None:
+    sklearn = importlib.import_module("sklearn.metrics")
+    metrics = importlib.import_module("recbole.evaluator.metrics")
+    rng = np.random.default_rng(0)
+    x, y = np.sort(rng.random(50)), rng.random(50)
+    assert metrics.sk_auc(x, y) == sklearn.auc(x, y)
+    assert metrics.mean_absolute_error(x, y) == sklearn.mean_absolute_error(x, y)
+    assert metrics.mean_squared_error(x, y) == sklearn.mean_squared_error(x, y)
+
+
 # --- How changes get in
 
 

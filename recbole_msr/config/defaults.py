@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.files.yaml import read_yaml
+from recbole_msr.files.yaml import read_defaults
 from recbole_msr.registry import Registration, properties, registered_models, registrations
 
 
@@ -45,4 +45,4 @@ def preset_settings(name: str | None, dataset: str, registration: Registration |
         raise InputError(
             f"there is no preset '{name}'{nearest(name, available) or '.'} Presets: {', '.join(available)}."
         )
-    return read_yaml(properties("dataset", f"{name}.yaml"))
+    return read_defaults(properties("dataset", f"{name}.yaml"))

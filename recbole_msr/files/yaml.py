@@ -7,8 +7,11 @@ numbers, booleans and null, and nothing else; no text in it is evaluated.
 from __future__ import annotations
 
 import ast
+import copy
+import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +257,26 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         if not isinstance(key, str):
             raise InputError(f"{path}: the key {key!r} is no word; put it in quotes if it is one")
     return content or {}
+
+
+def read_defaults(path: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file of an installed package: as `read_yaml`, but parsed once while it is unchanged.
+
+    Each caller gets a mapping of its own.
+
+    Raises:
+        InputError: as `read_yaml`.
+    """
+    try:
+        state = os.stat(path)
+    except OSError:
+        return read_yaml(path)
+    return copy.deepcopy(_parsed(str(path), state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: str, modified: int, size: int) -> dict[str, Any]:
+    return read_yaml(path)
 
 
 def write_yaml_text(content: Any, width: int = 120, flow: bool = False) -> str:

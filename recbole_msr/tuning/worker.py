@@ -1,4 +1,4 @@
-"""A worker of a search, as a process of its own; started by `search/processes.py`.
+"""A worker of a search, as a process of its own; started by `jobs/processes.py`.
 
 python -m recbole_msr.tuning.worker FOLDER                              # trials until the budget is spent
 python -m recbole_msr.tuning.worker FOLDER --final TRIAL --seeds S1 S2  # runs of the final test, together
@@ -9,24 +9,26 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from recbole_msr.jobs.worker import WorkerArguments, run_as_worker
-from recbole_msr.threads import log_threads, torch_threads
-from recbole_msr.tuning.final import run_final_in_worker
-from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.worker_loop import run_trials
+from recbole_msr.memory import importing
+
+with importing():
+    from recbole_msr.jobs.worker import WorkerArguments, run_as_worker
+    from recbole_msr.threads import log_threads, torch_threads
+    from recbole_msr.tuning.final import run_final_in_worker
+    from recbole_msr.tuning.settings import SearchSettings
+    from recbole_msr.tuning.worker_loop import run_trials
 
 
-def _work(given: WorkerArguments) -> None:
-
-    settings = SearchSettings.of_folder(given.folder)
-    if given.gpu is not None:
-        settings = replace(settings, config={**settings.config, "gpu_id": given.gpu})
+def _work(arguments: WorkerArguments) -> None:
+    settings = SearchSettings.of_folder(arguments.folder)
+    if arguments.gpu is not None:
+        settings = replace(settings, config={**settings.config, "gpu_id": arguments.gpu})
     with torch_threads(int(settings.config["threads"])):
         log_threads()
-        if given.final is not None:
-            run_final_in_worker(settings, given.final, given.seeds)
+        if arguments.final is not None:
+            run_final_in_worker(settings, arguments.final, arguments.seeds)
         else:
-            run_trials(settings, given.deadline, given.orphaned)
+            run_trials(settings, arguments.deadline, arguments.orphaned)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,15 @@
 import pytest
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.yaml import LARGEST, parse_argument, parse_yaml, python_literal, read_yaml, write_yaml_text
+from recbole_msr.files.yaml import (
+    LARGEST,
+    parse_argument,
+    parse_yaml,
+    python_literal,
+    read_defaults,
+    read_yaml,
+    write_yaml_text,
+)
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
@@ -144,3 +152,32 @@ def test_files_that_are_no_settings(tmp_path):
     for missing in (tmp_path, tmp_path / "nowhere.yaml", f"{tmp_path}/a\x00b", f"{tmp_path}/\udcff"):
         with pytest.raises(InputError, match="cannot read the configuration file"):
             read_yaml(missing)
+
+
+def test_defaults_are_each_callers_own(tmp_path):
+    path = tmp_path / "HiNet.yaml"
+    path.write_text("sizes: [64, 32]\ntower: {dropout: 0.1}\n")
+    first = read_defaults(path)
+    first["sizes"].append(16)
+    first["tower"]["dropout"] = 0.9
+    first["more"] = True
+    assert read_defaults(path) == {"sizes": [64, 32], "tower": {"dropout": 0.1}} == read_yaml(path)
+
+
+def test_defaults_are_read_again_after_their_file_has_changed(tmp_path):
+    path = tmp_path / "HiNet.yaml"
+    path.write_text("epochs: 10\n")
+    assert read_defaults(path) == {"epochs": 10}
+    path.write_text("epochs: 200\n")
+    assert read_defaults(path) == {"epochs": 200}
+    path.unlink()
+    with pytest.raises(InputError, match=r"HiNet\.yaml"):
+        read_defaults(path)
+
+
+def test_defaults_are_refused_for_what_any_file_is_refused_for(tmp_path):
+    path = tmp_path / "HiNet.yaml"
+    path.write_text("epochs: 10\nepochs: 20\n")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"HiNet\.yaml:2: the key 'epochs' stands here already, in line 1"):
+            read_defaults(path)

@@ -1,0 +1,133 @@
+"""What a process imports: nothing heavy that it does not use, and the real thing as soon as somebody uses it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# Processes of their own: in this one the modules are loaded already, or soon will be.
+
+_RUN = """
+import json, sys
+import recbole_msr
+from recbole_msr import cli
+
+light = [name for name in {heavy} if name in sys.modules]
+try:
+    cli.main(["--help"])
+except SystemExit:
+    pass
+helped = [name for name in {heavy} if name in sys.modules]
+
+import pytorch_lightning as pl
+at_first_batch = []
+
+class End(pl.Callback):
+    def on_train_batch_start(self, *arguments):
+        at_first_batch.extend(name for name in {unused} if loaded(name))
+
+def loaded(name):
+    return name in sys.modules and type(sys.modules[name]).__name__ != "_LazyModule"
+
+config = {{"epochs": 1, "output_dir": "run", "train_batch_size": 32768}}
+recbole_msr.run("HiNet", "ml-100k", config=config, callbacks=[End()])
+at_end = [name for name in {unused} if loaded(name)]
+
+def torchmetrics_inner():
+    import torchmetrics.aggregation  # loads the package, which imports this module itself
+
+    return torchmetrics.aggregation.MeanMetric
+
+import torch
+import torchmetrics
+parameter = torch.nn.Parameter(torch.zeros(2))
+optimizer = torch.optim.SGD([parameter], lr=1.0)  # calls what is kept from TorchDynamo
+before = loaded("torch._dynamo")
+from lightning_fabric.wrappers import OptimizedModule
+plain = torch.nn.Linear(2, 2)
+compiled = torch.compile(plain, backend="eager")
+import torch._dynamo
+mean = torchmetrics_inner()
+from torchmetrics import AUROC, Metric
+kept = torch.optim.Optimizer.add_param_group.__wrapped__.__dynamo_disable
+print("RESULT " + json.dumps({{
+    "light": light,
+    "helped": helped,
+    "at_first_batch": at_first_batch,
+    "at_end": at_end,
+    "before": before,
+    "dynamo": [type(torch._dynamo).__name__, loaded("torch._dynamo"), torch._dynamo.__name__],
+    "isinstance": [isinstance(compiled, OptimizedModule), isinstance(plain, OptimizedModule)],
+    "same": bool((compiled(torch.ones(1, 2)) == plain(torch.ones(1, 2))).all()),
+    "disabled": bool(getattr(kept, "_torchdynamo_disable", False)),
+    "metrics": [
+        Metric is pl.core.module.Metric,
+        issubclass(AUROC(task="binary").__class__, Metric),
+        mean is torchmetrics.MeanMetric and sys.modules["torchmetrics.aggregation"] is torchmetrics.aggregation,
+        mean.__module__ == "torchmetrics.aggregation",
+        float(mean()(torch.tensor([1.0, 3.0]))),
+    ],
+}}))
+"""
+
+HEAVY = [
+    "torch",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "pytorch_lightning",
+    "optuna",
+    "wandb",
+    "recbole",
+    "transformers",
+]
+UNUSED = [
+    *(
+        "torch._dynamo",
+        "torch._inductor",
+        "torchmetrics",
+        "torchmetrics.functional",
+        "sympy",
+        "transformers",
+        "sklearn",
+    ),
+    *("scipy.signal", "scipy.stats", "optuna", "wandb", "plotly", "ray", "thop", "faiss", "matplotlib", "xgboost"),
+    "recbole.model.general_recommender",
+]
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory):
+    code = _RUN.format(heavy=HEAVY, unused=UNUSED)
+    folder = tmp_path_factory.mktemp("process")
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))[7:])
+
+
+def test_the_package_and_its_help_import_nothing_heavy(process):
+    assert process["light"] == process["helped"] == []
+
+
+def test_a_run_loads_nothing_that_it_does_not_use(process):
+    assert process["at_first_batch"] == process["at_end"] == []
+
+
+def test_an_optimizer_needs_no_torchdynamo_and_a_compiled_model_gets_the_real_one(process):
+    assert process["before"] is False
+    assert process["dynamo"] == ["module", True, "torch._dynamo"]
+    assert process["same"]
+
+
+def test_lightning_recognises_a_compiled_model(process):
+    assert process["isinstance"] == [True, False]
+
+
+def test_what_was_to_be_kept_from_torchdynamo_is_kept_from_it_once_it_is_loaded(process):
+    assert process["disabled"]
+
+
+def test_torchmetrics_is_one_package_however_it_was_reached(process):
+    assert process["metrics"] == [True, True, True, True, 2.0]
