@@ -54,7 +54,7 @@ run_recbole()
 sys.exit("no batch was reached")
 """
 _SHORT = ("--dataset=ml-100k", "--epochs=1", "--train_batch_size=16384", "--show_progress=False", "--threads=1")
-_SPACE = "learning_rate: {log: [0.001, 0.01]}\n"
+_SPACE = "model: SharedBottom\nsearch:\n  learning_rate: {type: float, low: 1e-3, high: 1e-2, log: true}\n"
 
 
 class Version:

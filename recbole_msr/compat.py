@@ -159,9 +159,9 @@ REWRITES: tuple[Rewrite, ...] = tuple(Rewrite("recbole." + m, f, old, new, why) 
 
 
 def load_pickle(file: Any, map_location: Any = None, own: bool = False) -> Any:
-    """``torch.load`` of a checkpoint written by RecBole; ``own``: by this trainer, not from the user.
+    """Read a checkpoint written by RecBole with ``torch.load``; ``own``: by this trainer, not from the user.
 
-    One that holds weights alone, as those of this package do, is read without running anything, and without a word.
+    A checkpoint of weights alone, as those of this package are, is read without running any code, and no warning.
     """
     import torch
 
@@ -173,9 +173,9 @@ def load_pickle(file: Any, map_location: Any = None, own: bool = False) -> Any:
 
 
 def may_unpickle(config: Any, file: str) -> bool:
-    """Whether RecBole may take a dataset, or its loaders, from a pickle: never with tasks, else if the user says so.
+    """Return whether RecBole may unpickle a dataset or its loaders: never with tasks, else if the user allows it.
 
-    A variable of the environment says it, and no key: a configuration that comes from somebody else sets keys.
+    An environment variable allows it, not a key: a configuration that comes from somebody else sets keys.
 
     Raises:
         InputError: as `refuse_pickles`.
@@ -218,7 +218,7 @@ def refuse_pickles(config: Any) -> None:
 
 
 def _weights_alone(file: Any, map_location: Any) -> Any:
-    """``torch.load`` of a file that holds nothing but weights and plain values; ``UnpicklingError`` for others."""
+    """Read a file of weights and plain values with ``torch.load``; ``UnpicklingError`` for any other."""
     import torch
 
     with warnings.catch_warnings():
@@ -227,7 +227,7 @@ def _weights_alone(file: Any, map_location: Any) -> Any:
 
 
 def _holds_weights_alone(file: str) -> bool:
-    """False for a pickle of other things; what is no file at all is for the model to refuse."""
+    """Return False for a pickle of other objects; a missing file is left to the model to refuse."""
     if os.path.isfile(file):
         try:
             _weights_alone(file, "meta")
@@ -245,15 +245,15 @@ def _warn_of_pickle(what: str) -> None:
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:
-    """A metric's result with NumPy scalars turned into Python numbers of the same value."""
+    """Return a metric's result with NumPy scalars turned into Python numbers of the same value."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in result.items()}
 
 
 def literal(text: str, name: str) -> Any:
-    """The Python literal in a line of a RecBole parameter file.
+    """Return the Python literal in a line of a RecBole parameter file.
 
     Raises:
-        InputError: it is something else, which RecBole would evaluate.
+        InputError: the text is an expression, which RecBole would evaluate.
     """
     try:
         return ast.literal_eval(text)
@@ -262,36 +262,36 @@ def literal(text: str, name: str) -> Any:
 
 
 def module_class(names: Mapping[str, Any], name: Any, key: str) -> type:
-    """The class of this name that a module defines itself.
+    """Return the class of this name that a module defines itself.
 
     Raises:
-        InputError: there is none.
+        InputError: the module defines no such class.
     """
-    known = {
+    classes = {
         word: value
         for word, value in names.items()
         if isinstance(value, type) and value.__module__ == names["__name__"]
     }
-    if name not in known:
-        raise InputError(f"{key} must be one of {', '.join(known)}, got {name!r}")
-    return known[name]
+    if name not in classes:
+        raise InputError(f"{key} must be one of {', '.join(classes)}, got {name!r}")
+    return classes[name]
 
 
 def hyperopt_rng(seed: int) -> np.random.Generator | np.random.RandomState:
-    """The kind of random generator that the installed hyperopt draws from."""
+    """Return the kind of random generator that the installed hyperopt draws from."""
     import hyperopt
 
     return np.random.default_rng(seed) if _version(hyperopt) >= (0, 2, 6) else np.random.RandomState(seed)
 
 
 def run_recboles(rank: int, *args: Any) -> None:
-    """RecBole's ``run_recboles`` for a spawned process, which imports this module to find it."""
+    """Run RecBole's ``run_recboles`` in a spawned process, which imports this module to find it."""
     apply()
     importlib.import_module("recbole.quick_start.quick_start").run_recboles(rank, *args)
 
 
 def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
-    """``pandas.read_csv`` by the C parser, to the same bits as by the Python parser that ``options`` ask for.
+    """Call ``pandas.read_csv`` with the C parser: the same bits as from the Python parser that ``options`` ask for.
 
     A longer delimiter is a regular expression, which only the Python parser knows; that one also accepts some
     of what the C parser refuses (``1_000`` as a float). They differ on one kind of broken file: if each row
@@ -299,6 +299,7 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
+    frame: pd.DataFrame
     if len(delimiter) == 1:
         fast = {**options, "engine": "c"}
         # pandas 3.1 deprecates the argument, because its default is exact by then.
@@ -312,7 +313,7 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
 
 
 def extremes(values: Any) -> tuple[Any, Any]:
-    """``max(values), min(values)``, by NumPy where that gives the same: without NaN, and zeros of one sign."""
+    """Return ``max(values), min(values)``, by NumPy where that gives the same: no NaN, and zeros of one sign."""
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind == "f" and len(values):
         high, low = values.max(), values.min()
         if high == high and high != 0 and low != 0:
@@ -321,7 +322,7 @@ def extremes(values: Any) -> tuple[Any, Any]:
 
 
 def one_index(index: Any) -> Any:
-    """A row index as one tensor that selects, and copies, what ``index`` as a list would.
+    """Return a row index as one tensor that selects, and copies, what ``index`` as a list would.
 
     A range becomes a tensor, not a slice: the parts of a split own their memory in RecBole. What is no flat
     sequence of integers or booleans is left to the rules that torch has for lists.
@@ -386,8 +387,11 @@ def _restore_dok_update(_: types.ModuleType) -> None:
 
 @contextlib.contextmanager
 def _ray_stand_in() -> Iterator[None]:
-    """quick_start imports ray.tune, for one report that does nothing outside a Ray trial. The ray it pins
-    has no wheel for Python >= 3.12 and fails on NumPy 2. Until RecBole imports it where it needs it."""
+    """Import quick_start without ray, where ray cannot be imported.
+
+    It imports ray.tune for one report that does nothing outside a Ray trial. The ray it pins has no wheel for
+    Python >= 3.12 and fails on NumPy 2. Until RecBole imports it where it needs it.
+    """
     before = set(sys.modules)
     try:
         importlib.import_module("ray.tune")

@@ -1,4 +1,4 @@
-"""How a process gets its memory from the system: in large pages, and kept for the next batch.
+"""Memory that a process takes from the system: in large pages, and kept for the next batch.
 
 Every step makes tensors of some megabytes and frees them. The C library would give that memory back each time, and the
 system would hand it out again in zeroed pages of 4 KiB: that can take as long as the arithmetic on it. Rows of a large
@@ -35,13 +35,13 @@ def use_huge_pages() -> None:
 
 @cache
 def retain_freed_memory() -> bool:
-    """From now on this process keeps memory that it frees, for itself, but for blocks of 64 MiB and more.
+    """Keep memory that this process frees from now on, except for blocks of 64 MiB and more.
 
     It does not need more at its peak; it only does not shrink after it, until `trim_memory`.
 
     Returns:
-        Whether that has been arranged. Not where the environment has settings of malloc's own (MALLOC_..., or
-        GLIBC_TUNABLES), and not without glibc.
+        True if it does so: not where the environment has malloc settings (MALLOC_..., or GLIBC_TUNABLES), and not
+        without glibc.
     """
     theirs = [name for name in os.environ if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"]
     mallopt = None if theirs else _glibc("mallopt")
@@ -75,7 +75,7 @@ def importing() -> Iterator[None]:
 
 
 def _glibc(name: str) -> Callable[..., int] | None:
-    """A function of glibc; None on systems with another C library."""
+    """Return a function of glibc, or None on systems with another C library."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)
@@ -83,7 +83,7 @@ def _glibc(name: str) -> Callable[..., int] | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is too little memory, of the machine or of a GPU."""
+    """Return whether an error says that there is too little memory, of the machine or of a GPU."""
     import torch  # not before `use_huge_pages`
 
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""How many threads a process computes with: its share of the cores that it may use.
+"""Threads that a process computes with: its share of the cores that it may use.
 
 PyTorch takes as many threads as it sees cores. Where a process may use fewer (a container's CPU quota), or where
 several processes do the same, each thread waits for all others at the end of every operation: many times slower.
@@ -27,7 +27,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def cores(groups: Path = _GROUPS, own: Path = _OWN_GROUPS, cpus: Path = _CPUS) -> int:
-    """Cores that this process may use, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
     They are those it may run on (affinity), hyperthreads of one core counted once, as PyTorch does; but no more than
     the CPU quota of its control groups, by which containers are limited. Part of a core counts as none.
@@ -44,7 +44,7 @@ def cores(groups: Path = _GROUPS, own: Path = _OWN_GROUPS, cpus: Path = _CPUS) -
 
 
 def quota(groups: Path = _GROUPS, own: Path = _OWN_GROUPS) -> float:
-    """Seconds of CPU time a second that the control groups of this process allow; infinite without a limit."""
+    """Return the CPU seconds a second that the control groups of this process allow; infinite without a limit."""
     least = math.inf
     for line in (_read(own) or "").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -73,7 +73,7 @@ def _limit(group: Path) -> float:
 
 @cache
 def _siblings(cpus: Path, number: int) -> str:
-    """All hyperthreads of a CPU's core, as the kernel lists them."""
+    """Return all hyperthreads of a CPU's core, as the kernel lists them."""
     return _read(cpus / f"cpu{number}" / "topology" / "thread_siblings_list") or str(number)
 
 
@@ -85,42 +85,42 @@ def _read(path: Path) -> str | None:
 
 
 def share(processes: int = 1) -> int:
-    """Threads for each of so many processes: an even share of the cores, at most OMP_NUM_THREADS."""
+    """Return the threads for each of these processes: an even share of the cores, at most OMP_NUM_THREADS."""
     allowed = os.environ.get("OMP_NUM_THREADS", "")
     even = max(1, cores() // processes)
     return min(even, int(allowed)) if allowed.isdigit() and int(allowed) > 0 else even
 
 
 def local_processes(lightning: Mapping[str, Any] | None) -> int:
-    """How many processes of this machine train together: what torchrun says, or the option `devices`.
+    """Return the number of processes of this machine that train together: torchrun's, or the option `devices`.
 
     Args:
         lightning: options of pytorch_lightning.Trainer.
     """
-    told = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(told)) if told.isdigit() else _devices(lightning or {})
+    size = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(size)) if size.isdigit() else _devices(lightning or {})
 
 
 def trains_in_several_processes(lightning: Mapping[str, Any] | None) -> bool:
-    """Whether the options of pytorch_lightning.Trainer ask for more than one process, on this machine or others."""
+    """Return whether the options of pytorch_lightning.Trainer ask for several processes, on this machine or others."""
     options = lightning if isinstance(lightning, Mapping) else {}
     nodes = options.get("num_nodes", 1)
     return _devices(options) > 1 or (isinstance(nodes, int) and nodes > 1)
 
 
 def process_rank(lightning: Mapping[str, Any] | None) -> int:
-    """Number of this process among those of a run, before a process group exists.
+    """Return the number of this process among those of a run, before a process group exists.
 
-    What torchrun, SLURM or Lightning have put into the environment counts for a run of several processes only: tasks of
-    one SLURM job, for instance, may each be a run of its own.
+    The variables of torchrun, SLURM or Lightning count for a run of several processes only: tasks of one SLURM job, for
+    instance, may each be a run of its own.
 
     Args:
         lightning: the run's options of `pytorch_lightning.Trainer`.
     """
     if not trains_in_several_processes(lightning):
         return 0
-    told = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    return next((int(rank) for rank in told if rank.isdigit()), 0)
+    ranks = (os.environ.get(name, "") for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    return next((int(rank) for rank in ranks if rank.isdigit()), 0)
 
 
 def _devices(options: Mapping[str, Any]) -> int:
@@ -166,11 +166,11 @@ def one_at_a_time(function: _F) -> _F:
 
 @contextmanager
 def torch_threads(count: int | None = None, processes: int = 1) -> Iterator[None]:
-    """PyTorch and pyarrow with so many threads; afterwards with as many as before.
+    """Set the threads of PyTorch and pyarrow; afterwards restore them.
 
     Args:
-        count: how many; if not given, this process's share of the cores, unless PyTorch has fewer already.
-        processes: how many processes of this machine train together. Lightning starts them with as many threads.
+        count: threads; by default this process's share of the cores, unless PyTorch has fewer already.
+        processes: processes of this machine that train together. Lightning starts them with as many threads.
     """
     count = count or min(torch.get_num_threads(), share(processes))
     arrow = sys.modules.get("pyarrow")  # imported later, it takes no more than OMP_NUM_THREADS
@@ -197,7 +197,7 @@ def _set(count: int, arrow: Any, arrow_count: int) -> None:
 
 
 def log_threads() -> None:
-    """One line of the log: how many threads PyTorch has; a warning where that is more than there are cores."""
+    """Log the number of PyTorch's threads; warn where it exceeds the cores."""
     count, available = torch.get_num_threads(), cores()
     if count <= available:
         logger.info("threads: %d of %s", count, _counted(available, "core"))
@@ -208,15 +208,15 @@ def log_threads() -> None:
 
 
 def log_worker_threads(workers: int, threads: int) -> None:
-    """One line of the log: how processes share the cores; a warning where they, or their threads, are too many."""
+    """Log how processes share the cores; warn where they, or their threads, are too many."""
     available = cores()
-    told = f"{_counted(workers, 'worker')} share {_counted(available, 'core')}, {_counted(threads, 'thread')} each"
+    shares = f"{_counted(workers, 'worker')} share {_counted(available, 'core')}, {_counted(threads, 'thread')} each"
     if workers > available:
-        logger.warning("%s: they take turns, and are not faster than --workers=%d", told, available)
+        logger.warning("%s: they take turns, and are not faster than --workers=%d", shares, available)
     elif workers * threads > available:
-        logger.warning("%s: that can be many times slower than --threads=%d", told, share(workers))
+        logger.warning("%s: that can be many times slower than --threads=%d", shares, share(workers))
     else:
-        logger.info("%s", told if workers > 1 else f"threads: {threads} of {_counted(available, 'core')}")
+        logger.info("%s", shares if workers > 1 else f"threads: {threads} of {_counted(available, 'core')}")
 
 
 def _counted(count: int, what: str) -> str:

@@ -59,6 +59,7 @@ class SafeLoader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
+        """Compose a node; refuse nesting beyond `DEEPEST`."""
         self._depth += 1
         if self._depth > DEEPEST:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -69,6 +70,7 @@ class SafeLoader(yaml.SafeLoader):
             self._depth -= 1
 
     def get_single_node(self) -> Node | None:
+        """Return the document's node, its anchors checked and its names kept as text."""
         node = super().get_single_node()
         if node is not None:
             _check_size(node)
@@ -76,6 +78,7 @@ class SafeLoader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; refuse a key that is there already."""
         seen: dict[Any, Node] = {}
         for key_node, _ in node.value if isinstance(node, MappingNode) else ():
             if key_node.tag == _TAG + "merge":
@@ -196,11 +199,11 @@ def _as_text(node: Node | None) -> None:
 
 
 def parse_yaml(text: str, name: str = "the text") -> Any:
-    """The content of a YAML text.
+    """Return the content of a YAML text.
 
     Args:
         text: the text.
-        name: what it is called in messages, for instance its file.
+        name: its name in messages, for instance its file.
 
     Raises:
         InputError: it is no YAML, or holds what `SafeLoader` refuses; the message names the line.
@@ -212,7 +215,7 @@ def parse_yaml(text: str, name: str = "the text") -> Any:
 
 
 def yaml_error(error: Exception, name: str) -> InputError:
-    """The error to raise for what PyYAML has raised while it read `name`."""
+    """Return the error to raise for an exception of PyYAML's while it read `name`."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None)
     place = name if mark is None else f"{name}:{mark.line + 1}"
@@ -225,7 +228,7 @@ def yaml_error(error: Exception, name: str) -> InputError:
 
 
 def read_text(path: str | Path, what: str = "the configuration file") -> str:
-    """The text of a small file, in UTF-8, with or without a byte order mark.
+    """Return the text of a small file, in UTF-8, with or without a byte order mark.
 
     Raises:
         InputError: it cannot be read, is too large, or is no UTF-8.
@@ -245,7 +248,7 @@ def read_text(path: str | Path, what: str = "the configuration file") -> str:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, with the numbers as RecBole reads them (1e-3 is one).
+    """Return the mapping in a YAML file, with the numbers as RecBole reads them (1e-3 is one).
 
     Raises:
         InputError: the file is missing, is not YAML, or holds something else than a mapping with words as keys.
@@ -280,7 +283,7 @@ def _parsed(path: str, modified: int, size: int) -> dict[str, Any]:
 
 
 def write_yaml_text(content: Any, width: int = 120, flow: bool = False) -> str:
-    """YAML that `read_yaml` reads back to the same, keys in their order.
+    """Return YAML that `read_yaml` reads back to the same, keys in their order.
 
     Args:
         content: plain values.
@@ -294,7 +297,7 @@ def write_yaml_text(content: Any, width: int = 120, flow: bool = False) -> str:
 
 
 def parse_argument(key: str, text: str) -> Any:
-    """The value of `--key=text`: YAML, or a Python literal that YAML does not know (None, a tuple); else the text.
+    """Return the value of `--key=text`: YAML, or a Python literal unknown to YAML (None, a tuple); else the text.
 
     The value of a key in `NAME_KEYS` is the text itself, but for null, None, ~ and what stands in quotes.
 
@@ -320,9 +323,10 @@ def parse_argument(key: str, text: str) -> Any:
 
 
 def python_literal(text: str) -> Any:
-    """What a text is as a Python literal (a number, a list, None, a quoted word), without evaluating it; else the text.
+    """Return a text's value as a Python literal (a number, a list, None, a quoted word); never evaluate it.
 
-    RecBole evaluates the text values of its command line and of `config_dict`; this is what it reads there instead.
+    Any other text is returned as it is. RecBole evaluates the text values of its command line and of `config_dict`;
+    this replaces that.
     """
     word = text.strip().lower()
     if word in ("true", "false"):

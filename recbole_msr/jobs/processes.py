@@ -23,21 +23,26 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 60.0
 _RESTARTS = 3
-"""So often in a row a worker is started again that ended soon after its start."""
+"""Times in a row that a worker is started again after it has ended soon after its start."""
 _SEARCH = "recbole_msr.tuning.worker"
 REFUSED = 2
 """Exit code of a worker whose search cannot go on; after any other it is started again."""
 
 
 class Crew(Protocol):
-    """What is done by workers: a search or a comparison."""
+    """Work that is done by workers: a search or a comparison."""
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """The output folder, with the settings that a worker reads."""
+
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """The number of worker processes."""
+
     @property
-    def config(self) -> dict[str, Any]: ...
+    def config(self) -> dict[str, Any]:
+        """The configuration keys of every run, `threads` among them."""
 
 
 def run_workers(
@@ -51,10 +56,11 @@ def run_workers(
 
     Args:
         settings: the search or the comparison, which it has written into its folder.
-        update: called again and again, to show how far the trials are.
+        update: called again and again, to show the progress of the trials.
         deadline: `time.monotonic()` after which no trial begins.
-        module: what a worker runs.
-        ended: how much has ended; a worker that ends early has failed again only if nothing has meanwhile.
+        module: the module that a worker runs.
+        ended: returns the number of trials or jobs that have ended; a worker that ends early has failed again only if
+            it has not grown meanwhile.
 
     Raises:
         InputError: a worker was stopped by one, or was killed again and again.
@@ -82,14 +88,14 @@ def run_workers(
                 del workers[index]
                 if code == 0:
                     continue
-                told = _error(settings, f"worker-{index}")
+                error = _error(settings, f"worker-{index}")
                 if code == REFUSED:
-                    raise InputError(told)
+                    raise InputError(error)
                 early = time.monotonic() - begun[index] < _PATIENCE_SECONDS and ended() == so_far[index]
                 failures[index], so_far[index] = failures[index] + 1 if early else 1, ended()
                 if failures[index] > _RESTARTS:
-                    raise InputError(f"worker {index} ended {failures[index]} times, soon after its start: {told}")
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({told})"
+                    raise InputError(f"worker {index} ended {failures[index]} times, soon after its start: {error}")
+                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({error})"
                 logger.warning("worker %d %s and is started again", index, how)
                 time.sleep(failures[index] - 1)
                 begun[index] = time.monotonic()
@@ -104,7 +110,7 @@ def _start(
     threads = str(settings.config["threads"])
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     gpus = _gpus() if "gpu_id" not in settings.config else []
-    own = [f"--gpu={gpus[index % len(gpus)]}"] if gpus else []
+    gpu = [f"--gpu={gpus[index % len(gpus)]}"] if gpus else []
     with open(_log(settings, name), "ab") as log:
         return subprocess.Popen(
             [
@@ -113,7 +119,7 @@ def _start(
                 module,
                 str(settings.folder),
                 f"--parent={os.getpid()}",
-                *own,
+                *gpu,
                 *arguments,
             ],
             stdin=subprocess.DEVNULL,
@@ -124,9 +130,9 @@ def _start(
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process was given, as RecBole's `gpu_id` names them.
+    """Return the GPUs that this process was started with, as RecBole's `gpu_id` names them.
 
-    Every RecBole configuration sets CUDA_VISIBLE_DEVICES to its own `gpu_id`, so what stands there now says nothing.
+    Every RecBole configuration sets CUDA_VISIBLE_DEVICES to its own `gpu_id`, so its present value says nothing.
     """
     if not torch.cuda.is_available():
         return []
@@ -141,7 +147,7 @@ def _gpus() -> list[str]:
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End workers: first by asking, so that they give their trials back."""
+    """End workers: first by an interrupt, so that they return their trials to the study."""
     for process in processes:
         with contextlib.suppress(OSError, ValueError):  # ValueError: Windows has no such signal
             process.send_signal(signal.SIGINT)
@@ -158,7 +164,7 @@ def _log(settings: Crew, name: str) -> Path:
 
 
 def _error(settings: Crew, name: str) -> str:
-    """The last error in a worker's log."""
+    """Return the last error in a worker's log."""
     lines = _log(settings, name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")] or lines
     return errors[-1].removeprefix("error: ") if errors else f"it left no word in {_log(settings, name)}"

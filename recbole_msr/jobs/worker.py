@@ -1,4 +1,4 @@
-"""A worker process: its arguments, and what becomes of its errors."""
+"""A worker process: its arguments, its errors and its exit code."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from recbole_msr.jobs.processes import REFUSED
 
 @dataclass(frozen=True)
 class WorkerArguments:
-    """What a worker was started with.
+    """The arguments of a worker.
 
     Attributes:
         folder: the output folder of the command that started it.
-        parent: that command's process.
+        parent: that command's process id.
         gpu: RecBole's gpu_id for this worker.
         deadline: `time.monotonic()` after which no trial begins.
-        final, seeds: the runs of the final test that it is to do.
+        final: the trial whose final runs it does; None: it runs trials.
+        seeds: the seeds of those runs.
     """
 
     folder: Path
@@ -38,12 +39,12 @@ class WorkerArguments:
     seeds: Sequence[int] = ()
 
     def orphaned(self) -> bool:
-        """Whether the process that started this one is gone: then it ends after what it is at, so that none is lost."""
+        """Return whether the command is gone: then the worker ends after its current trial, so that none is lost."""
         return self.parent is not None and os.getppid() != self.parent
 
 
 def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) -> int:
-    """Read a worker's arguments, do its work, and turn what goes wrong into its last line and its exit code."""
+    """Read a worker's arguments, do its work, and return its exit code; an error is the log's last line."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parent", type=int, help="the process that started this one")
@@ -51,14 +52,14 @@ def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) ->
     parser.add_argument("--deadline", type=float, help="time.time() after which no trial begins")
     parser.add_argument("--final", type=int, metavar="TRIAL")
     parser.add_argument("--seeds", type=int, nargs="+", default=())
-    given = vars(parser.parse_args())
-    if given["deadline"] is not None:
-        given["deadline"] += time.monotonic() - time.time()
+    arguments = vars(parser.parse_args())
+    if arguments["deadline"] is not None:
+        arguments["deadline"] += time.monotonic() - time.time()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started all in the background
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 
     try:
-        work(WorkerArguments(**given))
+        work(WorkerArguments(**arguments))
     except KeyboardInterrupt:
         return 1
     except Exception as error:

@@ -19,15 +19,17 @@ from recbole_msr.tuning.trials import Trials
 
 
 def open_search(settings: SearchSettings, parameters: Space, config: Any) -> optuna.Study:
+    """Open the study of a search, or create it."""
     data = fingerprint(config, config["data_path"], settings.dataset)
     smaller = {name: name in COSTS or smaller_is_better(name) for name in settings.objectives}
-    return open_study(settings, parameters, data, smaller, int(config["epochs"]))
+    study: optuna.Study = open_study(settings, parameters, data, smaller, int(config["epochs"]))
+    return study
 
 
 def wanted_trials(settings: SearchSettings, study: optuna.Study) -> int | None:
-    points = grid_points(study)
-    known = [number for number in (settings.trials, points) if number is not None]
-    return min(known) if known else None
+    """Return the number of trials that the search is to have, at most the points of a grid; None without a limit."""
+    limits = [number for number in (settings.trials, grid_points(study)) if number is not None]
+    return min(limits) if limits else None
 
 
 def run_trials(
@@ -38,13 +40,14 @@ def run_trials(
     study: optuna.Study | None = None,
     after: Callable[[FrozenTrial], Any] | None = None,
 ) -> None:
-    """Run trials in this process until the budget is spent; what one worker does.
+    """Run trials in this process until the budget is spent, as one worker of the search.
 
     Args:
         settings: the search.
         deadline: `time.monotonic()` after which no trial begins.
         orphaned: asked after every trial whether to end.
-        data, study: the data and the study, if there already.
+        data: the data; read if None.
+        study: the study; opened if None.
         after: called after every trial.
     """
     space = Space.load(settings.space)
