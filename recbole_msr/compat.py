@@ -306,7 +306,7 @@ def read_csv(path: str, delimiter: str, **options: Any) -> pd.DataFrame:
         if _version(pd) < (3, 1):
             fast["float_precision"] = "round_trip"
         with contextlib.suppress(ValueError):
-            frame: pd.DataFrame = pd.read_csv(path, delimiter=delimiter, **fast)
+            frame = pd.read_csv(path, delimiter=delimiter, **fast)
             return frame
     frame = pd.read_csv(path, delimiter=delimiter, **options)
     return frame

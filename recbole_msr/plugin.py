@@ -20,6 +20,7 @@ from typing import Any
 from recbole_msr import compat
 from recbole_msr.config.defaults import preset_settings, with_backbone
 from recbole_msr.config.merge import make_folders_absolute
+from recbole_msr.evaluation.metrics import smaller_is_better
 from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_defaults
 from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
@@ -161,7 +162,8 @@ def _set_direction_and_folder(smaller_metrics: Collection[str], original: Any) -
         original(self)
         final = self.final_config_dict
         metric = str(final["valid_metric"]).split("@")[0].split("/")[0].lower()
-        final["valid_metric_bigger"] = metric not in smaller_metrics  # RecBole looks for the whole name there
+        # RecBole looks for the whole name among its own.
+        final["valid_metric_bigger"] = not (metric in smaller_metrics or smaller_is_better(metric))
         folder = Path(final["data_path"])
         if not folder.is_dir() and (folder.parent / f"{self.dataset}.inter").is_file():
             final["data_path"] = str(folder.parent)

@@ -121,7 +121,7 @@ def _valid_metric(configured: Any) -> str:
     if metric.split("/")[1:] not in ([], ["macro"], ["worst"]):
         raise InputError(
             f"valid_metric '{configured}' is about a part of the results; a comparison needs one that every model has, "
-            "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, auc, ..."
+            "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, ece/macro, auc, ..."
         )
     return metric
 

@@ -1,16 +1,16 @@
-"""How good predictions are in each scenario and task: AUC, GAUC, LogLoss; pooled, macro mean, worst cell."""
+"""The metrics of each scenario and task: cells, pooled values, macro mean, worst cell."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from recbole_msr.evaluation.formulas import GroupedAUC, ScoredRows, log_losses, ranks, weighted_mean_auc
-from recbole_msr.evaluation.metrics import METRICS, metric_keys, smaller_is_better
+from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
+from recbole_msr.evaluation.metrics import METRICS, metric_keys
 from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO, label_field
 
 
@@ -21,25 +21,62 @@ class Cell:
     Attributes:
         rows: rows that carry the task's label; all else is about these.
         positives: rows with label 1.
-        auc: None where undefined.
-        gauc: None where undefined, where no user has both classes, or where users are not known.
-        logloss: None only where there are no rows.
+        values: metric -> value; None where it is undefined for these rows (`Metric.needs_classes`), as GAUC also is
+            where no user has both classes or users are not known. A metric that the writer of a file did not know is
+            absent.
         undefined: why the cell has no AUC and counts in no mean; None for a cell that does.
     """
 
     rows: int
     positives: int
-    auc: float | None
-    gauc: float | None
-    logloss: float | None
+    values: Mapping[str, float | None]
     undefined: str | None = None
 
+    @property
+    def auc(self) -> float | None:
+        """Area under the ROC curve."""
+        return self.value("auc")
+
+    @property
+    def gauc(self) -> float | None:
+        """AUC averaged over users."""
+        return self.value("gauc")
+
+    @property
+    def logloss(self) -> float | None:
+        """Mean cross-entropy."""
+        return self.value("logloss")
+
     def value(self, metric: str) -> float | None:
-        value: float | None = getattr(self, metric)
-        return value
+        """Return a metric's value; None where it is undefined, and where the writer of a file did not know it.
+
+        Raises:
+            KeyError: there is no such metric.
+        """
+        return self.values.get(metric) if metric in METRICS else self.values[metric]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a flat mapping of plain JSON types: `rows`, `positives`, each metric, `undefined`."""
+        return {"rows": self.rows, "positives": self.positives, **self.values, "undefined": self.undefined}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cell:
+        """Return the cell that `to_dict` wrote, this version's or an earlier one's, which had fewer metrics.
+
+        Raises:
+            KeyError: it lacks its rows or positives.
+            TypeError: it has a key that is no metric.
+        """
+        values = {key: value for key, value in data.items() if key not in ("rows", "positives", "undefined")}
+        unknown = [key for key in values if key not in METRICS]
+        if unknown:
+            raise TypeError(f"'{unknown[0]}' is no metric")
+        return cls(data["rows"], data["positives"], values, data.get("undefined"))
 
 
 class Worst(NamedTuple):
+    """The cell with a metric's worst value."""
+
     scenario: str
     task: str
     value: float
@@ -61,26 +98,32 @@ class Evaluation:
 
     @property
     def tasks(self) -> list[str]:
+        """Names of the tasks."""
         return list(self.pooled)
 
     @property
     def undefined(self) -> list[tuple[str, str, str]]:
-        """(scenario, task, reason) of each cell that counts in no mean."""
+        """Scenario, task and reason of each cell that counts in no mean."""
         return [(*name, cell.undefined) for name, cell in self._named() if cell.undefined is not None]
 
     def macro(self, metric: str, task: str | None = None) -> float | None:
-        """Mean of a metric over the defined cells of one task or of all, unweighted; None without any."""
+        """Return the unweighted mean of a metric over the defined cells of one task or of all; None without any.
+
+        That of PCOC is a plain mean too: cells above and below 1 cancel out, and the worst cell shows them.
+        """
         values = [value for (_, of), value in self._defined(metric) if task in (None, of)]
         return float(np.mean(values)) if values else None
 
     def worst(self, metric: str = "auc") -> Worst | None:
-        """The defined cell with the lowest AUC or GAUC, or the highest LogLoss; the first of equals."""
-        pick = max if smaller_is_better(metric) else min
-        found = [Worst(*name, value) for name, value in self._defined(metric)]
-        return pick(found, key=lambda cell: cell.value) if found else None
+        """Return the defined cell with the lowest AUC or GAUC, the highest LogLoss or ECE, or the PCOC farthest from 1.
+
+        The distance of PCOC is |log PCOC|: 2 is as far as 1/2. Of equals it is the first.
+        """
+        cells = [Worst(*name, value) for name, value in self._defined(metric)]
+        return max(cells, key=lambda cell: METRICS[metric].badness(cell.value)) if cells else None
 
     def flat(self) -> dict[str, float]:
-        """All values under one name each, for logging and selection; what is undefined is absent.
+        """Return all values under one name each, for logging and selection; what is undefined is absent.
 
         For each metric (`auc` here): `auc` (main task, pooled: RecBole's own value), `auc/TASK` (pooled),
         `auc/TASK/macro`, `auc/SCENARIO/TASK`, `auc/macro`, `auc/worst`. The last part of a key tells them
@@ -100,17 +143,17 @@ class Evaluation:
         return {key: value for key, value in values.items() if value is not None}
 
     def keys(self) -> list[str]:
-        """The names of all values of `flat`, those that are undefined among them."""
+        """Return the names of all values of `flat`, those that are undefined among them."""
         return metric_keys(self.cells, self.pooled)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types; what follows from the cells is in it too, for other readers."""
+        """Return everything as plain JSON types; what follows from the cells is in it too, for other readers."""
         worst = {metric: self.worst(metric) for metric in METRICS}
         return {
             "main_task": self.main_task,
-            "pooled": {task: asdict(cell) for task, cell in self.pooled.items()},
+            "pooled": {task: cell.to_dict() for task, cell in self.pooled.items()},
             "cells": {
-                scenario: {task: asdict(cell) for task, cell in row.items()} for scenario, row in self.cells.items()
+                scenario: {task: cell.to_dict() for task, cell in row.items()} for scenario, row in self.cells.items()
             },
             "macro": {metric: self.macro(metric) for metric in METRICS},
             "macro_by_task": {task: {metric: self.macro(metric, task) for metric in METRICS} for task in self.tasks},
@@ -122,11 +165,14 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_dict` wrote."""
+        """Return the evaluation that `to_dict` wrote, this version's or an earlier one's."""
         return cls(
             data["main_task"],
-            {task: Cell(**cell) for task, cell in data["pooled"].items()},
-            {scenario: {task: Cell(**cell) for task, cell in row.items()} for scenario, row in data["cells"].items()},
+            {task: Cell.from_dict(cell) for task, cell in data["pooled"].items()},
+            {
+                scenario: {task: Cell.from_dict(cell) for task, cell in row.items()}
+                for scenario, row in data["cells"].items()
+            },
         )
 
     def _named(self) -> Iterator[tuple[tuple[str, str], Cell]]:
@@ -151,18 +197,21 @@ def evaluate_cells(
     main_task: str,
     min_rows: int = 2,
 ) -> Evaluation:
-    """AUC, GAUC and LogLoss of every scenario x task, and of each task over all rows.
+    """Compute all metrics of every scenario x task, and of each task over all rows.
 
     A cell is undefined (no AUC, no GAUC, counted in no mean and never the worst) where it has no rows, one
-    class, or fewer than `min_rows` rows; its LogLoss is still given where it has rows. Means of all metrics
-    are thus over the same cells, save that GAUC also needs a user with both classes. Pooled values ask for no
-    `min_rows`.
+    class, or fewer than `min_rows` rows; its LogLoss and ECE are still given where it has rows, its PCOC where it has
+    a positive. Means of all metrics are thus over the same cells, save that GAUC also needs a user with both classes.
+    Pooled values ask for no `min_rows`.
 
     Args:
-        predictions: (N, T) probabilities; as in RecBole, LogLoss clips what lies outside [0, 1].
+        predictions: (N, T) probabilities; as in RecBole, LogLoss clips what lies outside [0, 1]; so do ECE and PCOC.
         labels: (N, T) of 0, 1, or `MISSING_LABEL` for a row that does not count for the task.
         scenario: (N,) integers 1..M in the order of `scenario_names`; rows with 0 (unknown) count in no cell.
         users: (N,) whose AUC is averaged for GAUC; None leaves GAUC out.
+        scenario_names: names of the scenarios, in their order.
+        task_names: names of the T tasks.
+        main_task: the task whose pooled values have no task in their key.
         min_rows: 2, the fewest an AUC can have, drops no cell unasked; raise it where an AUC of a handful of
             rows would decide the worst cell.
 
@@ -178,17 +227,25 @@ def evaluate_cells(
     pooled: dict[str, Cell] = {}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
     for column, task in enumerate(task_names):
-        known = labels[:, column] != MISSING_LABEL
-        rows = slice(None) if known.all() else known
-        of = _Rows(predictions[rows, column], labels[rows, column], None if user_code is None else user_code[rows])
-        pooled[task] = of.together(min_rows=1)
-        for name, cell in zip(scenario_names, of.cells(scenario[rows], len(scenario_names), min_rows), strict=True):
+        labelled = labels[:, column] != MISSING_LABEL
+        rows = slice(None) if labelled.all() else labelled
+        user = None if user_code is None else user_code[rows]
+        scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
+        together, of_row = scored.grouped(), scenario[rows]
+        values = _values(together)
+        (pooled[task],) = _cells(together, values, [0], min_rows=1)
+        if len(scenario_names) == 1 and (of_row == 1).all():
+            of_scenarios = _cells(together, values, [0], min_rows)
+        else:
+            groups = scored.grouped(of_row)
+            of_scenarios = _cells(groups, _values(groups), range(1, len(scenario_names) + 1), min_rows)
+        for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
 
 
 def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
-    """The evaluation of one prediction for all rows: which values it has, any model's has, as labels alone decide it.
+    """Evaluate one prediction for all rows: the values it has, any model's has, as the labels alone decide that.
 
     Args:
         config: RecBole's configuration.
@@ -213,7 +270,7 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:
-    """Those of RecBole's metrics that a cell already knows, as RecBole would report them.
+    """Return those of RecBole's metrics that a cell already knows, as RecBole would report them.
 
     Args:
         cell: the main task's, of all rows.
@@ -229,62 +286,28 @@ def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str
     return {name: float(round(np.float64(np.nan if one is None else one), decimals)) for name, one in known.items()}
 
 
-class _Rows:
-    """One task's labelled rows; they are sorted, and losses worked out, once for all groupings."""
-
-    def __init__(self, prediction: np.ndarray, label: np.ndarray, user: np.ndarray | None) -> None:
-        self._user = user
-        self._scored = ScoredRows(prediction, label)
-        self._loss = log_losses(prediction, label)
-        self._together = self._scored.auc()
-        self._by_user = None if user is None else self._scored.auc(user)
-
-    def together(self, min_rows: int) -> Cell:
-        """The cell of all rows."""
-        if not len(self._loss):
-            return _cell(0, None, 0, 0.0, None, min_rows)
-        auc, rows, positives = (part.item() for part in self._together[1:])
-        # Summed as RecBole sums it (pairwise): the last digits agree.
-        return _cell(rows, auc, positives, self._loss.sum(), self._by_user, min_rows)
-
-    def cells(self, scenario: np.ndarray, count: int, min_rows: int) -> list[Cell]:
-        """The cells of scenarios 1..count, given each row's scenario."""
-        if count == 1 and (scenario == 1).all():
-            return [self.together(min_rows)]
-        loss = np.bincount(scenario, self._loss, minlength=count + 1)
-        by_user = [None] * (count + 1) if self._user is None else self._by_scenario(scenario, count)
-        cells = [_cell(0, None, 0, 0.0, None, min_rows)] * (count + 1)
-        for number, auc, rows, positives in zip(*(part.tolist() for part in self._scored.auc(scenario)), strict=True):
-            cells[number] = _cell(rows, auc, positives, loss[number], by_user[number], min_rows)
-        return cells[1:]
-
-    def _by_scenario(self, scenario: np.ndarray, count: int) -> list[GroupedAUC]:
-        """The AUC of each user in scenarios 0..count."""
-        assert self._user is not None
-        assert self._by_user is not None
-        width = int(self._user.max(initial=0)) + 1
-        only = np.zeros(width, dtype=scenario.dtype)
-        only[self._user] = scenario
-        if (only[self._user] == scenario).all():  # a user's rows are all of one scenario, and are counted already
-            where = only[self._by_user.group]
-            return [GroupedAUC(*(part[where == number] for part in self._by_user)) for number in range(count + 1)]
-        # Scenario by scenario, and in each user by user: the groups of a scenario stay together.
-        users = self._scored.auc(scenario * width + self._user)
-        edges = np.searchsorted(users.group, np.arange(count + 2) * width)
-        return [GroupedAUC(*(part[start:stop] for part in users)) for start, stop in pairwise(edges)]
+def _values(groups: ScoredGroups) -> dict[str, list[float]]:
+    """Return each metric's values of the groups, NaN where undefined."""
+    return {name: metric.values(groups).tolist() for name, metric in METRICS.items()}
 
 
-def _cell(rows: int, auc: float | None, positives: int, loss: float, by_user: GroupedAUC | None, min_rows: int) -> Cell:
-    """A cell from what was counted: its rows, the sum of their losses, and the AUC of each of its users."""
-    reason = _why_undefined(rows, positives, min_rows)
-    return Cell(
-        rows,
-        positives,
-        auc=auc if reason is None else None,
-        gauc=weighted_mean_auc(by_user) if reason is None and by_user is not None else None,
-        logloss=float(loss) / rows if rows else None,
-        undefined=reason,
-    )
+def _cells(
+    groups: ScoredGroups, columns: Mapping[str, Sequence[float]], numbers: Iterable[int], min_rows: int
+) -> list[Cell]:
+    """Return the cells of the groups with these numbers; of some there may be no rows."""
+    places = {number: place for place, number in enumerate(groups.group.tolist())}
+    rows, positives = groups.rows.tolist(), groups.positives.tolist()
+    empty = Cell(0, 0, dict.fromkeys(METRICS), _why_undefined(0, 0, min_rows))
+
+    def cell(place: int) -> Cell:
+        reason = _why_undefined(rows[place], positives[place], min_rows)
+        values = {
+            name: None if math.isnan(column[place]) or (reason and METRICS[name].needs_classes) else column[place]
+            for name, column in columns.items()
+        }
+        return Cell(rows[place], positives[place], values, reason)
+
+    return [cell(places[number]) if number in places else empty for number in numbers]
 
 
 def _why_undefined(rows: int, positives: int, min_rows: int) -> str | None:

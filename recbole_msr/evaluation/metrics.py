@@ -1,26 +1,176 @@
-"""The metrics by name."""
+"""The registry of metrics: one entry a metric, which all tables, pages, checks and tests read.
+
+To add a metric, write its function in `recbole_msr.evaluation.formulas` and add an entry to `METRICS`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
 
-METRICS = ("auc", "gauc", "logloss")
+import numpy as np
+
+from recbole_msr.evaluation import formulas
+from recbole_msr.evaluation.formulas import ScoredGroups
 
 
-_SMALLER = ("logloss", "rmse", "mae", "averagepopularity", "giniindex")  # what RecBole's metrics declare
+class Direction(Enum):
+    """Which values of a metric are better."""
+
+    LARGER = "larger"
+    SMALLER = "smaller"
+    NEAREST_TO_ONE = "nearest to 1"
+
+
+@dataclass(frozen=True)
+class MeanOfTerms:
+    """A metric as a mean of terms of the rows: what `recbole_msr.evaluation.significance` tests a difference by.
+
+    Attributes:
+        terms: of predictions (N,) and labels (N,) of 0 and 1, the metric's value, and the terms: one array for all
+            rows, or one for the positives and one for the negatives; each has the value as its mean.
+        over: "rows", or "classes", where both classes are needed.
+    """
+
+    terms: Callable[[np.ndarray, np.ndarray], tuple[float, tuple[np.ndarray, ...]]]
+    over: Literal["rows", "classes"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of the cells of scenarios and tasks.
+
+    Attributes:
+        name: the key in results, configurations and files.
+        heading: the name in tables and pages.
+        direction: which values are better.
+        values: the values of G groups of rows (G,), NaN where a group has none.
+        bounds: the least and the greatest possible value.
+        needs_classes: undefined in a cell of one class or of fewer than `min_scenario_rows` rows. Other metrics have a
+            value there, which counts in no mean.
+        undefined_reason: why a cell that has an AUC may lack it.
+        hidden_if_undefined: the table of a run has no column for it where no value is defined.
+        difference: how `compare` tests the difference of two models; None for a metric that is not tested.
+        compared: columns of it in the first table of a comparison: "macro", "worst", "tasks" (the macro mean of each
+            of several tasks), "all rows" (pooled, for each task).
+        digits: format of a value.
+    """
+
+    name: str
+    heading: str
+    direction: Direction
+    values: Callable[[ScoredGroups], np.ndarray]
+    bounds: tuple[float, float] = (0.0, 1.0)
+    needs_classes: bool = False
+    undefined_reason: str = "undefined"
+    hidden_if_undefined: bool = False
+    difference: MeanOfTerms | None = None
+    compared: tuple[Literal["macro", "worst", "tasks", "all rows"], ...] = ("macro",)
+    digits: str = ".4f"
+
+    def badness(self, value: float) -> float:
+        """Return what is larger the worse a value is; of PCOC |log value|, so that 2 is as bad as 1/2."""
+        if self.direction is Direction.NEAREST_TO_ONE:
+            return abs(math.log(value)) if value > 0 else math.inf
+        return value if self.direction is Direction.SMALLER else -value
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            name="auc",
+            heading="AUC",
+            direction=Direction.LARGER,
+            values=formulas.auc,
+            needs_classes=True,
+            difference=MeanOfTerms(formulas.auc_terms, "classes"),
+            compared=("macro", "worst", "tasks"),
+        ),
+        Metric(
+            name="gauc",
+            heading="GAUC",
+            direction=Direction.LARGER,
+            values=formulas.gauc,
+            needs_classes=True,
+            undefined_reason="no user has both classes",
+            hidden_if_undefined=True,
+        ),
+        Metric(
+            name="logloss",
+            heading="LogLoss",
+            direction=Direction.SMALLER,
+            values=formulas.log_loss,
+            bounds=(0.0, math.inf),
+            difference=MeanOfTerms(formulas.log_loss_terms, "rows"),
+            compared=("macro", "all rows"),
+        ),
+        Metric(
+            name="ece",
+            heading="ECE",
+            direction=Direction.SMALLER,
+            values=formulas.expected_calibration_error,
+        ),
+        Metric(
+            name="pcoc",
+            heading="PCOC",
+            direction=Direction.NEAREST_TO_ONE,
+            values=formulas.predicted_over_observed,
+            bounds=(0.0, math.inf),
+            compared=("macro", "worst"),
+        ),
+    )
+}
+"""The metrics by name, in the order of tables."""
+
+_SMALLER_IN_RECBOLE = ("logloss", "rmse", "mae", "averagepopularity", "giniindex")
+"""Metrics of RecBole that declare that smaller is better."""
 
 
 def smaller_is_better(key: str) -> bool:
-    """Whether a smaller value is better, for a key of `Evaluation.flat` or the name of a RecBole metric.
+    """Say whether a smaller value is better, for a key of `Evaluation.flat` or the name of a RecBole metric.
 
     >>> smaller_is_better("logloss/macro"), smaller_is_better("auc/mae/click"), smaller_is_better("NDCG@10")
     (True, False, False)
     """
-    return key.split("/")[0].split("@")[0].lower() in _SMALLER
+    name = _metric_of(key).split("@")[0]
+    return METRICS[name].direction is Direction.SMALLER if name in METRICS else name in _SMALLER_IN_RECBOLE
+
+
+def cannot_choose(key: str) -> str | None:
+    """Say why a metric cannot choose an epoch or a trial, and which can; None for one that can."""
+    metric = METRICS.get(_metric_of(key))
+    if metric is None or metric.direction is not Direction.NEAREST_TO_ONE:
+        return None
+    others = " or ".join(sorted(m.name for m in METRICS.values() if m.direction is Direction.SMALLER))
+    return (
+        f"'{key}' cannot choose an epoch or a trial: {metric.heading} is best at 1, so neither the largest nor the "
+        f"smallest value is the best one; choose by {others}, where smaller is better, or by auc"
+    )
+
+
+def metric_heading(metric: str) -> str:
+    """Return a metric's name in tables; one that is not registered keeps its own."""
+    return METRICS[metric].heading if metric in METRICS else metric
+
+
+def shown(metric: str, value: float) -> str:
+    """Return a value as tables print it."""
+    return format(value, METRICS[metric].digits)
+
+
+def tested_and_not() -> tuple[str, str]:
+    """Return the headings of the metrics whose differences are tested, and of the others: "AUC and LogLoss"."""
+    tested = [metric.heading for metric in METRICS.values() if metric.difference is not None]
+    others = [metric.heading for metric in METRICS.values() if metric.difference is None]
+    return " and ".join(tested), ", ".join(others)
 
 
 def metric_name(key: str) -> str:
-    """A metric's key as `Evaluation.flat` has it: case matters in the names of scenarios and tasks alone.
+    """Return a metric's key as `Evaluation.flat` has it: case matters in the names of scenarios and tasks alone.
 
     >>> metric_name("AUC/Macro"), metric_name("AUC/A/Click")
     ('auc/macro', 'auc/A/Click')
@@ -32,7 +182,7 @@ def metric_name(key: str) -> str:
 
 
 def find_metric(wanted: str, known: Iterable[str]) -> str | None:
-    """The key that is meant: the one that is written so, else the only one that differs in case alone."""
+    """Return the key that is meant: the one that is written so, else the only one that differs in case alone."""
     known = list(known)
     exact = metric_name(wanted)
     if exact in known:
@@ -42,8 +192,13 @@ def find_metric(wanted: str, known: Iterable[str]) -> str | None:
 
 
 def metric_keys(scenarios: Iterable[str], tasks: Iterable[str]) -> list[str]:
-    """The names of all values that `Evaluation.flat` may have."""
+    """Return the names of all values that `Evaluation.flat` may have."""
     tasks = list(tasks)
     names = [*tasks, "macro", "worst", *(f"{task}/macro" for task in tasks)]
     names += [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
     return [key for metric in METRICS for key in (metric, *(f"{metric}/{name}" for name in names))]
+
+
+def _metric_of(key: str) -> str:
+    """Return the metric of a key, lower case."""
+    return key.strip().split("/")[0].lower()

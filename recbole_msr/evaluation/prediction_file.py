@@ -1,4 +1,4 @@
-"""predictions.parquet: what a finished run predicts for the rows of its test split."""
+"""predictions.parquet: the predictions of a finished run for the rows of its test split."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
 
 
 def _tasks(schema: Schema, count: int) -> dict[str, str]:
-    """The tasks that `count` predicted columns are about, with the fields of their labels."""
+    """Return the tasks that `count` predicted columns are about, with the fields of their labels."""
     names = schema.task_names if count == len(schema.tasks) else [schema.main_task]
     return {name: label_field(name) for name in names}

@@ -1,4 +1,4 @@
-"""Whether a difference between two models is more than chance: of the test rows, of the seeds, of many comparisons.
+"""Tests of differences between two models: is one more than chance of the test rows, the seeds, many comparisons?
 
 A metric on test rows is, up to terms that vanish, the true value plus a sum of one influence a row. The difference of
 two models on the same rows is such a sum too, and its variance is the sum of the squared influences of what is
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from recbole_msr.evaluation.formulas import log_losses, ranks
-from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.evaluation.formulas import ranks
+from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
 from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO
 
 _ZERO = 1e-12
@@ -57,7 +57,7 @@ class Difference:
     seeds: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON types."""
+        """Return the fields as plain JSON types."""
         return asdict(self)
 
 
@@ -132,7 +132,7 @@ class Rows:
             self.cells[key] = _Cell(key, column, rows, label, user[rows], defined, pooled)
 
     def measure(self, predictions: np.ndarray) -> Measured:
-        """The metrics of one model of one seed, and what each user does to them.
+        """Measure one model of one seed: its metrics, and the influence of each user on them.
 
         It takes two sorts a task and keeps no array of N rows, so it pays to measure each model once.
 
@@ -173,7 +173,7 @@ class Measured(NamedTuple):
     """The same keys -> for each class of the cell (AUC) or for all its rows (LogLoss) the influence of each user."""
 
     def value(self, key: str) -> float | None:
-        """The value of any metric key that is tested, means over cells among them; None if absent."""
+        """Return the value of any metric key that is tested, means over cells among them; None if absent."""
         cells = _cells_of(self.rows, key)
         if not cells or any(cell not in self.values for cell in cells):
             return None
@@ -181,7 +181,7 @@ class Measured(NamedTuple):
 
 
 def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dict[str, Difference]:
-    r"""A model minus a reference, for each metric key that both have.
+    r"""Return a model minus a reference, for each metric key that both have.
 
     With S seeds, :math:`D_s` the difference of seed s, and :math:`\bar\phi_u` the influence of user u on the
     difference, averaged over the seeds:
@@ -200,7 +200,8 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
     difference is 0. So a lone user is never significant, and many that agree are. Equal predictions have p = 1.
 
     Args:
-        model, reference: one for each seed, in the same order of seeds, all of the same `Rows`.
+        model: one for each seed, all of the same `Rows`.
+        reference: the same of the reference, in the same order of seeds.
 
     Returns:
         `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, and the same of logloss; what is
@@ -226,21 +227,20 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
                 for i in range(len(model[0].sums[key]))
             )
     found = {}
-    for metric in ("auc", "logloss"):
+    for metric, (least, greatest) in ((name, m.bounds) for name, m in METRICS.items() if m.difference is not None):
         for name in [*rows.means, *rows.cells]:
             key = f"{metric}/{name}"
             cells = _cells_of(rows, key)
             if cells and all(cell in per_seed for cell in cells):
                 variance, degrees = _row_variance(rows, cells, per_seed, sums)
                 one = _difference(np.mean([per_seed[cell] for cell in cells], axis=0), variance, degrees)
-                if metric == "auc":  # with few degrees of freedom t reaches beyond what can be
-                    one = replace(one, low=max(one.low, -1.0), high=min(one.high, 1.0))
-                found[key] = one
+                most = greatest - least  # with few degrees of freedom t reaches beyond what can be
+                found[key] = replace(one, low=max(one.low, -most), high=min(one.high, most))
     return found
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p values of several tests, adjusted so that the chance of any false finding among them stays what it is for one.
+    """Adjust p values so that the chance of any false finding among the tests stays what it is for one test.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979. None (no
     test) stays None and counts for nothing.
@@ -260,7 +260,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def adjust(
     differences: Mapping[str, Mapping[str, Difference]], alpha: float = 0.05
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """The differences of all entries as plain JSON types, with what is left of them after Holm's correction.
+    """Return the differences of all entries as plain JSON types, with Holm's correction.
 
     Each metric key is a family of its own: the question is which entries differ from the reference on it.
 
@@ -303,10 +303,10 @@ class _Part:
         self.degrees = max(len(self.users) - 1, 1)
 
     def influence(self, terms: np.ndarray, mean: float) -> np.ndarray:
-        """Each user's part of the mean of the rows' terms, from what it would be expected to be."""
+        """Return each user's part of the mean of the rows' terms, less the part that would be expected."""
         total = np.bincount(self._of, terms, len(self.users)) / len(terms)
-        influence: np.ndarray = (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
-        return influence
+        scaled: np.ndarray = (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
+        return scaled
 
 
 class _Cell:
@@ -323,42 +323,31 @@ class _Cell:
         pooled: bool,
     ) -> None:
         self.key, self.column, self.rows, self.defined, self.pooled = key, column, rows, defined, pooled
-        self.label, self.positive = label, label == 1
-        self.parts: dict[str, tuple[_Part, ...]] = {"logloss": (_Part(user),)}
+        self.label = label
+        positive = label == 1
+        parts: dict[str, tuple[_Part, ...]] = {"rows": (_Part(user),)}
         if defined:
-            self.parts["auc"] = (_Part(user[self.positive]), _Part(user[~self.positive]))
+            parts["classes"] = (_Part(user[positive]), _Part(user[~positive]))
+        self.parts: dict[str, tuple[_Part, ...]] = {
+            name: parts[metric.difference.over]
+            for name, metric in METRICS.items()
+            if metric.difference is not None and metric.difference.over in parts
+        }
 
     def measure(self, score: np.ndarray) -> dict[str, tuple[float, Sums]]:
-        """Metric -> its value and each part's influences."""
-        loss = log_losses(score, self.label)
-        mean = float(loss.mean())
-        found: dict[str, tuple[float, Sums]] = {"logloss": (mean, (self.parts["logloss"][0].influence(loss, mean),))}
-        if self.defined:
-            auc, *placements = _placements(score, self.positive)
-            parts = zip(self.parts["auc"], placements, strict=True)
-            found["auc"] = (auc, tuple(part.influence(values, auc) for part, values in parts))
-        return found
-
-
-def _placements(score: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """AUC, the share of negatives below each positive, the share of positives above each negative; ties count half.
-
-    Both shares have the AUC as their mean. Counted in integers, so the AUC is that of `grouped_auc` to the last digit.
-    """
-    code = ranks(score)
-    levels = int(code.max()) + 1
-    positives = np.bincount(code[positive], minlength=levels)
-    negatives = np.bincount(code[~positive], minlength=levels)
-    wins = 2 * np.cumsum(negatives) - negatives  # twice: of a positive at this level
-    above = np.cumsum(positives[::-1])[::-1]
-    losses = 2 * above - positives  # twice: of a negative at this level
-    p, n = int(positives.sum()), int(negatives.sum())
-    auc = int((positives * wins).sum()) / (2 * p * n)
-    return auc, wins[code[positive]] / (2 * n), losses[code[~positive]] / (2 * p)
+        """Return each tested metric's value and each part's influences."""
+        measured: dict[str, tuple[float, Sums]] = {}
+        for name, parts in self.parts.items():
+            test = METRICS[name].difference
+            assert test is not None
+            value, terms = test.terms(score, self.label)
+            influences = (part.influence(of_part, value) for part, of_part in zip(parts, terms, strict=True))
+            measured[name] = value, tuple(influences)
+        return measured
 
 
 def _cells_of(rows: Rows, key: str) -> list[str]:
-    """The keys whose mean a key is: itself, but for a mean over cells."""
+    """Return the keys whose mean a key is: itself, but for a mean over cells."""
     metric, name = key.split("/", 1)
     return [f"{metric}/{cell}" for cell in rows.means[name]] if name in rows.means else [key]
 
@@ -366,7 +355,7 @@ def _cells_of(rows: Rows, key: str) -> list[str]:
 def _row_variance(
     rows: Rows, cells: Sequence[str], per_seed: Mapping[str, np.ndarray], sums: Mapping[str, Sums]
 ) -> tuple[float, float]:
-    """Variance of the mean of some cells' differences that the rows cause, and its degrees of freedom."""
+    """Return the variance of the mean of cells' differences that the rows cause, and its degrees of freedom."""
     total = np.zeros(rows.users)
     there = np.zeros(rows.users, dtype=bool)
     squares, degrees = [], []
@@ -384,7 +373,7 @@ def _row_variance(
 
 
 def _satterthwaite(variances: Sequence[float], degrees: Sequence[float]) -> float:
-    """Degrees of freedom of a sum of estimated variances."""
+    """Return the degrees of freedom of a sum of estimated variances."""
     total = sum(variances)
     if total == 0:
         return sum(degrees)
@@ -420,5 +409,5 @@ def _difference(per_seed: np.ndarray, row_variance: float, row_degrees: float) -
 
 
 def _p_value(mean: float, error: float, degrees: float) -> float:
-    """Two-sided, of a t test; 1 without an error, which only a difference of 0 is."""
+    """Return the two-sided p value of a t test; 1 without an error, which only a difference of 0 has."""
     return 1.0 if error == 0 else float(2 * stdtr(degrees, -abs(mean) / error))

@@ -6,7 +6,7 @@ from typing import Any
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.cells import of_constant
-from recbole_msr.evaluation.metrics import METRICS, find_metric, metric_keys, metric_name
+from recbole_msr.evaluation.metrics import METRICS, cannot_choose, find_metric, metric_keys, metric_name
 
 
 def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
@@ -14,16 +14,21 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
 
     Args:
         wanted: its name, for instance `auc`, `auc/macro` or `logloss/click`.
-        config, dataset: of the run.
+        config: of the run.
+        dataset: a split as a built dataset.
         several_tasks: whether the model predicts all tasks, or the main task alone.
 
     Raises:
-        InputError: there is no such metric; the message lists those there are.
+        InputError: there is no such metric, and the message lists those there are; or it cannot choose an epoch.
     """
     known = [name.lower() for name in config["metrics"]]
     schema = getattr(dataset, "schema", None)
     tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
     known += metric_keys(getattr(dataset, "scenario_names", ["all"]), tasks)
+    refusal = cannot_choose(str(wanted))
+    if refusal is not None:
+        raise InputError(f"valid_metric {refusal}")
+    known = [key for key in known if cannot_choose(key) is None]
     if find_metric(str(wanted), known) is None:
         listing = ", ".join(dict.fromkeys(known))
         raise InputError(
@@ -35,7 +40,8 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     """Refuse a validation metric that the rows of the validation split leave undefined, before an epoch is spent.
 
     Args:
-        wanted, config: as for `check_metric`.
+        wanted: as for `check_metric`.
+        config: of the run.
         split: the validation split, as a built dataset.
         task: the one that is predicted; None for all of them.
 
@@ -51,7 +57,7 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     cells += [
         f"task '{task}' over all rows: one class ({cell.positives} of {cell.rows} rows are positive)"
         for task, cell in found.pooled.items()
-        if cell.auc is None
+        if cell.undefined is not None
     ]
     raise InputError(
         f"valid_metric '{wanted}' has no value on the validation split of '{config['dataset']}', whatever is predicted"

@@ -1,4 +1,4 @@
-"""result.json of a finished run, read back and checked."""
+"""Reading and checking the result.json of a finished run."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.cells import Cell, Evaluation
+from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.files.json import read_json
 
-_CELL = {
-    **{"rows": int, "positives": int},
-    **{"auc": float | None, "gauc": float | None, "logloss": float | None, "undefined?": str | None},
-}
-_CELLS = {"main_task?": str, "pooled?": {str: _CELL}, "cells?": {str: {str: _CELL}}}
-_SHAPE = {
-    **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
-    "scenarios": ([str], None),
-    "tasks": ([str], None),
-    "main_task": str | None,
-    "valid": {"metrics": {str: float | None}, **_CELLS},
-    "test": {"metrics": {str: float | None}, **_CELLS},
-    "seconds": {"train": float},
-    "rows_per_second": float | None,
-}
+
+def _shape() -> dict[str, Any]:
+    """Return the shape of a result.json; a metric that the version that wrote it did not know may be absent."""
+    cell = {
+        **{"rows": int, "positives": int, "undefined?": str | None},
+        **{f"{metric}?": float | None for metric in METRICS},
+    }
+    split = {
+        "metrics": {str: float | None},
+        **{"main_task?": str, "pooled?": {str: cell}, "cells?": {str: {str: cell}}},
+    }
+    return {
+        **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
+        "scenarios": ([str], None),
+        "tasks": ([str], None),
+        "main_task": str | None,
+        "valid": split,
+        "test": split,
+        "seconds": {"train": float},
+        "rows_per_second": float | None,
+    }
 
 
 def read_result(path: Path, expected: Mapping[str, Any] | None = None, advice: str = "") -> dict[str, Any]:
@@ -39,7 +46,7 @@ def read_result(path: Path, expected: Mapping[str, Any] | None = None, advice: s
         InputError: it is damaged, or of another run; the message names the file and what is expected.
         OSError: it is not there, or cannot be read.
     """
-    result: dict[str, Any] = read_json(path, _SHAPE, advice)
+    result: dict[str, Any] = read_json(path, _shape(), advice)
     then = f"; {advice}" if advice else ""
     for split in ("valid", "test"):
         cells = result[split]
@@ -58,16 +65,27 @@ def read_result(path: Path, expected: Mapping[str, Any] | None = None, advice: s
 
 
 def _inconsistent(evaluation: Evaluation, result: Mapping[str, Any]) -> str | None:
-    """What of an evaluation does not fit the run's scenarios and tasks, or cannot be."""
+    """Say what of an evaluation does not fit the run's scenarios and tasks, or cannot be; None if all does."""
     if list(evaluation.cells) != result["scenarios"]:
         return f"its scenarios are {', '.join(evaluation.cells)}, not {', '.join(result['scenarios'] or [])}"
     tasks = set(evaluation.pooled)
+    metrics = set(evaluation.pooled[evaluation.main_task].values)
     rows = {"all scenarios": evaluation.pooled, **evaluation.cells}
     for scenario, row in rows.items():
         if set(row) != tasks:
             return f"{scenario} has other tasks than the whole"
         for task, cell in row.items():
-            bad = [m for m in ("auc", "gauc") if (value := cell.value(m)) is not None and not 0 <= value <= 1]
-            if bad or not 0 <= cell.positives <= cell.rows:
-                return f"{scenario}, {task}: {bad[0] if bad else 'positives'} is out of range"
+            if set(cell.values) != metrics:
+                return f"{scenario}, {task} has other metrics than task {evaluation.main_task} of all scenarios"
+            bad = _out_of_range(cell)
+            if bad is not None:
+                return f"{scenario}, {task}: {bad} is out of range"
     return None
+
+
+def _out_of_range(cell: Cell) -> str | None:
+    for name, value in cell.values.items():
+        least, greatest = METRICS[name].bounds
+        if value is not None and not least <= value <= greatest:
+            return name
+    return None if 0 <= cell.positives <= cell.rows else "positives"

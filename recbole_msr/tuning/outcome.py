@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.config.build import plain_settings
 from recbole_msr.config.merge import make_folders_absolute
+from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.spread import spread
@@ -251,9 +252,6 @@ def _final_results(study: optuna.Study, finals: Sequence[FinalTest]) -> dict[str
     }
 
 
-_CELL_METRICS = ("auc", "gauc", "logloss")
-
-
 def _final_spreads(test: FinalTest) -> dict[str, Any] | None:
     """Return means and deviations over the seeds that ended well; None without any."""
     if not test.results:
@@ -281,4 +279,4 @@ def _split_spreads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _cell_spreads(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {metric: spread([cell.get(metric) for cell in cells]) for metric in _CELL_METRICS}
+    return {metric: spread([cell.get(metric) for cell in cells]) for metric in METRICS}

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 
 from recbole_msr.evaluation.cells import evaluate_cells
-from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
 
 SCENARIOS, TASKS = ["age<25", "mid_&_old", "[35,|50)"], ["click", "like"]
 ROWS = 900
@@ -105,7 +105,7 @@ def make_summary(
             made["differences"] = {
                 key: difference(key, test[key]["values"], base[key]["values"], p.get(label, 0.5), adjusted[label])
                 for key in test
-                if not key.startswith("gauc") and not key.endswith("/worst")
+                if METRICS[key.split("/")[0]].difference is not None and not key.endswith("/worst")
             }
         if single_scenario:
             made["transfer"] = _transfer(label, skills[label], test, seeds, scenarios, tasks, p.get(label, 0.5))

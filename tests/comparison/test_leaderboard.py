@@ -47,7 +47,7 @@ def test_values_are_those_of_the_evaluations(summary):
 
 def test_everything_of_a_leaderboard_has_a_column(summary):
     frame = leaderboard_frame(summary)
-    for metric in ("auc", "gauc", "logloss"):
+    for metric in ("auc", "gauc", "logloss", "ece", "pcoc"):
         for name in ("macro", "worst", *TASKS, *(f"{s}/{t}" for s in SCENARIOS for t in TASKS)):
             assert f"{metric}/{name}" in frame
     assert "auc" not in frame

@@ -221,7 +221,7 @@ def test_flat_names_each_defined_value_once(result):
     names |= {f"auc/{task}{end}" for task in ("click", "like") for end in ("", "/macro")}
     names |= {f"auc/{scenario}/{task}" for scenario in ("young", "mid", "old") for task in ("click", "like")}
     assert {key for key in flat if key.startswith("auc")} == names
-    assert len(flat) == 3 * len(names)
+    assert len(flat) == 5 * len(names)
     assert flat["auc"] == flat["auc/click"] == result.pooled["click"].auc
     assert flat["logloss/worst"] == max(flat[f"logloss/{s}/{t}"] for s in result.cells for t in result.tasks)
     assert all(type(value) is float for value in flat.values())

@@ -117,7 +117,7 @@ def test_the_leaderboard_has_mean_and_deviation_of_the_runs_own_results(page, su
         json.loads((compared[1] / f"runs/SharedBottom/all/joint/seed-{seed}/result.json").read_text())["test"]
         for seed in SEEDS
     ]
-    for metric, heading in (("auc", "AUC"), ("gauc", "GAUC"), ("logloss", "LogLoss")):
+    for metric, heading in (("auc", "AUC"), ("gauc", "GAUC"), ("logloss", "LogLoss"), ("ece", "ECE"), ("pcoc", "PCOC")):
         values = [result["macro"][metric] for result in results]
         told = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
         assert board["SharedBottom"][f"{heading} macro"].split(" ▲")[0].split(" ▼")[0] == told
@@ -231,15 +231,18 @@ def test_the_heat_map_has_every_cell_and_its_difference(page, summary):
             for task in TASKS:
                 assert f">{entry['test'][f'auc/{scenario}/{task}']['mean']:.4f}</td>" in section
     cells = [f"/{scenario}/{task}" for scenario in SCENARIOS for task in TASKS]
-    for metric, pick in (("auc", max), ("logloss", min)):
+    for metric, pick in (("auc", max), ("logloss", min), ("ece", min)):
         best = pick(entry["test"][metric + cell]["mean"] for entry in summary["entries"] for cell in cells)
         assert f'<td class="s10">{best:.4f}</td>' in section
     assert re.search(r'<td class="d[0-4]">-0.0400 ▼</td>', section)
     assert '<td class="d10">-0.7000 ▲</td>' in section  # of LogLoss less is better: the end of the scale that is blue
     options = [entities.unescape(option) for option in re.findall("<option>(.*?)</option>", section)]
     assert options == [
-        "AUC", "AUC, difference to HiNet", "GAUC", "LogLoss", "LogLoss, difference to HiNet",
+        "AUC", "AUC, difference to HiNet", "GAUC", "LogLoss", "LogLoss, difference to HiNet", "ECE", "PCOC",
     ]  # fmt: skip
+    ratios = [entry["test"]["pcoc" + cell]["mean"] for entry in summary["entries"] for cell in cells]
+    farthest = max(ratios, key=lambda ratio: abs(ratio - 1))  # the end of the scale whose middle is 1
+    assert f'<td class="d{10 if farthest > 1 else 0}">{farthest:.4f}</td>' in section
 
 
 def test_curves_are_those_of_every_run_on_all_scenarios(page, summary, compared):
@@ -593,10 +596,10 @@ def test_the_leaderboard_shows_one_metric_and_the_columns_asked_for(browser, wri
     summary, path = written
     _open(browser, path)
     places = [*TASKS, *(f"{scenario} · {task}" for scenario in SCENARIOS for task in TASKS)]
-    for heading in ("AUC", "GAUC", "LogLoss"):
+    for heading in ("AUC", "GAUC", "ECE", "PCOC", "LogLoss"):
         _pick(browser, "metric", heading)
         shown = _headings(browser)
-        assert [h for h in shown if re.match("(AUC|GAUC|LogLoss) ", h)] == [
+        assert [h for h in shown if re.match("(AUC|GAUC|LogLoss|ECE|PCOC) ", h)] == [
             f"{heading} {place}" for place in ("macro", "worst", *places)
         ]
         assert {"Transfer", "Parameters", "FLOPs", "ms, 1 row", "ms, 4096 rows", "Train s", "Rows/s", "Search"} <= {

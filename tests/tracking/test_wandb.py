@@ -341,10 +341,12 @@ def test_run_recbole_keeps_one_run_with_parameters_curves_and_the_table(tiny_dat
         cells = {(row[0], row[1]): dict(zip(table["columns"][2:], row[2:], strict=True)) for row in table["data"]}
         for scenario, by_task in evaluation.cells.items():
             for task, cell in by_task.items():
-                assert cells.pop((scenario, task)) == pytest.approx(vars(cell))
+                assert cells.pop((scenario, task)) == pytest.approx(cell.to_dict())
                 if cell.auc is not None:
                     assert run.summary[f"{split}/auc/{scenario}/{task}"] == pytest.approx(cell.auc)
-        assert cells == {("(all rows)", task): pytest.approx(vars(cell)) for task, cell in evaluation.pooled.items()}
+        assert cells == {
+            ("(all rows)", task): pytest.approx(cell.to_dict()) for task, cell in evaluation.pooled.items()
+        }
         for metric, value in result.summary[split]["metrics"].items():
             assert run.summary[f"{split}/{metric}"] == pytest.approx(value)
     assert run.summary["best_epoch"] == result.summary["best_epoch"]

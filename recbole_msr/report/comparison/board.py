@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import METRICS, metric_heading, tested_and_not
 from recbole_msr.report.figures import short
 
-HEADINGS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 Entry = Mapping[str, Any]
 """One of `entries` in the summary of a comparison."""
 
@@ -104,13 +103,14 @@ def leaderboard(summary: Mapping[str, Any]) -> Markup:
             columns=columns,
             rows=rows,
             sorted_by=sorted_by,
-            metrics=[(metric, HEADINGS[metric]) for metric in used],
+            metrics=[(metric, metric_heading(metric)) for metric in used],
             kinds=list(dict.fromkeys(str(entry["kind"]) for entry in summary["entries"])),
             statuses=list(dict.fromkeys(str(entry["status"]) for entry in summary["entries"])),
             reference=reference,
             alpha=summary["alpha"],
             several=len(summary["seeds"]) > 1,
             costs=any(column.of == "cost" for column in columns),
+            tested=tested_and_not(),
             script=Markup(_SCRIPT),
         )
     )
@@ -135,7 +135,7 @@ def _status(entry: Entry) -> _Cell:
 
 def _quality(summary: Mapping[str, Any], entries: Sequence[Entry], metric: str) -> list[_Column]:
     """Columns of one metric: macro mean, worst cell, each task over all rows, each cell."""
-    name, against = HEADINGS[metric], str(summary["reference"])
+    name, against = metric_heading(metric), str(summary["reference"])
     wanted = [
         ("macro", f"{metric}/macro", "mean over all scenarios and tasks"),
         ("worst", f"{metric}/worst", "worst of all scenarios and tasks"),
@@ -240,8 +240,8 @@ data-status="{{ entry.status }}"><th scope="row">{{ label.shown }}</th>\
 <p class="lead">A click on a column's name sorts by it. {% if several %}Mean ± standard deviation over the seeds. \
 {% endif %}<span class="mark up">▲</span> significantly better and <span class="mark down">▼</span> significantly \
 worse than {{ reference }} (p, adjusted for the number of models, below {{ alpha }}; the mark's title has the \
-numbers); without a mark no difference was shown. AUC and LogLoss are tested; of GAUC and of the worst cell only means \
-are given. The order of the lines is no finding.</p>
+numbers); without a mark no difference was shown. {{ tested[0] }} are tested; of {{ tested[1] }} and of the worst cell \
+only means are given. The order of the lines is no finding.</p>
 <script>{{ script }}</script>
 </div>"""
 

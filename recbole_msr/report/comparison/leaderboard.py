@@ -44,7 +44,7 @@ def leaderboard_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
     - `label`, `model`, `kind`, `status`, `reference` (true for one), `seeds` (how many have all tasks);
     - for every metric key of the test `KEY` (mean over the seeds) and `deviation.KEY` (sample deviation; empty for one
       seed): `auc/macro`, `auc/worst`, then for each task `auc/TASK` (all rows) and `auc/TASK/macro`, for each cell
-      `auc/SCENARIO/TASK`; the same with gauc and logloss;
+      `auc/SCENARIO/TASK`; the same with every other metric;
     - `worst_scenario`, `worst_task`: the cell with the lowest AUC;
     - the difference to the reference on auc/macro: `difference`, `difference_low`, `difference_high` (95 %, not
       corrected), `p_adjusted` (Holm), `significant`;

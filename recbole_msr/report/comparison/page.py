@@ -9,9 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
+from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading, smaller_is_better
 from recbole_msr.report.comparison.board import (
-    HEADINGS,
     Entry,
     difference_words,
     leaderboard,
@@ -216,11 +215,18 @@ class _ComparePage:
             values = [[mean_of(entry["test"].get(key)) for key in keys] for entry in self._tested]
             if all(value is None for line in values for value in line):
                 continue
-            name, smaller = HEADINGS[metric], smaller_is_better(metric)
+            name, smaller = metric_heading(metric), smaller_is_better(metric)
+            ratio = METRICS[metric].direction is Direction.NEAREST_TO_ONE
             options[name] = heat_map(
-                labels, columns, values, caption=f"{name}, mean over the seeds", corner="model \\ scenario · task",
-                show=_FOUR, reverse=smaller,
-            )  # fmt: skip
+                labels,
+                columns,
+                [[None if v is None else v - 1 for v in line] for line in values] if ratio else values,
+                caption=f"{name}, mean over the seeds" + ("; best at 1, the palest" if ratio else ""),
+                corner="model \\ scenario · task",
+                scale="diverging" if ratio else "sequential",
+                show=_around_one if ratio else _FOUR,
+                reverse=smaller,
+            )
             others = [entry for entry in self._tested if entry["differences"]]
             found = [[entry["differences"].get(key) for key in keys] for entry in others]
             if any(difference for line in found for difference in line):
@@ -286,10 +292,14 @@ class _ComparePage:
         ]
 
 
+def _around_one(distance: float) -> str:
+    return f"{1 + distance:.4f}"
+
+
 def _heading(key: str) -> str:
     """A metric key in words: "AUC macro", "AUC young · click"."""
     metric, *rest = key.split("/")
-    return f"{HEADINGS.get(metric, metric)} {' · '.join(rest)}"
+    return f"{metric_heading(metric)} {' · '.join(rest)}"
 
 
 def _built(title: str, parts: Callable[[], list[str | Markup]]) -> list[str | Markup]:

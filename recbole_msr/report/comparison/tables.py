@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import METRICS, metric_heading
 
-HEADINGS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 MISSING = "–"  # noqa: RUF001
 
 
@@ -95,7 +94,7 @@ def mean(entry: Mapping[str, Any], key: str) -> float | None:
 
 
 def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
-    """The tables in their order: values over all scenarios, AUC, GAUC and LogLoss by cell, transfer, cost.
+    """The tables in their order: values over all scenarios, each metric by cell, transfer, cost.
 
     Marks are of the test against the reference, in the transfer table of the test against training alone. A number has
     one only where the corrected test is significant. Tables by cell are left out where there is one cell or nothing
@@ -103,18 +102,12 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
     """
     scenarios, tasks = summary["scenarios"], summary["tasks"]
     against = f"the reference {summary['reference']}" if _any_difference(summary) else None
-    overall = [("AUC", "macro", "auc/macro"), ("AUC", "worst cell", "auc/worst")]
-    if len(tasks) > 1:
-        overall += [("AUC, macro", task, f"auc/{task}/macro") for task in tasks]
-    if any(mean(entry, "gauc/macro") is not None for entry in summary["entries"]):
-        overall.append(("GAUC", "macro", "gauc/macro"))
-    overall += [("LogLoss", "macro", "logloss/macro")]
-    overall += [("LogLoss, all rows", task, f"logloss/{task}") for task in tasks]
+    overall = [column for metric in METRICS for column in _overall(summary, metric)]
     made = [_metrics(summary, "quality", "Quality over all scenarios", overall, against)]
     for metric in METRICS if len(scenarios) * len(tasks) > 1 else ():
         cells = [(scenario, task, f"{metric}/{scenario}/{task}") for scenario in scenarios for task in tasks]
         if any(mean(entry, key) is not None for entry in summary["entries"] for _, _, key in cells):
-            made.append(_metrics(summary, metric, f"{HEADINGS[metric]} by scenario and task", cells, against))
+            made.append(_metrics(summary, metric, f"{metric_heading(metric)} by scenario and task", cells, against))
     if any(entry["transfer"] is not None for entry in summary["entries"]):
         made.append(_transfer(summary))
     return [*made, _cost(summary)]
@@ -237,6 +230,22 @@ def _transfer(summary: Mapping[str, Any]) -> TableData:
         "the same model trained on the scenario alone",
         ["Below zero the transfer is negative: training together harms the scenario."],
     )
+
+
+def _overall(summary: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
+    """Return a metric's columns of the first table (`Metric.compared`): group, name, metric key."""
+    if METRICS[metric].hidden_if_undefined and all(
+        mean(entry, f"{metric}/macro") is None for entry in summary["entries"]
+    ):
+        return []
+    name, tasks = metric_heading(metric), summary["tasks"]
+    columns = {
+        "macro": [(name, "macro", f"{metric}/macro")],
+        "worst": [(name, "worst cell", f"{metric}/worst")],
+        "tasks": [(f"{name}, macro", task, f"{metric}/{task}/macro") for task in tasks if len(tasks) > 1],
+        "all rows": [(f"{name}, all rows", task, f"{metric}/{task}") for task in tasks],
+    }
+    return [column for kind in METRICS[metric].compared for column in columns[kind]]
 
 
 def _cost(summary: Mapping[str, Any]) -> TableData:

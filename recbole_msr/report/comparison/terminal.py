@@ -31,7 +31,7 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
     """Print the verdict, then the leaderboard; quality and cost side by side where the terminal is wide enough.
 
     ▲ and ▼ stand only where a test against the reference (for transfer: against training alone) is significant.
-    LogLoss and GAUC by cell are in the files only.
+    Of the metrics by cell AUC is shown; the others are in the files only.
 
     Args:
         summary: the content of a comparison's summary.json.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TextIO
 
 from rich import box
@@ -11,48 +12,64 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.evaluation.cells import Cell, Evaluation
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import METRICS, metric_heading, shown
 
-_HEADINGS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
+_UNDEFINED, _SHORT = "undefined", "\N{EN DASH}"
+_ABSENT = "n/a"
 
 
 def result_table(evaluation: Evaluation, title: str | None = None) -> Table:
-    """The table for a terminal.
+    """Return the table for a terminal.
 
     What repeats another row is left out: the pooled rows of a single scenario, the mean and the worst of a
-    single cell. GAUC has a column only where some value of it is defined.
+    single cell. GAUC has a column only where some value of it is defined. A dash is an undefined value; n/a stands
+    for a metric that the version that wrote the result did not compute.
     """
+    return _table(evaluation, _metrics(evaluation), title, _notes(evaluation))
+
+
+def print_result(
+    evaluation: Evaluation, title: str | None = None, *, file: TextIO | None = None, width: int | None = None
+) -> None:
+    """Print the table to standard output or to `file`; with colours only where that is a terminal.
+
+    In a terminal with no room for all metrics beside the names, it comes in parts of some metrics each.
+    """
+    console = Console(file=file, width=width)
+    metrics = _metrics(evaluation)
+    parts = -(-len(metrics) // max(3, (console.width - 40) // 8))  # names and counts take 40 columns, a metric 8
+    ends = [-(-len(metrics) * part // parts) for part in range(parts + 1)]
+    for first, last in pairwise(ends):
+        notes = _notes(evaluation) if last == len(metrics) else []
+        console.print(_table(evaluation, metrics[first:last], None if first else title, notes))
+
+
+def _table(evaluation: Evaluation, metrics: Sequence[str], title: str | None, notes: Sequence[str]) -> Table:
     # Names are given as Text, since rich would take a scenario called "[18,25)" for a style.
     table = Table(
         title=None if title is None else Text(title),
-        caption=Text("\n".join(_notes(evaluation))),
+        caption=Text("\n".join(notes)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for number, heading in enumerate(_header(evaluation)):
+    for number, name in enumerate(_header(metrics)):
         if number < 2:
-            table.add_column(heading, overflow="fold")
+            table.add_column(name, overflow="fold")
         else:
-            table.add_column(heading, justify="right", no_wrap=True)
-    for section in _sections(evaluation):
+            table.add_column(name, justify="right", no_wrap=True)
+    for section in _sections(evaluation, metrics, _SHORT):  # the word, in many columns, would leave names no room
         for row in section:
             table.add_row(*map(Text, row))
         table.add_section()
     return table
 
 
-def print_result(
-    evaluation: Evaluation, title: str | None = None, *, file: TextIO | None = None, width: int | None = None
-) -> None:
-    """Print the table to standard output or to `file`; with colours only where that is a terminal."""
-    Console(file=file, width=width).print(result_table(evaluation, title))
-
-
 def markdown(evaluation: Evaluation) -> str:
-    """The same table in Markdown, its notes as a list below."""
-    header = _header(evaluation)
-    rows = [row for section in _sections(evaluation) for row in section]
+    """Return the same table in Markdown, with the word "undefined" for a dash and the notes as a list below."""
+    metrics = _metrics(evaluation)
+    header = _header(metrics)
+    rows = [row for section in _sections(evaluation, metrics, _UNDEFINED) for row in section]
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
     table = "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
     notes = "\n".join(f"- {note}" for note in _notes(evaluation))
@@ -60,23 +77,33 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def _metrics(evaluation: Evaluation) -> list[str]:
-    some_gauc = any(key.startswith("gauc") for key in evaluation.flat())
-    return [metric for metric in METRICS if metric != "gauc" or some_gauc]
+    """Return the metrics that have a column."""
+    defined = {key.split("/")[0] for key in evaluation.flat()}
+    return [name for name, metric in METRICS.items() if name in defined or not metric.hidden_if_undefined]
 
 
-def _header(evaluation: Evaluation) -> list[str]:
-    return ["Scenario", "Task", "Rows", "Positive", *(_HEADINGS[metric] for metric in _metrics(evaluation))]
+def _absent(evaluation: Evaluation) -> list[str]:
+    """Return the metrics that the version that wrote the result did not know."""
+    there = {metric for cell in evaluation.pooled.values() for metric in cell.values}
+    return [metric for metric in METRICS if metric not in there]
 
 
-def _sections(evaluation: Evaluation) -> list[list[list[str]]]:
-    metrics, tasks = _metrics(evaluation), evaluation.tasks
+def _header(metrics: Iterable[str]) -> list[str]:
+    return ["Scenario", "Task", "Rows", "Positive", *map(metric_heading, metrics)]
+
+
+def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) -> list[list[list[str]]]:
+    tasks, absent = evaluation.tasks, _absent(evaluation)
+
+    def number(metric: str, value: float | None) -> str:
+        return _ABSENT if metric in absent else undefined if value is None else shown(metric, value)
 
     def line(name: str, task: str, cell: Cell) -> list[str]:
         share = f"{cell.positives / cell.rows:.1%}" if cell.rows else ""
-        return [name, task, str(cell.rows), share, *(_number(cell.value(metric)) for metric in metrics)]
+        return [name, task, str(cell.rows), share, *(number(metric, cell.value(metric)) for metric in metrics)]
 
     def mean(name: str, task: str | None) -> list[str]:
-        return ["macro mean", name, "", "", *(_number(evaluation.macro(metric, task)) for metric in metrics)]
+        return ["macro mean", name, "", "", *(number(metric, evaluation.macro(metric, task)) for metric in metrics)]
 
     sections = [
         [line(scenario, task, cell) for scenario, row in evaluation.cells.items() for task, cell in row.items()]
@@ -107,12 +134,15 @@ def _notes(evaluation: Evaluation) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for scenario, task, reason in evaluation.undefined:
         by_reason.setdefault(reason, []).append(f"{scenario}/{task}")
-    if "gauc" in _metrics(evaluation):
+    absent = _absent(evaluation)
+    for metric in _metrics(evaluation):
         for scenario, row in evaluation.cells.items():
             for task, cell in row.items():
-                if cell.undefined is None and cell.gauc is None:
-                    by_reason.setdefault("GAUC: no user has both classes", []).append(f"{scenario}/{task}")
-    notes = [f"undefined, in no mean: {', '.join(names)} ({reason})" for reason, names in by_reason.items()]
+                if metric not in absent and cell.undefined is None and cell.value(metric) is None:
+                    reason = f"{metric_heading(metric)}: {METRICS[metric].undefined_reason}"
+                    by_reason.setdefault(reason, []).append(f"{scenario}/{task}")
+    notes = _other_worst(evaluation)
+    notes += [f"undefined, in no mean: {', '.join(names)} ({reason})" for reason, names in by_reason.items()]
     apart = {
         task: cell.rows - sum(row[task].rows for row in evaluation.cells.values())
         for task, cell in evaluation.pooled.items()
@@ -120,11 +150,25 @@ def _notes(evaluation: Evaluation) -> list[str]:
     if any(apart.values()):
         counts = ", ".join(f"{rows} ({task})" for task, rows in apart.items() if rows)
         notes.append(f"rows of no declared scenario, counted in 'all rows' only: {counts}")
+    headings = [metric_heading(metric) for metric in _metrics(evaluation) if metric in absent]
+    if headings:
+        notes.append(f"{_ABSENT}: the version that wrote this result did not compute {', '.join(headings)}")
     return notes
 
 
+def _other_worst(evaluation: Evaluation) -> list[str]:
+    """Return a note with the worst cells of metrics where these are not the one with the lowest AUC."""
+    lowest = evaluation.worst()
+    others = []
+    for metric in _metrics(evaluation):
+        worst = evaluation.worst(metric)
+        if lowest is not None and worst is not None and worst[:2] != lowest[:2]:
+            others.append(f"{metric_heading(metric)} {shown(metric, worst.value)} ({worst.scenario}/{worst.task})")
+    return [f"worst of other metrics: {', '.join(others)}"] if others else []
+
+
 def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return _UNDEFINED if value is None else f"{value:.4f}"
 
 
 def print_metrics(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from recbole_msr.evaluation.cells import Cell, Evaluation
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
@@ -19,8 +19,6 @@ from recbole_msr.report.tuning.figures import StudyFigures
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
-
-_HEADINGS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 
 
 def write_search_page(path: Path, study: optuna.Study, summary: Mapping[str, Any]) -> None:
@@ -153,7 +151,7 @@ class _SearchPage:
         maps = [
             _gain_map(metric, best, defaults)
             for metric in METRICS
-            if metric != "logloss" and _has(metric, best) and _has(metric, defaults)
+            if METRICS[metric].direction is Direction.LARGER and _has(metric, best) and _has(metric, defaults)
         ]
         return [said, *maps, self._cell_table(best, defaults)]
 
@@ -165,8 +163,8 @@ class _SearchPage:
         metrics = [metric for metric in METRICS if _has(metric, best)]
         header = ["Scenario", "Task", "Rows"]
         for metric in metrics:
-            name = _HEADINGS[metric]
-            header += [name] if defaults is None else [f"{name}, defaults", f"{name}, best", "gain"]
+            name, less = metric_heading(metric), "gain" if METRICS[metric].direction is Direction.LARGER else "change"
+            header += [name] if defaults is None else [f"{name}, defaults", f"{name}, best", less]
 
         def line(
             scenario: str, task: str, rows: int | None, values: list[tuple[float | None, float | None]]
@@ -221,7 +219,7 @@ class _SearchPage:
         cells = final["test"].get("cells") or []
         if cells:
             metrics = [m for m in METRICS if any(_mean(cell.get(m))[0] is not None for cell in cells)]
-            header = ["Scenario", "Task", *(part for m in metrics for part in (_HEADINGS[m], "deviation"))]
+            header = ["Scenario", "Task", *(part for m in metrics for part in (metric_heading(m), "deviation"))]
             lines = [
                 [cell["scenario"], cell["task"], *(part for m in metrics for part in _mean(cell.get(m)))]
                 for cell in cells
@@ -319,7 +317,7 @@ def _gain_map(metric: str, best: Evaluation, defaults: Evaluation) -> Markup:
         for scenario in best.cells
     ]
     return heat_map(
-        list(best.cells), tasks, values, caption=f"Gain in {_HEADINGS[metric]}: best less defaults",
+        list(best.cells), tasks, values, caption=f"Gain in {metric_heading(metric)}: best less defaults",
         corner="scenario \\ task", scale="diverging", show="{:+.4f}".format,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TextIO
 
 from rich import box
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_METRICS = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
+from recbole_msr.evaluation.metrics import METRICS, metric_heading
 
 
 def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
@@ -44,10 +45,18 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
         cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
-        rows = [(scenario, task, *(_spread(cell[metric]) for metric in _METRICS)) for scenario, task, cell in cells]
         seeds = ", ".join(map(str, final["seeds"]))
         title = f"Test of the {which} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
-        console.print(_table(title, ["scenario", "task", *_METRICS.values()], rows, 2))
+        for part in _parts([metric for metric in METRICS if metric in cells[0][2]], console.width):
+            rows = [(scenario, task, *(_spread(cell[metric]) for metric in part)) for scenario, task, cell in cells]
+            console.print(_table(title, ["scenario", "task", *map(metric_heading, part)], rows, 2))
+
+
+def _parts(metrics: Sequence[str], width: int) -> list[Sequence[str]]:
+    """Cut metrics into as few parts as fit a terminal beside the names: these take 26 columns, a metric 17."""
+    count = -(-len(metrics) // max(3, (width - 26) // 17))
+    ends = [-(-len(metrics) * part // count) for part in range(count + 1)]
+    return [metrics[first:last] for first, last in pairwise(ends)]
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> Table:
