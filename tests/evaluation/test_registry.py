@@ -21,6 +21,7 @@ from recbole_msr.report.comparison.leaderboard import markdown as comparison_mar
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.report.comparison.terminal import print_comparison
 from recbole_msr.report.run.result_table import print_result
+from recbole_msr.runs.result_file import read_result
 from tests.comparison.summaries import evaluation, make_summary
 from tests.conftest import SCENARIOS, SETTINGS
 from tests.tracking.read_back import runs
@@ -148,3 +149,74 @@ def test_ece_chooses_the_epoch_with_the_smallest(tiny_data, offline):
     with open("out/metrics.csv", newline="") as file:
         values = [float(row["valid/ece"]) for row in csv.DictReader(file)]
     assert found.summary["best_valid_score"] == pytest.approx(min(values))
+
+
+@pytest.fixture
+def written(tiny_data, offline):
+    """The result.json of a run, and its content."""
+    found = recbole_msr.run("SharedBottom", "tiny", config=SMALL | {"data_path": str(tiny_data), "output_dir": "out"})
+    path = found.folder / "result.json"
+    return path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def _cells(result):
+    for split in (result["valid"], result["test"]):
+        for row in (split["pooled"], *split["cells"].values()):
+            yield from row.values()
+
+
+def test_a_result_without_the_newer_metrics_is_read(written):
+    path, result = written
+    for cell in _cells(result):
+        del cell["ece"], cell["pcoc"]
+    path.write_text(json.dumps(result), encoding="utf-8")
+    assert read_result(path) == result
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "told"),
+    [
+        ("auc", None, "young, click has other metrics than task click of all scenarios"),
+        ("ece", None, "young, click has other metrics than task click of all scenarios"),
+        ("auc", 1.5, "young, click: auc is out of range"),
+        ("pcoc", -0.1, "young, click: pcoc is out of range"),
+        ("logloss", -0.1, "young, click: logloss is out of range"),
+        ("ece", "0.1", "'test.cells.young.click.ece' must be a finite number or null, got '0.1'"),
+        ("speed", 0.1, "'speed' is no metric"),
+    ],
+)
+def test_a_cell_that_lacks_a_metric_of_the_others_or_has_one_out_of_range_is_damage(metric, value, told, tmp_path):
+    names = ["young", "old"]
+    rows = evaluation(1.0, 1, scenarios=names, tasks=["click"]).to_dict()
+    if value is None:
+        del rows["cells"]["young"]["click"][metric]
+    else:
+        rows["cells"]["young"]["click"][metric] = value
+    result = {
+        "model": "LR", "dataset": "tiny", "seed": 1, "best_epoch": 1, "epochs": 1, "parameters": 1,
+        "main_task": "click", "scenarios": names, "tasks": ["click"], "valid": {"metrics": {}},
+        "test": {"metrics": {}, **rows}, "seconds": {"train": 1.0}, "rows_per_second": None,
+    }  # fmt: skip
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        read_result(path)
+    assert str(caught.value).startswith(f"{path} is damaged: ")
+    assert told in str(caught.value)
+
+
+def test_a_comparison_of_before_the_newer_metrics_has_dashes(tmp_path):
+    summary = make_summary({"HiNet": 1.5, "PLE": 2.0}, {"PLE": 0.001})
+    for entry in summary["entries"]:
+        for split in ("test", "valid"):
+            kept = {key: value for key, value in entry[split].items() if not key.startswith(("ece", "pcoc"))}
+            entry[split] = kept
+    assert leaderboard_frame(summary)["ece/macro"].isna().all()
+    text = comparison_markdown(summary)
+    lines = text[text.index("ECE: macro") :].splitlines()
+    assert [line.rsplit("|", 4)[1:-1] for line in lines[2:4]] == [[" – ", " – ", " – "]] * 2  # noqa: RUF001
+    summary["verdict"] = ["One sentence."]
+    write_compare_page(tmp_path / "report.html", summary, tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "AUC macro" in page
+    assert "could not be made" not in page

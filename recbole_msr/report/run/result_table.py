@@ -47,10 +47,11 @@ def print_result(
 def _table(evaluation: Evaluation, metrics: Sequence[str], title: str | None, notes: Sequence[str]) -> Table:
     # Names are given as Text, since rich would take a scenario called "[18,25)" for a style.
     table = Table(
-        title=None if title is None else Text(title),
-        caption=Text("\n".join(notes)),
+        title=None if title is None else Text(f"{title}\n"),
+        caption=Text("\n".join(["", *notes])) if notes else None,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
         padding=(0, 1, 0, 0),
     )
     for number, name in enumerate(_header(metrics)):
