@@ -27,11 +27,15 @@ def test_properties_are_in_wheel_and_sdist(distributions):
     names = zipfile.ZipFile(wheel).namelist()
     for path in ROOT.glob("properties/**/*.yaml"):
         assert f"recbole_msr/{path.relative_to(ROOT).as_posix()}" in names
+    assets = [path for path in ROOT.glob("recbole_msr/report/html/*.*") if path.suffix != ".py"]
+    assert {path.suffix for path in assets} == {".css", ".js", ".j2"}  # of pages
+    assert {path.relative_to(ROOT).as_posix() for path in assets} <= set(names)
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = [name.split("/", 1)[1] for name in archive.getnames()]
     assert "properties/overall.yaml" in inside
     assert "pyproject.toml" in inside
+    assert {path.relative_to(ROOT).as_posix() for path in assets} <= set(inside)
 
 
 def test_the_unpacked_wheel_finds_its_own_properties_and_builds_a_model_config(distributions, tmp_path):

@@ -37,8 +37,9 @@ from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
-from recbole_msr.report.comparison.leaderboard import leaderboard_frame, verdict, write_tables
+from recbole_msr.report.comparison.frames import leaderboard_frame, write_tables
 from recbole_msr.report.comparison.page import write_compare_page
+from recbole_msr.report.comparison.verdict import verdict
 from recbole_msr.runs.folder import is_finished
 from recbole_msr.runs.knowledge import built_knowledge
 from recbole_msr.runs.versions import versions

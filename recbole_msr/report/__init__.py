@@ -1,4 +1,4 @@
-"""What is shown to people: result tables, leaderboards, plots."""
+"""Show results to people: tables in a terminal, Markdown and LaTeX; pages with figures."""
 
 from recbole_msr.report.run.result_table import markdown, print_result, result_table
 

@@ -2,7 +2,8 @@ import copy
 
 import pytest
 
-from recbole_msr.report.comparison.verdict import p_value, verdict
+from recbole_msr.report.comparison.differences import p_clause
+from recbole_msr.report.comparison.verdict import verdict
 from tests.comparison.summaries import SCENARIOS, TASKS, entry, failed, make_summary
 
 SKILLS = {"HiNet": 1.5, "PLE": 2.0, "LR": 0.5, "STAR": 1.51}
@@ -186,4 +187,4 @@ def test_one_cell_is_not_told_twice():
     ("p", "text"), [(0.04961, "p = 0.0496"), (1e-5, "p < 0.0001"), (1.0, "p = 1"), (None, "p unknown")]
 )
 def test_p_values_are_not_rounded_to_the_border(p, text):
-    assert p_value(p) == text
+    assert p_clause(p) == text

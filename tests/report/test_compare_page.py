@@ -14,6 +14,7 @@ import pytest
 from recbole_msr import load
 from recbole_msr.errors import InputError
 from recbole_msr.report.comparison.figures import Point, pareto_front
+from recbole_msr.report.comparison.latex_markdown import markdown
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.report.html.page import Page, choice, heat_map
 from tests.report.comparisons import (
@@ -120,11 +121,11 @@ def test_the_leaderboard_has_mean_and_deviation_of_the_runs_own_results(page, su
     for metric, heading in (("auc", "AUC"), ("gauc", "GAUC"), ("logloss", "LogLoss"), ("ece", "ECE"), ("pcoc", "PCOC")):
         values = [result["macro"][metric] for result in results]
         told = f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-        assert board["SharedBottom"][f"{heading} macro"].split(" ▲")[0].split(" ▼")[0] == told
+        assert board["SharedBottom"][f"{heading}: macro"].split(" ▲")[0].split(" ▼")[0] == told
         of_cell = [result["cells"]["mid & old"]["like"][metric] for result in results]
-        assert f"{statistics.mean(of_cell):.4f}" in board["SharedBottom"][f"{heading} mid & old · like"]
+        assert f"{statistics.mean(of_cell):.4f}" in board["SharedBottom"][f"{heading}: mid & old · like"]
         pooled = [result["pooled"]["like"][metric] for result in results]
-        assert f"{statistics.mean(pooled):.4f}" in board["SharedBottom"][f"{heading} like"]
+        assert f"{statistics.mean(pooled):.4f}" in board["SharedBottom"][f"{heading}: like"]
     # RecBole's LR is two runs a seed, one a task, and one line.
     of_task = {
         task: json.loads((compared[1] / f"runs/LR/{task}/joint/seed-2020/result.json").read_text())["parameters"]
@@ -133,8 +134,8 @@ def test_the_leaderboard_has_mean_and_deviation_of_the_runs_own_results(page, su
     assert board["LR"]["Parameters"] == f"{sum(of_task.values()):,}"
     assert board["LR"]["Kind"] == "single-task"
     worst = _entry(summary, "LR")["worst_cell"]
-    assert board["LR"]["AUC worst"].endswith(f"{worst['scenario']} · {worst['task']}")
-    assert "HiNet reference" in board
+    assert board["LR"]["AUC: worst"].endswith(f"{worst['scenario']} · {worst['task']}")
+    assert "HiNet (reference)" in board
 
 
 def test_only_a_significant_difference_has_a_mark_and_nothing_is_bold(page, summary):
@@ -145,10 +146,10 @@ def test_only_a_significant_difference_has_a_mark_and_nothing_is_bold(page, summ
     lr["differences"]["logloss/macro"] = difference(-0.02, half=0.015, p=0.012, smaller=True)
     html, figures = page(summary)
     board = _board(html)
-    assert board["SharedBottom"]["AUC macro"].endswith("▲")
-    assert board["SharedBottom"]["LogLoss macro"].endswith("▼")  # more of it is worse
-    assert board["LR"]["LogLoss macro"].endswith("▲")
-    assert not re.search("[▲▼]", board["LR"]["AUC macro"] + board["HiNet reference"]["AUC macro"])
+    assert board["SharedBottom"]["AUC: macro"].endswith("▲")
+    assert board["SharedBottom"]["LogLoss: macro"].endswith("▼")  # more of it is worse
+    assert board["LR"]["LogLoss: macro"].endswith("▲")
+    assert not re.search("[▲▼]", board["LR"]["AUC: macro"] + board["HiNet (reference)"]["AUC: macro"])
     assert not any(re.search("[▲▼]", cell) for line in board.values() for key, cell in line.items() if "GAUC" in key)
     titles = [entities.unescape(title) for title in re.findall('<span class="mark[^"]*" title="([^"]*)"', html)]
     assert "+0.0200 against HiNet, 95 % interval +0.0050 to +0.0350, p adjusted 0.012: significantly better" in titles
@@ -174,6 +175,22 @@ def test_the_differences_stand_in_a_table_too(page, summary):
     assert re.findall(r'<th scope="row">(\w+)</th>', section)[:2] == ["LR", "SharedBottom"]
     row = re.search(r'<tr><th scope="row">LR</th>(.*?)</tr>', section).group(1)
     assert _words(row) == "+0.0500 -0.0100 +0.1100 0.0200 0.0150 0.045 0.090 not significant"
+
+
+def test_the_leaderboard_has_the_numbers_of_the_tables_for_a_paper(page, summary):
+    """Markdown and the page are drawn from the same columns: what both have is the same, mark by mark."""
+    _entry(summary, "LR")["differences"]["auc/macro"] = difference(-0.05)
+    board = _board(page(summary)[0])
+    quality, *_, cost = re.split(r"(?m)^## ", markdown(summary))[1:-1]
+    same = {"AUC: macro": "AUC: macro", "GAUC: macro": "GAUC: macro", "LogLoss: macro": "LogLoss: macro"}
+    for table, columns in ((quality, same), (cost, {name: name for name in board["LR"] if name in cost})):
+        header, _, *rows = [line.split(" | ") for line in table.splitlines() if line.startswith("|")]
+        assert len(rows) == 3
+        for label, *cells in rows:
+            shown = dict(zip([name.strip(" |") for name in header[1:]], (c.strip(" |") for c in cells), strict=True))
+            for ours, theirs in columns.items():
+                signs = board[label.strip(" |")][ours].replace(" ▲", "").replace(" ▼", "†")
+                assert shown[theirs].replace("**", "") == signs, (label, ours)
 
 
 def test_a_reference_that_loses_is_told_first(page, summary):
@@ -309,7 +326,7 @@ def test_negative_transfer_is_told_by_scenario(page, summary):
     assert _words(row).endswith("▼ negative transfer")
     assert ">+0.0300 ▲</td>" in section
     assert ">-0.0010</td>" in section  # not significant, no mark
-    assert _board(html)["HiNet reference"]["Transfer"] == "-0.0167 ▼"
+    assert _board(html)["HiNet (reference)"]["Transfer"] == "-0.0167 ▼"
     assert "Negative transfer" not in re.findall("<h2>(.*?)</h2>", page(make_summary([failed("a", "b")]))[0])
 
 
@@ -349,9 +366,9 @@ def test_a_failed_entry_stays_with_its_reason(page, summary):
     summary["entries"].insert(1, failed("SASRec", reason))
     html, _ = page(summary)
     board = _board(html)
-    assert list(board)[-1] == "SASRec failed"  # behind those with a result
-    assert board["SASRec failed"]["Status"] == f"failed {reason}"
-    assert board["SASRec failed"]["AUC macro"] == "\N{EN DASH}"
+    assert list(board)[-1] == "SASRec: failed"  # behind those with a result
+    assert board["SASRec: failed"]["Status"] == f"failed {reason}"
+    assert board["SASRec: failed"]["AUC: macro"] == "\N{EN DASH}"
     assert "There is no configuration: no run began" in _section(html, "Configurations")
 
 
@@ -362,9 +379,9 @@ def test_a_partial_entry_is_marked_and_keeps_its_numbers(page, summary):
     for spread in entry["test"].values():
         spread.update(deviation=None)
     html, _ = page(summary)
-    line = _board(html)["SharedBottom partial"]
+    line = _board(html)["SharedBottom (1 of 2 seeds)"]
     assert line["Seeds"] == "1"
-    assert re.match(r"0\.\d{4}( [▲▼])?$", line["AUC macro"])
+    assert re.match(r"0\.\d{4}( [▲▼])?$", line["AUC: macro"])
     assert "Without a curve: SharedBottom, seed 2021." in html
 
 
@@ -554,9 +571,9 @@ def test_the_leaderboard_sorts_by_a_click_and_by_the_keyboard(browser, written):
     macro = {e["label"]: e["test"]["auc/macro"]["mean"] for e in summary["entries"] if e["test"]}
     assert _models(browser) == [*sorted(macro, key=macro.get, reverse=True), "SASRec"]
     buttons = {b.text: b for b in browser.find_elements(By.CSS_SELECTOR, ".board thead button")}
-    buttons["AUC macro"].click()
+    buttons["AUC: macro"].click()
     assert _models(browser) == [*sorted(macro, key=macro.get), "SASRec"]
-    assert buttons["AUC macro"].find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
+    assert buttons["AUC: macro"].find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
     browser.execute_script("arguments[0].scrollIntoView()", buttons["Parameters"])
     buttons["Parameters"].send_keys(Keys.ENTER)
     size = {e["label"]: e["cost"]["parameters"] for e in summary["entries"] if e["test"]}
@@ -599,17 +616,18 @@ def test_the_leaderboard_shows_one_metric_and_the_columns_asked_for(browser, wri
     for heading in ("AUC", "GAUC", "ECE", "PCOC", "LogLoss"):
         _pick(browser, "metric", heading)
         shown = _headings(browser)
-        assert [h for h in shown if re.match("(AUC|GAUC|LogLoss|ECE|PCOC) ", h)] == [
-            f"{heading} {place}" for place in ("macro", "worst", *places)
+        assert [h for h in shown if re.match("(AUC|GAUC|LogLoss|ECE|PCOC): ", h)] == [
+            f"{heading}: {place}" for place in ("macro", "worst", *places)
         ]
-        assert {"Transfer", "Parameters", "FLOPs", "ms, 1 row", "ms, 4096 rows", "Train s", "Rows/s", "Search"} <= {
-            *shown
+        assert set(shown) >= {
+            *("Transfer", "Parameters", "FLOPs a row", "Latency, ms: 1 row", "Latency, ms: 4096 rows"),
+            *("Training: seconds", "Training: rows/s", "Search: trials", "Search: seconds", "Search: epochs"),
         }
     _pick(browser, "columns", "cost")
     assert _headings(browser)[:2] == ["Model", "Parameters"]
     _pick(browser, "columns", "quality")
     assert "Parameters" not in _headings(browser)
-    assert "LogLoss macro" in _headings(browser)  # the metric stays
+    assert "LogLoss: macro" in _headings(browser)  # the metric stays
     loss = {e["label"]: e["test"]["logloss/macro"]["mean"] for e in summary["entries"] if e["test"]}
     cells = browser.execute_script(
         "return [...document.querySelectorAll('.board tbody tr')].map(r => [r.dataset.name,"
@@ -620,7 +638,7 @@ def test_the_leaderboard_shows_one_metric_and_the_columns_asked_for(browser, wri
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_readable_in_both_schemes_and_fits_a_narrow_window(browser, written, scheme):
-    from recbole_msr.report.html.page import contrast
+    from recbole_msr.report.html.colours import contrast
 
     _, path = written
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

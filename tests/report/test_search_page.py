@@ -319,7 +319,7 @@ def test_a_click_sorts_the_trials_by_number_and_nothing_stays_last(browser, writ
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_figures_are_readable_in_both_schemes_and_fit_a_narrow_window(browser, written, scheme):
-    from recbole_msr.report.html.page import contrast
+    from recbole_msr.report.html.colours import contrast
 
     _, path = written
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

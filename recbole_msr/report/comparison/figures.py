@@ -1,4 +1,4 @@
-"""The pictures of a comparison: differences to the reference, quality against cost, curves, best so far of searches."""
+"""The figures of a comparison: differences to the reference, quality against cost, curves, best so far of searches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from recbole_msr.report.figures import COLOURS, figure, hover, line_style, short
+from recbole_msr.report.figures import LEGEND_ON_TOP, MARGIN, figure, hover, short
+from recbole_msr.report.html.colours import COLOURS, line_style
 
 BETTER, WORSE, EQUAL = "significantly better", "significantly worse", "not significant"
 _OUTCOMES = {BETTER: COLOURS["complete"], WORSE: COLOURS["pruned"], EQUAL: COLOURS["running"]}
-_LONG = 24
-"""So many letters of a model's name stand on one line."""
+_NAME_WIDTH = 24
+"""Letters of a model's name that stand on one line."""
 _SHAPES = ("circle", "square", "diamond")
-_ON_TOP = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-_MARGIN = {"l": 20, "r": 20, "t": 30, "b": 20}
 
 
 @dataclass(frozen=True)
@@ -29,19 +28,19 @@ class Line:
     Attributes:
         label: whose it is; lines of one label have one colour and one place in the legend.
         number: the number of its colour.
-        says: what this one is, for the hover label: "seed 2020".
+        run: the run that it shows, for the hover label: "seed 2020".
         x, y: its points.
     """
 
     label: str
     number: int
-    says: str
+    run: str
     x: Sequence[float]
     y: Sequence[float]
 
 
 def forest(differences: Mapping[str, Mapping[str, Any]], heading: str, reference: str, smaller: bool) -> Markup:
-    """Differences to the reference with their intervals, the greatest at the top.
+    """Return differences to the reference with their intervals, the greatest at the top.
 
     Args:
         differences: by label, as in the summary; at least one.
@@ -57,24 +56,24 @@ def forest(differences: Mapping[str, Mapping[str, Any]], heading: str, reference
         labels = [label for label in order if _outcome(differences[label]) == outcome]
         if not labels:
             continue
-        found = [differences[label] for label in labels]
+        of_outcome = [differences[label] for label in labels]
         drawn.add_scatter(
-            x=[difference["mean"] for difference in found],
+            x=[difference["mean"] for difference in of_outcome],
             y=[order.index(label) for label in labels],
             **{"mode": "markers", "name": outcome, "showlegend": True, "hoverinfo": "text"},
             text=[
                 f"{hover(label)}: {d['mean']:+.4f}<br>95 %: {d['low']:+.4f} to {d['high']:+.4f}<br>{outcome}"
-                for label, d in zip(labels, found, strict=True)
+                for label, d in zip(labels, of_outcome, strict=True)
             ],
             marker={"color": colour, "size": 10, "symbol": "circle-open" if outcome == EQUAL else "circle"},
             error_x={
                 **{"type": "data", "symmetric": False, "color": colour, "thickness": 2, "width": 5},
-                "array": [d["high"] - d["mean"] for d in found],
-                "arrayminus": [d["mean"] - d["low"] for d in found],
+                "array": [d["high"] - d["mean"] for d in of_outcome],
+                "arrayminus": [d["mean"] - d["low"] for d in of_outcome],
             },
         )
     drawn.add_vline(x=0, line={"color": COLOURS["running"], "width": 1.5, "dash": "dash"})
-    drawn.update_layout(legend=_ON_TOP, margin=_MARGIN, hovermode="closest")
+    drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, hovermode="closest")
     better = "left" if smaller else "right"
     drawn.update_xaxes(title=f"difference in {hover(heading)}<br>(better to the {better})", zeroline=False, nticks=6)
     ticks = [_tick(label) for label in order]
@@ -91,20 +90,26 @@ def _outcome(difference: Mapping[str, Any]) -> str:
 
 
 def _tick(label: str) -> str:
-    """A long name on several lines, so that a narrow window has room for the picture."""
+    """Break a long name into lines, so that a narrow window has room for the figure."""
     lines = [""]
     for part in re.findall(r"[^ =/]*[ =/]?", label):
-        if lines[-1] and len(lines[-1] + part) > _LONG:
+        if lines[-1] and len(lines[-1] + part) > _NAME_WIDTH:
             lines.append("")
         lines[-1] += part
-    return "<br>".join(hover(part) for line in lines for part in textwrap.wrap(line, _LONG)) or " "
+    return "<br>".join(hover(part) for line in lines for part in textwrap.wrap(line, _NAME_WIDTH)) or " "
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model of `cost_figure`: its quality (higher is better), the deviation of that, and its cost.
+    """A model of `cost_figure`.
 
-    `number` is that of its colour.
+    Attributes:
+        label: its name.
+        number: the number of its colour.
+        kind: "multi-task" or "single-task".
+        cost: its cost, smaller is better.
+        quality: its quality, higher is better.
+        deviation: the standard deviation of the quality, None for one seed.
     """
 
     label: str
@@ -116,7 +121,7 @@ class Point:
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in quality or cost without losing in the other; the cheapest first."""
+    """Return the points that no other beats in quality or cost without losing in the other; the cheapest first."""
 
     def beaten(point: Point) -> bool:
         return any(
@@ -130,11 +135,12 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def cost_figure(points: Sequence[Point], cost: str, quality: str) -> Markup:
-    """Quality by cost, with the front.
+    """Return quality by cost, with the front.
 
     Args:
         points: at least one.
-        cost, quality: titles of the axes.
+        cost: title of the horizontal axis.
+        quality: title of the vertical axis.
     """
     from plotly import graph_objects as go
 
@@ -166,7 +172,7 @@ def cost_figure(points: Sequence[Point], cost: str, quality: str) -> Markup:
             },
             error_y={"type": "data", "array": [point.deviation or 0.0], "color": colour, "thickness": 1.2},
         )
-    drawn.update_layout(legend=_ON_TOP, margin=_MARGIN, hovermode="closest")
+    drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, hovermode="closest")
     # On a logarithmic axis only powers of ten are named, and a few between them.
     drawn.update_xaxes(title=hover(cost), type="log" if log else "linear", dtick=1 if log else None, nticks=6)
     drawn.update_xaxes(zeroline=False)
@@ -175,27 +181,28 @@ def cost_figure(points: Sequence[Point], cost: str, quality: str) -> Markup:
 
 
 def curves(lines: Sequence[Line], x: str, y: str, steps: bool = False) -> Markup:
-    """Lines by epoch or by trial; the lines of a label are one trace.
+    """Return lines by epoch or by trial; the lines of a label are one trace.
 
     Args:
         lines: at least one.
-        x, y: titles of the axes.
+        x: title of the horizontal axis.
+        y: title of the vertical axis.
         steps: whether a value holds until the next.
     """
     from plotly import graph_objects as go
 
     drawn = go.Figure()
     for label in dict.fromkeys(line.label for line in lines):
-        own = [line for line in lines if line.label == label]
+        of_label = [line for line in lines if line.label == label]
         drawn.add_scatter(
-            x=[place for line in own for place in (*line.x, None)],
-            y=[value for line in own for value in (*line.y, None)],
-            text=[words for line in own for words in _told(line, x)],
+            x=[place for line in of_label for place in (*line.x, None)],
+            y=[value for line in of_label for value in (*line.y, None)],
+            text=[words for line in of_label for words in _hover_labels(line, x)],
             **{"mode": "lines+markers", "hoverinfo": "text", "connectgaps": False, "name": hover(label)},
             **{"showlegend": True, "marker": {"size": 4}},
-            line={**line_style(own[0].number), "width": 1.6, "shape": "hv" if steps else "linear"},
+            line={**line_style(of_label[0].number), "width": 1.6, "shape": "hv" if steps else "linear"},
         )
-    drawn.update_layout(legend=_ON_TOP, margin=_MARGIN, hovermode="closest")
+    drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, hovermode="closest")
     places = [place for line in lines for place in line.x]
     drawn.update_xaxes(title=x, dtick=1 if max(places) - min(places) <= 15 else None, zeroline=False)
     values = [value for line in lines for value in line.y]
@@ -206,11 +213,11 @@ def curves(lines: Sequence[Line], x: str, y: str, steps: bool = False) -> Markup
 
 
 def _height(names: int) -> int:
-    """Of a figure with so many names in its legend, which in a narrow window has a line for each."""
+    """Return the height of a figure with this many names in its legend: in a narrow window each has a line."""
     return 380 + 16 * names
 
 
-def _told(line: Line, x: str) -> list[str]:
-    says = f", {hover(line.says)}" if line.says else ""
-    told = [f"{hover(line.label)}{says}, {x} {at:g}: {value:.4f}" for at, value in zip(line.x, line.y, strict=True)]
-    return [*told, ""]
+def _hover_labels(line: Line, x: str) -> list[str]:
+    run = f", {hover(line.run)}" if line.run else ""
+    labels = [f"{hover(line.label)}{run}, {x} {at:g}: {value:.4f}" for at, value in zip(line.x, line.y, strict=True)]
+    return [*labels, ""]

@@ -1,4 +1,4 @@
-"""One page about a comparison: who is better than the reference, how sure that is, where, and at what cost."""
+"""The page of a comparison: who is better than the reference, how sure that is, where, and at what cost."""
 
 from __future__ import annotations
 
@@ -10,23 +10,18 @@ from typing import Any
 from markupsafe import Markup
 
 from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading, smaller_is_better
-from recbole_msr.report.comparison.board import (
-    Entry,
-    difference_words,
-    leaderboard,
-    mark_of,
-    mean_of,
-    p_words,
-)
+from recbole_msr.report.comparison.differences import describe_difference, mark_of, p_number, sign_of
 from recbole_msr.report.comparison.figures import Point, cost_figure, forest
-from recbole_msr.report.comparison.runs import RunParts
+from recbole_msr.report.comparison.leaderboard import leaderboard_part
+from recbole_msr.report.comparison.run_sections import RunSections
+from recbole_msr.report.comparison.tables import Entry, mean, mean_of
 from recbole_msr.report.figures import figure_scripts
 from recbole_msr.report.html.page import Number, Page, choice, facts, heat_map, note, table, text
 
 logger = logging.getLogger(__name__)
 
-_MOST_KEYS = 80
-"""The reader picks one of so many metrics to see differences in; cells.csv has the others."""
+_MAX_KEYS = 80
+"""Maximum number of metrics that the reader can pick to see differences in; cells.csv has the others."""
 _SIGNED = "{:+.4f}".format
 _FOUR = "{:.4f}".format
 _COSTS = {
@@ -50,11 +45,11 @@ def write_compare_page(path: Path, summary: Mapping[str, Any], folder: Path) -> 
     Raises:
         InputError: the file cannot be written.
     """
-    _ComparePage(summary, RunParts(summary, Path(folder), Path(path).parent)).write(Path(path))
+    _ComparePage(summary, RunSections(summary, Path(folder), Path(path).parent)).write(Path(path))
 
 
 class _ComparePage:
-    def __init__(self, summary: Mapping[str, Any], runs: RunParts) -> None:
+    def __init__(self, summary: Mapping[str, Any], runs: RunSections) -> None:
         self._summary, self._runs = summary, runs
         self._entries: list[Entry] = list(summary["entries"])
         self._tested = [entry for entry in self._entries if entry["test"]]
@@ -85,7 +80,7 @@ class _ComparePage:
         page.section("How to do it again", *self._again(), figure_scripts())
         page.write(path)
 
-    # What was found.
+    # The numbers of the summary.
 
     def _verdict(self) -> list[str | Markup]:
         summary = self._summary
@@ -127,8 +122,7 @@ class _ComparePage:
         return cell.get("rows"), cell.get("positives")
 
     def _leaderboard(self) -> list[str | Markup]:
-        parts: list[str | Markup] = ["On the test split, which nothing was chosen by."]
-        return [*parts, leaderboard(self._summary)]
+        return ["On the test split, which nothing was chosen by.", leaderboard_part(self._summary)]
 
     def _differences(self) -> list[str | Markup]:
         compared = [entry for entry in self._entries if entry["differences"]]
@@ -147,20 +141,20 @@ class _ComparePage:
         ]
         if len(self._summary["seeds"]) == 1:
             parts.append(note("There is one seed: how much the result depends on the seed is not known."))
-        if len(keys) > _MOST_KEYS:
-            parts.append(f"Of {len(keys)} metrics the first {_MOST_KEYS} are here; cells.csv has all.")
+        if len(keys) > _MAX_KEYS:
+            parts.append(f"Of {len(keys)} metrics the first {_MAX_KEYS} are here; cells.csv has all.")
         options: dict[str, list[str | Markup]] = {}
-        for key in keys[:_MOST_KEYS]:
-            found = {e["label"]: e["differences"][key] for e in compared if e["differences"].get(key)}
-            if found:
+        for key in keys[:_MAX_KEYS]:
+            differences = {e["label"]: e["differences"][key] for e in compared if e["differences"].get(key)}
+            if differences:
                 heading, smaller = _heading(key), smaller_is_better(key)
                 options[heading] = [
-                    forest(found, heading, self._reference, smaller),
-                    self._difference_table(found, heading, smaller),
+                    forest(differences, heading, self._reference, smaller),
+                    self._difference_table(differences, heading, smaller),
                 ]
         return [*parts, choice("Metric", options)]
 
-    def _difference_table(self, found: Mapping[str, Mapping[str, Any]], heading: str, smaller: bool) -> Markup:
+    def _difference_table(self, differences: Mapping[str, Mapping[str, Any]], heading: str, smaller: bool) -> Markup:
         header = ["Model", "Difference", "from", "to", "± rows", "± seeds", "p", "p adjusted", "Finding"]
         rows = [
             [
@@ -168,10 +162,10 @@ class _ComparePage:
                 *(Number(d[key], _SIGNED(d[key])) for key in ("mean", "low", "high")),
                 d["row_error"],
                 d["seed_error"],
-                *(None if d[key] is None else Number(d[key], p_words(d[key])) for key in ("p", "p_adjusted")),
-                f"{mark_of(d)} {'better' if d['better'] else 'worse' if d['worse'] else 'not significant'}".strip(),
+                *(None if d[key] is None else Number(d[key], p_number(d[key])) for key in ("p", "p_adjusted")),
+                f"{sign_of(d)} {mark_of(d) or 'not significant'}".strip(),
             ]
-            for label, d in sorted(found.items(), key=lambda pair: pair[1]["mean"], reverse=not smaller)
+            for label, d in sorted(differences.items(), key=lambda pair: pair[1]["mean"], reverse=not smaller)
         ]
         return table(
             header,
@@ -185,13 +179,11 @@ class _ComparePage:
         for key, title in _COSTS.items():
             points = []
             for number, entry in enumerate(self._entries):
-                cost, quality = entry["cost"].get(key), entry["test"].get("auc/macro")
+                cost, quality = entry["cost"].get(key), mean(entry, "auc/macro")
                 cost = mean_of(cost) if isinstance(cost, Mapping) else cost
-                mean = mean_of(quality)
-                if cost is not None and quality is not None and mean is not None:
-                    points.append(
-                        Point(entry["label"], number, entry["kind"], float(cost), mean, quality.get("deviation"))
-                    )
+                if cost is not None and quality is not None:
+                    deviation = entry["test"]["auc/macro"].get("deviation")
+                    points.append(Point(entry["label"], number, entry["kind"], float(cost), quality, deviation))
             if points:
                 options[title] = cost_figure(points, title, "macro AUC")
         if not options:
@@ -212,7 +204,7 @@ class _ComparePage:
         options: dict[str, Markup] = {}
         for metric in METRICS:
             keys = [f"{metric}/{scenario}/{task}" for scenario, task in places]
-            values = [[mean_of(entry["test"].get(key)) for key in keys] for entry in self._tested]
+            values = [[mean(entry, key) for key in keys] for entry in self._tested]
             if all(value is None for line in values for value in line):
                 continue
             name, smaller = metric_heading(metric), smaller_is_better(metric)
@@ -228,18 +220,18 @@ class _ComparePage:
                 reverse=smaller,
             )
             others = [entry for entry in self._tested if entry["differences"]]
-            found = [[entry["differences"].get(key) for key in keys] for entry in others]
-            if any(difference for line in found for difference in line):
+            differences = [[entry["differences"].get(key) for key in keys] for entry in others]
+            if any(difference for line in differences for difference in line):
                 options[f"{name}, difference to {self._reference}"] = heat_map(
                     [str(entry["label"]) for entry in others],
                     columns,
-                    [[None if d is None else d["mean"] for d in line] for line in found],
+                    [[None if d is None else d["mean"] for d in line] for line in differences],
                     caption=f"{name} less that of {self._reference}: blue is better; only ▲ and ▼ are significant",
                     corner="model \\ scenario · task",
                     scale="diverging",
                     show=_SIGNED,
                     reverse=smaller,
-                    marks=[[mark_of(d) for d in line] for line in found],
+                    marks=[[sign_of(d) for d in line] for line in differences],
                 )
         return [choice("Numbers", options)]
 
@@ -252,15 +244,17 @@ class _ComparePage:
             for (scenario, task), cell in zip(places, line, strict=True):
                 if cell is not None:
                     d = cell["difference"]
-                    found = {"▲": "▲ gains", "▼": "▼ negative transfer", "": "not significant"}[mark_of(d)]
+                    finding = {"better": "▲ gains", "worse": "▼ negative transfer"}.get(
+                        mark_of(d) or "", "not significant"
+                    )
                     numbers = (Number(d[key], _SIGNED(d[key])) for key in ("mean", "low", "high"))
-                    adjusted = Number(d["p_adjusted"], p_words(d["p_adjusted"]))
+                    adjusted = Number(d["p_adjusted"], p_number(d["p_adjusted"]))
                     rows.append(
-                        [entry["label"], scenario, task, cell["joint"], cell["alone"], *numbers, adjusted, found]
+                        [entry["label"], scenario, task, cell["joint"], cell["alone"], *numbers, adjusted, finding]
                     )
         header = ["Model", "Scenario", "Task", "Joint", "Alone", "Difference", "from", "to", "p adjusted", "Finding"]
         macros = [
-            f"{entry['label']}: {difference_words(entry['transfer']['macro'], 'each scenario alone')}."
+            f"{entry['label']}: {describe_difference(entry['transfer']['macro'], 'each scenario alone')}."
             for entry in having
             if entry["transfer"].get("macro")
         ]
@@ -277,7 +271,7 @@ class _ComparePage:
                 corner="model \\ scenario · task",
                 scale="diverging",
                 show=_SIGNED,
-                marks=[["" if cell is None else mark_of(cell["difference"]) for cell in line] for line in cells],
+                marks=[["" if cell is None else sign_of(cell["difference"]) for cell in line] for line in cells],
             ),
             table(header, rows, caption="Joint and alone: AUC, difference, 95 % interval", sortable=True),
         ]  # fmt: skip
@@ -297,13 +291,13 @@ def _around_one(distance: float) -> str:
 
 
 def _heading(key: str) -> str:
-    """A metric key in words: "AUC macro", "AUC young · click"."""
+    """Return a metric key in words: "AUC macro", "AUC young · click"."""
     metric, *rest = key.split("/")
     return f"{metric_heading(metric)} {' · '.join(rest)}"
 
 
 def _built(title: str, parts: Callable[[], list[str | Markup]]) -> list[str | Markup]:
-    """A section's parts, or why there are none. One that fails must not cost the others."""
+    """Return a section's parts, or why there are none. One that fails must not cost the others."""
     try:
         return parts()
     except Exception as error:

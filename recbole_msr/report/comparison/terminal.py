@@ -1,30 +1,20 @@
-"""What a comparison found, for a terminal."""
+"""Print a comparison in a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TextIO
 
-from rich import box
-from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recbole_msr.report.comparison.tables import (
-    MISSING,
-    Column,
-    TableCell,
-    TableData,
-    how_tested,
-    ranked,
-    seeds_note,
-    tables_of,
-)
-from recbole_msr.report.comparison.verdict import p_value, verdict
-
-_MARKS = {"better": "▲", "worse": "▼"}
-_HEADING, _WORDS = 18, 28  # columns wider than this are folded: headings, cells
+from recbole_msr.report.comparison.differences import p_clause
+from recbole_msr.report.comparison.tables import how_tested, ranked, seeds_note, tables_of
+from recbole_msr.report.comparison.verdict import verdict
+from recbole_msr.report.tables import MISSING, TableCell, TableColumn, TableData, TableRow
+from recbole_msr.report.terminal_table import split_to_width, table_width, terminal_table
 
 
 def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, width: int | None = None) -> None:
@@ -51,102 +41,60 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
         sentences.add_row(Text("-"), Text(sentence, overflow="fold"))
     console.print(sentences)
     console.print()
-    by_name = {sheet.name: sheet for sheet in tables_of(summary)}
-    board, cost = _board(summary, by_name["quality"]), by_name["cost"]
-    both = _beside(board, cost)
-    fits = _needs(both, console.width) <= console.width
-    shown = [both] if fits else [board]
-    shown += [by_name[name] for name in ("auc", "transfer") if name in by_name]
-    shown += [] if fits else [cost]
-    for sheet in shown:
-        for part in _split(sheet, console.width):
-            console.print(_table(part, console.width))
-        for note in _about(sheet, summary):
+    by_name = {table.name: table for table in tables_of(summary)}
+    quality, cost = _with_differences(by_name["quality"], summary), by_name["cost"]
+    both = _side_by_side(quality, cost)
+    fits = table_width(both, console.width) <= console.width
+    tables = [both] if fits else [quality]
+    tables += [by_name[name] for name in ("auc", "transfer") if name in by_name]
+    tables += [] if fits else [cost]
+    for table in tables:
+        for part in split_to_width(table, console.width):
+            console.print(terminal_table(part, console.width))
+        for note in _notes(table, summary):
             console.print(Text(note))
         console.print()
 
 
-def _board(summary: Mapping[str, Any], quality: TableData) -> TableData:
-    """The quality table with the tested difference after the macro AUC, and the name of the worst cell."""
-    added = [
-        Column("To reference", "difference"),
-        Column("To reference", "95 % interval"),
-        Column("To reference", "corrected p"),
+def _with_differences(quality: TableData, summary: Mapping[str, Any]) -> TableData:
+    """Return the quality table with the tested difference after the macro AUC, and the name of the worst cell."""
+    columns = [
+        quality.columns[0],
+        TableColumn("To reference", "difference"),
+        TableColumn("To reference", "95 % interval"),
+        TableColumn("To reference", "corrected p"),
+        quality.columns[1],
+        TableColumn("AUC", "worst is"),
+        *quality.columns[2:],
     ]
-    (macro, worst, *columns) = quality.columns
     rows = []
-    for entry, (label, (first, second, *values)) in zip(ranked(summary), quality.rows, strict=True):
-        one = (entry["differences"] or {}).get("auc/macro")
-        told = [TableCell()] * 3
-        if one is not None:
-            told[0] = TableCell(f"{one['mean']:+.4f}")
-            told[1] = TableCell() if one["low"] is None else TableCell(f"{one['low']:+.4f} to {one['high']:+.4f}")
-            told[2] = TableCell(p_value(one["p_adjusted"]).removeprefix("p ").removeprefix("= "))
-        cell = entry["worst_cell"]
-        where = TableCell(MISSING if cell is None else f"{cell['scenario']}/{cell['task']}")
-        rows.append((label, [first, *told, second, where, *values]))
-    columns = [macro, *added, worst, Column("AUC", "worst is"), *columns]
-    return TableData("quality", "Leaderboard", columns, rows, quality.marks, quality.notes)
+    for entry, row in zip(ranked(summary), quality.rows, strict=True):
+        macro, worst, *others = row.cells
+        difference = (entry["differences"] or {}).get("auc/macro")
+        cells = [TableCell()] * 3
+        if difference is not None:
+            low, high = difference["low"], difference["high"]
+            interval = MISSING if low is None else f"{low:+.4f} to {high:+.4f}"
+            p = p_clause(difference["p_adjusted"]).removeprefix("p ").removeprefix("= ")
+            cells = [TableCell(f"{difference['mean']:+.4f}"), TableCell(interval), TableCell(p)]
+        place = entry["worst_cell"]
+        where = TableCell(MISSING if place is None else f"{place['scenario']}/{place['task']}")
+        rows.append(TableRow(row.label, [macro, *cells, worst, where, *others]))
+    return replace(quality, title="Leaderboard", columns=columns, rows=rows)
 
 
-def _beside(board: TableData, cost: TableData) -> TableData:
-    rows = [(label, [*left, *right]) for (label, left), (_, right) in zip(board.rows, cost.rows, strict=True)]
-    columns, notes = [*board.columns, *cost.columns], [*board.notes, *cost.notes]
-    return TableData("quality", "Leaderboard", columns, rows, board.marks, notes)
+def _side_by_side(quality: TableData, cost: TableData) -> TableData:
+    rows = [
+        TableRow(left.label, [*left.cells, *right.cells]) for left, right in zip(quality.rows, cost.rows, strict=True)
+    ]
+    return replace(quality, columns=[*quality.columns, *cost.columns], rows=rows, notes=[*quality.notes, *cost.notes])
 
 
-def _text(value: TableCell) -> str:
-    deviation = f" ± {value.deviation}" if value.deviation is not None else ""
-    return f"{value.text}{deviation}" + (f" {_MARKS[value.mark]}" if value.mark else "")
-
-
-def _label_width(sheet: TableData, terminal: int) -> int:
-    return min(max((cell_len(label) for label, _ in sheet.rows), default=5), max(18, terminal // 4))
-
-
-def _widths(sheet: TableData) -> list[int]:
-    widths = []
-    for number, column in enumerate(sheet.columns):
-        heading = max(cell_len(column.group), cell_len(column.name))
-        content = max((cell_len(_text(values[number])) for _, values in sheet.rows), default=1)
-        widths.append(min(max(content, min(heading, _HEADING)), _WORDS))
-    return widths
-
-
-def _needs(sheet: TableData, terminal: int) -> int:
-    """Its width in a terminal: two blanks follow every column, one is before the first."""
-    return 1 + _label_width(sheet, terminal) + 2 + sum(width + 2 for width in _widths(sheet))
-
-
-def _split(sheet: TableData, terminal: int) -> list[TableData]:
-    """Parts with as many columns as fit, at least one."""
-    parts: list[list[int]] = []
-    for number in range(len(sheet.columns)):
-        if parts and _needs(sheet.part([*parts[-1], number]), terminal) <= terminal:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return sheet.parts(parts)
-
-
-def _table(sheet: TableData, terminal: int) -> Table:
-    table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(Text("\nModel"), overflow="fold", width=_label_width(sheet, terminal))
-    previous = None
-    for column, width in zip(sheet.columns, _widths(sheet), strict=True):
-        group = column.group if column.group != previous else ""
-        previous = column.group
-        table.add_column(Text(f"{group}\n{column.name}"), justify="right", overflow="fold", width=width)
-    for label, values in sheet.rows:
-        table.add_row(Text(label), *(Text(_text(value)) for value in values))
-    return table
-
-
-def _about(sheet: TableData, summary: Mapping[str, Any]) -> Sequence[str]:
-    notes = list(sheet.notes)
-    if sheet.name == "quality":
+def _notes(table: TableData, summary: Mapping[str, Any]) -> Sequence[str]:
+    notes = list(table.notes)
+    if table.name == "quality":
         notes.insert(0, seeds_note(summary))
-    if sheet.marks is None:
+    if table.marks is None:
         return notes
-    legend = f"▲ significantly better, ▼ significantly worse than {sheet.marks}; no mark: no significant difference."
-    return [legend, *([how_tested(summary)] if sheet.name == "quality" else []), *notes]
+    legend = f"▲ significantly better, ▼ significantly worse than {table.marks}; no mark: no significant difference."
+    return [legend, *([how_tested(summary)] if table.name == "quality" else []), *notes]

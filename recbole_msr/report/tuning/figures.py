@@ -1,4 +1,14 @@
-"""The pictures of a study, most of them Optuna's own; each says in a sentence why where it cannot be drawn."""
+"""The figures of a study; each says in a sentence why where it cannot be drawn.
+
+Importances, slices, Pareto fronts and the timeline are Optuna's own. Three are drawn here, as Optuna's do not serve:
+
+- `plot_optimization_history` has no line of the best value for a study of two objectives or more, and its points do not
+  name their parameters;
+- `plot_parallel_coordinate` leaves out every trial that lacks one of the parameters, which in a conditional space are
+  most of them;
+- `plot_intermediate_values` shows what a trial has reported to its pruner, so nothing where there are two objectives or
+  more, and draws complete, pruned and failed trials alike.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from recbole_msr.report.figures import COLOURS, SCALE, figure, hover, short
+from recbole_msr.report.figures import LEGEND_ON_TOP, MARGIN, figure, hover, short
+from recbole_msr.report.html.colours import COLOURS, FIGURE_SCALE
 from recbole_msr.report.html.page import note
 
 if TYPE_CHECKING:
@@ -21,13 +32,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_LINES = 300
-"""Parallel coordinates show so many trials, the best; more make a browser slow and a picture grey."""
+_MAX_LINES = 300
+"""Maximum number of trials in parallel coordinates, the best ones; more make a browser slow and a figure grey."""
 _OBJECTIVE_HEIGHT = 360
 
 
 class StudyFigures:
-    """Pictures of a study, as parts of a page.
+    """Figures of a study, as parts of a page.
 
     Args:
         study: the study; read once, so that workers may go on writing.
@@ -48,7 +59,7 @@ class StudyFigures:
             self._study = _without_attributes(study, self._trials, self._names)
 
     def history(self) -> list[Markup]:
-        """Every objective's value by trial, and the best so far."""
+        """Return every objective's value by trial, and the best so far."""
         if not self._finished:
             return [_none_finished()]
         return [self._drawn(f"the history of {name}", self._history, i) for i, name in enumerate(self._names)]
@@ -62,7 +73,7 @@ class StudyFigures:
         pick = max if self._bigger[index] else min
         for value in values:
             best.append(pick([*best[-1:], value]))
-        texts = [self._told(t) for t in self._finished]
+        texts = [self._hover_label(t) for t in self._finished]
         shape = {"color": COLOURS["best"], "shape": "hv"}
         drawn = go.Figure()
         drawn.add_scatter(x=numbers, y=best, mode="lines", name="best so far", line=shape, hoverinfo="skip")
@@ -76,14 +87,14 @@ class StudyFigures:
                 **{"hoverinfo": "text", "marker": {"color": COLOURS["defaults"], "size": 13, "symbol": "star"}},
             )
         margin = 0.02 * len(self._trials) + 0.3
-        drawn.update_layout(legend=_ON_TOP, margin=_MARGIN)
+        drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN)
         drawn.update_xaxes(title="trial", range=[-margin, len(self._trials) - 1 + margin], zeroline=False)
         drawn.update_xaxes(dtick=1 if len(self._trials) <= 15 else None)
         drawn.update_yaxes(title=self._axis(index))
         return figure(drawn, f"{self._names[index]} by trial", _OBJECTIVE_HEIGHT)
 
     def importances(self) -> list[Markup]:
-        """How much each parameter explains of each objective."""
+        """Return how much each parameter explains of each objective."""
         return [self._drawn(f"the importances for {name}", self._importance, i) for i, name in enumerate(self._names)]
 
     def _importance(self, index: int) -> Markup:
@@ -101,23 +112,22 @@ class StudyFigures:
             drawn = plot_param_importances(self._study, target=lambda t: t.values[index], target_name=name)
         n_params = len(drawn.data[0].y)
         drawn.update_traces(marker_color=COLOURS["complete"], cliponaxis=False)
-        drawn.update_layout(showlegend=False, margin={**_MARGIN, "r": 45})
+        drawn.update_layout(showlegend=False, margin={**MARGIN, "r": 45})
         drawn.update_xaxes(title=f"share of what explains {name}")
         drawn.update_yaxes(title=None, dtick=1)
         return figure(drawn, f"importance of parameters for {name}", 90 + 26 * n_params)
 
     def parallel(self) -> Markup:
-        """A line a trial through the values of its parameters, coloured by the first objective."""
+        """Return a line a trial through the values of its parameters, coloured by the first objective."""
         if len(self._finished) < 2:
             return note(f"A picture of lines needs at least two finished trials; there are {len(self._finished)}.")
         return self._drawn("the parallel coordinates", self._parallel)
 
     def _parallel(self) -> Markup:
-        """Optuna's own leaves out every trial that lacks a parameter: in a conditional space, most of them."""
         from plotly import graph_objects as go
         from plotly.colors import sample_colorscale
 
-        ranked = sorted(self._finished, key=lambda t: t.values[0], reverse=self._bigger[0])[:_MOST_LINES]
+        ranked = sorted(self._finished, key=lambda t: t.values[0], reverse=self._bigger[0])[:_MAX_LINES]
         axes = [_Axis.of_values(self._axis(i), [t.values[i] for t in ranked]) for i in range(len(self._names))]
         parameters = self._varied(ranked)
         axes += [_Axis.of_parameter(name, ranked) for name in parameters]
@@ -126,14 +136,14 @@ class StudyFigures:
         places = [[axis.place(value) for value in column] for axis, column in zip(axes, columns, strict=True)]
 
         low, high = min(columns[0]), max(columns[0])
-        scale = SCALE if self._bigger[0] else [[1 - place, colour] for place, colour in reversed(SCALE)]
+        scale = FIGURE_SCALE if self._bigger[0] else [[1 - place, colour] for place, colour in reversed(FIGURE_SCALE)]
         colours = sample_colorscale(scale, [0.5 if high == low else (v - low) / (high - low) for v in columns[0]])
         drawn = go.Figure()
         for line in reversed(range(len(ranked))):  # the best on top
             trial = ranked[line]
             is_best = trial.number == self._best
             texts = [
-                f"trial {trial.number}<br>{hover(axis.name)}: {hover(axis.told(column[line]))}"
+                f"trial {trial.number}<br>{hover(axis.name)}: {hover(axis.format(column[line]))}"
                 for axis, column in zip(axes, columns, strict=True)
             ]
             drawn.add_scatter(
@@ -149,7 +159,7 @@ class StudyFigures:
             marker={"color": [low], "cmin": low, "cmax": high, "colorscale": scale, "showscale": True, "colorbar": bar},
         )
         for x, axis in enumerate(axes):
-            for place, words in axis.marks():
+            for place, words in axis.ticks():
                 drawn.add_annotation(
                     **{"x": x, "y": place, "text": hover(words), "showarrow": False, "font": {"size": 11}},
                     **{"xanchor": "left", "xshift": 3, "bgcolor": "rgba(128,128,128,0.18)"},
@@ -168,7 +178,7 @@ class StudyFigures:
         return figure(drawn, "parallel coordinates of the trials", 480, width=105 * len(axes), scale=scale)
 
     def slices(self) -> Markup:
-        """The first objective by every parameter."""
+        """Return the first objective by every parameter."""
         if not self._finished:
             return _none_finished()
         names = self._varied(self._finished)
@@ -196,12 +206,12 @@ class StudyFigures:
 
     @staticmethod
     def _varied(trials: Sequence[FrozenTrial]) -> list[str]:
-        """Parameters of which some trials have different values, or only some trials have one."""
+        """Return the parameters of which trials have different values, or only some trials have one."""
         names = sorted({name for t in trials for name in t.params})
         return [name for name in names if len({repr(t.params.get(name)) for t in trials}) > 1]
 
     def pareto(self) -> list[Markup]:
-        """What can only be bettered in one objective by giving up another, for every two objectives."""
+        """Return the Pareto front of every two objectives."""
         if not self._finished:
             return [_none_finished()]
         pairs = combinations(range(len(self._names)), 2)
@@ -223,21 +233,21 @@ class StudyFigures:
             if trial is not None and trial in self._finished:
                 drawn.add_scatter(
                     **{"x": [trial.values[second]], "y": [trial.values[first]], "mode": "markers"},
-                    **{"name": key, "text": [self._told(trial)], "hoverinfo": "text"},
+                    **{"name": key, "text": [self._hover_label(trial)], "hoverinfo": "text"},
                     marker={"color": COLOURS[key], "symbol": symbol, "size": 17, "line": {"width": 2}},
                 )
-        drawn.update_layout(legend=_ON_TOP, margin=_MARGIN, showlegend=True)
+        drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, showlegend=True)
         return figure(drawn, f"{self._names[first]} against {self._names[second]}", 440)
 
     def front(self) -> list[FrozenTrial]:
-        """The finished trials of the Pareto front, the best by the first objective first."""
+        """Return the finished trials of the Pareto front, the best by the first objective first."""
         with quiet_optuna():
             numbers = {t.number for t in self._study.best_trials}
-        found = [t for t in self._finished if t.number in numbers]
-        return sorted(found, key=lambda t: t.values[0], reverse=self._bigger[0])
+        front = [t for t in self._finished if t.number in numbers]
+        return sorted(front, key=lambda t: t.values[0], reverse=self._bigger[0])
 
     def curves(self, metric: str) -> Markup:
-        """The validation value by epoch, of all trials that have one.
+        """Return the validation value by epoch, of all trials that have one.
 
         Args:
             metric: the trials' valid_metric.
@@ -263,7 +273,7 @@ class StudyFigures:
             drawn.add_scatter(
                 x=[x for _, epochs, _ in lines for x in (*epochs, None)],
                 y=[y for _, _, values in lines for y in (*values, None)],
-                text=[words for trial, epochs, values in lines for words in _told_epochs(trial, epochs, values)],
+                text=[words for trial, epochs, values in lines for words in _epoch_labels(trial, epochs, values)],
                 **{"mode": "lines+markers", "hoverinfo": "text", "connectgaps": False},
                 name=f"{group} ({len(lines)})" if not strong else f"{group} (trial {lines[0][0].number})",
                 line={
@@ -280,7 +290,7 @@ class StudyFigures:
                     **{"hoverinfo": "text", "showlegend": False},
                     marker={"color": COLOURS[group], "symbol": "x", "size": 10},
                 )
-        drawn.update_layout(legend=_ON_TOP, margin=_MARGIN, hovermode="closest", showlegend=True)
+        drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, hovermode="closest", showlegend=True)
         longest = max(epochs[-1] for lines in groups.values() for _, epochs, _ in lines)
         drawn.update_xaxes(title="epoch", dtick=1 if longest <= 15 else None)
         drawn.update_yaxes(title=f"{metric} on the validation split")
@@ -294,7 +304,7 @@ class StudyFigures:
         return {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}.get(trial.state.name, "running")
 
     def timeline(self) -> Markup:
-        """When each trial ran."""
+        """Return when each trial ran."""
         if not any(t.datetime_start for t in self._trials):
             return note("No trial has begun.")
         return self._drawn("the timeline", self._timeline)
@@ -306,19 +316,19 @@ class StudyFigures:
         for trace in drawn.data:
             word = {"FAIL": "failed"}.get(trace.name, trace.name.lower())
             trace.name, trace.marker = word, {"color": COLOURS.get(word, "#8a8f98")}
-        drawn.update_layout(legend=_ON_TOP, margin=_MARGIN)
+        drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN)
         drawn.update_xaxes(title=None)
         drawn.update_yaxes(title="trial", autorange="reversed", dtick=1 if len(self._trials) <= 20 else None)
         return figure(drawn, "when the trials ran", min(160 + 14 * len(self._trials), 700))
 
-    def _drawn(self, what: str, draw: Callable[..., Markup], *arguments: Any) -> Markup:
-        """A picture, or why there is none. One that fails must not cost the others."""
+    def _drawn(self, subject: str, draw: Callable[..., Markup], *arguments: Any) -> Markup:
+        """Return a figure, or why there is none. One that fails must not cost the others."""
         try:
             with quiet_optuna():
                 return draw(*arguments)
         except Exception as error:
-            logger.debug("%s could not be drawn", what, exc_info=True)
-            return note(f"{what[:1].upper()}{what[1:]} could not be drawn: {type(error).__name__}: {error}")
+            logger.debug("%s could not be drawn", subject, exc_info=True)
+            return note(f"{subject[:1].upper()}{subject[1:]} could not be drawn: {type(error).__name__}: {error}")
 
     def _axis(self, index: int) -> str:
         return f"{self._names[index]} ({'higher' if self._bigger[index] else 'lower'} is better)"
@@ -326,26 +336,24 @@ class StudyFigures:
     def _trial(self, number: int | None) -> FrozenTrial | None:
         return None if number is None or number >= len(self._trials) else self._trials[number]
 
-    def _told(self, trial: FrozenTrial) -> str:
+    def _hover_label(self, trial: FrozenTrial) -> str:
         values = [f"{hover(name)}: {short(value)}" for name, value in zip(self._names, trial.values, strict=True)]
         params = [f"{hover(name)} = {hover(short(value))}" for name, value in trial.params.items()]
         return "<br>".join([f"trial {trial.number}", *values, *params])
 
 
-_ON_TOP = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
-_MARGIN = {"l": 20, "r": 20, "t": 30, "b": 20}
 _ABSENT = -0.14
-"""Where a line of parallel coordinates passes an axis of which its trial has no value."""
+"""Place at which a line of parallel coordinates passes an axis of which its trial has no value."""
 
 
 class _Axis:
-    """One axis of parallel coordinates: where a value stands between 0 and 1, and what is written there."""
+    """An axis of parallel coordinates: the place of a value between 0 and 1, and the text that stands there."""
 
     def __init__(self, name: str, values: Sequence[Any], choices: Sequence[Any] | None, log: bool = False) -> None:
         self.name, self._choices, self._log = name, choices, log
         if choices is None:
-            known = [value for value in values if value is not None]
-            self._low, self._high = min(known), max(known)
+            present = [value for value in values if value is not None]
+            self._low, self._high = min(present), max(present)
 
     @classmethod
     def of_values(cls, name: str, values: Sequence[float]) -> _Axis:
@@ -353,11 +361,11 @@ class _Axis:
 
     @classmethod
     def of_parameter(cls, name: str, trials: Sequence[FrozenTrial]) -> _Axis:
-        having = [t for t in trials if name in t.params]
-        distribution: Any = having[0].distributions[name]
+        trials = [t for t in trials if name in t.params]
+        distribution: Any = trials[0].distributions[name]
         choices = getattr(distribution, "choices", None)
-        used = None if choices is None else [c for c in choices if any(t.params[name] == c for t in having)]
-        return cls(name, [t.params[name] for t in having], used, bool(getattr(distribution, "log", False)))
+        used = None if choices is None else [c for c in choices if any(t.params[name] == c for t in trials)]
+        return cls(name, [t.params[name] for t in trials], used, bool(getattr(distribution, "log", False)))
 
     def place(self, value: Any) -> float:
         if value is None:
@@ -371,20 +379,20 @@ class _Axis:
             return math.log(value / self._low) / math.log(self._high / self._low)
         return float((value - self._low) / (self._high - self._low))
 
-    def marks(self) -> list[tuple[float, str]]:
-        """What is written beside the axis: every choice, or the ends and the middle of a range."""
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return places and texts beside the axis: every choice, or the ends of a range."""
         if self._choices is not None:
             return [(self.place(choice), str(choice)) for choice in self._choices]
         if self._low == self._high:
-            return [(0.5, self.told(self._low))]
-        return [(0.0, self.told(self._low)), (1.0, self.told(self._high))]
+            return [(0.5, self.format(self._low))]
+        return [(0.0, self.format(self._low)), (1.0, self.format(self._high))]
 
-    def told(self, value: Any) -> str:
+    def format(self, value: Any) -> str:
         return "not in the trial" if value is None else short(value)
 
 
 def _curve(trial: FrozenTrial, metric: str) -> tuple[list[int], list[float]]:
-    """Epochs and validation values of a trial, as far as it came."""
+    """Return epochs and validation values of a trial, as far as it came."""
     column = f"valid/{metric}".lower()
     pairs: list[tuple[int, float]] = []
     for row in trial.user_attrs.get("history") or []:
@@ -394,9 +402,9 @@ def _curve(trial: FrozenTrial, metric: str) -> tuple[list[int], list[float]]:
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]
 
 
-def _told_epochs(trial: FrozenTrial, epochs: Sequence[int], values: Sequence[float]) -> list[str]:
-    told = [f"trial {trial.number}, epoch {x}: {y:.4f}" for x, y in zip(epochs, values, strict=True)]
-    return [*told, ""]
+def _epoch_labels(trial: FrozenTrial, epochs: Sequence[int], values: Sequence[float]) -> list[str]:
+    labels = [f"trial {trial.number}, epoch {x}: {y:.4f}" for x, y in zip(epochs, values, strict=True)]
+    return [*labels, ""]
 
 
 def _none_finished() -> Markup:
@@ -405,7 +413,7 @@ def _none_finished() -> Markup:
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna's remarks on a study, and on features it calls experimental, are not for the page's reader."""
+    """Silence Optuna's remarks on a study, and on features it calls experimental."""
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -419,7 +427,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def _without_attributes(study: optuna.Study, trials: Sequence[FrozenTrial], names: Sequence[str]) -> optuna.Study:
-    """The study in memory, its trials without attributes: Optuna would write them all, histories too, into labels."""
+    """Copy the study into memory, without attributes: Optuna would write them all, histories too, into labels."""
     import copy
 
     import optuna

@@ -1,4 +1,4 @@
-"""One page about a study: what it found, how sure that is, how it got there, and how to do it again."""
+"""The page of a search: its result, how sure that is, how it came about, and how to do it again."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ class _SearchPage:
         summary, counts = self._summary, self._summary["trials"]
         lines: dict[str, Any] = {}
         if self._best:
-            lines["Best trial"] = f"trial {self._best['number']}: {self._told(self._best['values'])}"
+            lines["Best trial"] = f"trial {self._best['number']}: {self._values_text(self._best['values'])}"
         if self._defaults:
-            lines["Defaults"] = f"trial {self._defaults['number']}: {self._told(self._defaults['values'])}"
+            lines["Defaults"] = f"trial {self._defaults['number']}: {self._values_text(self._defaults['values'])}"
         if self._best and self._defaults:
             lines["Gain over the defaults"] = self._gain()
         lines["Trials"] = ", ".join(f"{counts.get(key, 0)} {key}" for key in ("complete", "pruned", "failed"))
@@ -120,17 +120,17 @@ class _SearchPage:
             parts.append(table(["Why trials failed", "Trials"], rows))
         return parts
 
-    def _told(self, values: Sequence[float]) -> str:
+    def _values_text(self, values: Sequence[float]) -> str:
         return ", ".join(f"{name} {_shown(value)}" for name, value in zip(self._names, values, strict=True))
 
     def _gain(self) -> str:
-        told = []
+        gains = []
         for name, bigger, best, before in zip(
             self._names, self._bigger, self._best["values"], self._defaults["values"], strict=True
         ):
             word = "the same" if best == before else "better" if (best > before) == bigger else "worse"
-            told.append(f"{name} {_shown(best - before, sign=True)} ({word})")
-        return ", ".join(told)
+            gains.append(f"{name} {_shown(best - before, sign=True)} ({word})")
+        return ", ".join(gains)
 
     def _cells(self) -> list[str | Markup]:
         best, defaults = (
@@ -143,7 +143,7 @@ class _SearchPage:
             return [note(why), self._cell_table(best, None)]
         if self._best["number"] == self._defaults["number"]:
             return ["The best trial is that of the defaults.", self._cell_table(best, None)]
-        said = (
+        explanation = (
             f"On the validation split, the best epoch of trial {self._best['number']} (best) and of trial "
             f"{self._defaults['number']} (defaults). What was best on these rows was chosen by them, so its gain here "
             "is on the high side; the final test is not."
@@ -153,26 +153,27 @@ class _SearchPage:
             for metric in METRICS
             if METRICS[metric].direction is Direction.LARGER and _has(metric, best) and _has(metric, defaults)
         ]
-        return [said, *maps, self._cell_table(best, defaults)]
+        return [explanation, *maps, self._cell_table(best, defaults)]
 
     def _evaluation(self, number: int) -> Evaluation | None:
-        found = self._trials[number].user_attrs.get("valid") if number < len(self._trials) else None
-        return None if found is None else Evaluation.from_dict(found)
+        values = self._trials[number].user_attrs.get("valid") if number < len(self._trials) else None
+        return None if values is None else Evaluation.from_dict(values)
 
     def _cell_table(self, best: Evaluation, defaults: Evaluation | None) -> Markup:
         metrics = [metric for metric in METRICS if _has(metric, best)]
         header = ["Scenario", "Task", "Rows"]
         for metric in metrics:
-            name, less = metric_heading(metric), "gain" if METRICS[metric].direction is Direction.LARGER else "change"
-            header += [name] if defaults is None else [f"{name}, defaults", f"{name}, best", less]
+            name = metric_heading(metric)
+            change = "gain" if METRICS[metric].direction is Direction.LARGER else "change"
+            header += [name] if defaults is None else [f"{name}, defaults", f"{name}, best", change]
 
         def line(
             scenario: str, task: str, rows: int | None, values: list[tuple[float | None, float | None]]
         ) -> list[Any]:
-            found: list[Any] = [scenario, task, rows]
+            cells: list[Any] = [scenario, task, rows]
             for after, before in values:
-                found += [after] if defaults is None else [before, after, _signed(_difference(after, before))]
-            return found
+                cells += [after] if defaults is None else [before, after, _signed(_difference(after, before))]
+            return cells
 
         lines = []
         for scenario, row in best.cells.items():
@@ -211,8 +212,8 @@ class _SearchPage:
         for split in splits:
             name = {"test": "Test split", "valid": "Validation split"}[split]
             rows = [
-                [metric, *_mean(found), *(found.get("values") or [None] * len(seeds))]
-                for metric, found in final[split]["metrics"].items()
+                [metric, *_mean(spread), *(spread.get("values") or [None] * len(seeds))]
+                for metric, spread in final[split]["metrics"].items()
             ]
             header = ["Metric", "mean", "deviation", *(f"seed {seed}" for seed in seeds)]
             parts.append(table(header, rows, caption=name))
@@ -229,25 +230,25 @@ class _SearchPage:
 
     @staticmethod
     def _beside_defaults(best: Mapping[str, Any], defaults: Mapping[str, Any]) -> Markup:
-        """The test of the best beside that of the defaults, trained with the same seeds."""
+        """Return the test of the best beside that of the defaults, trained with the same seeds."""
         rows = []
-        for metric, found in best["test"]["metrics"].items():
-            pair = [_mean(one) for one in (defaults["test"]["metrics"].get(metric, {}), found)]
-            rows.append([metric, *pair[0], *pair[1], _signed(_difference(pair[1][0], pair[0][0]))])
+        for metric, spread in best["test"]["metrics"].items():
+            before, after = _mean(defaults["test"]["metrics"].get(metric, {})), _mean(spread)
+            rows.append([metric, *before, *after, _signed(_difference(after[0], before[0]))])
         header = ["Metric", "defaults", "deviation", "best", "deviation", "gain"]
-        told = ", ".join(str(seed) for seed in defaults["seeds"])
-        return table(header, rows, caption=f"Test split, best and defaults (trial {defaults['trial']}), seeds {told}")
+        seeds = ", ".join(str(seed) for seed in defaults["seeds"])
+        return table(header, rows, caption=f"Test split, best and defaults (trial {defaults['trial']}), seeds {seeds}")
 
     def _configuration(self) -> list[str | Markup]:
         if not self._best:
             return [note("No trial has finished, so there is no best configuration.")]
-        own = {"model": self._summary["model"], "dataset": self._summary["dataset"], **self._best["settings"]}
+        settings = {"model": self._summary["model"], "dataset": self._summary["dataset"], **self._best["settings"]}
         parts: list[str | Markup] = [
             Markup(
                 "<p>What the search chose (trial {}). In best.yaml it stands with the settings that were the same for "
                 "all trials; <code>run_recbole --config_files best.yaml</code> trains and tests it.</p>"
             ).format(self._best["number"]),
-            text(_yaml(own)),
+            text(write_yaml_text(settings, width=100)),
         ]
         return parts
 
@@ -255,21 +256,23 @@ class _SearchPage:
         front = self._figures.front()
         if not front:
             return self._figures.pareto()  # type: ignore[return-value]
-        said = "On the front are the trials that no other trial beats in one objective without losing in another."
+        explanation = (
+            "On the front are the trials that no other trial beats in one objective without losing in another."
+        )
         header = ["Trial", *self._names, "what it is"]
-        rows = [[t.number, *(Number(value, _shown(value)) for value in t.values), self._what(t)] for t in front]
-        return [said, *self._figures.pareto(), table(header, rows, caption="The Pareto front", sortable=True)]
+        rows = [[t.number, *(Number(value, _shown(value)) for value in t.values), self._role(t)] for t in front]
+        return [explanation, *self._figures.pareto(), table(header, rows, caption="The Pareto front", sortable=True)]
 
-    def _what(self, trial: FrozenTrial) -> str:
+    def _role(self, trial: FrozenTrial) -> str:
         is_best = self._best is not None and trial.number == self._best["number"]
         return ", ".join(filter(None, ["best" if is_best else "", str(trial.user_attrs.get("origin") or "")]))
 
     def _importance(self) -> list[str | Markup]:
         finished = sum(trial.state.name == "COMPLETE" for trial in self._trials)
-        said = "How much of the differences between trials comes with each parameter; PED-ANOVA, of Optuna."
+        explanation = "How much of the differences between trials comes with each parameter; PED-ANOVA, of Optuna."
         few = finished < 20
         hint = f" From {finished} finished trials this is a hint, no measurement." if few and finished > 1 else ""
-        return [said + hint, *self._figures.importances()]
+        return [explanation + hint, *self._figures.importances()]
 
     def _table(self) -> list[str | Markup]:
         if not self._trials:
@@ -283,13 +286,13 @@ class _SearchPage:
         header = ["Trial", "State", *self._names, "best epoch", "epochs", "seconds", *costs, *params, "note"]
         rows = []
         for trial in self._trials:
-            given, attributes = trial.values or [None] * len(self._names), trial.user_attrs
-            notes = (self._what(trial), str(attributes.get("reason") or ""))
+            values, attributes = trial.values or [None] * len(self._names), trial.user_attrs
+            notes = (self._role(trial), str(attributes.get("reason") or ""))
             rows.append(
                 [
                     trial.number,
                     {"FAIL": "failed"}.get(trial.state.name, trial.state.name.lower()),
-                    *(None if value is None else Number(value, _shown(value)) for value in given),
+                    *(None if value is None else Number(value, _shown(value)) for value in values),
                     *(_number(attributes.get(name)) for name in ("best_epoch", "epochs", "seconds", *costs)),
                     *(_number(trial.params.get(name)) if name in trial.params else "" for name in params),
                     ": ".join(filter(None, notes)),
@@ -340,19 +343,19 @@ def _signed(value: float | None) -> Any:
     return None if value is None else Number(value, f"{value:+.4f}")
 
 
-def _mean(found: Mapping[str, Any] | None) -> list[float | None]:
-    return [None, None] if not found else [found.get("mean"), found.get("deviation")]
+def _mean(spread: Mapping[str, Any] | None) -> list[float | None]:
+    return [None, None] if not spread else [spread.get("mean"), spread.get("deviation")]
 
 
 def _number(value: Any) -> Any:
-    """A value of a table as it is printed, whatever it is."""
+    """Return a value of any type as a table prints it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "" if value is None else str(value)
     return Number(value, short(value))
 
 
 def _shown(value: float, sign: bool = False) -> str:
-    """A number short enough to read: 0.7312, 12,345, 0.00013."""
+    """Return a number short enough to read: 0.7312, 12,345, 0.00013."""
     if not math.isfinite(value):
         return str(value)
     plus = "+" if sign else ""
@@ -373,7 +376,3 @@ def _duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _yaml(settings: Mapping[str, Any]) -> str:
-    return write_yaml_text(dict(settings), width=100)

@@ -1,4 +1,4 @@
-"""What a search found, for a terminal."""
+"""Print the result of a search in a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
     console.print(Text(f"Study '{summary['study']}': {counts or 'no trial has ended'}"))
     best = summary["best"]
     if best is not None:
-        objectives = [f"{one['name']} ({one['direction']})" for one in summary["objectives"]]
+        objectives = [f"{objective['name']} ({objective['direction']})" for objective in summary["objectives"]]
         rows = [
             (name, str(trial["number"]), *(f"{value:,.6g}" for value in trial["values"]))
             for name, trial in (("best", best), ("defaults", summary["defaults"]))
@@ -40,15 +40,18 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
                 Text(f"Trial {best['number']} has not ended ({best['cut_off']}): more time goes on with it.\n")
             )
     best_test, defaults_test = summary["final"], summary.get("final_defaults")
-    for which, final in (("best", best_test), ("defaults", None if defaults_test == best_test else defaults_test)):
+    for name, final in (("best", best_test), ("defaults", None if defaults_test == best_test else defaults_test)):
         if final is None:
             continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
         cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
+        metrics = [metric for metric in METRICS if all(metric in cell for _, _, cell in cells)]
         seeds = ", ".join(map(str, final["seeds"]))
-        title = f"Test of the {which} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
-        for part in _parts([metric for metric in METRICS if metric in cells[0][2]], console.width):
-            rows = [(scenario, task, *(_spread(cell[metric]) for metric in part)) for scenario, task, cell in cells]
+        title = f"Test of the {name} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
+        for part in _parts(metrics, console.width):
+            rows = [
+                (scenario, task, *(_spread_text(cell[metric]) for metric in part)) for scenario, task, cell in cells
+            ]
             console.print(_table(title, ["scenario", "task", *map(metric_heading, part)], rows, 2))
 
 
@@ -59,17 +62,19 @@ def _parts(metrics: Sequence[str], width: int) -> list[Sequence[str]]:
     return [metrics[first:last] for first, last in pairwise(ends)]
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], words: int) -> Table:
-    """The first `words` columns hold words, the others numbers."""
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], n_labels: int) -> Table:
+    """Return a table whose first `n_labels` columns are labels, aligned to the left."""
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, heading in enumerate(header):
-        table.add_column(Text(heading), justify="left" if number < words else "right", no_wrap=number >= words)
+        is_label = number < n_labels
+        table.add_column(Text(heading), justify="left" if is_label else "right", no_wrap=not is_label)
     for row in rows:
         table.add_row(*map(Text, row))
     return table
 
 
-def _spread(value: Mapping[str, Any]) -> str:
-    if value["mean"] is None:
+def _spread_text(spread: Mapping[str, Any]) -> str:
+    if spread["mean"] is None:
         return "undefined"
-    return f"{value['mean']:.4f}" + (f" ± {value['deviation']:.4f}" if value["deviation"] is not None else "")
+    deviation = f" ± {spread['deviation']:.4f}" if spread["deviation"] is not None else ""
+    return f"{spread['mean']:.4f}{deviation}"

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recbole_msr.report.comparison.leaderboard import cells_frame, differences_frame, leaderboard_frame, write_tables
+from recbole_msr.report.comparison.frames import cells_frame, differences_frame, leaderboard_frame, write_tables
 from tests.comparison.summaries import SCENARIOS, TASKS, entry, evaluation, failed, make_summary, spread
 
 SKILLS = {"HiNet": 1.5, "PLE": 2.0, "LR": 0.5, "STAR": 1.51}

@@ -1,4 +1,4 @@
-"""Parts of a comparison's page that are read from the folders of its runs and searches, as far as they are there."""
+"""Sections of a comparison's page that are read from the folders of its runs and searches, as far as they exist."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import smaller_is_better
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.storage import JOURNAL, objective_names, open_storage
-from recbole_msr.report.comparison.board import Entry
 from recbole_msr.report.comparison.figures import Line, curves
+from recbole_msr.report.comparison.tables import Entry
 from recbole_msr.report.figures import short
 from recbole_msr.report.html.page import Number, choice, heat_map, note, table, text
 from recbole_msr.report.tuning.figures import StudyFigures, quiet_optuna
@@ -35,7 +35,7 @@ _SMALL = ("parameters", "flops", "latency", "latency_1", "seconds")
 """Objectives of a search that are better small, beside the metrics of which that is so."""
 
 
-class RunParts:
+class RunSections:
     """Sections made from folders.
 
     Args:
@@ -51,7 +51,7 @@ class RunParts:
     # Training curves.
 
     def curves(self) -> list[str | Markup]:
-        """The validation metric by epoch of all runs on all scenarios."""
+        """Return the validation metric by epoch of all runs on all scenarios."""
         metric = str(self._summary["valid_metric"]).lower()
         missing: list[str] = []
         options: dict[str, Markup] = {}
@@ -76,23 +76,23 @@ class RunParts:
         return parts
 
     def _lines(self, kind: str, task: str | None, metrics: list[str], missing: list[str]) -> Iterator[Line]:
-        """The curves of all models of a kind, by the first of the metrics that a run has; names of those without."""
+        """Yield the curves of all models of a kind, by the first metric that a run has; note runs without one."""
         for number, entry in enumerate(self._entries):
             if entry["kind"] != kind:
                 continue
             for run in entry["runs"]:
                 if run["scenario"] is not None or run["task"] != task:
                     continue
-                found = _history(self._folder / run["folder"] / "metrics.csv", metrics) if run["folder"] else None
-                if found is not None:
-                    yield Line(str(entry["label"]), number, f"seed {run['seed']}", *found)
+                points = _history(self._folder / run["folder"] / "metrics.csv", metrics) if run["folder"] else None
+                if points is not None:
+                    yield Line(str(entry["label"]), number, f"seed {run['seed']}", *points)
                 else:
                     missing.append(f"{entry['label']}, {f'{task}, ' if task else ''}seed {run['seed']}")
 
     # Searches.
 
     def searches(self) -> list[str | Markup]:
-        """Best value so far of every search, and what each found important."""
+        """Return the best value so far of every search, and the importance of its parameters."""
         histories: dict[str, list[Line]] = {}
         options: dict[str, list[str | Markup]] = {}
         rows: list[list[Any]] = []
@@ -101,9 +101,9 @@ class RunParts:
                 folder = self._folder / search["folder"]
                 task = str(search["task"]) if search["task"] is not None else ""
                 rows.append(self._search_row(entry, search, folder))
-                found = _best_so_far(folder / "trials.csv")
-                if found is not None:
-                    name, trials, best = found
+                progress = _best_so_far(folder / "trials.csv")
+                if progress is not None:
+                    name, trials, best = progress
                     histories.setdefault(name, []).append(Line(str(entry["label"]), number, task, trials, best))
                 options[", ".join(filter(None, [str(entry["label"]), task]))] = _importances(folder)
         header = ["Model", "Task", "Trials", "Best value", "Status", "Page"]
@@ -113,10 +113,12 @@ class RunParts:
             parts.append(choice("History", pictures))
         else:
             parts.append(note("No search has left a table of finished trials (trials.csv)."))
-        said = "How much of the differences between a search's trials comes with each parameter; PED-ANOVA, of Optuna."
+        explanation = (
+            "How much of the differences between a search's trials comes with each parameter; PED-ANOVA, of Optuna."
+        )
         if any(search["trials"] < 20 for entry in self._entries for search in entry["searches"]):
-            said += " From fewer than 20 trials this is a hint, no measurement."
-        return [*parts, said, choice("Importance of parameters", options)]
+            explanation += " From fewer than 20 trials this is a hint, no measurement."
+        return [*parts, explanation, choice("Importance of parameters", options)]
 
     def _search_row(self, entry: Entry, search: Mapping[str, Any], folder: Path) -> list[Any]:
         page: Any = "not there"
@@ -137,7 +139,7 @@ class RunParts:
     # What the models have learnt.
 
     def learnt(self) -> list[str | Markup]:
-        """Attention between scenarios, use of experts, dead experts: of each model's first run on all scenarios."""
+        """Return attention, use of experts and dead experts of each model's first run on all scenarios."""
         options: dict[str, list[str | Markup]] = {}
         dead: list[list[Any]] = []
         for entry in self._entries:
@@ -148,12 +150,14 @@ class RunParts:
             if run is None:
                 options[label] = [note(f"{label} has no run that came to its end.")]
                 continue
-            found = _explanation(self._folder / run["folder"])
-            if isinstance(found, str):
-                options[label] = [note(f"{label} cannot be looked into: {found}")]
+            explanation = _explanation(self._folder / run["folder"])
+            if isinstance(explanation, str):
+                options[label] = [note(f"{label} cannot be looked into: {explanation}")]
                 continue
-            options[label] = _shown(found, run)
-            dead += [[label, use.title, f"{len(use.dead)}: {'; '.join(use.dead)}"] for use in found.gates if use.dead]
+            options[label] = _explained(explanation, run)
+            dead += [
+                [label, use.title, f"{len(use.dead)}: {'; '.join(use.dead)}"] for use in explanation.gates if use.dead
+            ]
         if not options:
             return [note("There is no multi-task model with a result to look into.")]
         return [
@@ -167,7 +171,7 @@ class RunParts:
     # Configurations.
 
     def configurations(self) -> list[str | Markup]:
-        """What every model was trained with, and the commands that train it again."""
+        """Return what every model was trained with, and the commands that train it again."""
         keys = _differing([dict(entry["config"]) for entry in self._entries if entry["config"]])
         parts: list[str | Markup] = [
             Markup(
@@ -181,11 +185,11 @@ class RunParts:
                 inside.append(text(_yaml(entry["settings"]), "Given for this model alone"))
             if entry["config"]:
                 config = dict(entry["config"])
-                own = {key: config[key] for key in keys if key in config}
-                same = {key: value for key, value in config.items() if key not in own}
-                if own:
-                    inside.append(text(_yaml(own), "What differs between the models", opened=True))
-                inside.append(text(_yaml(same), "The same for all", opened=not own))
+                different = {key: config[key] for key in keys if key in config}
+                same = {key: value for key, value in config.items() if key not in different}
+                if different:
+                    inside.append(text(_yaml(different), "What differs between the models", opened=True))
+                inside.append(text(_yaml(same), "The same for all", opened=not different))
             else:
                 inside.append(note("There is no configuration: no run began."))
             inside.append(self._run_table(entry))
@@ -213,7 +217,7 @@ class RunParts:
 
 
 def _history(path: Path, metrics: list[str]) -> tuple[list[float], list[float]] | None:
-    """Epochs and values of the first of the metrics in a run's metrics.csv; None where there are none."""
+    """Read epochs and values of the first of the metrics in a run's metrics.csv; None where there are none."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -229,7 +233,7 @@ def _history(path: Path, metrics: list[str]) -> tuple[list[float], list[float]] 
 
 
 def _best_so_far(path: Path) -> tuple[str, list[float], list[float]] | None:
-    """The first objective of a search, the numbers of its finished trials, and the best value up to each."""
+    """Read the first objective of a search, the numbers of its finished trials, and the best value up to each."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -255,12 +259,11 @@ def _importances(folder: Path) -> list[str | Markup]:
         return [note(f"The study in {folder.name} cannot be read: {error}")]
     if study is None:
         return [note("The study's journal (study.journal) is not there: a database, or moved away.")]
-
     return list(StudyFigures(study, objective_names(study), None).importances())
 
 
 def _study(folder: Path) -> optuna.Study | None:
-    """The study of a search that kept it in its folder."""
+    """Load the study of a search that kept it in its folder; None where it did not."""
     import optuna
 
     if not (folder / JOURNAL).is_file():
@@ -278,8 +281,7 @@ def _first_joint(entry: Entry) -> Mapping[str, Any] | None:
 
 
 def _explanation(folder: Path) -> Explanation | str:
-    """What a run has learnt, or why that cannot be seen."""
-
+    """Return what a run has learnt, or why that cannot be seen."""
     try:
         return load(folder).explain(n=1)
     except InputError as error:
@@ -289,14 +291,14 @@ def _explanation(folder: Path) -> Explanation | str:
         return f"{type(error).__name__}: {error}"
 
 
-def _shown(found: Explanation, run: Mapping[str, Any]) -> list[str | Markup]:
-    parts: list[str | Markup] = [f"Seed {run['seed']}, {found.facts['Model']}."]
-    parts += [note(f"{line[:1].upper()}{line[1:]}.") for line in found.notes]
-    said = ""
-    for matrix in found.between:
-        if matrix.says != said:
+def _explained(explanation: Explanation, run: Mapping[str, Any]) -> list[str | Markup]:
+    parts: list[str | Markup] = [f"Seed {run['seed']}, {explanation.facts['Model']}."]
+    parts += [note(f"{line[:1].upper()}{line[1:]}.") for line in explanation.notes]
+    last_note = ""
+    for matrix in explanation.between:
+        if matrix.says != last_note:
             parts.append(matrix.says)
-        said = matrix.says
+        last_note = matrix.says
         parts.append(
             heat_map(
                 matrix.rows, matrix.columns, matrix.values, caption=matrix.title, corner=matrix.corner,
@@ -304,7 +306,7 @@ def _shown(found: Explanation, run: Mapping[str, Any]) -> list[str | Markup]:
                 show=("{:+.3f}" if matrix.signed else "{:.3f}").format,
             )
         )  # fmt: skip
-    for use in found.gates:
+    for use in explanation.gates:
         if len(use.experts) > 1:
             caption = f"{use.title}: mean weight that a gate gives to each of its experts"
             parts.append(
@@ -314,23 +316,23 @@ def _shown(found: Explanation, run: Mapping[str, Any]) -> list[str | Markup]:
             parts.append(note(f"{use.title}: {len(use.dead)} dead: {'; '.join(use.dead)}."))
         else:
             parts.append(f"{use.title}: no dead expert.")
-    if any(view.movement is not None or view.strength for view in found.scenarios):
-        tasks = next((list(view.strength) for view in found.scenarios if view.strength), [])
-        rows = [[v.name, v.rows, v.movement, *(v.strength.get(task) for task in tasks)] for v in found.scenarios]
+    if any(view.movement is not None or view.strength for view in explanation.scenarios):
+        tasks = next((list(view.strength) for view in explanation.scenarios if view.strength), [])
+        rows = [[v.name, v.rows, v.movement, *(v.strength.get(task) for task in tasks)] for v in explanation.scenarios]
         header = ["Scenario", "Training rows", "Movement", *(f"Strength, {task}" for task in tasks)]
         parts.append(table(header, rows, caption="How far the language model's knowledge moves input and logits"))
     return parts
 
 
 def _differing(configs: list[dict[str, Any]]) -> list[str]:
-    """Keys that some have and others not, or not with the same value."""
+    """Return the keys that some lack, or have with another value."""
     keys = dict.fromkeys(key for config in configs for key in config)
     return [key for key in keys if any(key not in c or c[key] != configs[0].get(key) for c in configs)]
 
 
-def _listed(words: list[str], most: int = 8) -> str:
-    more = f" and {len(words) - most} more" if len(words) > most else ""
-    return "; ".join(words[:most]) + more
+def _listed(words: list[str], maximum: int = 8) -> str:
+    more = f" and {len(words) - maximum} more" if len(words) > maximum else ""
+    return "; ".join(words[:maximum]) + more
 
 
 def _yaml(settings: Mapping[str, Any]) -> str:

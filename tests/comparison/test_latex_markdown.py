@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from recbole_msr.report.comparison.paper import latex, markdown
+from recbole_msr.report.comparison.latex_markdown import latex, markdown
 from tests.comparison.summaries import SCENARIOS, failed, make_summary
 
 SKILLS = {"HiNet": 1.5, "PLE": 2.0, "LR": 0.5, "STAR": 1.51}
