@@ -231,12 +231,14 @@ def evaluate_cells(
         rows = slice(None) if labelled.all() else labelled
         user = None if user_code is None else user_code[rows]
         scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
-        together, of_row = scored.grouped(), scenario[rows]
-        values = _values(together)
-        (pooled[task],) = _cells(together, values, [0], min_rows=1)
+        of_row = scenario[rows]
+        groups = scored.grouped()
+        values = _values(groups)
+        (pooled[task],) = _cells(groups, values, [0], min_rows=1)
         if len(scenario_names) == 1 and (of_row == 1).all():
-            of_scenarios = _cells(together, values, [0], min_rows)
+            of_scenarios = _cells(groups, values, [0], min_rows)
         else:
+            del groups  # its arrays are as long as the rows: the next ones take their memory
             groups = scored.grouped(of_row)
             of_scenarios = _cells(groups, _values(groups), range(1, len(scenario_names) + 1), min_rows)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
