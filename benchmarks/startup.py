@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -168,30 +168,26 @@ def _write_rows(path: Path, count: int = 5) -> None:
         writer.writerows(rows)
 
 
-def measure(versions: dict[str, Version], parts: Sequence[str], repeat: int) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of every round, by part and version; versions take turns, the first round is left out."""
-    seconds: dict[str, dict[str, list[float]]] = {part: {name: [] for name in versions} for part in parts}
+def measure(versions: dict[str, Version], part: str, repeat: int) -> dict[str, float]:
+    """Return the median seconds by version; versions take turns, the first round is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in versions}
+    for number in range(repeat + 1):
+        for name, version in versions.items():
+            value = PARTS[part][1](version)
+            if number > 0:
+                seconds[name].append(value)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def table(versions: dict[str, Version], parts: Sequence[str], repeat: int) -> Iterator[str]:
+    """Yield the lines of a Markdown table, with the ratio of now to before, each as soon as it is measured."""
+    compared = "before" in versions
+    yield f"| CPU seconds | {' | '.join(versions)} |{' now / before |' if compared else ''}"
+    yield f"|---|{'---:|' * (len(versions) + compared)}"
     for part in parts:
-        for number in range(repeat + 1):
-            for name, version in versions.items():
-                value = PARTS[part][1](version)
-                if number > 0:
-                    seconds[part][name].append(value)
-    return seconds
-
-
-def table(seconds: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Return the medians as a Markdown table, with the ratio of now to before."""
-    names = list(next(iter(seconds.values())))
-    lines = [
-        f"| CPU seconds | {' | '.join(names)} |{' now / before |' if 'before' in names else ''}",
-        f"|---|{'---:|' * (len(names) + ('before' in names))}",
-    ]
-    for part, by_version in seconds.items():
-        medians = {name: statistics.median(values) for name, values in by_version.items()}
-        ratio = f" {medians['now'] / medians['before']:.2f} |" if "before" in medians else ""
-        lines.append(f"| {PARTS[part][0]} | {' | '.join(f'{value:.2f}' for value in medians.values())} |{ratio}")
-    return lines
+        medians = measure(versions, part, repeat)
+        ratio = f" {medians['now'] / medians['before']:.2f} |" if compared else ""
+        yield f"| {PARTS[part][0]} | {' | '.join(f'{value:.2f}' for value in medians.values())} |{ratio}"
 
 
 def main() -> None:
@@ -211,7 +207,7 @@ def main() -> None:
             folder = Path(work, name)
             folder.mkdir()
             versions[name] = Version(root, folder)
-        for line in table(measure(versions, parts, given.repeat)):
+        for line in table(versions, parts, given.repeat):
             print(line, flush=True)
 
 
