@@ -41,7 +41,7 @@ def _atomic(path, header, rows):
     path.write_text("\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n", encoding="utf-8")
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items):
     """Mark the tests in a browser, and run slow tests first: no process is left alone with one at the end."""
     for item in items:
