@@ -75,10 +75,11 @@ class Encoder(ABC):
 
     @property
     def window(self) -> int | None:
+        """Maximum length of a text in tokens; None for no limit."""
         return None
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Lengths of texts in tokens (N,), with everything that is added to them."""
+        """Return the lengths of texts in tokens (N,), with everything that is added to them."""
         return np.array([len(text.split()) for text in texts], dtype=np.int64)
 
     @abstractmethod
