@@ -51,7 +51,7 @@ class Page:
 
     def render(self) -> str:
         """Return the page's HTML."""
-        html: str = render(
+        page = render(
             "page",
             title=self.title,
             lead=self.lead,
@@ -60,7 +60,7 @@ class Page:
             css=Markup(f"\n{read_asset('page.css')}{scale_rules()}"),
             script=Markup(f"\n{read_asset('page.js')}"),
         )
-        return html
+        return str(page)
 
     def write(self, path: str | Path) -> None:
         """Write the page as a whole or not at all.
