@@ -290,7 +290,7 @@ def _run_jobs(settings: CompareSettings, jobs: Jobs, progress: bool) -> None:
         if settings.workers == 1:
             jobs.work(after=update)
         else:
-            run_workers(settings, update, None, "recbole_msr.comparison.worker", jobs.count_over)
+            run_workers(settings, "recbole_msr.comparison.worker", update, count_ended=jobs.count_over)
         update()
 
 

@@ -21,10 +21,10 @@ from recbole_msr.errors import InputError, StorageError
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
+"""Between two looks at the processes; so is the delay after the last of them has ended."""
 _PATIENCE_SECONDS = 60.0
 _RESTARTS = 3
 """Times in a row that a worker is started again after it has ended soon after its start."""
-_SEARCH = "recbole_msr.tuning.worker"
 REFUSED = 2
 """Exit code of a worker whose search cannot go on; after any other it is started again."""
 
@@ -45,88 +45,147 @@ class Crew(Protocol):
         """The configuration keys of every run, `threads` among them."""
 
 
+class WorkerProcesses:
+    """Processes that work for a search or a comparison; each writes a log in the folder.
+
+    Args:
+        crew: the search or the comparison, which has written its settings into its folder.
+        module: the module that a process runs.
+
+    Attributes:
+        running: the processes by name.
+    """
+
+    def __init__(self, crew: Crew, module: str) -> None:
+        self._crew, self._module = crew, module
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, index: int, arguments: Sequence[str] = ()) -> None:
+        """Start a process.
+
+        Args:
+            name: the name of its log; no running process has it.
+            index: its number among the workers, which chooses its GPU.
+            arguments: command-line arguments behind the folder.
+        """
+        threads = str(self._crew.config["threads"])
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        gpus = _gpus() if "gpu_id" not in self._crew.config else []
+        gpu = [f"--gpu={gpus[index % len(gpus)]}"] if gpus else []
+        command = [sys.executable, "-m", self._module, str(self._crew.folder), f"--parent={os.getpid()}"]
+        with open(self._log(name), "ab") as log:
+            self.running[name] = subprocess.Popen(
+                [*command, *gpu, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+            )
+
+    def wait(self) -> dict[str, int]:
+        """Wait a moment; return the exit codes of the processes that have ended by then, which run no more."""
+        time.sleep(_POLL_SECONDS)
+        codes = {name: process.poll() for name, process in self.running.items()}
+        ended = {name: code for name, code in codes.items() if code is not None}
+        for name in ended:
+            del self.running[name]
+        return ended
+
+    def last_error(self, name: str) -> str:
+        """Return the last error in a process' log."""
+        lines = self._log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        errors = [line for line in lines if line.startswith("error: ")] or lines
+        return errors[-1].removeprefix("error: ") if errors else f"it left no word in {self._log(name)}"
+
+    def stop(self) -> None:
+        """End those that run: first by an interrupt, so that they return their trials to the study."""
+        for process in self.running.values():
+            with contextlib.suppress(OSError, ValueError):  # ValueError: Windows has no such signal
+                process.send_signal(signal.SIGINT)
+        for process in self.running.values():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _log(self, name: str) -> Path:
+        return self._crew.folder / "workers" / f"{name}.log"
+
+
 def run_workers(
-    settings: Crew,
+    crew: Crew,
+    module: str,
     update: Callable[[], None],
-    deadline: float | None,
-    module: str = _SEARCH,
-    ended: Callable[[], int] = lambda: 0,
+    deadline: float | None = None,
+    count_ended: Callable[[], int] = lambda: 0,
 ) -> None:
     """Start the workers, watch them, and start those again that were killed.
 
     Args:
-        settings: the search or the comparison, which it has written into its folder.
-        update: called again and again, to show the progress of the trials.
-        deadline: `time.monotonic()` after which no trial begins.
+        crew: the search or the comparison, which has written its settings into its folder.
         module: the module that a worker runs.
-        ended: returns the number of trials or jobs that have ended; a worker that ends early has failed again only if
-            it has not grown meanwhile.
+        update: called again and again, to show the progress.
+        deadline: `time.monotonic()` after which no trial begins.
+        count_ended: returns the number of trials or jobs that have ended; a worker that ends early has failed again
+            only if the number has not grown meanwhile.
 
     Raises:
         InputError: a worker was stopped by one, or was killed again and again.
     """
     stop_at = None if deadline is None else time.time() + deadline - time.monotonic()
     arguments = [] if stop_at is None else [f"--deadline={stop_at}"]
-    workers = {
-        index: _start(settings, f"worker-{index}", index, arguments, module) for index in range(settings.workers)
-    }
-    begun, failures = dict.fromkeys(workers, time.monotonic()), dict.fromkeys(workers, 0)
-    heard, so_far = time.monotonic(), dict.fromkeys(workers, ended())
+    workers, restarts = WorkerProcesses(crew, module), _Restarts(count_ended)
+    indices = {f"worker-{index}": index for index in range(crew.workers)}
+    last_update = time.monotonic()
     try:
-        while workers:
-            time.sleep(_POLL_SECONDS)
+        for name, index in indices.items():
+            workers.start(name, index, arguments)
+            restarts.note_start(name)
+        while workers.running:
+            ended = workers.wait()
             try:
                 update()
-                heard = time.monotonic()
+                last_update = time.monotonic()
             except StorageError:  # the workers have their own patience
-                if time.monotonic() - heard > _PATIENCE_SECONDS:
+                if time.monotonic() - last_update > _PATIENCE_SECONDS:
                     raise
-            for index, process in list(workers.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del workers[index]
-                if code == 0:
-                    continue
-                error = _error(settings, f"worker-{index}")
-                if code == REFUSED:
-                    raise InputError(error)
-                early = time.monotonic() - begun[index] < _PATIENCE_SECONDS and ended() == so_far[index]
-                failures[index], so_far[index] = failures[index] + 1 if early else 1, ended()
-                if failures[index] > _RESTARTS:
-                    raise InputError(f"worker {index} ended {failures[index]} times, soon after its start: {error}")
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({error})"
-                logger.warning("worker %d %s and is started again", index, how)
-                time.sleep(failures[index] - 1)
-                begun[index] = time.monotonic()
-                workers[index] = _start(settings, f"worker-{index}", index, arguments, module)
+            for name, code in ended.items():
+                if code != 0:
+                    error = workers.last_error(name)
+                    if code == REFUSED:
+                        raise InputError(error)
+                    restarts.wait_before(name, indices[name], code, error)
+                    workers.start(name, indices[name], arguments)
+                    restarts.note_start(name)
     finally:
-        _end(list(workers.values()))
+        workers.stop()
 
 
-def _start(
-    settings: Crew, name: str, index: int, arguments: Sequence[str], module: str = _SEARCH
-) -> subprocess.Popen[bytes]:
-    threads = str(settings.config["threads"])
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    gpus = _gpus() if "gpu_id" not in settings.config else []
-    gpu = [f"--gpu={gpus[index % len(gpus)]}"] if gpus else []
-    with open(_log(settings, name), "ab") as log:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                module,
-                str(settings.folder),
-                f"--parent={os.getpid()}",
-                *gpu,
-                *arguments,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-        )
+class _Restarts:
+    """How often each worker has ended soon after its start, while nothing else was done meanwhile."""
+
+    def __init__(self, count_ended: Callable[[], int]) -> None:
+        self._count_ended = count_ended
+        self._started: dict[str, float] = {}
+        self._ended_then: dict[str, int] = {}
+        self._failures: dict[str, int] = {}
+
+    def note_start(self, name: str) -> None:
+        self._started[name] = time.monotonic()
+        self._ended_then.setdefault(name, self._count_ended())
+
+    def wait_before(self, name: str, index: int, code: int, error: str) -> None:
+        """Say that a worker is started again, and wait longer each time.
+
+        Raises:
+            InputError: it has ended too often.
+        """
+        ended = self._count_ended()
+        early = time.monotonic() - self._started[name] < _PATIENCE_SECONDS and ended == self._ended_then[name]
+        self._failures[name] = self._failures.get(name, 0) + 1 if early else 1
+        self._ended_then[name] = ended
+        if self._failures[name] > _RESTARTS:
+            raise InputError(f"worker {index} ended {self._failures[name]} times, soon after its start: {error}")
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code} ({error})"
+        logger.warning("worker %d %s and is started again", index, how)
+        time.sleep(self._failures[name] - 1)
 
 
 def _gpus() -> list[str]:
@@ -144,27 +203,3 @@ def _gpus() -> list[str]:
     finally:
         if now is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = now
-
-
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End workers: first by an interrupt, so that they return their trials to the study."""
-    for process in processes:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: Windows has no such signal
-            process.send_signal(signal.SIGINT)
-    for process in processes:
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _log(settings: Crew, name: str) -> Path:
-    return settings.folder / "workers" / f"{name}.log"
-
-
-def _error(settings: Crew, name: str) -> str:
-    """Return the last error in a worker's log."""
-    lines = _log(settings, name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    errors = [line for line in lines if line.startswith("error: ")] or lines
-    return errors[-1].removeprefix("error: ") if errors else f"it left no word in {_log(settings, name)}"

@@ -3,7 +3,3 @@
 `template` and `facts` write the prompts, `encoders` turn them into vectors, `embed` does that once and survives being
 killed, `store` opens the result. Opening needs NumPy and Parquet alone: no language model, no transformers.
 """
-
-from recbole_msr.prompts.store import LEVELS, Knowledge
-
-__all__ = ["LEVELS", "Knowledge"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recbole_msr.jobs.processes import _POLL_SECONDS, _end, _error, _start
+from recbole_msr.jobs.processes import WorkerProcesses
 from recbole_msr.tuning.settings import SearchSettings
 
 logger = logging.getLogger(__name__)
@@ -35,13 +33,12 @@ def run_finals(
     try:
         while workers.remain():
             workers.start()
-            time.sleep(_POLL_SECONDS)
             workers.collect()
             ended = workers.count_ended()
             if ended > bar.n:
                 bar.update(ended - bar.n)
     finally:
-        workers.end()
+        workers.processes.stop()
     return workers.failed
 
 
@@ -49,6 +46,7 @@ class _FinalWorkers:
     """The worker processes of a final test.
 
     Attributes:
+        processes: those that run.
         failed: the reason of every seed that is given up.
     """
 
@@ -56,9 +54,10 @@ class _FinalWorkers:
         self, settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], over: Callable[[int], bool]
     ) -> None:
         self._settings, self._trial, self._over = settings, trial, over
+        self.processes = WorkerProcesses(settings, "recbole_msr.tuning.worker")
         self._waiting = [tuple(group) for group in groups]
         self._tries = dict.fromkeys([seed for group in groups for seed in group], 0)
-        self._running: dict[tuple[int, ...], tuple[int, subprocess.Popen[bytes]]] = {}
+        self._running: dict[str, tuple[int, tuple[int, ...]]] = {}  # name: number of the worker, its seeds
         self.failed: dict[int, str] = {}
 
     def remain(self) -> bool:
@@ -68,36 +67,30 @@ class _FinalWorkers:
         """Start as many groups as there are free workers."""
         while self._waiting and len(self._running) < self._settings.workers:
             seeds = self._waiting.pop(0)
-            index = min(set(range(self._settings.workers)) - {used for used, _ in self._running.values()})
-            arguments = [f"--final={self._trial}", "--seeds", *map(str, seeds)]
-            self._running[seeds] = (index, _start(self._settings, _log_name(seeds), index, arguments))
+            index = min(set(range(self._settings.workers)) - {index for index, _ in self._running.values()})
+            self.processes.start(_name(seeds), index, [f"--final={self._trial}", "--seeds", *map(str, seeds)])
+            self._running[_name(seeds)] = (index, seeds)
             for seed in seeds:
                 self._tries[seed] += 1
 
     def collect(self) -> None:
-        """Take note of workers that have ended."""
-        for seeds, (_, process) in list(self._running.items()):
-            code = process.poll()
-            if code is not None:
-                del self._running[seeds]
-                for seed in seeds:
-                    if not self._over(seed):
-                        self._retry_or_give_up(seed, seeds, code)
+        """Wait a moment, and take note of the workers that have ended."""
+        for name, code in self.processes.wait().items():
+            _, seeds = self._running.pop(name)
+            for seed in seeds:
+                if not self._over(seed):
+                    self._retry_or_give_up(seed, seeds, code)
 
     def _retry_or_give_up(self, seed: int, seeds: tuple[int, ...], code: int) -> None:
         if code < 0 and self._tries[seed] <= self._settings.retries:
             logger.warning("the final run with seed %d was killed by signal %d and goes on", seed, -code)
             self._waiting.append((seed,))
         else:
-            self.failed[seed] = _error(self._settings, _log_name(seeds))
+            self.failed[seed] = self.processes.last_error(_name(seeds))
 
     def count_ended(self) -> int:
         return sum(map(self._over, self._tries)) + len(self.failed)
 
-    def end(self) -> None:
-        """End the processes that still run."""
-        _end([process for _, process in self._running.values()])
 
-
-def _log_name(seeds: tuple[int, ...]) -> str:
+def _name(seeds: tuple[int, ...]) -> str:
     return f"final-{seeds[0]}"

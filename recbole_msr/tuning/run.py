@@ -186,7 +186,7 @@ def _run_trials(
             if settings.workers == 1 or over:  # no worker is started only to see that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)
             else:
-                run_workers(settings, report.update, deadline)
+                run_workers(settings, "recbole_msr.tuning.worker", report.update, deadline)
         except InputError as error:
             return error
         finally:
