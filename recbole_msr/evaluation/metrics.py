@@ -162,13 +162,6 @@ def shown(metric: str, value: float) -> str:
     return format(value, METRICS[metric].digits)
 
 
-def tested_and_not() -> tuple[str, str]:
-    """Return the headings of the metrics whose differences are tested, and of the others: "AUC and LogLoss"."""
-    tested = [metric.heading for metric in METRICS.values() if metric.difference is not None]
-    others = [metric.heading for metric in METRICS.values() if metric.difference is None]
-    return " and ".join(tested), ", ".join(others)
-
-
 def metric_name(key: str) -> str:
     """Return a metric's key as `Evaluation.flat` has it: case matters in the names of scenarios and tasks alone.
 

@@ -1,1 +1,1 @@
-"""What a search and a comparison share: worker processes, the lock of an output folder, reasons of failures."""
+"""Shared by searches and comparisons: worker processes, the lock of an output folder, reasons of failures."""

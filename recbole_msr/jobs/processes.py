@@ -159,7 +159,7 @@ def run_workers(
 
 
 class _Restarts:
-    """How often each worker has ended soon after its start, while nothing else was done meanwhile."""
+    """Count how often each worker has ended soon after its start while no trial or job was finished."""
 
     def __init__(self, count_ended: Callable[[], int]) -> None:
         self._count_ended = count_ended

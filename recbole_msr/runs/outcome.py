@@ -1,4 +1,4 @@
-"""What training and test come to."""
+"""The results of training and test."""
 
 from __future__ import annotations
 

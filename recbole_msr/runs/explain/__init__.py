@@ -1,1 +1,1 @@
-"""What a finished run has learnt between its scenarios, and for single users: numbers and texts, as plain values."""
+"""Explain what a finished run has learnt between its scenarios and for single users, as plain numbers and texts."""

@@ -1,4 +1,4 @@
-"""What a finished run was made of, as far as it is still there: its store, its model, its training rows."""
+"""The parts of a finished run that are still there: its store, its model, its training rows."""
 
 from __future__ import annotations
 
