@@ -273,7 +273,7 @@ def test_a_checkpoint_that_cannot_be_used(run, tmp_path, capsys):
 
 
 def test_other_errors_end_with_1_and_show_where_only_if_asked(data, tmp_path, capsys, monkeypatch):
-    from recbole_msr.runs import run as module
+    from recbole_msr.runs import run_settings as module
 
     def fails(*_, **__):
         raise RuntimeError("two\nlines")

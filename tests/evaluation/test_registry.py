@@ -11,13 +11,9 @@ import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import METRICS, Direction, MeanOfTerms, Metric
 from recbole_msr.report import markdown
-from recbole_msr.report.comparison.leaderboard import (
-    cells_frame,
-    differences_frame,
-    latex,
-    leaderboard_frame,
-)
-from recbole_msr.report.comparison.leaderboard import markdown as comparison_markdown
+from recbole_msr.report.comparison.frames import cells_frame, differences_frame, leaderboard_frame
+from recbole_msr.report.comparison.latex_markdown import latex
+from recbole_msr.report.comparison.latex_markdown import markdown as comparison_markdown
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.report.comparison.terminal import print_comparison
 from recbole_msr.report.run.result_table import print_result
@@ -114,7 +110,7 @@ def test_a_comparison_tests_and_shows_a_new_metric(brier, tmp_path):
     write_compare_page(tmp_path / "report.html", summary, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for metric in ("ECE", "PCOC", "Brier"):
-        assert f"{metric} macro" in page
+        assert f"{metric}: macro" in page
         assert f"{metric}, mean over the seeds" in page
     assert "AUC and LogLoss and Brier are tested; of GAUC, ECE, PCOC" in re.sub(r"\s+", " ", page)
 

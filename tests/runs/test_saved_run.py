@@ -120,7 +120,7 @@ def test_predicting_explaining_and_predicting_again_do_not_disturb_each_other(tr
     assert len(again.explain().users) == 5
 
 
-def test_a_run_without_tasks_shows_what_it_has_and_says_why_not_the_rest(trained):
+def test_a_run_without_tasks_shows_what_it_has_and_says_why_not_the_rest(trained, caplog):
     result = trained["bpr"]
     saved = recbole_msr.load(result.folder)
     assert saved.result["test"] == result.summary["test"]
@@ -137,7 +137,7 @@ def test_a_run_without_tasks_shows_what_it_has_and_says_why_not_the_rest(trained
     path = re.search(r"recbole.quick_start.load_data_and_model\('(.*)'\)", advice).group(1)
     from recbole.quick_start import load_data_and_model
 
-    logging.getLogger().setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR)
     model = load_data_and_model(path)[1]
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in result.model.state_dict().items())
 

@@ -26,7 +26,7 @@ from recbole_msr.tuning.space.space import Space
 from tests.prompts.small_data import write_items
 
 MODELS = sorted(path.stem for path in registry.search_spaces().glob("*.yaml"))
-OURS = [model for model in MODELS if model in registry._BUILT_IN]
+OURS = [model for model in MODELS if model in registry.BUILT_IN_MODELS]
 PRESETS = sorted(path.stem for path in registry.properties("dataset").glob("*.yaml"))
 
 
