@@ -112,7 +112,9 @@ def test_a_comparison_tests_and_shows_a_new_metric(brier, tmp_path):
     for metric in ("ECE", "PCOC", "Brier"):
         assert f"{metric}: macro" in page
         assert f"{metric}, mean over the seeds" in page
-    assert "AUC and LogLoss and Brier are tested; of GAUC, ECE, PCOC" in re.sub(r"\s+", " ", page)
+    assert "AUC, LogLoss and Brier are tested; of GAUC, ECE, PCOC and the worst cell only means are given" in re.sub(
+        r"\s+", " ", page
+    )
 
 
 def test_a_misspelt_metric_is_told_the_new_one(brier, tiny_data):

@@ -42,7 +42,12 @@ def leaderboard_part(summary: Mapping[str, Any]) -> Markup:
         many_seeds=len(summary["seeds"]) > 1,
         reference=summary["reference"],
         alpha=summary["alpha"],
-        tested=" and ".join(metric_heading(metric) for metric in METRICS if metric in tested),
-        untested=" and of ".join(untested),
+        tested=_listed([metric_heading(metric) for metric in METRICS if metric in tested]),
+        untested=_listed(untested),
         script=Markup(f"\n{read_asset('leaderboard.js')}"),
     )  # fmt: skip
+
+
+def _listed(words: list[str]) -> str:
+    """Return words as a sentence has them: "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
