@@ -20,7 +20,7 @@ from typing import Any
 from recbole_msr import compat
 from recbole_msr.config.defaults import preset_settings, with_backbone
 from recbole_msr.config.merge import make_folders_absolute
-from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.evaluation.metrics import check_task_names, smaller_is_better
 from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_defaults
 from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
 from recbole_msr.schema import MISSING_LABEL, Schema, label_field
@@ -145,6 +145,7 @@ def _derive_from_schema(original: Any) -> Any:
         make_folders_absolute(final, ("knowledge_dir",))  # a run is scored and resumed from other folders too
         schema = Schema.from_config(final)
         if schema is not None:
+            check_task_names(schema.task_names)
             final["main_task"] = schema.main_task
             final["LABEL_FIELD"] = label_field(schema.main_task)
             final["threshold"] = None

@@ -31,8 +31,8 @@ MISSING_LABEL = -1.0
 
 UNKNOWN_SCENARIO = 0
 
-_RESERVED_NAMES = ("auc", "gauc", "logloss", "macro", "worst", "all")
-"""Names of metrics, means and sums in results, which no task may have in any case."""
+_RESERVED_NAMES = ("macro", "worst", "all")
+"""Names of means and sums in results, which no task may have in any case; nor may it have a metric's."""
 
 
 def label_field(task: str) -> str:
@@ -334,7 +334,7 @@ def _task_name(key: Any) -> str:
         raise InputError(f"task name '{name}' may hold letters, digits, '_' and '-' only")
     if name.casefold() in _RESERVED_NAMES:
         raise InputError(
-            f"task name '{name}' is taken: {', '.join(_RESERVED_NAMES)} are metrics, means and sums in results; "
+            f"task name '{name}' is taken: {', '.join(_RESERVED_NAMES)} are means and sums in results; "
             "choose another"
         )
     return name

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from recbole_msr.errors import InputError
 from recbole_msr.evaluation import formulas
 from recbole_msr.evaluation.formulas import ScoredGroups
 
@@ -138,6 +139,17 @@ def smaller_is_better(key: str) -> bool:
     """
     name = _metric_of(key).split("@")[0]
     return METRICS[name].direction is Direction.SMALLER if name in METRICS else name in _SMALLER_IN_RECBOLE
+
+
+def check_task_names(tasks: Iterable[str]) -> None:
+    """Refuse a task that is called like a metric, in any case: `auc/auc` could be either.
+
+    Raises:
+        InputError: names the task, and all metrics.
+    """
+    for task in tasks:
+        if task.casefold() in METRICS:
+            raise InputError(f"task name '{task}' is taken: {', '.join(METRICS)} are metrics; choose another")
 
 
 def cannot_choose(key: str) -> str | None:

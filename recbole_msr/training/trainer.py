@@ -1,4 +1,4 @@
-"""A trainer with RecBole's face over `pytorch_lightning.Trainer`."""
+"""A trainer with RecBole's interface around `pytorch_lightning.Trainer`."""
 
 from __future__ import annotations
 

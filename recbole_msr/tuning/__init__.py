@@ -1,1 +1,1 @@
-"""Architecture search."""
+"""Search of architecture and training settings."""

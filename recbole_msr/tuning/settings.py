@@ -16,7 +16,7 @@ from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
-"""Objectives that are measured on the built model (`tuning/cost.py`); smaller is better."""
+"""Objectives that are measured on the built model (`jobs/model_cost.py`); smaller is better."""
 _FILE = Path("workers", "search.json")
 _SHAPE = {
     **dict.fromkeys(("model", "dataset", "study", "output"), str),

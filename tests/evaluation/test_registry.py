@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import recbole_msr
+from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import METRICS, Direction, MeanOfTerms, Metric
 from recbole_msr.report import markdown
@@ -218,3 +219,10 @@ def test_a_comparison_of_before_the_newer_metrics_has_dashes(tmp_path):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "AUC macro" in page
     assert "could not be made" not in page
+
+
+@pytest.mark.parametrize("name", [*METRICS, "AUC"])
+def test_no_task_is_called_like_a_metric(name):
+    settings = {"tasks": {name: {"field": "rating", "at_least": 4}}, "main_task": name, "use_gpu": False}
+    with pytest.raises(InputError, match=f"task name '{name}' is taken: auc, gauc, logloss, ece, pcoc are metrics"):
+        build_config("SharedBottom", "ml-100k", settings)

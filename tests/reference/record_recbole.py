@@ -1,4 +1,4 @@
-"""Record what plain RecBole computes on the stack it was written for: the reference of ``test_compat.py``.
+"""Record what plain RecBole computes on the stack it was written for: the reference of `tests/test_compat.py`.
 
 Run with a Python 3.10 or 3.11 that has RecBole 1.2.1, NumPy 1.26, pandas 2, SciPy 1.12, setuptools < 81 and
 ray 2.6.3; ``recbole_msr`` is not used::

@@ -578,7 +578,7 @@ def _config(model, **settings):
 
 @pytest.fixture
 def check(load):
-    """check(text, model="HiNet", **settings): `Space.check` for a search with these settings."""
+    """check(text, model="HiNet", **settings): `check_space` for a search with these settings."""
     return lambda text, model="HiNet", **settings: check_space(load(text), model, _config(model, **settings))
 
 
