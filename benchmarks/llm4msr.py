@@ -26,7 +26,7 @@ from typing import Any
 
 from recbole_msr import run
 from recbole_msr.cli import parse_settings
-from recbole_msr.prompts.command import embed
+from recbole_msr.runs.knowledge_commands import embed
 
 VARIANTS = ("alone", "scenario", "user", "both", "random", "features")
 

@@ -349,7 +349,7 @@ def _models(parsed: argparse.Namespace) -> int:
 
 
 def _prompts(parsed: argparse.Namespace) -> int:
-    from recbole_msr.prompts.command import show_prompts
+    from recbole_msr.runs.knowledge_commands import show_prompts
 
     settings = _settings(parsed) | {"template": parsed.template, "levels": parsed.levels}
     for line in show_prompts(parsed.dataset, _files(parsed), settings, parsed.n):
@@ -358,7 +358,7 @@ def _prompts(parsed: argparse.Namespace) -> int:
 
 
 def _embed(parsed: argparse.Namespace) -> int:
-    from recbole_msr.prompts.command import embed
+    from recbole_msr.runs.knowledge_commands import embed
 
     settings = _settings(parsed) | {"template": parsed.template, "encoder": parsed.encoder, "name": parsed.name}
     for line in embed(parsed.dataset, _files(parsed), settings, parsed.replace):

@@ -423,6 +423,16 @@ def _when_called(name: str, *functions: str) -> Callable[[], contextlib.Abstract
         call.__name__ = call.__qualname__ = function
         return call
 
+    def real(attribute: str) -> Any:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        stand_in = sys.modules.pop(name, None)
+        try:
+            return getattr(importlib.import_module(name), attribute)
+        finally:
+            if stand_in is not None:
+                sys.modules[name] = stand_in
+
     @contextlib.contextmanager
     def around() -> Iterator[None]:
         if not _speedups or name in sys.modules or importlib.util.find_spec(name.partition(".")[0]) is None:
@@ -430,6 +440,7 @@ def _when_called(name: str, *functions: str) -> Callable[[], contextlib.Abstract
             return
         stand_in = types.ModuleType(name)
         vars(stand_in).update({function: deferred(function) for function in functions})
+        vars(stand_in)["__getattr__"] = real  # for another thread, or another module that imports it meanwhile
         sys.modules[name] = stand_in
         try:
             yield

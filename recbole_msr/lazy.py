@@ -16,7 +16,6 @@ import importlib.machinery
 import importlib.util
 import logging
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, ModuleType
 from typing import Any
@@ -24,7 +23,12 @@ from typing import Any
 __all__ = ["install"]
 
 _LIGHTNING = ("pytorch_lightning", "lightning_fabric", "lightning_utilities")
-_lock = threading.RLock()
+
+
+def _import_lock(module: ModuleType) -> contextlib.AbstractContextManager[None]:
+    """Return the lock that an import of the module holds: Python recognises a deadlock among these locks."""
+    lock: contextlib.AbstractContextManager[None] = importlib._bootstrap._ModuleLockManager(module.__name__)  # type: ignore[attr-defined]
+    return lock
 
 
 class _Unloaded:
@@ -46,17 +50,22 @@ class _Unloaded:
 
     def get(self, name: str, caller: str) -> Any:
         """Return an attribute, for a caller (a module's name) that asks for it."""
-        with _lock:
-            if self.loading:  # asked by what it imports itself, as in any circle of imports
-                raise AttributeError(f"partially initialized module {self.module.__name__!r} has no attribute {name!r}")
-            if type(self.module) is _LazyModule and caller.startswith(self.callers):
-                if name in self.answers:
-                    return self.answers[name]()
-                if name == "__path__":
-                    raise AttributeError(name)
-            if type(self.module) is _LazyModule:
-                self.load()
-        return getattr(self.module, name)
+        try:
+            with _import_lock(self.module):
+                if not self.loading:
+                    if type(self.module) is _LazyModule and caller.startswith(self.callers):
+                        if name in self.answers:
+                            return self.answers[name]()
+                        if name == "__path__":
+                            raise AttributeError(name)
+                    if type(self.module) is _LazyModule:
+                        self.load()
+                    return getattr(self.module, name)
+        except importlib._bootstrap._DeadlockError:  # type: ignore[attr-defined]
+            pass  # the thread that loads it waits for an import of this one: take what is there, as in a circle
+        if name in vars(self.module):
+            return vars(self.module)[name]
+        raise AttributeError(f"partially initialized module {self.module.__name__!r} has no attribute {name!r}")
 
     def load(self) -> None:
         """Execute the real module."""
@@ -87,6 +96,8 @@ class _LazyModule(ModuleType):
     """A module that is loaded at the first access to what it has not been asked for by its known callers."""
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__path__", "__version__", "__all__"):
+            raise AttributeError(name)  # whoever looks through all modules asks for these; nothing is loaded for them
         unloaded = vars(self).get("_unloaded")
         if unloaded is None:  # another thread has loaded it meanwhile
             return getattr(self, name)
@@ -96,7 +107,7 @@ class _LazyModule(ModuleType):
         return unloaded.get(name, str(frame.f_globals.get("__name__")) if frame is not None else "")
 
     def __dir__(self) -> list[str]:
-        with _lock:
+        with _import_lock(self):
             if type(self) is _LazyModule and not vars(self)["_unloaded"].loading:
                 vars(self)["_unloaded"].load()
         return sorted(vars(self))

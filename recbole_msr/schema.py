@@ -334,8 +334,7 @@ def _task_name(key: Any) -> str:
         raise InputError(f"task name '{name}' may hold letters, digits, '_' and '-' only")
     if name.casefold() in _RESERVED_NAMES:
         raise InputError(
-            f"task name '{name}' is taken: {', '.join(_RESERVED_NAMES)} are means and sums in results; "
-            "choose another"
+            f"task name '{name}' is taken: {', '.join(_RESERVED_NAMES)} are means and sums in results; choose another"
         )
     return name
 

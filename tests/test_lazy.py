@@ -1,10 +1,14 @@
 """What a process imports: nothing heavy that it does not use, and the real thing as soon as somebody uses it."""
 
+import importlib
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from recbole_msr import lazy
 
 # Processes of their own: in this one the modules are loaded already, or soon will be.
 
@@ -131,3 +135,29 @@ def test_what_was_to_be_kept_from_torchdynamo_is_kept_from_it_once_it_is_loaded(
 
 def test_torchmetrics_is_one_package_however_it_was_reached(process):
     assert process["metrics"] == [True, True, True, True, 2.0]
+
+
+def test_threads_that_load_what_imports_each_other_do_not_wait_for_ever(tmp_path, monkeypatch):
+    """One loads the lazy package, which imports `other`; one is importing `other`, which asks the lazy package."""
+    (tmp_path / "heavy").mkdir()
+    (tmp_path / "heavy" / "__init__.py").write_text("import time; time.sleep(0.2)\nimport other\nvalue = 1\n")
+    (tmp_path / "other.py").write_text(
+        "import heavy, time\ntime.sleep(0.1)\nseen = getattr(heavy, 'value', None)\nvalue = 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(lazy._LAZY, "heavy", lazy._Unloaded)
+    monkeypatch.setattr(sys, "meta_path", [lazy._Finder(), *sys.meta_path])
+    for name in ("heavy", "other"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    heavy = importlib.import_module("heavy")
+    assert "value" not in vars(heavy), "it is lazy"
+    threads = [
+        threading.Thread(target=lambda: importlib.import_module("other"), daemon=True),
+        threading.Thread(target=lambda: heavy.value, daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert (heavy.value, importlib.import_module("other").value) == (1, 2)

@@ -144,10 +144,7 @@ AGE = {"field": "age", "bins": [30]}
         ),
         ({"tasks": {"a/b": "r"}}, r"task name 'a/b'"),
         ({"tasks": {"worst": "r"}}, r"task name 'worst'"),
-        *[
-            ({"tasks": {name: "r"}}, rf"task name '{name}' is taken")
-            for name in ("macro", "all", "Worst")
-        ],
+        *[({"tasks": {name: "r"}}, rf"task name '{name}' is taken") for name in ("macro", "all", "Worst")],
         ({"tasks": {"": "r"}}, r"task name '' is empty"),
         ({"tasks": {None: "r"}}, r"task name None is empty.*quote it"),
         ({"tasks": {False: "r"}}, r"task name False is True or False.*quote it"),

@@ -13,6 +13,7 @@ from recbole_msr.comparison.jobs import Jobs
 from recbole_msr.comparison.settings import CompareSettings, Entry, Search, Training
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.evaluation.significance import Difference, Measured, Rows, adjust, differences
 from recbole_msr.files.json import read_json
 from recbole_msr.files.yaml import read_yaml
@@ -200,9 +201,15 @@ class EntryResults:
         return shared.rows.measure(table)
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """Return a spread over the seeds for every metric key that some seed has."""
-        by_seed = [self.evaluation(seed, split).flat() for seed in self.seeds()]
-        keys = dict.fromkeys(key for values in by_seed for key in values if "/" in key)
+        """Return a spread over the seeds for every metric key that some seed has.
+
+        A metric that an earlier version, which made some of the runs, did not know is left out: its mean would be over
+        fewer seeds.
+        """
+        evaluations = [self.evaluation(seed, split) for seed in self.seeds()]
+        common = {metric for metric in METRICS if all(metric in evaluation.metrics for evaluation in evaluations)}
+        by_seed = [evaluation.flat() for evaluation in evaluations]
+        keys = dict.fromkeys(key for values in by_seed for key in values if "/" in key and key.split("/")[0] in common)
         return {key: spread([values.get(key) for values in by_seed]) for key in keys}
 
     def worst_cell(self, metrics: Mapping[str, Any]) -> dict[str, str] | None:

@@ -5,10 +5,14 @@ python -m recbole_msr.comparison.worker FOLDER
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import replace
 
 from recbole_msr.memory import importing
+
+if __name__ == "__main__":  # before the imports, which take a second: who started it may end it meanwhile
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with importing():
     from recbole_msr.comparison.jobs import Jobs

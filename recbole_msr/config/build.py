@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from recbole_msr.files.yaml import TypedSettings
 from recbole_msr.version import __version__
 
 logger = logging.getLogger(__name__)
+_own_arguments = threading.Lock()
+"""Held while the arguments of the process are hidden from RecBole: several threads may open runs."""
 
 
 def check_version(written_by: Any) -> None:
@@ -82,19 +85,20 @@ def _recbole_config(model: str, dataset: str, settings: Mapping[str, Any]) -> An
     """
     from recbole.config import Config
 
-    arguments = sys.argv
-    try:
-        sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
-        return Config(model=model, dataset=dataset, config_dict=TypedSettings(settings))
-    except InputError:
-        raise
-    except Exception as error:
-        lacks_mode = settings.get("eval_args") is not None and "mode" not in settings["eval_args"]
-        hint = " (eval_args without a mode asks for it: add mode: labeled)"
-        hint = hint if lacks_mode and "Full sort" in str(error) else ""
-        raise InputError(f"RecBole refuses the configuration: {one_line(error)}{hint}") from error
-    finally:
-        sys.argv = arguments
+    with _own_arguments:
+        arguments = sys.argv
+        try:
+            sys.argv = arguments[:1]  # RecBole's Config would read it behind our back
+            return Config(model=model, dataset=dataset, config_dict=TypedSettings(settings))
+        except InputError:
+            raise
+        except Exception as error:
+            lacks_mode = settings.get("eval_args") is not None and "mode" not in settings["eval_args"]
+            hint = " (eval_args without a mode asks for it: add mode: labeled)"
+            hint = hint if lacks_mode and "Full sort" in str(error) else ""
+            raise InputError(f"RecBole refuses the configuration: {one_line(error)}{hint}") from error
+        finally:
+            sys.argv = arguments
 
 
 def _check_declarations(config: Any, model_class: type) -> None:

@@ -746,7 +746,7 @@ class _OneScenario(Scenario):
 
 
 def _alone(schema: Schema, name: str) -> Schema:
-    return replace(schema, scenario=_OneScenario(**vars(schema.scenario), name=name))
+    return replace(schema, scenario=_OneScenario.model_construct(**vars(schema.scenario), name=name))
 
 
 def _natural_order(values: Any) -> list[str]:

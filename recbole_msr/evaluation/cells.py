@@ -102,6 +102,11 @@ class Evaluation:
         return list(self.pooled)
 
     @property
+    def metrics(self) -> list[str]:
+        """The metrics that the cells hold: all of this version's, fewer in results of an earlier one."""
+        return [metric for metric in METRICS if any(metric in cell.values for cell in self.pooled.values())]
+
+    @property
     def undefined(self) -> list[tuple[str, str, str]]:
         """Scenario, task and reason of each cell that counts in no mean."""
         return [(*name, cell.undefined) for name, cell in self._named() if cell.undefined is not None]

@@ -196,7 +196,9 @@ def takes(class_: Callable[P, T]) -> Callable[[Callable[[T], R]], OptionsFunctio
         @wraps(function)
         def call(*arguments: Any, **keywords: Any) -> R:
             if arguments and isinstance(arguments[0], options_class):
-                (options,) = arguments
+                if len(arguments) > 1:
+                    raise InputError("beside an object of options, changes to it are given by name: workers=2")
+                options = arguments[0]
                 return function(replace(options, **keywords) if keywords else options)
             return function(options_class(*arguments, **keywords))
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.prompts.command import embed
 from recbole_msr.prompts.store import knowledge_folder
+from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import process_rank
 
 logger = logging.getLogger(__name__)

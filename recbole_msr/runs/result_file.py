@@ -11,12 +11,15 @@ from recbole_msr.evaluation.cells import Cell, Evaluation
 from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.files.json import read_json
 
+_FIRST_METRICS = ("auc", "gauc", "logloss")
+"""Metrics that every version has written."""
+
 
 def _shape() -> dict[str, Any]:
     """Return the shape of a result.json; a metric that the version that wrote it did not know may be absent."""
     cell = {
         **{"rows": int, "positives": int, "undefined?": str | None},
-        **{f"{metric}?": float | None for metric in METRICS},
+        **{metric if metric in _FIRST_METRICS else f"{metric}?": float | None for metric in METRICS},
     }
     split = {
         "metrics": {str: float | None},

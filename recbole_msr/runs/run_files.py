@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import RLock
+from typing import Any, NamedTuple, TypeVar, overload
+
+from typing_extensions import Self
 
 from recbole_msr.config.build import build_config
 from recbole_msr.config.merge import absolute
@@ -27,6 +30,25 @@ class Evaluations(NamedTuple):
 
     valid: Evaluation | None
     test: Evaluation | None
+
+
+T = TypeVar("T")
+
+
+class shared_property(cached_property[T]):
+    """A property that is worked out once, by the first of several threads that ask for it."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> T: ...
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        if instance is None:
+            return self
+        with instance.lock:  # from Python 3.12 on `cached_property` has none
+            return super().__get__(instance, owner)
 
 
 class RunFiles:
@@ -53,7 +75,13 @@ class RunFiles:
         _check_folder(self.folder)
         self._checkpoint: dict[str, Any] | None = load_checkpoint(self.checkpoint_path)
         self.config: dict[str, Any] = dict(self._checkpoint["config"])
+        # The vocabulary is the last but one to be written; a copy made for scoring may lack the result. Of a run
+        # without tasks, which has none, the checkpoint alone may have been copied.
+        written = any((self.folder / name).exists() for name in ("result.json", "vocabulary"))
+        if not written and (self.config.get("tasks") or (self.folder / "config.yaml").exists()):
+            raise _unfinished(self.folder)
         self._moved: dict[str, Any] = {}
+        self.lock = RLock()
         if knowledge_dir is not None:
             self._moved["knowledge_dir"] = absolute(knowledge_dir)
 
@@ -67,7 +95,7 @@ class RunFiles:
         content, self._checkpoint = self._checkpoint, None
         return load_checkpoint(self.checkpoint_path) if content is None else content
 
-    @cached_property
+    @shared_property
     def result(self) -> dict[str, Any]:
         """The content of result.json.
 
@@ -93,12 +121,12 @@ class RunFiles:
         settings = self.config | {"strict": False} | self._moved | dict(changes or {})
         return build_config(settings.pop("model"), settings.pop("dataset"), settings)
 
-    @cached_property
+    @shared_property
     def recbole_config(self) -> Any:
         """RecBole's Config of the run."""
         return self.build_config()
 
-    @cached_property
+    @shared_property
     def dataset(self) -> ScenarioDataset:
         """The vocabularies and the user and item tables that the run kept, without interactions.
 
@@ -139,8 +167,7 @@ def _check_folder(folder: Path) -> None:
         below = sorted(str(path.parent) for path in folder.glob("*/result.json"))[:5]
         hint = f"; there are runs in {', '.join(below)}" if below else ": it has no config.yaml and no checkpoint"
         raise InputError(f"{folder} is no run's folder{hint}")
-    # The vocabulary is the last but one to be written; a copy made for scoring may lack the result.
-    if not (folder / "result.json").is_file() and not (folder / "vocabulary").is_dir():
+    if not any((folder / name).exists() for name in ("best.ckpt", "result.json", "vocabulary")):
         raise _unfinished(folder)
 
 

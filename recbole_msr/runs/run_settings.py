@@ -30,6 +30,7 @@ def configure_run(model: str | None, dataset: str | None, settings: Mapping[str,
         if not value:
             raise InputError(f"no {what} given: --{what}=NAME, or '{what}: NAME' in a configuration file")
     if "/" in str(settings.get("knowledge") or ""):
+        training_config(name, data_name, settings)  # a wrong setting is refused before hours of encoding
         settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
     return training_config(name, data_name, settings)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.runs.run_files import RunFiles
+from recbole_msr.runs.run_files import RunFiles, shared_property
 from recbole_msr.runs.scoring import Scored, Scorer
 from recbole_msr.training.checkpoint import apply_weights
 
@@ -62,7 +61,7 @@ class SavedRun(RunFiles):
         InputError: as `load`.
     """
 
-    @cached_property
+    @shared_property
     def model(self) -> Any:
         """The trained model (a `torch.nn.Module`) with the best epoch's weights, in evaluation mode.
 
@@ -80,7 +79,7 @@ class SavedRun(RunFiles):
         apply_weights(model, self.take_checkpoint(), self.checkpoint_path)
         return model.to(config["device"]).eval()
 
-    @cached_property
+    @shared_property
     def scorer(self) -> Scorer:
         """The model with what encodes raw rows; for `predict`, `score` and files of rows."""
         dataset = self.dataset

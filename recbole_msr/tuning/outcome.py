@@ -279,4 +279,8 @@ def _split_spreads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _cell_spreads(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {metric: spread([cell.get(metric) for cell in cells]) for metric in METRICS}
+    return {
+        metric: spread([cell.get(metric) for cell in cells])
+        for metric in METRICS
+        if all(metric in cell for cell in cells)
+    }

@@ -24,8 +24,8 @@ from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
 from recbole_msr.jobs.storage import hide_password
 from recbole_msr.memory import trim_memory
-from recbole_msr.prompts.command import embed
 from recbole_msr.report.tuning.page import write_search_page
+from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.final import final_test

@@ -26,6 +26,9 @@ _SHAPE = {
     "sampler?": {"name": str},
     "pruner?": {"name": str},
     "storage?": str | None,
+    **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "max_failures?"), int),
+    **dict.fromkeys(("trials?", "epochs?"), int | None),
+    **{"timeout?": float | None, "tolerance?": float, "fused?": str | int},
 }
 
 

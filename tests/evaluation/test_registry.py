@@ -175,7 +175,7 @@ def test_a_result_without_the_newer_metrics_is_read(written):
 @pytest.mark.parametrize(
     ("metric", "value", "told"),
     [
-        ("auc", None, "young, click has other metrics than task click of all scenarios"),
+        ("auc", None, "'test.cells.young.click' lacks the key 'auc'"),
         ("ece", None, "young, click has other metrics than task click of all scenarios"),
         ("auc", 1.5, "young, click: auc is out of range"),
         ("pcoc", -0.1, "young, click: pcoc is out of range"),

@@ -4,6 +4,8 @@ import json
 import logging
 import re
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -175,6 +177,24 @@ def test_folders_that_hold_no_finished_run_are_refused_at_once(trained, copied, 
     (folder / "best.ckpt").unlink()
     assert refusal(lambda: load(folder)) == f"there is no checkpoint {folder / 'best.ckpt'}"
     assert refusal(lambda: load("a\0b"))
+
+
+def test_a_copied_checkpoint_of_a_run_without_tasks_is_not_called_unfinished(trained, tmp_path):
+    shutil.copy(trained["bpr"].folder / "best.ckpt", tmp_path)
+    saved = recbole_msr.load(tmp_path)
+    assert "was made without scenarios and tasks" in refusal(lambda: saved.predict(FRAME))
+
+
+def test_threads_that_open_a_run_at_once_build_its_model_once(trained, monkeypatch):
+    """From Python 3.12 on `cached_property` has no lock; and RecBole reads the arguments of the process."""
+    monkeypatch.setattr("sys.argv", ["server", "--seed=7"])
+    saved = recbole_msr.load(trained["hinet"].folder)
+    with ThreadPoolExecutor(4) as threads:
+        models = list(threads.map(lambda _: saved.model, range(4)))
+        configs = list(threads.map(lambda _: recbole_msr.load(trained["hinet"].folder).recbole_config, range(4)))
+    assert len({id(model) for model in models}) == 1
+    assert {config["seed"] for config in configs} == {saved.config["seed"]}
+    assert sys.argv == ["server", "--seed=7"]
 
 
 def test_damaged_files_are_named(copied):

@@ -16,7 +16,7 @@ from recbole_msr import registry
 from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
-from recbole_msr.prompts.command import embed
+from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.training.module import PackedData, build_optimizer
 from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning.space.conditions import needs

@@ -35,7 +35,7 @@ class StoreWanted:
 
     Attributes:
         name: what `knowledge` is set to.
-        settings: settings that `recbole_msr.prompts.command.embed` builds it with; None if it must exist.
+        settings: settings that `recbole_msr.runs.knowledge_commands.embed` builds it with; None if it must exist.
     """
 
     name: str

@@ -177,3 +177,20 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, more, told, capsys):
     assert main(["embed", *arguments, *more]) == 2
     err = capsys.readouterr().err
     assert told in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("--lightning={devcies: 2}", "devcies"),
+        ("--wandb=onlin", "wandb must be online, offline or disabled, got 'onlin'"),
+        ("--lr_scheduler={name: Nope}", "Nope"),
+    ],
+)
+def test_settings_of_a_training_are_refused_before_anything_is_encoded(setting, told, arguments, tmp_path, capsys):
+    assert main(["embed", *arguments, "--encoder=random", "--name=k", setting]) == 2
+    assert told in capsys.readouterr().err
+    run = ["--model=LLM4MSR", "--dataset=tiny", *[word for word in arguments if "dataset" not in word]]
+    assert run_recbole([*run, "--knowledge=random/full", setting]) == 2
+    assert told in capsys.readouterr().err
+    assert not any(tmp_path.rglob("meta.json"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_msr.config.build import build_config, reading_data
+from recbole_msr.config.build import reading_data
 from recbole_msr.config.merge import merge_settings
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_paths
@@ -18,6 +18,7 @@ from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
+from recbole_msr.training.configure import training_config
 from recbole_msr.value_kinds import anything, choice, flag, maybe, name, path, take, text, whole
 
 KNOWLEDGE_KEYS = {
@@ -194,7 +195,7 @@ def _config(settings: Mapping[str, Any]) -> Any:
     model, dataset = settings.pop("model", _MODEL), settings.pop("dataset", None)
     if not dataset:
         raise InputError("no dataset given: --dataset=NAME, or 'dataset: NAME' in a configuration file")
-    return build_config(model, dataset, settings)
+    return training_config(model, dataset, settings)
 
 
 def _train_split(config: Any) -> Any:
