@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -541,29 +541,7 @@ class ScenarioDataset(ColumnarDataset):
     def _split(self) -> list[Dataset]:
         order, split = self.config["eval_args"]["order"], self.config["eval_args"]["split"] or {}
         if order == "TO" or "TS" in split:
-            if self.time_field not in self.inter_feat:
-                raise InputError(
-                    f"a time-ordered split needs the time field '{self.time_field}' (TIME_FIELD) in the interactions"
-                )
-            if self.field2type[self.time_field] != FeatureType.FLOAT:
-                raise InputError(
-                    f"a time-ordered split needs numbers, but '{self.time_field}' is a "
-                    f"{self.field2type[self.time_field].value}: write {self.time_field}:float in the file's first line"
-                )
-            times = self._times
-            assert times is not None
-            if self._untimed:
-                raise InputError(
-                    f"a time-ordered split needs the time of every interaction, but '{self.time_field}' is empty in "
-                    f"{self._untimed} of {len(times)}: fill it in, remove these rows, or split with order: RO"
-                )
-            if not np.isfinite(times).all():
-                raise InputError(
-                    f"a time-ordered split needs finite times, but '{self.time_field}' is infinite in "
-                    f"{int((~np.isfinite(times)).sum())} of {len(times)} rows"
-                )
-            if times.min() == times.max():
-                raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:.15g}")
+            self._check_times()
         if "TS" in split and order != "TO":
             # RecBole cuts each user's rows where they stand, so unsorted ones would mix past and future.
             raise InputError("eval_args: a split by time (TS) needs order: TO")
@@ -575,6 +553,40 @@ class ScenarioDataset(ColumnarDataset):
             return splits
         if "RS" not in split:
             raise InputError(f"eval_args: group_by: scenario splits by ratio (RS), not {split}")
+        return self._split_by_scenario(order, split["RS"])
+
+    def _check_times(self) -> None:
+        """Refuse interactions that a split by time cannot put in order.
+
+        Raises:
+            InputError: there is no time field, it is no number, or some times are missing, infinite or all equal.
+        """
+        if self.time_field not in self.inter_feat:
+            raise InputError(
+                f"a time-ordered split needs the time field '{self.time_field}' (TIME_FIELD) in the interactions"
+            )
+        if self.field2type[self.time_field] != FeatureType.FLOAT:
+            raise InputError(
+                f"a time-ordered split needs numbers, but '{self.time_field}' is a "
+                f"{self.field2type[self.time_field].value}: write {self.time_field}:float in the file's first line"
+            )
+        times = self._times
+        assert times is not None
+        if self._untimed:
+            raise InputError(
+                f"a time-ordered split needs the time of every interaction, but '{self.time_field}' is empty in "
+                f"{self._untimed} of {len(times)}: fill it in, remove these rows, or split with order: RO"
+            )
+        if not np.isfinite(times).all():
+            raise InputError(
+                f"a time-ordered split needs finite times, but '{self.time_field}' is infinite in "
+                f"{int((~np.isfinite(times)).sum())} of {len(times)} rows"
+            )
+        if times.min() == times.max():
+            raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:.15g}")
+
+    def _split_by_scenario(self, order: str, ratios: Sequence[float]) -> list[Dataset]:
+        """Split the rows of each scenario by ratio, in the order of time (TO) or at random."""
         self._change_feat_format()
         if order == "TO":
             self.sort(by=self.time_field)
@@ -584,7 +596,7 @@ class ScenarioDataset(ColumnarDataset):
         lent = SCENARIO_FIELD not in self.inter_feat
         if lent:
             self.inter_feat[SCENARIO_FIELD] = self.row_scenario(self.inter_feat)
-        splits = self.split_by_ratio(split["RS"], group_by=SCENARIO_FIELD)
+        splits: list[Dataset] = self.split_by_ratio(ratios, group_by=SCENARIO_FIELD)
         if lent:
             for part in (self, *splits):
                 part.inter_feat.drop(SCENARIO_FIELD)

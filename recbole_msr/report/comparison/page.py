@@ -122,7 +122,7 @@ class _ComparePage:
         return cell.get("rows"), cell.get("positives")
 
     def _leaderboard(self) -> list[str | Markup]:
-        return ["On the test split, which nothing was chosen by.", leaderboard_part(self._summary)]
+        return ["On the test split, on which nothing was selected.", leaderboard_part(self._summary)]
 
     def _differences(self) -> list[str | Markup]:
         compared = [entry for entry in self._entries if entry["differences"]]
@@ -135,8 +135,8 @@ class _ComparePage:
             return [note(why)]
         keys = list(dict.fromkeys(key for entry in compared for key in entry["differences"]))
         parts: list[str | Markup] = [
-            f"Each model less {self._reference}, with its 95 % interval. The interval and p take in both what the test "
-            "rows and what the seeds leave open; p adjusted is Holm's for the number of models. Only what is "
+            f"Each model less {self._reference}, with its 95 % interval. The interval and p account for the variation "
+            "over test rows and over seeds; p adjusted is Holm's for the number of models. Only what is "
             f"significant after that (p adjusted below {self._summary['alpha']:g}) has a colour."
         ]
         if len(self._summary["seeds"]) == 1:
