@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_msr.errors import InputError, StorageError
+from recbole_msr.errors import InputError, StorageError, one_line
 from recbole_msr.jobs.failure import reason_of
 from recbole_msr.jobs.processes import REFUSED
 
@@ -55,7 +54,6 @@ def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) ->
     arguments = vars(parser.parse_args())
     if arguments["deadline"] is not None:
         arguments["deadline"] += time.monotonic() - time.time()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started all in the background
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 
     try:
@@ -65,7 +63,7 @@ def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) ->
     except Exception as error:
         traceback.print_exc()
         print(
-            f"error: {' '.join(str(error).split()) if isinstance(error, InputError) else reason_of(error)}",
+            f"error: {one_line(error) if isinstance(error, InputError) else reason_of(error)}",
             file=sys.stderr,
         )
         return REFUSED if isinstance(error, InputError) and not isinstance(error, StorageError) else 3

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from recbole_msr.memory import importing
 
-if __name__ == "__main__":  # before the imports, which take a second: who started it may end it meanwhile
+if __name__ == "__main__":
+    # An interrupt counts from the first moment, also where a shell started all in the background and ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 with importing():
