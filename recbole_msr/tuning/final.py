@@ -23,10 +23,11 @@ from recbole_msr.runs.result_file import read_result
 from recbole_msr.runs.seeds import run_seeds, seeds_not_fusable_reason
 from recbole_msr.training.fused.loop import fused_group_size
 from recbole_msr.tuning.final_workers import run_finals
-from recbole_msr.tuning.objective import StudyData, trial_config
 from recbole_msr.tuning.outcome import FinalTest, best_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_settings import trial_config
 from recbole_msr.tuning.worker_loop import open_search
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,10 @@ from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.training.fused.loop import fused_group_size, not_fusable_reason, train_members
 from recbole_msr.training.fused.member import Member
-from recbole_msr.tuning.objective import Attempt, Objective, Outcome, StudyData
+from recbole_msr.tuning.objective import Attempt, Objective, Outcome
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study_data import StudyData
 
 logger = logging.getLogger(__name__)
 

@@ -4,100 +4,29 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import optuna
-import pytorch_lightning as pl
 import torch
 from optuna.trial import Trial, TrialState
 
-from recbole_msr.config.build import reading_data
-from recbole_msr.data.packed import PackedTable
-from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.cells import Evaluation
-from recbole_msr.evaluation.metrics import find_metric
-from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.jobs.failure import ends_search, reason_of
-from recbole_msr.jobs.model_cost import LATENCY_ROWS, flops, latency, parameters
 from recbole_msr.tracking.wandb import TrackedRun
-from recbole_msr.training.configure import training_config
 from recbole_msr.training.epoch_loggers import EpochLogger
-from recbole_msr.training.epochs import EpochKeeper
-from recbole_msr.training.fused.member import Member
-from recbole_msr.training.trainer import LightningTrainer
-from recbole_msr.tuning.settings import COSTS, SearchSettings
+from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import SO_FAR
+from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_settings import trial_settings
+from recbole_msr.tuning.trial_training import TrialTraining
 
 logger = logging.getLogger(__name__)
-
-
-class StudyData:
-    """The data of all trials: read, split and packed once a process. The test split is not packed, and never read.
-
-    Args:
-        settings: the search.
-
-    Attributes:
-        report: counts of used and unused rows (`ScenarioDataset.row_report`); None for data without tasks.
-
-    Raises:
-        InputError: the data cannot be used, or an objective is no metric.
-    """
-
-    def __init__(self, settings: SearchSettings) -> None:
-        from recbole.data import create_dataset
-        from recbole.utils import get_model
-
-        self.config = trial_config(settings, {})
-        with reading_data(self.config):
-            dataset = create_dataset(self.config)
-            splits = dataset.build()
-        log_rows(dataset)
-        self.report = dataset.row_report() if hasattr(dataset, "row_report") else None
-        self.train_split, self._valid_split = splits[0], splits[1]
-        is_multi_task = hasattr(get_model(settings.model), "predict_tasks")
-        for name in settings.objectives:
-            if name not in COSTS:
-                check_metric(name, self.config, self.train_split, is_multi_task)
-                task = None if is_multi_task else self.config["main_task"]
-                check_validation(name, self.config, self._valid_split, task)
-
-    # Packed when the first trial asks: the process that only starts workers needs no tables.
-
-    @cached_property
-    def train(self) -> PackedTable:
-        """Return the rows of the training split."""
-        return PackedTable.for_run(self.train_split, self.config)
-
-    @cached_property
-    def valid(self) -> PackedTable:
-        """Return the rows of the validation split."""
-        return PackedTable.for_run(self._valid_split, self.config)
-
-
-def trial_config(settings: SearchSettings, sampled: dict[str, Any]) -> Any:
-    """Return RecBole's configuration of a trial."""
-    return training_config(settings.model, settings.dataset, trial_settings(settings, sampled))
-
-
-def trial_settings(settings: SearchSettings, sampled: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration keys of a trial: those of the search, then the sampled ones."""
-    fixed = {
-        "valid_metric": settings.quality,
-        "trainer": "lightning",
-        "show_progress": False,
-        "metric_decimal_place": 6,
-    }
-    return {**fixed, **settings.config, **sampled}
 
 
 @dataclass
@@ -161,7 +90,7 @@ class Objective:
 
     def begin_seed(self, attempt: Attempt, index: int) -> None:
         """Build the model of a trial's next training."""
-        attempt.runs.append(_Training(self._settings, self._data, attempt.outcome.settings, index))
+        attempt.runs.append(TrialTraining(self._settings, self._data, attempt.outcome.settings, index))
 
     def train(self, attempt: Attempt) -> None:
         """Train a trial that has begun, seed after seed."""
@@ -237,7 +166,7 @@ class Attempt:
 
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
-        self.runs: list[_Training] = []
+        self.runs: list[TrialTraining] = []
         self.outcome = Outcome(TrialState.FAIL)
         self.tracked: TrackedRun | None = None
         self.started = time.perf_counter()
@@ -322,112 +251,6 @@ class Attempt:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-class _Training:
-    """One training of a trial."""
-
-    def __init__(self, settings: SearchSettings, data: StudyData, sampled: dict[str, Any], index: int) -> None:
-        from recbole.utils import get_model, init_seed
-
-        self._settings, self._data = settings, data
-        config = trial_config(settings, {**sampled, "seed": settings.config["seed"] + index})
-        init_seed(config["seed"], config["reproducibility"])
-        model = get_model(settings.model)(config, data.train_split).to(config["device"])
-        self._config = config
-        self._model: torch.nn.Module = model
-        self.epochs = int(config["epochs"])
-        self._kept: EpochKeeper | None = None
-        self._setup_seconds: float | None = None
-        self.costs = self._measure()
-
-    def run(self, callbacks: list[pl.Callback], after_epoch: Callable[[int, float], None], started: float) -> None:
-        trainer = LightningTrainer(self._config, self._model, [*callbacks, _FirstBatch(self, started)])
-        try:
-            trainer.fit(self._data.train, self._data.valid, verbose=False, saved=False, callback_fn=after_epoch)
-        finally:
-            self._kept = trainer.epochs
-        self.check_validated()
-
-    def member(self, after_epoch: Callable[[int, float], None], on_end: Callable[[], None]) -> Member:
-        """Make it a member of a fused training; call this before anything else draws random numbers."""
-        made = Member(self._config, self._model, callback_fn=after_epoch, on_end=on_end)
-        self._kept = made.epochs
-        return made
-
-    @property
-    def config(self) -> Any:
-        return self._config
-
-    @property
-    def model(self) -> torch.nn.Module:
-        model: torch.nn.Module = self._model
-        return model
-
-    def check_validated(self) -> None:
-        if self._kept is None or self._kept.best_score is None:
-            raise InputError(
-                "no epoch was validated: eval_step must be at least 1 and not larger than epochs "
-                f"(they are {self._config['eval_step']} and {self._config['epochs']})"
-            )
-
-    @property
-    def is_validated(self) -> bool:
-        return self._kept is not None and self._kept.best_score is not None
-
-    def first_batch(self, started: float) -> None:
-        if self._setup_seconds is None:
-            self._setup_seconds = time.perf_counter() - started
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        return self._kept.history if self._kept is not None else []
-
-    def values(self) -> list[float]:
-        """Return the objectives' values in the best epoch."""
-        assert self._kept is not None
-        cells = Evaluation.from_dict(self._kept.best_evaluation).keys() if self._kept.best_evaluation else []
-        values = self._kept.best_metrics | self.costs
-        keys = {name: find_metric(name, [*values, *cells]) for name in self._settings.objectives}
-        objectives = {name: values[key] for name, key in keys.items() if key in values}
-        objectives[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
-        missing = [name for name in self._settings.objectives if not math.isfinite(objectives.get(name, math.nan))]
-        if missing:
-            raise InputError(f"{', '.join(missing)} has no value on the validation split")
-        return [float(objectives[name]) for name in self._settings.objectives]
-
-    def attributes(self) -> dict[str, Any]:
-        attributes: dict[str, Any] = dict(self.costs)
-        if self._setup_seconds is not None:
-            attributes["setup_seconds"] = round(self._setup_seconds, 3)
-        if self._kept is not None:
-            attributes |= {"history": self._kept.history, "best_epoch": self._kept.best_epoch}
-            if self._kept.best_evaluation is not None:
-                attributes["valid"] = self._kept.best_evaluation
-        return attributes
-
-    def _measure(self) -> dict[str, float]:
-        """Count the parameters, and measure the other costs only where they are objectives, because that takes time."""
-        objectives = self._settings.objectives
-        costs: dict[str, float] = {"parameters": parameters(self._model)}
-        rows = self._data.valid
-        if "flops" in objectives:
-            costs["flops"] = flops(self._model, self._batch(min(256, len(rows))))
-        for name, count in LATENCY_ROWS.items():
-            if name in objectives:
-                costs[name] = latency(self._model, self._batch(min(count, len(rows))), count)
-        return costs
-
-    def _batch(self, rows: int) -> Any:
-        return self._data.valid.batch(slice(0, rows)).to(self._config["device"])
-
-
-class _FirstBatch(pl.Callback):
-    def __init__(self, training: _Training, started: float) -> None:
-        self._training, self._started = training, started
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._training.first_batch(self._started)
 
 
 def _finish(tracked: TrackedRun, outcome: Outcome) -> None:

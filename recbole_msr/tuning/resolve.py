@@ -14,12 +14,12 @@ from recbole_msr.jobs.configuration import merge_configuration, require, take_tr
 from recbole_msr.jobs.options import same_fields
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
-from recbole_msr.tuning.objective import trial_config
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import Named, make_pruner, make_sampler
 from recbole_msr.tuning.settings import SearchSettings, read_fused, read_objectives, read_pruner, read_sampler
 from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.trial_settings import trial_config
 
 
 def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:

@@ -29,7 +29,6 @@ from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.final import final_test
-from recbole_msr.tuning.objective import StudyData
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import (
     FinalTest,
@@ -44,6 +43,7 @@ from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import check_study, counted_trials, is_cut_off, storage_errors, values_of
+from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trials_table import trials_frame, write_trials
 from recbole_msr.tuning.worker_loop import open_search, run_trials, wanted_trials
 

@@ -11,10 +11,11 @@ from optuna.trial import FrozenTrial
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.evaluation.metrics import smaller_is_better
 from recbole_msr.tuning.fused_trials import FusedTrials
-from recbole_msr.tuning.objective import Objective, StudyData
+from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.settings import COSTS, SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import grid_points, open_study
+from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trials import Trials
 
 

@@ -18,10 +18,11 @@ from recbole_msr.errors import InputError
 from recbole_msr.training.fused.loop import SideBySide
 from recbole_msr.tuning import fused_trials as together_module
 from recbole_msr.tuning.fused_trials import FusedTrials
-from recbole_msr.tuning.objective import Attempt, Objective, Outcome, StudyData
+from recbole_msr.tuning.objective import Attempt, Objective, Outcome
 from recbole_msr.tuning.run import _Report
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trials import Trials
 from tests.tracking.read_back import runs
 
