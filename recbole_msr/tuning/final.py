@@ -27,7 +27,7 @@ from recbole_msr.tuning.outcome import FinalTest, best_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_settings import trial_config
+from recbole_msr.tuning.trial_settings import trial_config, trial_model
 from recbole_msr.tuning.worker_loop import open_search
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def final_test(settings: SearchSettings, trial: FrozenTrial, data: StudyData, pr
     files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
     missing = [seed for seed, folder in files.items() if not is_finished(folder)]
     if not missing:
-        return FinalTest(trial.number, _results(settings, files))
+        return FinalTest(trial.number, _results(settings, trial, files))
     groups = _groups(settings, missing, _group_size(settings, trial, data, len(missing)))
     bar = tqdm(
         total=len(missing), desc=f"final test of trial {trial.number}", unit="seed", disable=not progress, leave=False
@@ -60,7 +60,7 @@ def final_test(settings: SearchSettings, trial: FrozenTrial, data: StudyData, pr
         else:
             failed = _run_here(settings, trial.number, groups, bar)
     left = {seed: reason for seed, reason in failed.items() if not is_finished(files[seed])}
-    return FinalTest(trial.number, _results(settings, files), left)
+    return FinalTest(trial.number, _results(settings, trial, files), left)
 
 
 def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:
@@ -86,9 +86,9 @@ def _run_workers(
     return lost | {seed: mark.read_text(encoding="utf-8") for seed, mark in marks.items() if mark.is_file()}
 
 
-def _results(settings: SearchSettings, folders: Mapping[int, Path]) -> list[dict[str, Any]]:
+def _results(settings: SearchSettings, trial: FrozenTrial, folders: Mapping[int, Path]) -> list[dict[str, Any]]:
     advice = "delete its folder, and the same command trains it again"
-    same = {"model": settings.model, "dataset": settings.dataset}
+    same = {"model": trial_model(settings, trial.user_attrs["settings"]), "dataset": settings.dataset}
     return [
         read_result(folder / "result.json", {**same, "seed": seed}, advice)
         for seed, folder in folders.items()
@@ -108,7 +108,7 @@ def _group_size(settings: SearchSettings, trial: FrozenTrial, data: StudyData, s
     if isinstance(settings.fused, int):
         return settings.fused
     try:
-        return fused_group_size(get_model(settings.model)(config, data.train_split), config)
+        return fused_group_size(get_model(config["model"])(config, data.train_split), config)
     except Exception as error:  # a large model, for instance, for which only a worker had the memory
         logger.warning(
             "the final test trains one seed at a time, as its model cannot be built here: %s", reason_of(error)

@@ -23,7 +23,7 @@ from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import SO_FAR
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_settings import trial_settings
+from recbole_msr.tuning.trial_settings import trial_model, trial_settings
 from recbole_msr.tuning.trial_training import TrialTraining
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Objective:
         outcome, trial = attempt.outcome, attempt.trial
         outcome.settings = self._space.suggest(trial)
         trial.set_user_attr("settings", outcome.settings)
+        trial.set_user_attr("model", trial_model(self._settings, outcome.settings))
         attempt.tracked = self._track(trial, outcome.settings)
         self.begin_seed(attempt, 0)
 
@@ -115,7 +116,7 @@ class Objective:
             config={
                 "study": settings.study,
                 "trial": trial.number,
-                "model": settings.model,
+                "model": trial_model(settings, sampled),
                 "dataset": settings.dataset,
             }
             | trial_settings(settings, sampled),

@@ -22,6 +22,8 @@ _SHAPE = {
     **dict.fromkeys(("model", "dataset", "study", "output"), str),
     "config": {"seed": int, "threads": int},
     "space": dict,
+    "models?": [str],
+    "unread?": {str: [str]},
     "objectives": [str],
     "sampler?": {"name": str},
     "pruner?": {"name": str},
@@ -37,10 +39,12 @@ class SearchSettings:
     """A search, as its workers read it from the output folder.
 
     Attributes:
-        model: model name.
+        model: model name; of a search over several models, the one whose configuration the data are read with.
         dataset: dataset name.
         config: configuration keys of every trial, with `seed`, `data_seed` and `threads`.
         space: `Space.to_dict()`.
+        models: the models of a search over several, in their order; empty for a search of one.
+        unread: keys of `config` that a model of these does not read, by model: its trials keep their defaults.
         objectives: metrics of the validation split and costs; the first metric is the trials' valid_metric.
         study: name of the study in its storage.
         output: output folder.
@@ -70,6 +74,8 @@ class SearchSettings:
     objectives: list[str]
     study: str
     output: str
+    models: list[str] = field(default_factory=list)
+    unread: dict[str, list[str]] = field(default_factory=dict)
     storage: str | None = SearchOptions.storage
     trials: int | None = SearchOptions.trials
     epochs: int | None = SearchOptions.total_epochs

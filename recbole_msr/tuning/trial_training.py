@@ -19,7 +19,7 @@ from recbole_msr.training.fused.member import Member
 from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_settings import trial_config
+from recbole_msr.tuning.trial_settings import trial_config, trial_model
 
 
 class TrialTraining:
@@ -31,7 +31,7 @@ class TrialTraining:
         self._settings, self._data = settings, data
         config = trial_config(settings, {**sampled, "seed": settings.config["seed"] + index})
         init_seed(config["seed"], config["reproducibility"])
-        model = get_model(settings.model)(config, data.train_split).to(config["device"])
+        model = get_model(trial_model(settings, sampled))(config, data.train_split).to(config["device"])
         self._config = config
         self._model: torch.nn.Module = model
         self.epochs = int(config["epochs"])
