@@ -126,7 +126,7 @@ RUN = FolderKind(
     ("result.json", "best.ckpt", "last.ckpt"),
     (
         *("config.yaml", "metrics.csv", "best.ckpt", "last.ckpt", "result.json", "vocabulary", "predictions.parquet"),
-        *("start.json", "explain.html", "explain-runs.html", "run.log"),
+        *("start.json", "explain.html", "explain-runs.html", "run.log", "validated.json"),
     ),
     ("wandb", "lightning_logs", "tensorboard"),
 )

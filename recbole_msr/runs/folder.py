@@ -23,6 +23,8 @@ FREE = {
     *("epochs", "show_progress", "threads", "packed_cache", "cache_dir", "data_device", "state", "strict"),
     *("gpu_id", "use_gpu", "wandb", "log_wandb", "wandb_project"),
 }
+VALIDATED = "validated.json"
+"""The results of a run that has been trained and not tested: result.json without `test`."""
 _RUN_DIR = "RECBOLE_MSR_RUN_DIR"
 
 
@@ -151,6 +153,11 @@ def _differ(key: str, before: Any, now: Any) -> bool:
 def is_finished(folder: Path) -> bool:
     """Return whether a folder holds a run that came to its end: its results are written last."""
     return (folder / "result.json").is_file()
+
+
+def is_validated(folder: Path) -> bool:
+    """Return whether a folder holds a run that was trained to its end, tested or not."""
+    return is_finished(folder) or (folder / VALIDATED).is_file()
 
 
 def can_resume(folder: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ _FIRST_METRICS = ("auc", "gauc", "logloss")
 """Metrics that every version has written."""
 
 
-def _shape() -> dict[str, Any]:
+def _shape(splits: Sequence[str]) -> dict[str, Any]:
     """Return the shape of a result.json; a metric that the version that wrote it did not know may be absent."""
     cell = {
         **{"rows": int, "positives": int, "undefined?": str | None},
@@ -30,28 +30,30 @@ def _shape() -> dict[str, Any]:
         "scenarios": ([str], None),
         "tasks": ([str], None),
         "main_task": str | None,
-        "valid": split,
-        "test": split,
+        **dict.fromkeys(splits, split),
         "seconds": {"train": float},
         "rows_per_second": float | None,
     }
 
 
-def read_result(path: Path, expected: Mapping[str, Any] | None = None, advice: str = "") -> dict[str, Any]:
-    """Read a run's result.json.
+def read_result(
+    path: Path, expected: Mapping[str, Any] | None = None, advice: str = "", splits: Sequence[str] = ("valid", "test")
+) -> dict[str, Any]:
+    """Read a run's result.json, or validated.json.
 
     Args:
         path: the file.
         expected: what it must say (model, dataset, seed and so on) where it says it.
         advice: half a sentence for the errors: what to do.
+        splits: the splits whose results it must have; `("valid",)` for a run that was not tested.
 
     Raises:
         InputError: it is damaged, or of another run; the message names the file and what is expected.
         OSError: it is not there, or cannot be read.
     """
-    result: dict[str, Any] = read_json(path, _shape(), advice)
+    result: dict[str, Any] = read_json(path, _shape(splits), advice)
     then = f"; {advice}" if advice else ""
-    for split in ("valid", "test"):
+    for split in splits:
         cells = result[split]
         if "cells" in cells:
             try:

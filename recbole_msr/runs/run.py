@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from recbole_msr.files.yaml import read_yaml
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.runs.explain.weights import weights_at
-from recbole_msr.runs.folder import RunFolder, run_folder
+from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.initial_weights import Weights, write_start
 from recbole_msr.runs.outcome import Outcome, finite_metrics
 from recbole_msr.runs.recbole_training import check_recbole_settings, train_by_recbole
@@ -42,6 +42,8 @@ from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.trainer import LightningTrainer
 
 logger = logging.getLogger(__name__)
+AfterEpoch = Callable[[int, float], Any]
+"""Called after a validation with (epoch from 0, score)."""
 _UNBUILDABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
 """What a model of RecBole's may raise when its settings do not fit each other."""
 
@@ -78,6 +80,8 @@ def run(
     config_files: Sequence[str | Path] = (),
     config: Mapping[str, Any] | None = None,
     callbacks: Sequence[Any] = (),
+    test: bool = True,
+    after_epoch: AfterEpoch | None = None,
 ) -> RunResult:
     """Train a model, keep its best epoch by validation, and test that.
 
@@ -87,6 +91,10 @@ def run(
         config_files: YAML files; later ones win.
         config: further settings, which win over the files. `output_dir` and `resume` are among them.
         callbacks: Lightning callbacks, for runs under Lightning.
+        test: False stops before the test: the folder has `validated.json` in the place of `result.json`, and
+            `runs/tested_later.py` finishes it. Only under Lightning, and without a W&B run.
+        after_epoch: called after every validation with (epoch from 0, score), once the epoch's state is on disk; what
+            it raises interrupts the run. Only under Lightning.
 
     Returns:
         The results; the same are in the files of the run's folder.
@@ -112,7 +120,7 @@ def run(
         log_threads()
         for note in unread_notes(recbole_config) if process_rank(recbole_config["lightning"]) == 0 else ():
             logger.warning("%s", note)
-        return Run(recbole_config, folder, resume, callbacks, started).execute()
+        return Run(recbole_config, folder, resume, callbacks, started, after_epoch).execute(test)
 
 
 class Run:
@@ -124,6 +132,7 @@ class Run:
         resume: whether it goes on from the folder's last.ckpt.
         callbacks: Lightning callbacks.
         started: `time.perf_counter()` of its beginning.
+        after_epoch: as `run` takes it.
 
     Attributes:
         settings: the configuration as a user would write it.
@@ -138,9 +147,16 @@ class Run:
     model: torch.nn.Module
 
     def __init__(
-        self, config: Any, folder: RunFolder, resume: bool = False, callbacks: Sequence[Any] = (), started: float = 0.0
+        self,
+        config: Any,
+        folder: RunFolder,
+        resume: bool = False,
+        callbacks: Sequence[Any] = (),
+        started: float = 0.0,
+        after_epoch: AfterEpoch | None = None,
     ) -> None:
         self.config, self.folder, self.resume, self.callbacks = config, folder, resume, callbacks
+        self.after_epoch = after_epoch
         self.started, self.data_seconds = started, 0.0
         self.rank = process_rank(config["lightning"]) if under_lightning(config) else 0
         self.start: list[Weights] = []
@@ -149,17 +165,26 @@ class Run:
         if resume:
             folder.check_same(self.settings)
 
-    def execute(self) -> RunResult:
-        """Take all steps, from reading the data to result.json."""
+    def execute(self, test: bool = True) -> RunResult:
+        """Take all steps, from reading the data to result.json; without the test, to validated.json."""
+        if not test:
+            self._check_late_test()
         self.load()
         self.build()
         with self.tracked() as tracked:
             if under_lightning(self.config):
-                outcome = self._train_by_lightning(tracked)
+                outcome = self._train_by_lightning(tracked, test)
             else:
                 check_recbole_settings(self.config, self.resume)
                 outcome = train_by_recbole(self.config, self.model, self.loaders, self.folder, self.settings, tracked)
             return self.finish(outcome, tracked)
+
+    def _check_late_test(self) -> None:
+        """Refuse to leave the test for later where it cannot be done alone."""
+        if not under_lightning(self.config):
+            raise InputError("RecBole's trainer trains and tests in one step: its test cannot come later")
+        if self.config["log_wandb"] or self.config["wandb"] is not None:
+            raise InputError("a W&B run ends with the test, so it cannot come later: leave wandb and log_wandb out")
 
     def load(self) -> None:
         """Read and split the data."""
@@ -211,6 +236,8 @@ class Run:
     def finish(self, outcome: Outcome, tracked: TrackedRun | None, seconds: float | None = None) -> RunResult:
         """Write result.json, and the vocabulary with which new rows are scored.
 
+        Without results of a test, they are written as validated.json.
+
         Args:
             outcome: the results of training and test.
             tracked: the W&B run.
@@ -242,24 +269,29 @@ class Run:
         if self.rank == 0:
             if self.start:
                 write_start(self.folder, self.start)
-            self.folder.write_json("result.json", summary)
+            self.folder.write_json("result.json" if "test" in summary else VALIDATED, summary)
             self.folder.file("last.ckpt").unlink(missing_ok=True)
         if tracked is not None:
             log_result(tracked, summary)
         return RunResult(summary, self.folder.path, outcome.valid, outcome.test, self.model, self.rank)
 
-    def _train_by_lightning(self, tracked: TrackedRun | None) -> Outcome:
+    def _train_by_lightning(self, tracked: TrackedRun | None, test: bool) -> Outcome:
         last = self.folder.file("last.ckpt")
         epoch_logger = EpochLogger(tracked) if tracked is not None else None
         trainer = self.trainer(
             [*self.callbacks, *([epoch_logger] if epoch_logger is not None else [])],
             last if self.resume and last.exists() else None,
         )
-        trainer.fit(self.loaders[0], self.loaders[1], show_progress=bool(self.config["show_progress"]))
+        trainer.fit(
+            self.loaders[0],
+            self.loaders[1],
+            show_progress=bool(self.config["show_progress"]),
+            callback_fn=self.after_epoch,
+        )
         assert trainer.epochs is not None
         if epoch_logger is not None:
             epoch_logger.send(trainer.epochs)  # a training resumed after its last epoch sends none by itself
-        return self.test(trainer, trainer.epochs)
+        return self.outcome(trainer, trainer.epochs, test)
 
     def trainer(self, callbacks: Sequence[Any] = (), resume_from: Path | None = None) -> LightningTrainer:
         """Make the trainer of the model under Lightning, and check that `valid_metric` can be computed."""
@@ -271,14 +303,15 @@ class Run:
             check_validation(metric, self.config, self.loaders[1]._dataset, only_task)
         return trainer
 
-    def test(self, trainer: LightningTrainer, epochs: EpochKeeper) -> Outcome:
-        """Test the best epoch of a training that has ended."""
-        metrics = trainer.evaluate(self.loaders[2], show_progress=False)
-        assert trainer.evaluation is not None
-        if self.config["save_predictions"] and self.rank == 0:
-            assert trainer.test_scores is not None
-            predictions = self.folder.file("predictions.parquet")
-            write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)
+    def outcome(self, trainer: LightningTrainer, epochs: EpochKeeper, test: bool = True) -> Outcome:
+        """Return the results of a training that has ended, and test its best epoch.
+
+        Args:
+            trainer: the trainer.
+            epochs: what is known of its epochs.
+            test: False leaves the test out.
+        """
+        tested = {"test": self.test(trainer)} if test else {}
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
         names = [name.lower() for name in self.config["metrics"] if name.lower() in epochs.best_metrics]
         summary = {
@@ -289,11 +322,21 @@ class Run:
                 "metrics": finite_metrics({name: epochs.best_metrics[name] for name in names}),
                 **(valid.to_dict() if valid else {}),
             },
-            "test": {"metrics": finite_metrics(metrics), **trainer.evaluation.to_dict()},
+            **tested,
             "seconds": {"train": round(epochs.train_seconds, 3)},
             "rows_per_second": round(epochs.train_rows / epochs.train_seconds) if epochs.train_seconds else None,
         }
         return Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
+
+    def test(self, trainer: LightningTrainer) -> dict[str, Any]:
+        """Test the best epoch's weights, which are in best.ckpt; return the test's part of result.json."""
+        metrics = trainer.evaluate(self.loaders[2], show_progress=False)
+        assert trainer.evaluation is not None
+        if self.config["save_predictions"] and self.rank == 0:
+            assert trainer.test_scores is not None
+            predictions = self.folder.file("predictions.parquet")
+            write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)
+        return {"metrics": finite_metrics(metrics), **trainer.evaluation.to_dict()}
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """Write the vocabularies and tables by which `recbole-msr predict` turns a new row's values into ids."""

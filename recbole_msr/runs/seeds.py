@@ -20,8 +20,8 @@ from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError
 from recbole_msr.memory import is_out_of_memory
-from recbole_msr.runs.folder import RunFolder, can_resume, is_finished, run_folder
-from recbole_msr.runs.run import Run
+from recbole_msr.runs.folder import RunFolder, can_resume, is_validated, run_folder
+from recbole_msr.runs.run import AfterEpoch, Run
 from recbole_msr.runs.run_log import log_level, log_to_folder
 from recbole_msr.runs.run_once import run_lock, run_once
 from recbole_msr.runs.run_settings import configure_run, run_threads, under_lightning
@@ -50,7 +50,11 @@ def seeds_not_fusable_reason(config: Any, dataset: Any) -> str | None:
 
 
 def run_seeds(
-    folders: Mapping[int, Path], settings: Mapping[str, Any], on_end: Callable[[], Any] = lambda: None
+    folders: Mapping[int, Path],
+    settings: Mapping[str, Any],
+    on_end: Callable[[], Any] = lambda: None,
+    test: bool = True,
+    after_epoch: AfterEpoch | None = None,
 ) -> dict[int, Exception]:
     """Train and test a configuration with several seeds at once; each run is in its folder as soon as it has ended.
 
@@ -61,6 +65,8 @@ def run_seeds(
         folders: seed -> the run's folder.
         settings: all settings, `model` and `dataset` among them.
         on_end: called at the end of every run, whether it succeeded or failed.
+        test: False stops before the test; a later call tests what was trained.
+        after_epoch: as `run` takes it, for each run.
 
     Returns:
         By seed the errors of the runs that failed.
@@ -70,9 +76,9 @@ def run_seeds(
     with ExitStack() as locks:
         for _, folder in sorted(folders.items()):
             locks.enter_context(run_lock(folder))
-        new = {seed: folder for seed, folder in folders.items() if not is_finished(folder) and not can_resume(folder)}
+        new = {seed: folder for seed, folder in folders.items() if not is_validated(folder) and not can_resume(folder)}
         if len(new) > 1:
-            group = _Group(new, settings, on_end)
+            group = _Group(new, settings, on_end, test, after_epoch)
             group.train()
             errors, over = group.errors, group.over
             del group
@@ -81,7 +87,7 @@ def run_seeds(
                 torch.cuda.empty_cache()
     for seed in sorted(set(folders) - over):
         try:
-            run_once(folders[seed], {**settings, "seed": seed})
+            run_once(folders[seed], {**settings, "seed": seed}, test, after_epoch)
         except Exception as error:
             errors[seed] = error
         on_end()
@@ -96,8 +102,16 @@ class _Group:
         errors: the errors of those that failed.
     """
 
-    def __init__(self, folders: Mapping[int, Path], settings: Mapping[str, Any], on_end: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        folders: Mapping[int, Path],
+        settings: Mapping[str, Any],
+        on_end: Callable[[], Any],
+        test: bool = True,
+        after_epoch: AfterEpoch | None = None,
+    ) -> None:
         self._folders, self._settings, self._on_end = folders, settings, on_end
+        self._test, self._after_epoch = test, after_epoch
         self._open: dict[int, _GroupedRun] = {}
         self.over: set[int] = set()
         self.errors: dict[int, Exception] = {}
@@ -120,7 +134,7 @@ class _Group:
     def _begin(self) -> None:
         self._began, first = time.perf_counter(), None
         for seed, folder in self._folders.items():
-            run = self._open[seed] = _GroupedRun()
+            run = self._open[seed] = _GroupedRun(self._after_epoch)
             try:
                 run.begin(folder, {**self._settings, "seed": seed}, first, partial(self._end, seed))
             except Exception as error:
@@ -145,12 +159,12 @@ class _Group:
         train_members([run.member for run in self._open.values()], train, valid)
 
     def _end(self, seed: int) -> None:
-        """Test a run whose training has ended, while the others go on."""
+        """Finish a run whose training has ended, while the others go on."""
         run = self._open[seed]
         error = run.member.error
         if error is None:
             try:
-                run.finish()
+                run.finish(self._test)
             except Exception as raised:
                 error = raised
         self._close(seed, error)
@@ -178,8 +192,8 @@ class _GroupedRun:
     run: Run
     member: Member
 
-    def __init__(self) -> None:
-        self._contexts = ExitStack()
+    def __init__(self, after_epoch: AfterEpoch | None = None) -> None:
+        self._contexts, self._after_epoch = ExitStack(), after_epoch
         self._fused, self._seconds = 1, 0.0
 
     def begin(self, path: Path, settings: Mapping[str, Any], first: Run | None, on_end: Callable[[], Any]) -> None:
@@ -210,6 +224,7 @@ class _GroupedRun:
             best_path=folder.file("best.ckpt"),
             last_path=folder.file("last.ckpt"),
             metrics_path=folder.file("metrics.csv"),
+            callback_fn=self._after_epoch,
             on_end=on_end,
         )
 
@@ -224,10 +239,10 @@ class _GroupedRun:
         self._fused, self._seconds = n_runs, seconds / n_runs
         self.run.data_seconds = data / n_runs
 
-    def finish(self) -> None:
-        """Test the best epoch, and write the result."""
+    def finish(self, test: bool) -> None:
+        """Test the best epoch, unless that is left for later, and write the result."""
         began = time.perf_counter()
-        outcome = self.run.test(self._trainer, self.member.epochs)
+        outcome = self.run.outcome(self._trainer, self.member.epochs, test)
         if self._fused > 1:
             outcome.summary["fused"] = self._fused
         self.run.finish(outcome, None, self._seconds + self.member.seconds + time.perf_counter() - began)
