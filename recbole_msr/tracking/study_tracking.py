@@ -18,6 +18,7 @@ _FILES = ("best.yaml", "trials.csv", "summary.json", "report.html")
 def track_study(
     study: optuna.Study,
     trials: pd.DataFrame,
+    progress: pd.DataFrame,
     summary: Mapping[str, Any],
     folder: Path,
     *,
@@ -25,11 +26,13 @@ def track_study(
     project: str,
     config: Mapping[str, Any],
 ) -> None:
-    """Log the trials, the importance of their parameters, and the files of a search, in a run of its own.
+    """Log the trials, the course, the importance of parameters, and the files of a search, in a run of its own.
 
     Args:
         study: the study.
         trials: its trials as a table.
+        progress: every validation value with the time of the search (`report.tuning.progress.looks_frame`); drawn
+            against it are the values and the best so far.
         summary: the content of summary.json.
         folder: the search's folder.
         mode: a word of `MODES`.
@@ -45,6 +48,8 @@ def track_study(
     )  # fmt: skip
     try:
         tracked.table("trials", trials)
+        tracked.table("progress", progress)
+        tracked.curve("search", "seconds", progress[["seconds", "value", "best", "share"]])
         importance = _importance(study)
         if importance:
             tracked.table("importance", pd.DataFrame(importance.items(), columns=["parameter", "importance"]))

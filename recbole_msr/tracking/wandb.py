@@ -216,6 +216,26 @@ class TrackedRun:
 
         self._do(log)
 
+    def curve(self, name: str, x: str, frame: pd.DataFrame) -> None:
+        """Log a curve: a point a row, its values under NAME/COLUMN, drawn against NAME/x.
+
+        Args:
+            name: of the group of charts.
+            x: the column of the horizontal axis.
+            frame: the points, in order; what is missing is left out.
+        """
+        points = [
+            {f"{name}/{key}": _plain(value) for key, value in row.items() if not _missing(value)}
+            for row in frame.to_dict("records")
+        ]
+
+        def log(run: Any) -> None:
+            run.define_metric(f"{name}/*", step_metric=f"{name}/{x}")
+            for point in points:
+                run.log(point)
+
+        self._do(log)
+
     def artifact(self, name: str, type: str, files: Sequence[str | Path]) -> None:
         """Files, kept under a name (`artifact_name` of it) and as they are now."""
         paths = [Path(file).absolute() for file in files]

@@ -25,6 +25,7 @@ from recbole_msr.jobs.python_call import python_call
 from recbole_msr.jobs.storage import hide_password
 from recbole_msr.memory import trim_memory
 from recbole_msr.report.tuning.page import write_search_page
+from recbole_msr.report.tuning.progress import study_progress
 from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
@@ -204,6 +205,7 @@ def _write_results(settings: SearchSettings, study: optuna.Study, summary: Mappi
         track_study(
             study,
             trials_frame(study),
+            study_progress(study, summary),
             summary,
             settings.folder,
             mode=settings.wandb,

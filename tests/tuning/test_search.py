@@ -371,6 +371,11 @@ def test_weights_and_biases_has_a_finished_run_a_trial_and_one_of_the_study(sear
     study = found["SharedBottom-tiny"]
     assert study.about["job_type"] == "study"
     assert len(study.table("trials")["data"]) == len(result.trials)
+    epochs = result.trials["epochs"].sum()  # of complete and failed trials; one that diverged in its first has no value
+    values, best = study.curve("search/value"), study.curve("search/best")
+    assert len(values) == len(best) == len(study.table("progress")["data"]) <= epochs
+    assert max(map(float, values.values())) == pytest.approx(result.best_value)
+    assert [float(value) for value in best.values()] == sorted(float(value) for value in best.values())
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
 from recbole_msr.report.tuning.figures import StudyFigures
+from recbole_msr.report.tuning.progress import by_model, by_source, group_rows, looks, metric_is_bigger
+from recbole_msr.report.tuning.progress_figures import quality_by_time, time_by_model
 
 if TYPE_CHECKING:
     import optuna
@@ -45,6 +47,7 @@ class _SearchPage:
         self._best: Any = summary.get("best")
         self._defaults: Any = summary.get("defaults")
         self._trials = study.get_trials(deepcopy=False)
+        self._looks = looks(self._trials, str(summary["valid_metric"]), str(summary["model"]))
         self._figures = StudyFigures(study, self._names, self._best["number"] if self._best else None)
 
     def write(self, path: Path) -> None:
@@ -57,6 +60,8 @@ class _SearchPage:
         page.section("Result", *self._result())
         page.section("Best against defaults", *self._cells())
         page.section("Final test", *self._final())
+        page.section("Quality against time", *self._quality_by_time())
+        page.section("Where the time went", *self._budget())
         page.section("Best configuration", *self._configuration())
         page.section(
             "History", "The objective of every finished trial, and the best up to it.", *self._figures.history()
@@ -238,6 +243,39 @@ class _SearchPage:
         header = ["Metric", "defaults", "deviation", "best", "deviation", "gain"]
         seeds = ", ".join(str(seed) for seed in defaults["seeds"])
         return table(header, rows, caption=f"Test split, best and defaults (trial {defaults['trial']}), seeds {seeds}")
+
+    def _quality_by_time(self) -> list[str | Markup]:
+        metric = str(self._summary["valid_metric"])
+        if not self._looks:
+            return [note("No trial has a validation value yet.")]
+        explanation = (
+            f"Every validation value ({metric}) that the search saw, by the time of the search; pauses between two "
+            "commands are left out. The line is the best value of a model trained on all rows so far. Small faint "
+            "marks are models trained on a share of the rows. Stars are defaults, diamonds first configurations, "
+            "squares come from earlier studies, circles were sampled."
+        )
+        return [explanation, quality_by_time(self._looks, metric, metric_is_bigger(self._summary))]
+
+    def _budget(self) -> list[str | Markup]:
+        bigger, summary = metric_is_bigger(self._summary), self._summary
+        header = ["trials", "failed", "seconds", "share", "defaults", "best", "median", "times in the lead"]
+        models = by_model(self._trials, self._looks, str(summary["model"]), bigger)
+        parts: list[str | Markup] = []
+        if len(models) > 1:
+            parts += [time_by_model(models), table(["Model", *header], group_rows(models), caption="Time by model")]
+        left_out = summary.get("left_out") or {}
+        if left_out:
+            parts.append(table(["Model left out", "Why"], sorted(left_out.items())))
+        sources = by_source(self._trials, self._looks, bigger)
+        if not sources:
+            return [*parts, note("No trial has begun.")]
+        names = {"defaults": "defaults", "first configuration": "first configurations", "warm start": "earlier studies"}
+        rows = [[names.get(str(name), name), *rest] for name, *rest in group_rows(sources)]
+        explanation = (
+            "Best and median are of trials that were validated on all rows. In the lead was a trial whose value was "
+            "better than all before it."
+        )
+        return [*parts, explanation, table(["Settings from", *header], rows, caption="Time by origin of the settings")]
 
     def _configuration(self) -> list[str | Markup]:
         if not self._best:
