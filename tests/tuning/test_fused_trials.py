@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from optuna.trial import TrialState
-from recbole_msr.tuning.study_data import StudyData
 
 from recbole_msr.errors import InputError
 from recbole_msr.training.fused.loop import SideBySide
@@ -23,6 +22,7 @@ from recbole_msr.tuning.objective import Attempt, Objective, Outcome
 from recbole_msr.tuning.run import _Report
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trials import Trials
 from tests.tracking.read_back import runs
 
