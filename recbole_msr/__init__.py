@@ -18,8 +18,10 @@ from recbole_msr.version import __version__
 if TYPE_CHECKING:
     from recbole_msr.comparison.options import CompareOptions
     from recbole_msr.comparison.run import CompareResult, compare
+    from recbole_msr.runs.ensemble import SavedEnsemble
+    from recbole_msr.runs.open_folder import load
     from recbole_msr.runs.run import RunResult, run
-    from recbole_msr.runs.saved_run import SavedRun, load
+    from recbole_msr.runs.saved_run import SavedRun
     from recbole_msr.tuning.options import SearchOptions
     from recbole_msr.tuning.run import SearchResult, search
 
@@ -28,6 +30,7 @@ __all__ = [
     "CompareResult",
     "InputError",
     "RunResult",
+    "SavedEnsemble",
     "SavedRun",
     "Schema",
     "SearchOptions",
@@ -44,7 +47,8 @@ _LAZY = {
     "CompareOptions": "recbole_msr.comparison.options",
     "CompareResult": "recbole_msr.comparison.run",
     "RunResult": "recbole_msr.runs.run",
-    "load": "recbole_msr.runs.saved_run",
+    "load": "recbole_msr.runs.open_folder",
+    "SavedEnsemble": "recbole_msr.runs.ensemble",
     "SavedRun": "recbole_msr.runs.saved_run",
     "SearchOptions": "recbole_msr.tuning.options",
     "SearchResult": "recbole_msr.tuning.run",

@@ -148,8 +148,8 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
-    predict = commands.add_parser("predict", parents=[common], help="score new rows with a finished run")
-    predict.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    predict = commands.add_parser("predict", parents=[common], help="score new rows with a finished run or an ensemble")
+    predict.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or of an ensemble")
     predict.add_argument("--data", required=True, metavar="FILE", help="rows to score: .parquet or .csv")
     predict.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, with one column per task: .parquet or .csv"

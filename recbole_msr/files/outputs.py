@@ -148,13 +148,14 @@ COMPARISON = FolderKind(
     ),
     ("wandb", "workers"),
 )
+ENSEMBLE = FolderKind("an ensemble", ("ensemble.json",), ("ensemble.json", "members"))
 KNOWLEDGE = FolderKind("knowledge", ("knowledge.json",), ("knowledge.json",))
 
 
 def holds(folder: str | Path) -> FolderKind | None:
     """Return the kind of a folder that a command made; None for any other folder, and for none."""
     folder = Path(folder)
-    return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, RUN) if kind.is_in(folder)), None)
+    return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, ENSEMBLE, RUN) if kind.is_in(folder)), None)
 
 
 def is_dataset(folder: str | Path) -> bool:

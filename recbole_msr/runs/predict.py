@@ -1,4 +1,4 @@
-"""Score files of rows with a finished run, without the data it was trained on."""
+"""Score files of rows with a finished run or an ensemble, without the data it was trained on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.outputs import check_paths, check_scored
+from recbole_msr.runs.ensemble import EnsembleScorer
+from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.row_encoder import RowCounts
 from recbole_msr.runs.row_files import Batch, CsvWriter, ParquetWriter, open_rows
-from recbole_msr.runs.saved_run import load
 from recbole_msr.runs.scoring import ENCODED_ROWS, Scored, Scorer
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
@@ -26,7 +27,7 @@ class Predictor:
     `recbole_msr.load` gives the same predictions; where threads share a run, use that.
 
     Args:
-        run_dir: a run's folder (best.ckpt and vocabulary/); all of it is read at once.
+        run_dir: the folder of a run (best.ckpt and vocabulary/) or of an ensemble; all of it is read at once.
 
     Attributes:
         tasks: the names of the tasks T.
@@ -64,7 +65,7 @@ def predict_file(
     Both files are read and written a part at a time, so memory does not grow with them.
 
     Args:
-        run_dir: a run's folder.
+        run_dir: the folder of a run or of an ensemble.
         data: a file with a row an event.
         out: the file to write; there is one only once all rows are scored.
         batch_size: rows scored at a time.
@@ -112,7 +113,7 @@ def _with_scores(schema: pa.Schema, names: list[str], data: str | Path) -> pa.Sc
 
 
 def _scored_batches(
-    scorer: Scorer,
+    scorer: Scorer | EnsembleScorer,
     batches: Iterator[Batch],
     schema: pa.Schema,
     data: str | Path,
@@ -146,7 +147,7 @@ def _write_rows(out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordB
     return rows
 
 
-def _count_lines(scorer: Scorer, counts: RowCounts) -> list[str]:
+def _count_lines(scorer: Scorer | EnsembleScorer, counts: RowCounts) -> list[str]:
     lines = []
     for field, count in counts.unknown.items():
         consequence = "averaged over all scenarios" if field == SCENARIO_FIELD else "the unknown embedding is used"

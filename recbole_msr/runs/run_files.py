@@ -164,6 +164,8 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise InputError(f"there is no run folder {folder}")
     if not any((folder / name).is_file() for name in ("config.yaml", "best.ckpt")):
+        if (folder / "ensemble.json").is_file():
+            raise InputError(f"{folder} holds an ensemble, and this takes one run: one of its members is members/1")
         below = sorted(str(path.parent) for path in folder.glob("*/result.json"))[:5]
         hint = f"; there are runs in {', '.join(below)}" if below else ": it has no config.yaml and no checkpoint"
         raise InputError(f"{folder} is no run's folder{hint}")

@@ -1,9 +1,8 @@
-"""A finished run: opened by `load`, with predictions and explanations on top."""
+"""A finished run: opened by `recbole_msr.load`, with predictions and explanations on top."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
@@ -15,30 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recbole_msr.runs.explain.views import Explanation
-
-
-def load(folder: str | Path, knowledge_dir: str | Path | None = None) -> SavedRun:
-    """Open a finished run.
-
-    Args:
-        folder: the run's folder. A copy with `best.ckpt` and `vocabulary/` alone scores new rows.
-        knowledge_dir: where the run's knowledge is now, if it has moved.
-
-    Raises:
-        InputError: there is no such folder, it holds no finished run, or its files are damaged or of a version with
-            another format; the message names the file.
-
-    Example::
-
-        import pandas
-        import recbole_msr
-
-        recbole_msr.run("HiNet", "ml-100k", config={"preset": "ml-100k", "epochs": 1, "output_dir": "runs/first"})
-        run = recbole_msr.load("runs/first")
-        run.predict(pandas.DataFrame({"user_id": ["1", "2"], "item_id": ["50", "181"]}))
-        run.explain(users=["1"]).gates
-    """
-    return SavedRun(folder, knowledge_dir)
 
 
 class SavedRun(RunFiles):
@@ -58,7 +33,8 @@ class SavedRun(RunFiles):
         dataset: the vocabularies and the user and item tables that the run kept, without interactions.
 
     Raises:
-        InputError: as `load`.
+        InputError: there is no such folder, it holds no finished run, or its files are damaged or of a version with
+            another format; the message names the file.
     """
 
     @shared_property

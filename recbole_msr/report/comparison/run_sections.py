@@ -24,7 +24,7 @@ from recbole_msr.report.figures import short
 from recbole_msr.report.html.page import Number, choice, heat_map, note, table, text
 from recbole_msr.report.tuning.figures import StudyFigures, quiet_optuna
 from recbole_msr.runs.explain.views import Explanation
-from recbole_msr.runs.saved_run import load
+from recbole_msr.runs.saved_run import SavedRun
 
 if TYPE_CHECKING:
     import optuna
@@ -283,7 +283,7 @@ def _first_joint(entry: Entry) -> Mapping[str, Any] | None:
 def _explanation(folder: Path) -> Explanation | str:
     """Return what a run has learnt, or why that cannot be seen."""
     try:
-        return load(folder).explain(n=1)
+        return SavedRun(folder).explain(n=1)
     except InputError as error:
         return str(error)
     except Exception as error:  # a damaged folder must not cost the page

@@ -11,7 +11,7 @@ from recbole_msr.report.html.page import Page, note, table
 from recbole_msr.report.run.explain_page import MOVED, print_table
 from recbole_msr.runs.explain.views import Explanation
 from recbole_msr.runs.initial_weights import Agreement, agreements, conclusion
-from recbole_msr.runs.saved_run import load
+from recbole_msr.runs.saved_run import SavedRun
 
 _SAYS = (
     "The weights of every attention and gate: mean over the runs, and in brackets the greatest difference between two "
@@ -49,7 +49,7 @@ def write_agreement(
     path = Path(out) if out is not None else folders[0] / "explain-runs.html"
     if path.is_dir():
         raise InputError(f"--out must be a file, but {path} is a folder")
-    explanations = [load(folder, knowledge_dir).explain(n=1) for folder in folders]
+    explanations = [SavedRun(folder, knowledge_dir).explain(n=1) for folder in folders]
     for folder, explanation in zip(folders[1:], explanations[1:], strict=True):
         _check_comparable(folders[0], explanations[0], folder, explanation)
     agreed = agreements([e.weights for e in explanations], [e.moves for e in explanations])

@@ -18,7 +18,7 @@ from recbole_msr.report.html.page import Page, facts, heat_map, note, table, tex
 from recbole_msr.report.run.result_table import print_result
 from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt, UserView
 from recbole_msr.runs.gate_use import NEVER
-from recbole_msr.runs.saved_run import load
+from recbole_msr.runs.saved_run import SavedRun
 
 MOVED = (
     "How far the weights of attentions and gates are from those before the first step: the share of the weight that "
@@ -60,7 +60,7 @@ def write_explanation(
     check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
     path = Path(out) if out is not None else Path(run_dir, "explain.html")
     _check_page(path)
-    explanation = load(run_dir, knowledge_dir).explain(users, n)
+    explanation = SavedRun(run_dir, knowledge_dir).explain(users, n)
     page(explanation).write(path)
     print_explanation(explanation, file=file)
     print(f"Page: {path}", file=file)
