@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -50,6 +51,19 @@ class PackedTable:
         if local_processes(config["lightning"]) > 1:  # each has a GPU of its own, which this one does not know yet
             device = torch.device("cpu")
         return cls(dataset, table_device(config["data_device"], device, _packed(dataset).size))
+
+    def part(self, rows: torch.Tensor) -> PackedTable:
+        """Return a table of some of the rows; what is looked up by user or item is shared, not copied.
+
+        Args:
+            rows: row numbers (n,).
+        """
+        part = copy.copy(self)
+        rows = rows.to(self.device)
+        part._length = len(rows)
+        part._tokens, part._floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
+        part._others = {name: column[rows] for name, column in self._others.items()}
+        return part
 
     def __len__(self) -> int:
         return self._length
