@@ -10,7 +10,8 @@ nothing else running:
     HiNet        `search --model=HiNet`, likewise
     hypertuning  RecBole's HyperTuning (hyperopt's TPE) of DeepFM for each task, all tasks at once with one thread each
                  over the cores, for the whole budget, over RecBole's own Trainer; the best by validation is then
-                 trained with three seeds and tested, on top of the budget. Needs `pip install hyperopt`
+                 trained with three seeds and tested, on top of the budget. Early stopping has this package's patience
+                 (2 epochs), not RecBole's 10. Needs `pip install hyperopt`
 and once a data set, outside of any budget:
     defaults     `compare` of the defaults of all models that `auto` searched, three seeds
 
@@ -175,7 +176,8 @@ def hyper_tuning(dataset: str, config: Mapping[str, Any], folder: Path, minutes:
     for task in config["tasks"]:
         given = {
             "dataset": dataset, "seed": seed, "out": str(folder / f"{task}.jsonl"),
-            "config": {**config, "main_task": task, "valid_metric": "AUC"},  # RecBole's trainer knows no other AUC
+            # RecBole's trainer knows no other AUC; with its own patience of 10 epochs it would end few trainings.
+            "config": {**config, "main_task": task, "valid_metric": "AUC", "epochs": 30, "stopping_step": 2},
         }  # fmt: skip
         environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         environment |= {"PYTHONPATH": str(ROOT), "RECBOLE_MSR_NO_SPEEDUPS": "1"}
