@@ -14,92 +14,14 @@ from recbole_msr.comparison.settings import CompareSettings, Entry, Search, Trai
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.metrics import METRICS
-from recbole_msr.evaluation.significance import Difference, Measured, Rows, adjust, differences
+from recbole_msr.evaluation.significance import Difference, Measured, adjust, differences
 from recbole_msr.files.json import read_json
 from recbole_msr.files.yaml import read_yaml
-from recbole_msr.jobs.failure import PARQUET_DAMAGE
+from recbole_msr.jobs.shared_rows import AGAIN, SharedRows
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.result_file import read_result
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
 from recbole_msr.tuning.outcome import SUMMARY
 from recbole_msr.tuning.trials_table import read_trials
-
-AGAIN = "delete its folder, and the same command trains it again"
-"""Advice for a damaged run of a comparison."""
-
-
-class SharedRows:
-    """The test rows that all entries share, with the labels of all tasks.
-
-    Args:
-        split: test split of a multi-task model, which keeps rows that lack the main task's label.
-        least: `min_scenario_rows`.
-    """
-
-    def __init__(self, split: Any, least: int) -> None:
-        inter, schema = split.inter_feat, split.schema
-        self.labels = np.stack([inter[field].numpy() for field in schema.label_fields], axis=1)
-        self.scenario = split.row_scenario(inter).numpy()
-        self.users = inter[split.uid_field].numpy() if split.uid_field in inter else None
-        self.scenarios, self.tasks = list(split.scenario_names), schema.task_names
-        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least)
-
-    def cells(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Count rows and positives of every scenario and task."""
-        counts: dict[str, dict[str, dict[str, int]]] = {}
-        for number, scenario in enumerate(self.scenarios, start=1):
-            labels = self.labels[self.scenario == number]
-            counts[scenario] = {
-                task: {"rows": int((column != MISSING_LABEL).sum()), "positives": int((column == 1).sum())}
-                for task, column in zip(self.tasks, labels.T, strict=True)
-            }
-        return counts
-
-    def place(self, into: np.ndarray, folder: Path, task: str | None, scenario: str | None) -> None:
-        """Write the predictions of a run into its rows of a table.
-
-        Args:
-            into: the table, shape (N, T).
-            folder: folder of the run.
-            task: its only task; None for all.
-            scenario: its only scenario; None for all.
-
-        Raises:
-            InputError: they are of other rows.
-        """
-        import pandas as pd
-
-        try:
-            frame = pd.read_parquet(folder / "predictions.parquet", page_checksum_verification=True)
-            self._place(into, frame, folder, task, scenario)
-        except InputError:
-            raise
-        except PARQUET_DAMAGE as error:
-            raise InputError(
-                f"{folder / 'predictions.parquet'} is missing or damaged: {AGAIN} ({type(error).__name__}: "
-                f"{str(error)[:200]})"
-            ) from error
-
-    def _place(self, into: np.ndarray, frame: Any, folder: Path, task: str | None, scenario: str | None) -> None:
-        here = np.ones(len(self.labels), dtype=bool)
-        if scenario is not None:
-            here &= self.scenario == self.scenarios.index(scenario) + 1
-        if task is not None:  # a model of one task sees the rows that have its label
-            here &= self.labels[:, self.tasks.index(task)] != MISSING_LABEL
-        for column, name in enumerate(self.tasks):
-            if task not in (None, name):
-                continue
-            same = len(frame) == here.sum() and np.array_equal(frame[f"label_{name}"], self.labels[here, column])
-            if scenario is None and same:
-                same = np.array_equal(frame[SCENARIO_FIELD], self.scenario[here])
-            if not same:
-                raise InputError(f"{folder / 'predictions.parquet'} holds other rows than this comparison's test split")
-            scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
-            if not ((scores >= 0) & (scores <= 1)).all():
-                raise InputError(
-                    f"{folder / 'predictions.parquet'} is damaged: score_{name} is no probability everywhere: {AGAIN}"
-                )
-            into[here, column] = scores
 
 
 class EntryResults:

@@ -20,7 +20,7 @@ from recbole_msr.comparison.costs import measure
 from recbole_msr.comparison.jobs import Jobs
 from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.comparison.resolve import read_compare, space_of
-from recbole_msr.comparison.results import SharedRows, collect
+from recbole_msr.comparison.results import collect
 from recbole_msr.comparison.settings import CompareSettings, Entry, Search
 from recbole_msr.config.build import plain_settings, reading_data
 from recbole_msr.data.cache import fingerprint
@@ -37,6 +37,7 @@ from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
+from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.report.comparison.frames import leaderboard_frame, write_tables
 from recbole_msr.report.comparison.page import write_compare_page
 from recbole_msr.report.comparison.verdict import verdict
