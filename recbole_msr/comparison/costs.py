@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.comparison.jobs import Jobs
-from recbole_msr.comparison.results import AGAIN, EntryResults
+from recbole_msr.comparison.results import EntryResults
 from recbole_msr.comparison.settings import CompareSettings
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.jobs.failure import reason_of
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, flops, latency
+from recbole_msr.jobs.shared_rows import AGAIN
 from recbole_msr.training.checkpoint import load_weights
 from recbole_msr.training.configure import training_config
 

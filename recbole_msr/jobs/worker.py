@@ -25,9 +25,10 @@ class WorkerArguments:
         folder: the output folder of the command that started it.
         parent: that command's process id.
         gpu: RecBole's gpu_id for this worker.
-        deadline: `time.monotonic()` after which no trial begins.
+        deadline: `time.monotonic()` at which the command shall be over.
         final: the trial whose final runs it does; None: it runs trials.
         seeds: the seeds of those runs.
+        untested: whether those runs stop before their test.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class WorkerArguments:
     deadline: float | None = None
     final: int | None = None
     seeds: Sequence[int] = ()
+    untested: bool = False
 
     def orphaned(self) -> bool:
         """Return whether the command is gone: then the worker ends after its current trial, so that none is lost."""
@@ -48,9 +50,10 @@ def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) ->
     parser.add_argument("folder", type=Path)
     parser.add_argument("--parent", type=int, help="the process that started this one")
     parser.add_argument("--gpu", help="RecBole's gpu_id for this worker")
-    parser.add_argument("--deadline", type=float, help="time.time() after which no trial begins")
+    parser.add_argument("--deadline", type=float, help="time.time() at which the command shall be over")
     parser.add_argument("--final", type=int, metavar="TRIAL")
     parser.add_argument("--seeds", type=int, nargs="+", default=())
+    parser.add_argument("--untested", action="store_true", help="stop before the test")
     arguments = vars(parser.parse_args())
     if arguments["deadline"] is not None:
         arguments["deadline"] += time.monotonic() - time.time()

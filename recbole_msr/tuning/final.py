@@ -1,4 +1,4 @@
-"""The final test: the best configuration and the defaults, over seeds that no trial had.
+"""Trainings of trials' configurations with fresh seeds, which no trial had, and their tests.
 
 Nothing else in a search reads the test split.
 """
@@ -7,92 +7,160 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial
 from tqdm.auto import tqdm
 
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.jobs.terminal import quiet_terminal
-from recbole_msr.runs.folder import is_finished
-from recbole_msr.runs.result_file import read_result
 from recbole_msr.runs.seeds import run_seeds, seeds_not_fusable_reason
 from recbole_msr.training.fused.loop import fused_group_size
-from recbole_msr.tuning.final_workers import run_finals
-from recbole_msr.tuning.outcome import FinalTest, best_settings
+from recbole_msr.tuning.budget import Budget
+from recbole_msr.tuning.final_folders import failure_mark, final_folders, is_over
+from recbole_msr.tuning.final_workers import Group, Run, run_finals
+from recbole_msr.tuning.outcome import best_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_settings import trial_config, trial_model
+from recbole_msr.tuning.trial_settings import trial_config
 from recbole_msr.tuning.worker_loop import open_search
 
 logger = logging.getLogger(__name__)
 
+NO_TIME = "no time was left for it"
+"""Reason of a training that did not begin."""
 
-def final_test(settings: SearchSettings, trial: FrozenTrial, data: StudyData, progress: bool) -> FinalTest:
-    """Train and test a trial's configuration with every final seed that has no result yet.
 
-    Seeds are trained together where that is faster (`SearchSettings.fused`). They follow those of the trials: by these
-    the trial has been chosen, so its value with them is optimistic.
+class _TimeUpError(Exception):
+    """The command's time is up."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Trainings that are to be there.
+
+    Attributes:
+        trial: the trial whose configuration is trained.
+        seeds: with which seeds.
+        test: whether they are to be tested, too.
+    """
+
+    trial: FrozenTrial
+    seeds: Sequence[int]
+    test: bool
+
+
+def train_finals(
+    settings: SearchSettings,
+    study: optuna.Study,
+    wanted: Sequence[Wanted],
+    data: StudyData,
+    budget: Budget,
+    about: str,
+    progress: bool,
+) -> dict[Run, str]:
+    """Train, and test where it is asked for, what is not there yet; interrupted runs go on.
+
+    Seeds of a trial are trained together where that is faster (`SearchSettings.fused`). A training that would end
+    after the deadline is not begun.
 
     Args:
         settings: the search.
-        trial: the trial.
-        data: the search's data, for building the model.
+        study: its study.
+        wanted: the trainings.
+        data: the search's data, for building models.
+        budget: the command's time.
+        about: what the progress bar says.
         progress: show a progress bar.
+
+    Returns:
+        Why a training is not there.
     """
-    first = int(settings.config["seed"]) + settings.trial_seeds
-    files = {seed: _folder(settings, trial.number, seed) for seed in range(first, first + settings.final_seeds)}
-    missing = [seed for seed, folder in files.items() if not is_finished(folder)]
-    if not missing:
-        return FinalTest(trial.number, _results(settings, trial, files))
-    groups = _groups(settings, missing, _group_size(settings, trial, data, len(missing)))
-    bar = tqdm(
-        total=len(missing), desc=f"final test of trial {trial.number}", unit="seed", disable=not progress, leave=False
-    )
+    trials = {wish.trial.number: wish for wish in wanted}
+    of_trials = [_groups_of(settings, wish, data, budget) for wish in wanted]
+    # The first seeds of all trials before the next ones: if time is up, they have seeds in common.
+    groups = [group for layer in zip_longest(*of_trials) for group in layer if group is not None]
+    if not groups:
+        return {}
+
+    def over(run: Run) -> bool:
+        wish = trials[run[0]]
+        return is_over(settings, wish.trial, run[1], wish.test)
+
+    def fits(group: Group) -> bool:
+        return group.seconds <= budget.left()
+
+    runs = [run for group in groups for run in group.runs]
+    bar = tqdm(total=len(runs), desc=about, unit="run", disable=not progress, leave=False)
     with contextlib.closing(bar):
         if settings.workers > 1:
-            failed = _run_workers(settings, trial.number, groups, files, bar)
+            failed = _run_workers(settings, trials, groups, over, fits, budget, bar)
         else:
-            failed = _run_here(settings, trial.number, groups, bar)
-    left = {seed: reason for seed, reason in failed.items() if not is_finished(files[seed])}
-    return FinalTest(trial.number, _results(settings, trial, files), left)
+            failed = _run_here(settings, study, groups, fits, budget, bar)
+    return {run: failed.get(run, NO_TIME) for run in runs if not over(run)}
 
 
-def _run_here(settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], bar: Any) -> dict[int, str]:
-    failed: dict[int, str] = {}
+def _run_here(
+    settings: SearchSettings,
+    study: optuna.Study,
+    groups: Sequence[Group],
+    fits: Callable[[Group], bool],
+    budget: Budget,
+    bar: Any,
+) -> dict[Run, str]:
+    failed: dict[Run, str] = {}
     with quiet_terminal():
         for group in groups:
+            if not fits(group):
+                continue
             try:
-                failed |= run_final(settings, trial, group, bar.update)
+                failed |= run_final(settings, study, group, budget, bar.update)
             except Exception as error:
                 if ends_search(error):
                     raise
-                failed |= dict.fromkeys(group, reason_of(error))
+                failed |= dict.fromkeys(group.runs, reason_of(error))
     return failed
 
 
 def _run_workers(
-    settings: SearchSettings, trial: int, groups: Sequence[Sequence[int]], folders: Mapping[int, Path], bar: Any
-) -> dict[int, str]:
-    marks = {seed: _failed(folder) for seed, folder in folders.items()}
+    settings: SearchSettings,
+    trials: dict[int, Wanted],
+    groups: Sequence[Group],
+    over: Callable[[Run], bool],
+    fits: Callable[[Group], bool],
+    budget: Budget,
+    bar: Any,
+) -> dict[Run, str]:
+    marks = {run: failure_mark(settings, trials[run[0]].trial, run[1]) for group in groups for run in group.runs}
     for mark in marks.values():
         mark.unlink(missing_ok=True)
-    lost = run_finals(settings, trial, groups, bar, lambda seed: is_finished(folders[seed]) or marks[seed].is_file())
-    return lost | {seed: mark.read_text(encoding="utf-8") for seed, mark in marks.items() if mark.is_file()}
+
+    def ended(count: int) -> None:
+        if count > bar.n:
+            bar.update(count - bar.n)
+
+    lost = run_finals(settings, groups, lambda run: over(run) or marks[run].is_file(), ended, fits, budget.deadline)
+    return lost | {run: mark.read_text(encoding="utf-8") for run, mark in marks.items() if mark.is_file()}
 
 
-def _results(settings: SearchSettings, trial: FrozenTrial, folders: Mapping[int, Path]) -> list[dict[str, Any]]:
-    advice = "delete its folder, and the same command trains it again"
-    same = {"model": trial_model(settings, trial.user_attrs["settings"]), "dataset": settings.dataset}
+def _groups_of(settings: SearchSettings, wish: Wanted, data: StudyData, budget: Budget) -> list[Group]:
+    """Divide the seeds of a trial that are missing into groups; those that lack their test alone are one group."""
+    trial, test = wish.trial, wish.test
+    missing = [seed for seed in wish.seeds if not is_over(settings, trial, seed, test)]
+    validated = [seed for seed in missing if is_over(settings, trial, seed, False)]
+    new = [seed for seed in missing if seed not in validated]
+    groups = [validated] if validated else []
+    groups += _groups(settings, new, _group_size(settings, trial, data, len(new))) if new else []
     return [
-        read_result(folder / "result.json", {**same, "seed": seed}, advice)
-        for seed, folder in folders.items()
-        if is_finished(folder)
+        Group(trial.number, tuple(seeds), test, sum(budget.run_seconds(trial, seed, test) for seed in seeds))
+        for seeds in groups
     ]
 
 
@@ -124,50 +192,74 @@ def _groups(settings: SearchSettings, seeds: Sequence[int], most: int) -> list[l
     return [list(seeds[begin:end]) for begin, end in pairwise(ends)]
 
 
-def _folder(settings: SearchSettings, trial: int, seed: int) -> Path:
-    return settings.folder / "final" / f"trial-{trial}-seed-{seed}"
-
-
-def _failed(folder: Path) -> Path:
-    """Return the file in which a worker leaves why a run has failed."""
-    return folder.with_name(f"{folder.name}.failed")
-
-
 def run_final(
-    settings: SearchSettings, trial: int, seeds: Sequence[int], ended: Callable[[], Any] = lambda: None
-) -> dict[int, str]:
+    settings: SearchSettings,
+    study: optuna.Study,
+    group: Group,
+    budget: Budget,
+    ended: Callable[[], Any] = lambda: None,
+) -> dict[Run, str]:
     """Train a trial's configuration with several seeds at once, and test it; interrupted runs are resumed.
 
     Args:
         settings: the search.
-        trial: number of the trial.
-        seeds: the seeds.
+        study: its study.
+        group: the trial and the seeds.
+        budget: the command's time.
         ended: called when a run is over, well or not.
 
     Returns:
-        The reason of every seed that failed.
+        The reason of every run that failed.
     """
-    space = Space.load(settings.space)
-    study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
-    config = {**best_settings(settings, study.trials[trial]), "show_progress": False}
-    failed = {}
-    for seed, error in run_seeds({seed: _folder(settings, trial, seed) for seed in seeds}, config, ended).items():
-        if ends_search(error):
-            raise error
-        failed[seed] = reason_of(error)
-        if failed[seed].startswith("error"):
-            logger.error("the final run with seed %d", seed, exc_info=error)
+    trial = study.get_trials(deepcopy=False)[group.trial]
+    config = {**best_settings(settings, trial), "show_progress": False, "save_predictions": True}
+    epochs = int(config["epochs"])
+
+    def after_epoch(epoch: int, _: float) -> None:
+        if epoch + 1 < epochs and budget.over():
+            raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {epochs}")
+
+    by_seed = {seed: final_folders(settings, trial, seed) for seed in group.seeds}
+    tasks = list(by_seed[group.seeds[0]])
+    failed: dict[Run, str] = {}
+    for task in tasks:
+        folders = {seed: paths[task] for seed, paths in by_seed.items()}
+        given = config if task is None else {**config, "main_task": task}
+        last = task == tasks[-1]
+        errors = run_seeds(folders, given, ended if last else lambda: None, group.test, after_epoch)
+        for seed, error in errors.items():
+            failed.setdefault((group.trial, seed), _reason(error, seed))
     return failed
 
 
-def run_final_in_worker(settings: SearchSettings, trial: int, seeds: Sequence[int]) -> None:
+def _reason(error: Exception, seed: int) -> str:
+    """Return why a run failed.
+
+    Raises:
+        Exception: the error, if it ends the search.
+    """
+    if ends_search(error):
+        raise error
+    if isinstance(error, _TimeUpError):
+        return str(error)
+    reason = reason_of(error)
+    if reason.startswith("error"):
+        logger.error("the final run with seed %d", seed, exc_info=error)
+    return reason
+
+
+def run_final_in_worker(settings: SearchSettings, group: Group, deadline: float | None) -> None:
     """Run `run_final`, and leave the reason of a failed run beside its folder."""
-    for seed in seeds:
-        _failed(_folder(settings, trial, seed)).unlink(missing_ok=True)  # left by an earlier command
-    for seed, reason in run_final(settings, trial, seeds).items():
+    space = Space.load(settings.space)
+    study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
+    trial = study.get_trials(deepcopy=False)[group.trial]
+    for seed in group.seeds:
+        failure_mark(settings, trial, seed).unlink(missing_ok=True)  # left by an earlier command
+    budget = Budget(settings, study, deadline)
+    for (_, seed), reason in run_final(settings, study, group, budget).items():
         try:
             write_atomically(
-                _failed(_folder(settings, trial, seed)),
+                failure_mark(settings, trial, seed),
                 lambda path, reason=reason: Path(path).write_text(reason, encoding="utf-8"),
             )
         except OSError as error:

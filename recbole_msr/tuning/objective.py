@@ -19,6 +19,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.epoch_loggers import EpochLogger
+from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import SO_FAR
@@ -63,11 +64,11 @@ class Objective:
         settings: the search.
         space: its space.
         data: its data.
-        deadline: `time.monotonic()` after which a trial stops at the end of its epoch; None for none.
+        budget: the command's time; a trial stops at the end of its epoch when it is over. None for no limit.
     """
 
-    def __init__(self, settings: SearchSettings, space: Space, data: StudyData, deadline: float | None = None) -> None:
-        self._settings, self._space, self._data, self._deadline = settings, space, data, deadline
+    def __init__(self, settings: SearchSettings, space: Space, data: StudyData, budget: Budget | None = None) -> None:
+        self._settings, self._space, self._data, self._budget = settings, space, data, budget
 
     def __call__(self, trial: Trial) -> Outcome:
         """Run a trial to its end. Its errors become its outcome; only those that end the search are raised."""
@@ -132,7 +133,7 @@ class Objective:
             reports = self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
             if reports and attempt.report(score, epoch + 1) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
-            if self._deadline is not None and time.monotonic() > self._deadline and epoch + 1 < epochs:
+            if self._budget is not None and epoch + 1 < epochs and self._budget.trials_over():
                 raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {epochs}")
 
         return report

@@ -20,8 +20,25 @@ from recbole_msr.jobs.options import (
     real,
 )
 
-Share = Annotated[float, real("a share from 0 to below 1", lambda value: 0 <= value < 1)]
-"""From 0 to below 1."""
+MOST_TOLERATED = 0.05
+"""Larger tolerances are taken for what the option once meant: a share of the best value."""
+Tolerance = Annotated[
+    float,
+    real(
+        f"from 0 to below {MOST_TOLERATED}, a difference in the first objective's own units (0.001: an AUC of 0.799 "
+        "passes for one of 0.8), no longer a share of the best value",
+        lambda value: 0 <= value < MOST_TOLERATED,
+    ),
+]
+"""From 0 to below 0.05, in units of the first objective."""
+
+
+def read_tolerance(text: str) -> float | str:
+    """Return the number that a text has; the text itself where it has none, for the check to refuse in its words."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @options
@@ -42,7 +59,7 @@ class SearchOptions(JobOptions):
     """Maximum number of trials, over all workers and restarts."""
     _: KW_ONLY
     timeout: Annotated[Seconds | None, Argument("SECONDS", float)] = None
-    """Time limit in seconds: then no trial begins, and those under way stop at the end of their epoch."""
+    """Time limit of the whole command in seconds, with confirmation, final test and page."""
     total_epochs: Annotated[Count | None, Argument("N", int)] = None
     """Maximum number of epochs of all trials together: then no trial begins."""
     output: Annotated[SkipValidation[str | Path | None], Argument("DIR")] = None
@@ -67,12 +84,14 @@ class SearchOptions(JobOptions):
     objectives: Annotated[SkipValidation[str | Sequence[str] | None], Argument("NAMES")] = None
     """Metrics of the validation split and costs, such as auc/macro,parameters,flops,latency; by default the
     configuration's valid_metric."""
-    tolerance: Annotated[Share, Argument("SHARE", float)] = 0.01
-    """With several objectives, the share of the best quality that a cheaper model may lose."""
+    tolerance: Annotated[Tolerance, Argument("DIFFERENCE", read_tolerance)] = 0.001
+    """With several objectives, how much worse than the best the first of a cheaper model may be (0.001: of AUC)."""
     trial_seeds: Annotated[Processes, Argument("N", int)] = 1
     """Trainings of each trial, with consecutive seeds; its value is their mean."""
+    confirm: Annotated[Processes, Argument("N", int)] = 3
+    """Number of best trials that are trained again with the final seeds; the best of them by validation is tested."""
     final_seeds: Annotated[ProcessesOrNone, Argument("N", int)] = 3
-    """Seeds of the final test, none of them a trial's; 0 for no test."""
+    """Seeds of confirmation and final test, none of them a trial's; 0 for neither."""
     max_failures: Annotated[Count, Argument("N", int)] = 5
     """Number of consecutive failed trials that ends the search."""
     fused: Annotated[SkipValidation[str | int | None], Argument("N")] = "auto"

@@ -25,6 +25,8 @@ from recbole_msr.tuning.study import candidates, counted_trials, is_cut_off, val
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
 from recbole_msr.version import __version__
 
+_ROUNDING = 1e-12
+"""Two differences up to this are the same number."""
 _DOCUMENT_END = "\n..."  # YAML writes it after a single word or number
 
 
@@ -32,33 +34,60 @@ def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
     """Choose the best trial; None where none is complete, and none was cut off after a validated epoch.
 
     With one objective it is the best one, the first of equals. With several, of the Pareto front those whose first
-    objective is at most `tolerance` (a share of the best value) worse than the best, and of them the one that is best
-    in the second objective, then in the third and so on, then in the first.
+    objective is at most `tolerance` worse than the best, and of them the one that is best in the second objective,
+    then in the third and so on, then in the first.
 
     Args:
         study: the study.
-        tolerance: the share.
+        tolerance: in units of the first objective.
     """
-    trials = candidates(study)
-    if not trials:
-        return None
-    losses = [(_losses(study, trial), trial) for trial in trials]
-    if len(study.directions) == 1:
-        return min(losses, key=lambda pair: (pair[0], pair[1].number))[1]
-    best = min(of_trial[0] for of_trial, _ in losses)
-    limit = best + tolerance * abs(best)
+    return next(iter(ranking(study, tolerance, 1)), None)
+
+
+def ranking(study: optuna.Study, tolerance: float, most: int) -> list[FrozenTrial]:
+    """Return the best trials of different settings, the best first: each is the best without those before it.
+
+    Args:
+        study: the study.
+        tolerance: as `best_trial` takes it.
+        most: number of trials.
+    """
+    values = {trial.number: values_of(trial) or [] for trial in candidates(study)}
+    trials = {trial.number: trial for trial in candidates(study)}
+    ranked: list[FrozenTrial] = []
+    while values and len(ranked) < most:
+        best = trials[choose(study.directions, values, tolerance)]
+        ranked.append(best)
+        same = _settings_key(best)
+        values = {number: found for number, found in values.items() if _settings_key(trials[number]) != same}
+    return ranked
+
+
+def choose(directions: Sequence[StudyDirection], values: Mapping[int, Sequence[float]], tolerance: float) -> int:
+    """Return the number of the best trial, by the rule of `best_trial`.
+
+    Args:
+        directions: of the objectives.
+        values: the objectives' values by trial; not empty.
+        tolerance: in units of the first objective.
+    """
+    losses = {
+        number: [value if direction == StudyDirection.MINIMIZE else -value for direction, value in pairs]
+        for number, pairs in ((number, list(zip(directions, of, strict=True))) for number, of in values.items())
+    }
+    if len(directions) == 1:
+        return min(losses, key=lambda number: (losses[number], number))
+    limit = min(of[0] for of in losses.values()) + tolerance + _ROUNDING
     front = [
-        (of_trial, trial)
-        for of_trial, trial in losses
-        if of_trial[0] <= limit and not any(_dominates(other, of_trial) for other, _ in losses)
+        number
+        for number, of in losses.items()
+        if of[0] <= limit and not any(_dominates(other, of) for other in losses.values())
     ]
-    return min(front, key=lambda pair: (*pair[0][1:], pair[0][0], pair[1].number))[1]
+    return min(front, key=lambda number: (*losses[number][1:], losses[number][0], number))
 
 
-def _losses(study: optuna.Study, trial: FrozenTrial) -> list[float]:
-    """Return a trial's objectives with signs for which smaller is better."""
-    pairs = zip(study.directions, values_of(trial) or [], strict=True)
-    return [value if direction == StudyDirection.MINIMIZE else -value for direction, value in pairs]
+def _settings_key(trial: FrozenTrial) -> str:
+    return json.dumps(trial.user_attrs.get("settings", trial.number), sort_keys=True, default=str)
 
 
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
@@ -66,22 +95,56 @@ def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def defaults_trial(study: optuna.Study, pruned: bool = False) -> FrozenTrial | None:
+def defaults_trial(study: optuna.Study, pruned: bool = False, model: str | None = None) -> FrozenTrial | None:
     """Return the complete trial of the defaults, if there is one.
 
     Args:
         study: the study.
         pruned: also accept a pruned trial: its settings can be tested as well.
+        model: of which model, in a search over several; None for any.
     """
     states = (TrialState.COMPLETE, TrialState.PRUNED) if pruned else (TrialState.COMPLETE,)
     return next(
         (
             trial
             for trial in counted_trials(study)
-            if trial.user_attrs.get("origin") == "defaults" and trial.state in states
+            if trial.user_attrs.get("origin") == "defaults"
+            and trial.state in states
+            and model in (None, trial.user_attrs.get("model", model))
         ),
         None,
     )
+
+
+def reference_trial(study: optuna.Study, settings: SearchSettings) -> FrozenTrial | None:
+    """Return the defaults of the model whose defaults were best on validation; of one model, its defaults.
+
+    Args:
+        study: the study.
+        settings: the search.
+    """
+    values = {
+        trial.number: found
+        for trial in counted_trials(study)
+        if trial.user_attrs.get("origin") == "defaults" and (found := values_of(trial)) is not None
+    }
+    if not values:
+        return defaults_trial(study, pruned=True)
+    first = {number: found[:1] for number, found in values.items()}
+    return study.get_trials(deepcopy=False)[choose(study.directions[:1], first, settings.tolerance)]
+
+
+def beside_trials(study: optuna.Study, settings: SearchSettings, winner: FrozenTrial) -> list[FrozenTrial]:
+    """Return the trials whose configurations are tested beside the winner's: its model's defaults, and the reference.
+
+    Args:
+        study: the study.
+        settings: the search.
+        winner: the winner.
+    """
+    own = defaults_trial(study, True, winner.user_attrs.get("model", settings.model))
+    found = {trial.number: trial for trial in (own, reference_trial(study, settings)) if trial is not None}
+    return [trial for number, trial in found.items() if number != winner.number]
 
 
 @dataclass(frozen=True)
@@ -119,13 +182,14 @@ SUMMARY = {
 """Content of a search's summary.json that is read back."""
 
 
-def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial) -> Path:
+def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial, confirmed: str | None = None) -> Path:
     """Write best.yaml, which `run_recbole --config_files` runs to the trial's validation value.
 
     Args:
         settings: the search.
         study: its study.
         trial: the best trial.
+        confirmed: a sentence on how fresh seeds confirmed it; None before that.
 
     Returns:
         The path of the file.
@@ -143,6 +207,7 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
         promise = f"# trains it again, to {same} on the same machine and versions, and tests it."
     lines = [
         f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
+        *([f"# {confirmed}"] if confirmed is not None else []),
         "#   run_recbole --config_files best.yaml",
         promise,
         *_yaml({"written_by": f"recbole-msr {__version__}", **first}),
@@ -170,7 +235,7 @@ def summarise(
     settings: SearchSettings,
     study: optuna.Study,
     best: FrozenTrial | None,
-    finals: Sequence[FinalTest],
+    confirmed: Mapping[str, Any],
     seconds: float,
     command: str,
 ) -> dict[str, Any]:
@@ -180,7 +245,7 @@ def summarise(
         settings: the search.
         study: its study.
         best: the trial that was chosen; None without one.
-        finals: the final test of that trial, and of the defaults where these are another one.
+        confirmed: what `Confirmation.summary` returns: confirmation and final test; nothing without them.
         seconds: wall time of this command.
         command: the command that made the results.
     """
@@ -206,7 +271,7 @@ def summarise(
         },
         "best": _describe_best(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
-        **_final_results(study, finals),
+        **{**NOT_CONFIRMED, **confirmed},
         "failures": _failures(trials),
         "seconds": round(seconds, 3),
         "trial_seconds": round(sum(trial.user_attrs.get("seconds", 0.0) for trial in trials), 3),
@@ -215,6 +280,13 @@ def summarise(
         "versions": versions(),
         "command": command,
     }
+
+
+NOT_CONFIRMED: Mapping[str, Any] = {
+    **dict.fromkeys(("confirmation", "final", "final_defaults", "final_reference")),
+    "final_failures": {},
+}
+"""What summary.json says of a search without a final test."""
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -239,21 +311,12 @@ def _failures(trials: Sequence[FrozenTrial]) -> dict[str, int]:
     return dict(Counter(trial.user_attrs.get("reason", "no reason is known") for trial in failed))
 
 
-def _final_results(study: optuna.Study, finals: Sequence[FinalTest]) -> dict[str, Any]:
-    has_defaults = bool(finals) and defaults_trial(study, pruned=True) is not None
-    return {
-        "final": _final_spreads(finals[0]) if finals else None,
-        "final_defaults": _final_spreads(finals[-1]) if has_defaults else None,
-        "final_failures": {
-            f"{seed}" if test is finals[0] else f"{seed}, defaults": reason
-            for test in finals
-            for seed, reason in test.failed.items()
-        },
-    }
+def final_spreads(test: FinalTest) -> dict[str, Any] | None:
+    """Return means and deviations over the seeds that ended well; None without any.
 
-
-def _final_spreads(test: FinalTest) -> dict[str, Any] | None:
-    """Return means and deviations over the seeds that ended well; None without any."""
+    Args:
+        test: the final test of one trial.
+    """
     if not test.results:
         return None
     splits = {split: _split_spreads([result[split] for result in test.results]) for split in ("valid", "test")}

@@ -29,17 +29,10 @@ from recbole_msr.report.tuning.progress import study_progress
 from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
-from recbole_msr.tuning.final import final_test
+from recbole_msr.tuning.budget import Budget
+from recbole_msr.tuning.confirmation import Confirmation, confirm
 from recbole_msr.tuning.options import SearchOptions
-from recbole_msr.tuning.outcome import (
-    FinalTest,
-    best_settings,
-    best_trial,
-    defaults_trial,
-    summarise,
-    write_best,
-    write_summary,
-)
+from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
@@ -83,8 +76,9 @@ class SearchResult:
 def search(options: SearchOptions) -> SearchResult:
     """Search a model's architecture and training settings; the same call resumes an interrupted search.
 
-    Trials are judged on the validation split alone. The test split is read once, by the best configuration and the
-    defaults. The options are given one by one, or as a `SearchOptions`, with changes by name::
+    Trials are judged on the validation split alone. The best ones are trained again with fresh seeds; the test split is
+    read once, by the winner among them, its model's defaults and the reference. The options are given one by one, or
+    as a `SearchOptions`, with changes by name::
 
         search("HiNet", "ml-100k", trials=20)
 
@@ -113,14 +107,20 @@ def search(options: SearchOptions) -> SearchResult:
         best = best_trial(study, settings.tolerance)  # chosen once: other machines may still add trials
         if best is not None:
             _keep_best(settings, study, best)
-        finals = _final_tests(settings, study, best, data, options.progress) if failure is None else []
+        budget = Budget(settings, study, deadline)
+        confirmation = confirm(settings, study, data, budget, options.progress) if failure is None else None
+        if confirmation is not None:
+            best = confirmation.winner
+            write_best(settings, study, best, confirmation.sentence(settings))
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
-        summary = {**summarise(settings, study, best, finals, seconds, command), "data": data.report}
+        confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
+        summary = {**summarise(settings, study, best, confirmed, seconds, command), "data": data.report}
         _write_results(settings, study, summary)
     if failure is not None:
         raise failure
-    _warn_of_failed_finals(finals)
+    if confirmation is not None:
+        _warn_of_failed_finals(confirmation)
     if best is None:
         _refuse_or_warn_without_best(study, settings)
     return SearchResult(summary, settings.folder, study, best_settings(settings, best) if best is not None else None)
@@ -147,26 +147,15 @@ def _keep_best(settings: SearchSettings, study: optuna.Study, best: FrozenTrial)
         logger.warning("trial %d is the best, by its epochs so far: %s", best.number, _reason(best))
 
 
-def _final_tests(
-    settings: SearchSettings, study: optuna.Study, best: FrozenTrial | None, data: StudyData, progress: bool
-) -> list[FinalTest]:
-    """Test the best configuration and, where they are another one, the defaults."""
-    if best is None or not settings.final_seeds:
-        return []
-    defaults = defaults_trial(study, pruned=True)
-    tested = [best] if defaults is None or defaults.number == best.number else [best, defaults]
-    return [final_test(settings, trial, data, progress) for trial in tested]
-
-
 def _without_password(options: SearchOptions) -> SearchOptions:
     return options if options.storage is None else replace(options, storage=hide_password(options.storage))
 
 
-def _warn_of_failed_finals(finals: list[FinalTest]) -> None:
-    for test in finals:
-        of = "" if test is finals[0] else " of the defaults"
-        for seed, reason in test.failed.items():
-            logger.warning("the final run%s with seed %d failed: %s; the same command tries it again", of, seed, reason)
+def _warn_of_failed_finals(confirmation: Confirmation) -> None:
+    for name, reason in confirmation.describe_failures().items():
+        seed, _, trial = name.partition(", ")
+        of = f" of {'the ' if not trial.startswith('trial') else ''}{trial}" if trial else ""
+        logger.warning("the final run%s with seed %s failed: %s; the same command tries it again", of, seed, reason)
 
 
 def _run_trials(

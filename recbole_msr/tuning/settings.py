@@ -28,7 +28,7 @@ _SHAPE = {
     "sampler?": {"name": str},
     "pruner?": {"name": str},
     "storage?": str | None,
-    **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "max_failures?"), int),
+    **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "confirm?", "max_failures?"), int),
     **dict.fromkeys(("trials?", "epochs?"), int | None),
     **{"timeout?": float | None, "tolerance?": float, "fused?": str | int},
 }
@@ -56,9 +56,10 @@ class SearchSettings:
         sampler: {name: ..., option: ...}.
         pruner: {name: ..., option: ...}.
         trial_seeds: trainings of each trial, with seeds that follow `config["seed"]`; its value is their mean.
-        final_seeds: seeds of the final test; 0 for none.
+        final_seeds: seeds of confirmation and final test; 0 for none.
+        confirm: number of best trials that are trained again with these seeds.
         tolerance: with several objectives, the best trial is the one with the smallest second objective among those
-            whose first is worse than the best by at most this share of it.
+            whose first is worse than the best by at most this much.
         max_failures: number of consecutive failed trials that ends the search.
         retries: how often a trial is tried again whose worker was killed.
         fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
@@ -85,6 +86,7 @@ class SearchSettings:
     pruner: dict[str, Any] = field(default_factory=lambda: {"name": "median"})
     trial_seeds: int = SearchOptions.trial_seeds
     final_seeds: int = SearchOptions.final_seeds
+    confirm: int = SearchOptions.confirm
     tolerance: float = SearchOptions.tolerance
     max_failures: int = SearchOptions.max_failures
     retries: int = 2

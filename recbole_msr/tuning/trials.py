@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from recbole_msr.errors import InputError
+from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.samplers import GridOnce
 from recbole_msr.tuning.settings import SearchSettings
@@ -58,13 +59,13 @@ class Trials:
         study: the study.
         settings: the search.
         wanted: maximum number of trials (`--trials`, or the points of a grid); None for no limit.
-        deadline: `time.monotonic()` after which no trial begins; None for no deadline.
+        budget: the command's time; None for no limit.
     """
 
     def __init__(
-        self, study: optuna.Study, settings: SearchSettings, wanted: int | None, deadline: float | None = None
+        self, study: optuna.Study, settings: SearchSettings, wanted: int | None, budget: Budget | None = None
     ) -> None:
-        self._study, self._settings, self._wanted, self._deadline = study, settings, wanted, deadline
+        self._study, self._settings, self._wanted, self._budget = study, settings, wanted, budget
         self._folder = settings.folder / "workers"
         self._folder.mkdir(parents=True, exist_ok=True)
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
@@ -167,7 +168,7 @@ class Trials:
             time.sleep(_WAIT_SECONDS)
 
     def _spent(self, finished: int) -> bool:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._budget is not None and self._budget.trials_over():
             return True
         if self._settings.epochs is not None and epochs_of(self._study) >= self._settings.epochs:
             return True

@@ -1,7 +1,7 @@
 """A worker of a search, as a process of its own; started by `jobs/processes.py`.
 
 python -m recbole_msr.tuning.worker FOLDER                              # trials until the budget is spent
-python -m recbole_msr.tuning.worker FOLDER --final TRIAL --seeds S1 S2  # runs of the final test, together
+python -m recbole_msr.tuning.worker FOLDER --final TRIAL --seeds S1 S2  # its runs with fresh seeds, together
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ with importing():
     from recbole_msr.jobs.worker import WorkerArguments, run_as_worker
     from recbole_msr.threads import log_threads, torch_threads
     from recbole_msr.tuning.final import run_final_in_worker
+    from recbole_msr.tuning.final_workers import Group
     from recbole_msr.tuning.settings import SearchSettings
     from recbole_msr.tuning.worker_loop import run_trials
 
@@ -31,7 +32,8 @@ def _work(arguments: WorkerArguments) -> None:
     with torch_threads(int(settings.config["threads"])):
         log_threads()
         if arguments.final is not None:
-            run_final_in_worker(settings, arguments.final, arguments.seeds)
+            group = Group(arguments.final, tuple(arguments.seeds), not arguments.untested)
+            run_final_in_worker(settings, group, arguments.deadline)
         else:
             run_trials(settings, arguments.deadline, arguments.orphaned)
 

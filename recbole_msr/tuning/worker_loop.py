@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.fused_trials import FusedTrials
 from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.settings import COSTS, SearchSettings
@@ -45,7 +46,7 @@ def run_trials(
 
     Args:
         settings: the search.
-        deadline: `time.monotonic()` after which no trial begins.
+        deadline: `time.monotonic()` at which the command shall be over, with what follows the trials.
         orphaned: asked after every trial whether to end.
         data: the data; read if None.
         study: the study; opened if None.
@@ -55,6 +56,7 @@ def run_trials(
     data = data or StudyData(settings)
     study = study or open_search(settings, space, data.config)
     wanted = wanted_trials(settings, study)
-    with Trials(study, settings, wanted, deadline) as trials:
-        objective = Objective(settings, space, data, deadline)
+    budget = Budget(settings, study, deadline)
+    with Trials(study, settings, wanted, budget) as trials:
+        objective = Objective(settings, space, data, budget)
         trials.run(objective, after, orphaned, FusedTrials(objective, settings, space, data, wanted))

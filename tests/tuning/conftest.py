@@ -1,5 +1,9 @@
 """A search that takes seconds: SharedBottom on "tiny"."""
 
+import math
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -24,6 +28,24 @@ CONFIG = {
     "train_batch_size": 64,
     "threads": 1,
 }
+
+
+def up_after_reports(reports, patch):
+    """Let the time of a search be up once its trials have reported so many epochs."""
+    from recbole_msr.tuning import budget
+    from recbole_msr.tuning.objective import Attempt
+
+    told, report = [], Attempt.report
+
+    def counting(*given):
+        told.append(given)
+        return report(*given)
+
+    def now():
+        return math.inf if len(told) >= reports else time.monotonic()
+
+    patch.setattr(Attempt, "report", counting)
+    patch.setattr(budget, "time", SimpleNamespace(monotonic=now))
 
 
 @pytest.fixture

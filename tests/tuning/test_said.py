@@ -3,9 +3,7 @@
 import json
 import re
 import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -18,27 +16,15 @@ from recbole_msr.tracking.wandb import artifact_name
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.study import candidates
 
+from .conftest import up_after_reports
 from .test_trials import ended, kill, work
 
 
 @pytest.mark.usefixtures("pages")
 def test_a_trial_cut_off_by_the_timeout_keeps_its_best_epoch_and_is_gone_on_with(search, monkeypatch, caplog):
     """The time is up after the second of three epochs of the first trial."""
-    from recbole_msr.tuning import objective, trials
-
-    passed = {"epochs": 0}
-
-    def after_an_epoch():
-        passed["epochs"] += 1
-        return now()
-
-    def now():
-        return time.monotonic() + (10_000 if passed["epochs"] > 1 else 0)
-
-    known = {"perf_counter": time.perf_counter, "sleep": time.sleep}
     with monkeypatch.context() as patch:
-        patch.setattr(objective, "time", SimpleNamespace(monotonic=after_an_epoch, **known))
-        patch.setattr(trials, "time", SimpleNamespace(monotonic=now, **known))
+        up_after_reports(2, patch)
         first = search(trials=1, timeout=1000)
     best = first.summary["best"]
     trial = first.study.trials[0]  # the next one is to be tried again

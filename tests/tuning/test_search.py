@@ -3,7 +3,6 @@
 import ast
 import json
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +15,11 @@ import recbole_msr
 from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.python_call import python_call
-from recbole_msr.tuning import objective, trials
 from recbole_msr.tuning.final import _groups
 from recbole_msr.tuning.options import SearchOptions
 from tests.tracking.read_back import runs
 
-from .conftest import CONFIG, SPACE
+from .conftest import CONFIG, SPACE, up_after_reports
 
 
 def params(result):
@@ -36,7 +34,7 @@ def lines_without(text, word):
 @pytest.mark.slow
 @pytest.mark.usefixtures("pages")
 def test_the_best_is_written_down_and_runs_to_the_same_value(search, tmp_path):
-    result = search(trials=5, final_seeds=2)
+    result = search(trials=5, final_seeds=2, confirm=1)
     best = result.summary["best"]
     frame = result.trials
     assert list(frame["state"]) == ["complete"] * 5 or "pruned" in set(frame["state"])
@@ -253,11 +251,11 @@ def test_the_pruner_stops_the_worse_trials_in_either_direction(search, metric):
 
 @pytest.mark.slow
 def test_several_objectives_are_measured_and_one_trial_is_chosen(search):
-    result = search(trials=6, objectives="auc/macro,parameters,flops,latency", tolerance=0.05)
+    result = search(trials=6, objectives="auc/macro,parameters,flops,latency", tolerance=0.04)
     frame = result.trials
     assert result.summary["trials"] == {"complete": 6, "pruned": 0, "failed": 0}
     best = result.summary["best"]
-    near = frame[frame["auc/macro"] >= frame["auc/macro"].max() * 0.95]
+    near = frame[frame["auc/macro"] >= frame["auc/macro"].max() - 0.04]
     assert best["values"][1] == near["parameters"].min()
     model = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "r", "show_progress": False})
     assert model.summary["parameters"] == best["values"][1]
@@ -336,6 +334,7 @@ def test_final_seeds_are_shared_out_evenly():
 @pytest.mark.parametrize("options", [{"fused": 2}, {"fused": "off"}, {"workers": 2, "final_seeds": 3}])
 def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(options, search, caplog):
     """Where the run with seed 2022 should write its result lies a folder that cannot be removed."""
+    options = {**options, "confirm": 1}
     first = search(trials=2)
     name = f"trial-{first.summary['best']['number']}-seed-2022"
     Path("out/final").mkdir()
@@ -405,22 +404,19 @@ def test_epochs_and_seconds_are_budgets_too(search, budget):
 
 
 def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search, monkeypatch):
-    asked = []
-    clocks = {objective: lambda: asked.append(1) or math.inf, trials: lambda: math.inf if asked else 0.0}
     given = {"trials": 1, "timeout": 600.0, "pruner": "none", "config": {"epochs": 4}}
     with monkeypatch.context() as patched:
-        for module, clock in clocks.items():  # the time is up when it is asked for after the first epoch
-            patched.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": clock}))
+        up_after_reports(1, patched)
         result = search(**given, final_seeds=1)
     best = result.summary["best"]
     assert best["cut_off"] == "the time was up after epoch 1 of 4"
     assert result.summary["trials"] == {"complete": 0, "pruned": 0, "failed": 0}, "it does not count"
-    assert len(asked) == 1
     again = recbole_msr.run(
         config_files=["out/best.yaml"], config={"output_dir": "again", "show_progress": False, "epochs": 1}
     )
     assert best["values"] == [again.summary["best_valid_score"]]
-    assert result.summary["final"]["seeds"] == [2021]
+    assert result.summary["final"] is None
+    assert result.summary["confirmation"]["left_out"].startswith("the best trial is not tested: no time was left")
     whole = search(**given)
     assert whole.summary["trials"]["complete"] == 1
     assert len(whole.study.trials) == 2, "the one that was cut off, and it again"

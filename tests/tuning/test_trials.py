@@ -303,8 +303,8 @@ def front(tmp_path, values):
 def test_the_smallest_within_the_tolerance_is_chosen(tmp_path):
     study = front(tmp_path, [(0.80, 1000), (0.795, 500), (0.79, 100), (0.7999, 2000)])
     assert best_trial(study, 0.0).number == 0
-    assert best_trial(study, 0.01).number == 1
-    assert best_trial(study, 0.02).number == 2
+    assert best_trial(study, 0.005).number == 1
+    assert best_trial(study, 0.01).number == 2
 
 
 def test_a_trial_that_another_beats_in_everything_is_not_chosen(tmp_path):

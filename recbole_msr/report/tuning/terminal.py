@@ -15,7 +15,7 @@ from recbole_msr.evaluation.metrics import METRICS, metric_heading
 
 
 def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
-    """Print the best trial beside the defaults, on validation, and the final test.
+    """Print the best trial beside the defaults, on validation, the confirmation, and the final test.
 
     Args:
         summary: the content of a search's summary.json.
@@ -39,6 +39,7 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             console.print(
                 Text(f"Trial {best['number']} has not ended ({best['cut_off']}): more time goes on with it.\n")
             )
+    _print_confirmation(console, summary)
     best_test, defaults_test = summary["final"], summary.get("final_defaults")
     for name, final in (("best", best_test), ("defaults", None if defaults_test == best_test else defaults_test)):
         if final is None:
@@ -53,6 +54,66 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
                 (scenario, task, *(_spread_text(cell[metric]) for metric in part)) for scenario, task, cell in cells
             ]
             console.print(_table(title, ["scenario", "task", *map(metric_heading, part)], rows, 2))
+
+
+def _print_confirmation(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print what fresh seeds made of the best trials, and whether the gain on the test rows is significant."""
+    confirmation = summary.get("confirmation")
+    if confirmation is None:
+        return
+    confirmed = [one for one in confirmation["candidates"] if one["confirmed"] is not None]
+    if confirmed:
+        seeds = ", ".join(map(str, confirmation["seeds"]))
+        rows = [
+            (
+                "winner" if one["trial"] == confirmation["winner"] else "",
+                f"{one['trial']}",
+                one["model"],
+                f"{one['told']:.4f}",
+                _spread_text(one["confirmed"]),
+                f"{one['optimism']:+.4f}",
+            )
+            for one in confirmed
+        ]
+        title = f"Confirmation, {confirmation['metric']} on validation with the fresh seeds {seeds}"
+        header = ["", "trial", "model", "told by the trial", "confirmed", "optimism"]
+        console.print(_table(title, header, rows, 3))
+    for sentence in confirmation_sentences(confirmation):
+        console.print(Text(sentence))
+    console.print()
+
+
+def confirmation_sentences(confirmation: Mapping[str, Any]) -> list[str]:
+    """Return what a confirmation says of the gain, of what was left out, and of an earlier look at the test rows.
+
+    Args:
+        confirmation: `confirmation` in a search's summary.json.
+    """
+    sentences = []
+    gain = confirmation["gain"]
+    others = [("its defaults", gain["defaults"]), ("the reference", gain["reference"])]
+    if None not in gain.values() and gain["defaults"]["trial"] == gain["reference"]["trial"]:
+        others.pop()
+    for what, of in others:
+        if of is None:
+            continue
+        name = f"{what} ({of['model']}, trial {of['trial']})"
+        if of["metric"] is None:
+            sentences.append(f"Test, the winner less {name}: {of['reason'] or 'no metric is tested'}.")
+            continue
+        one = of["differences"][of["metric"]]
+        verdict = "better" if one["better"] else "worse" if one["worse"] else "no significant difference"
+        significant = "significantly " if one["significant"] else ""
+        sentences.append(
+            f"Test, the winner less {name}: {of['metric']} {one['mean']:+.4f}, 95 % from {one['low']:+.4f} to "
+            f"{one['high']:+.4f}, p {one['p_adjusted']:.2g}: {significant}{verdict}."
+        )
+    if confirmation["left_out"] is not None:
+        sentences.append(f"{confirmation['left_out'][:1].upper()}{confirmation['left_out'][1:]}.")
+    if confirmation["tested_before"]:
+        trials = ", ".join(map(str, confirmation["tested_before"]))
+        sentences.append(f"Earlier commands have tested trial {trials}: the test rows are not quite fresh any more.")
+    return sentences
 
 
 def _parts(metrics: Sequence[str], width: int) -> list[Sequence[str]]:

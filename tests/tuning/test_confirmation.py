@@ -1,0 +1,165 @@
+"""The best trials are trained again with fresh seeds; only the winner, its defaults and the reference are tested."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+import recbole_msr
+from recbole_msr.errors import InputError
+from recbole_msr.report.tuning.terminal import print_search
+from recbole_msr.training.trainer import LightningTrainer
+from recbole_msr.tuning import final as final_module
+from recbole_msr.tuning.options import SearchOptions
+
+SPACE = {
+    "model": "SharedBottom",
+    "search": {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-1, "log": True}},
+}
+SEEDS = [2021, 2022]
+
+
+def found(trial, name):
+    return {
+        seed: json.loads(path.read_text())
+        for seed in SEEDS
+        if (path := Path(f"out/final/trial-{trial}-seed-{seed}/{name}")).is_file()
+    }
+
+
+def go(search, trials=5, **options):
+    return search(trials=trials, **{"space": SPACE, "final_seeds": 2, "pruner": "none", **options})
+
+
+@pytest.mark.slow
+def test_the_best_by_fresh_seeds_wins_and_the_others_are_never_tested(search, monkeypatch, capsys):
+    tests = []
+    evaluate = LightningTrainer.evaluate
+    monkeypatch.setattr(LightningTrainer, "evaluate", lambda *a, **k: tests.append(1) or evaluate(*a, **k))
+    result = go(search)
+    frame = result.trials
+    told = dict(zip(frame["number"], frame["auc"], strict=True))
+    three = sorted(told, key=lambda number: (-told[number], number))[:3]
+    confirmed = {}
+    for number in three:
+        values = found(number, "validated.json") | found(number, "result.json")
+        assert sorted(values) == SEEDS
+        confirmed[number] = statistics.mean(one["best_valid_score"] for one in values.values())
+    winner = max(three, key=lambda number: (confirmed[number], -number))
+    tested = {winner, 0}
+    assert {int(path.parent.name.split("-")[1]) for path in Path("out/final").glob("*/result.json")} == tested
+    assert len(tests) == len(tested) * len(SEEDS), "each of them once"
+
+    summary = result.summary
+    told_of = summary["confirmation"]
+    assert summary["best"]["number"] == told_of["winner"] == summary["final"]["trial"] == winner
+    assert [one["trial"] for one in told_of["candidates"]] == three
+    for one in told_of["candidates"]:
+        assert one["told"] == told[one["trial"]]
+        assert one["confirmed"]["mean"] == pytest.approx(confirmed[one["trial"]])
+        assert one["optimism"] == pytest.approx(one["told"] - one["confirmed"]["mean"])
+    assert told_of["told"] == told[winner]
+    assert (told_of["left_out"], told_of["tested_before"]) == (None, [])
+
+    gain = told_of["gain"]["defaults"]
+    if winner != 0:
+        by_seed = []
+        for seed in SEEDS:
+            tables = [pd.read_parquet(f"out/final/trial-{n}-seed-{seed}/predictions.parquet") for n in (winner, 0)]
+            by_seed.append([roc_auc_score(table["label_like"], table["score_like"]) for table in tables])
+        expected = statistics.mean(best - defaults for best, defaults in by_seed)
+        difference = gain["differences"]["auc/like"]
+        assert difference["mean"] == pytest.approx(expected)
+        assert difference["low"] < expected < difference["high"]
+    assert gain == told_of["gain"]["reference"], "over one model they are the same"
+    assert gain["trial"] == 0
+
+    best = Path("out/best.yaml").read_text()
+    assert f"# Trial {winner} of the study" in best
+    assert f"Trained again, it has auc {confirmed[winner]:.6g} on average with the seeds 2021, 2022" in best
+    again = recbole_msr.run(config_files=["out/best.yaml"], config={"output_dir": "again", "show_progress": False})
+    assert again.summary["best_valid_score"] == told[winner], "the promise in the file"
+    print_search(summary)
+    assert "Confirmation, auc on validation with the fresh seeds 2021, 2022" in capsys.readouterr().out
+
+
+def test_an_interrupted_confirmation_goes_on_where_it_was(search, monkeypatch):
+    run_seeds, trained = final_module.run_seeds, []
+
+    def interrupted(folders, *rest):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.extend(folders)
+        return run_seeds(folders, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(final_module, "run_seeds", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            go(search, trials=3, fused="off", config={"epochs": 1})
+    kept = {path: path.stat().st_mtime_ns for path in Path("out/final").glob("*/best.ckpt")}
+    assert len(kept) == 2
+    result = go(search, trials=3, fused="off", config={"epochs": 1})
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what had ended is not trained again"
+    assert [len(one["confirmed"]["values"]) for one in result.summary["confirmation"]["candidates"]] == [2, 2, 2]
+    assert result.summary["final"]["seeds"] == SEEDS
+
+
+@pytest.mark.slow
+def test_more_trials_are_confirmed_again_and_an_earlier_test_is_told(search, caplog):
+    space = {"search": {"learning_rate": [1e-6, 0.002, 0.02, 0.04]}}
+    given = {"space": space, "sampler": "grid", "config": {"epochs": 2}, "final_seeds": 1}
+    first = go(search, trials=1, **given)
+    early = first.summary["final"]["trial"]
+    assert first.summary["confirmation"]["tested_before"] == []
+    second = go(search, trials=4, **given)
+    late = second.summary["final"]["trial"]
+    expected = [early] if late != early else []
+    assert second.summary["confirmation"]["tested_before"] == expected
+    assert ("have been read before, by trial" in caplog.text) == bool(expected)
+    assert len(second.summary["confirmation"]["candidates"]) == 3
+
+
+def test_a_candidate_without_a_seed_in_common_is_left_out(search):
+    """Where the run of the best trial with the first seed should be lies a folder that cannot be removed."""
+    first = go(search, trials=3, final_seeds=0, config={"epochs": 1})
+    number = first.summary["best"]["number"]
+    Path("out/final").mkdir()
+    Path(f"out/final/trial-{number}-seed-2021").write_text("no folder")
+    result = go(search, trials=3, config={"epochs": 1}, fused="off")
+    assert result.summary["confirmation"]["seeds"] == [2022], "the means are over the seeds that all have"
+    assert all(len(one["confirmed"]["values"]) == 1 for one in result.summary["confirmation"]["candidates"])
+
+
+def test_a_cheaper_model_wins_within_the_tolerance(search):
+    space = {"search": {"bottom_hidden_sizes": [[4], [8]]}}
+    given = {"space": space, "sampler": "grid", "objectives": "auc/macro,parameters", "config": {"epochs": 1}}
+    result = go(search, trials=2, **given, tolerance=0.049)
+    candidates = result.summary["confirmation"]["candidates"]
+    values = {one["trial"]: one["confirmed"]["mean"] for one in candidates}
+    sizes = dict(zip(result.trials["number"], result.trials["parameters"], strict=True))
+    near = [number for number in values if values[number] >= max(values.values()) - 0.049]
+    assert result.summary["best"]["number"] == min(near, key=lambda number: sizes[number])
+
+
+@pytest.mark.parametrize("given", ["1%", "0.05", "0.1", "a"])
+def test_a_tolerance_that_is_a_share_is_refused(given, capsys):
+    from recbole_msr.cli import main
+
+    assert main(["search", "--model=LR", "--dataset=d", "--trials=1", f"--tolerance={given}"]) == 2
+    told = capsys.readouterr().err
+    assert "--tolerance must be from 0 to below 0.05, a difference in the first objective's own units" in told
+    assert "no longer a share of the best value" in told
+    with pytest.raises(InputError, match="no longer a share"):
+        SearchOptions("LR", "d", 1, tolerance=0.05)
+    assert SearchOptions("LR", "d", 1).tolerance == 0.001
+
+
+def test_final_runs_keep_their_predictions_and_their_settings(search):
+    result = go(search, trials=1, config={"epochs": 1})
+    folder = Path(f"out/final/trial-{result.summary['best']['number']}-seed-2021")
+    assert (folder / "predictions.parquet").is_file()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["save_predictions"] is True
