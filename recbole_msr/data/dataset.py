@@ -689,11 +689,26 @@ class ScenarioDataset(ColumnarDataset):
         joined = (self.user_feat, self.item_feat)
         inter = self.inter_feat.part(slice(start, end), joined)
         if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
-            # A single-task model can use only the rows that carry the main task's label.
-            labelled = inter[self.schema.tasks[self.schema.main_index].label_field] != MISSING_LABEL
-            if not bool(labelled.all()):
-                inter = inter.part(labelled, joined)
+            inter = _labelled(inter, self.schema, joined)
         view: ScenarioDataset = self.copy(inter)
+        return view
+
+    def of_single_task(self, config: Any) -> ScenarioDataset:
+        """Return this split, which has the rows of all tasks, as `build` gives it to a model of one task.
+
+        Args:
+            config: a configuration of the same data with a single-task model, whose `main_task` it is for.
+
+        Raises:
+            InputError: no row has a label of that task.
+        """
+        schema = Schema.from_config(config)
+        assert schema is not None
+        inter = _labelled(self.inter_feat, schema, (self.user_feat, self.item_feat))
+        if len(inter) == 0:
+            raise InputError(f"no row of a split has a label of the task '{schema.main_task}'")
+        view: ScenarioDataset = self.copy(inter)
+        view.config, view.schema, view.label_field = config, schema, config["LABEL_FIELD"]
         return view
 
     # One scenario alone.
@@ -741,6 +756,12 @@ class ScenarioDataset(ColumnarDataset):
         self.schema = _alone(self.schema, name)
         self.split_sizes, self.scenario_names, self.scenario_shares = sizes, [name], [1.0]
         self._count_cells(np.ones(len(self.inter_feat), dtype=np.int64))
+
+
+def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> PackedRows:
+    """Return the rows that carry the main task's label: a single-task model can use no others."""
+    labelled = inter[schema.tasks[schema.main_index].label_field] != MISSING_LABEL
+    return inter if bool(labelled.all()) else inter.part(labelled, joined)
 
 
 class _OneScenario(Scenario):

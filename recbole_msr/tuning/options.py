@@ -45,7 +45,7 @@ def read_tolerance(text: str) -> float | str:
 class SearchOptions(JobOptions):
     """Options of `recbole_msr.search` and `recbole-msr search`; checked one by one when the object is made.
 
-    Only `model` (or `space`), `dataset` and a budget (`trials`, `timeout` or `total_epochs`) are needed.
+    Only `model` (or `models`, or `space`), `dataset` and a budget (`trials`, `timeout` or `total_epochs`) are needed.
 
     Raises:
         InputError: an unknown option, or a value outside its range.
@@ -58,6 +58,10 @@ class SearchOptions(JobOptions):
     trials: Annotated[Count | None, Argument("N", int)] = None
     """Maximum number of trials, over all workers and restarts."""
     _: KW_ONLY
+    models: Annotated[SkipValidation[str | Sequence[str] | None], Argument("NAMES")] = None
+    """In place of one model: auto, or names such as HiNet,PLE,DeepFM; one study in which the model is searched, too.
+
+    A list of names, too."""
     timeout: Annotated[Seconds | None, Argument("SECONDS", float)] = None
     """Time limit of the whole command in seconds, with confirmation, final test and page."""
     total_epochs: Annotated[Count | None, Argument("N", int)] = None
@@ -69,7 +73,7 @@ class SearchOptions(JobOptions):
 
     A file, or a mapping like its content (`search_spaces/README.md`)."""
     study: Annotated[SkipValidation[str | None], Argument("NAME")] = None
-    """Study name; by default MODEL-DATASET."""
+    """Study name; by default MODEL-DATASET, or auto-DATASET."""
     storage: Annotated[SkipValidation[str | None], Argument("URL")] = None
     """Database that several machines share; by default a journal file in the output folder."""
     sampler: Annotated[SkipValidation[str | Mapping[str, Any] | None], Argument("SAMPLER", "yaml")] = None

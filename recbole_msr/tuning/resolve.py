@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,18 @@ from recbole_msr.jobs.configuration import merge_configuration, require, take_tr
 from recbole_msr.jobs.options import same_fields
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.models import ROWS_MODEL, check_quality, read_models
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import Named, make_pruner, make_sampler
-from recbole_msr.tuning.settings import SearchSettings, read_fused, read_objectives, read_pruner, read_sampler
+from recbole_msr.tuning.settings import COSTS, SearchSettings, read_fused, read_objectives, read_pruner, read_sampler
+from recbole_msr.tuning.space.joint import joint_space
 from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.trial_settings import trial_config
+
+
+_NAMED = 3
+"""A study of at most so many models has their names."""
 
 
 def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:
@@ -32,12 +39,14 @@ def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:
         InputError: an option, a configuration key or the space cannot be used.
     """
     config = _configuration(options)
+    if options.models is not None:
+        return _read_search_over_models(options, config)
     model, dataset, space = _model_dataset_space(options, config)
     make_folders_absolute(config)
     threads = config.get("threads") or share(options.workers)
     recbole_config = training_config(model, dataset, {**config, **space.fixed, "threads": threads})
     _require_tasks(recbole_config)
-    settings = _settings(options, config, recbole_config, model, dataset, space, threads)
+    settings = _settings(options, config, recbole_config, model, dataset, space, threads, f"{model}-{dataset}")
     recbole_config = trial_config(settings, dict(space.fixed))
     check_space(space, model, recbole_config)
     make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
@@ -63,16 +72,60 @@ def _model_dataset_space(options: SearchOptions, config: dict[str, Any]) -> tupl
     space = Space.load(options.space) if options.space is not None else None
     model = options.model or in_config["model"] or (space.model if space is not None else None)
     model = require("model", model, "--model=NAME, or 'model: NAME' in a configuration file")
-    dataset = options.dataset or in_config["dataset"]
+    dataset = _dataset(options, in_config["dataset"], config)
+    registry.model_class(model)
+    space = (space or Space.of_model(model)).resolve(dataset)
+    fixed = {key: value for key, value in config.items() if key in space.keys}
+    return model, dataset, space.fixing(fixed) if fixed else space
+
+
+def _dataset(options: SearchOptions, in_config: Any, config: Mapping[str, Any]) -> str:
+    """Return the dataset's name, and check all names and paths."""
+    dataset = options.dataset or in_config
     dataset = require("dataset", dataset, "--dataset=NAME, or 'dataset: NAME' in a configuration file")
     check_name("dataset", dataset)
     if options.study is not None:
         check_name("--study", options.study)
     check_paths(config)
-    registry.model_class(model)
-    space = (space or Space.of_model(model)).resolve(dataset)
-    fixed = {key: value for key, value in config.items() if key in space.keys}
-    return model, dataset, space.fixing(fixed) if fixed else space
+    return str(dataset)
+
+
+def _read_search_over_models(options: SearchOptions, config: dict[str, Any]) -> tuple[SearchSettings, Space, Any]:
+    """Resolve the options of a search over several models."""
+    dataset = _dataset(options, config.pop("dataset", None), config)
+    model = options.model or config.pop("model", None)
+    if model is not None:
+        raise InputError(f"--models names the models of the search, and the model is '{model}' as well: give one of them")
+    if options.space is not None:
+        raise InputError(
+            "--space is one model's, and with --models each model has its own: leave it out, or give --model=NAME"
+        )
+    make_folders_absolute(config)
+    presets = [path.stem for path in registry.properties("dataset").glob("*.yaml")]
+    if config.get("preset") is None and config.get("tasks") is None and dataset in presets:
+        config["preset"] = dataset  # RecBole's models take it only where it is named
+    threads = config.get("threads") or share(options.workers)
+    taking = read_models(options.models or "", dataset, {**config, "threads": threads})
+    recbole_config = training_config(ROWS_MODEL, dataset, taking.config_of(ROWS_MODEL))
+    _require_tasks(recbole_config)
+    space = joint_space(taking.models, dataset, {name: taking.config_of(name) for name in taking.models})
+    study = options.study or f"{_study_of(options.models, taking.models)}-{dataset}"
+    settings = _settings(options, taking.config, recbole_config, ROWS_MODEL, dataset, space, threads, study)
+    settings = replace(settings, models=taking.models, unread=taking.unread, left_out=taking.left_out)
+    for name in settings.objectives:
+        if name not in COSTS:
+            check_quality(name)
+    make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
+    make_pruner(Named.read_back(settings.pruner), int(recbole_config["epochs"]))
+    log_worker_threads(settings.workers, threads)
+    return settings, space, trial_config(settings, {})
+
+
+def _study_of(given: str | Sequence[str] | None, models: Sequence[str]) -> str:
+    """Return the first part of the name of a study over several models."""
+    if given == "auto" or list(given or ()) == ["auto"]:
+        return "auto"
+    return "-".join(models) if len(models) <= _NAMED else f"{len(models)}-models"
 
 
 def _require_tasks(recbole_config: Any) -> None:
@@ -92,11 +145,12 @@ def _settings(
     dataset: str,
     space: Space,
     threads: int,
+    study: str,
 ) -> SearchSettings:
     objectives = read_objectives(options.objectives, str(recbole_config["valid_metric"]))
     kept = {key: value for key, value in config.items() if key != "valid_metric"}  # the first objective's metric is it
     tracking = take_tracking(options, kept)
-    study = options.study or f"{model}-{dataset}"
+    study = options.study or study
     resolved = {
         "model": model,
         "dataset": dataset,
@@ -111,5 +165,6 @@ def _settings(
         "fused": read_fused(options.fused),
     }
     unchanged = same_fields(options, SearchSettings)
+    unchanged.pop("models")  # as they were given
     unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
     return SearchSettings(**{**unchanged, **resolved, **tracking})

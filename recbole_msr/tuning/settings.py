@@ -24,6 +24,7 @@ _SHAPE = {
     "space": dict,
     "models?": [str],
     "unread?": {str: [str]},
+    "left_out?": {str: str},
     "objectives": [str],
     "sampler?": {"name": str},
     "pruner?": {"name": str},
@@ -45,6 +46,7 @@ class SearchSettings:
         space: `Space.to_dict()`.
         models: the models of a search over several, in their order; empty for a search of one.
         unread: keys of `config` that a model of these does not read, by model: its trials keep their defaults.
+        left_out: why other models take no part, by model.
         objectives: metrics of the validation split and costs; the first metric is the trials' valid_metric.
         study: name of the study in its storage.
         output: output folder.
@@ -77,6 +79,7 @@ class SearchSettings:
     output: str
     models: list[str] = field(default_factory=list)
     unread: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     storage: str | None = SearchOptions.storage
     trials: int | None = SearchOptions.trials
     epochs: int | None = SearchOptions.total_epochs
@@ -102,6 +105,8 @@ class SearchSettings:
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
         if len(self.objectives) > 1:
             self._check_several_objectives()
+        if self.models and self.fused not in ("auto", "off"):
+            raise InputError("trials of several models are not trained at once: leave --fused out, or name one model")
         if "wilcoxon" in _names(self.pruner) and self.trial_seeds < 2:
             raise InputError(
                 "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"

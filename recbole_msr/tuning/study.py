@@ -69,6 +69,7 @@ def _identity(settings: SearchSettings, space: Space, data: str) -> dict[str, An
     config = {key: value for key, value in settings.config.items() if key not in FREE_KEYS}
     return {
         "model": settings.model,
+        "models": settings.models,
         "dataset": settings.dataset,
         "data": data,
         "space": space.to_dict(),
@@ -80,6 +81,7 @@ def _identity(settings: SearchSettings, space: Space, data: str) -> dict[str, An
 
 _MEANINGS = {
     "model": "model",
+    "models": "models",
     "dataset": "dataset",
     "data": "the data files, or how they are filtered, labelled and split",
     "config": "settings",
@@ -92,7 +94,7 @@ def _check_same(study: optuna.Study, identity: Mapping[str, Any], name: str) -> 
     before = study.user_attrs[_IDENTITY]
     differences = []
     for key, meaning in _MEANINGS.items():
-        old, new = before[key], identity[key]
+        old, new = before.get(key, []), identity[key]  # studies of earlier versions have no models
         if old == new:
             continue
         if key == "config":
@@ -102,7 +104,7 @@ def _check_same(study: optuna.Study, identity: Mapping[str, Any], name: str) -> 
             differences.append(f"{meaning} have changed")
         else:
             differences.append(f"{meaning}: {old!r} -> {new!r}")
-    if before["space"] != identity["space"]:
+    if before["space"] != identity["space"] and before.get("models", []) == identity["models"]:
         differences += Space.load(identity["space"]).differences(Space.load(before["space"])) or ["the space"]
     if differences:
         raise InputError(

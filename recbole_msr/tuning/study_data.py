@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.packed import PackedTable
@@ -12,13 +13,40 @@ from recbole_msr.tuning.settings import COSTS, SearchSettings
 from recbole_msr.tuning.trial_settings import trial_config
 
 
-class StudyData:
+class Tables:
+    """The training and the validation rows of one kind of model, packed when the first training asks for them.
+
+    Args:
+        train_split: the training split, from which models are built.
+        valid_split: the validation split.
+        config: RecBole's configuration, for the tables' device.
+    """
+
+    def __init__(self, train_split: Any, valid_split: Any, config: Any) -> None:
+        self.train_split, self.valid_split, self._config = train_split, valid_split, config
+
+    @cached_property
+    def train(self) -> PackedTable:
+        """Return the rows of the training split."""
+        return PackedTable.for_run(self.train_split, self._config)
+
+    @cached_property
+    def valid(self) -> PackedTable:
+        """Return the rows of the validation split."""
+        return PackedTable.for_run(self.valid_split, self._config)
+
+
+class StudyData(Tables):
     """The data of all trials: read, split and packed once a process. The test split is not packed, and never read.
+
+    Its own tables are those of the search's model; in a search over several models those of a multi-task model, which
+    has the rows of all tasks. `of` gives those of any other training.
 
     Args:
         settings: the search.
 
     Attributes:
+        config: RecBole's configuration of the search, without what trials sample.
         report: counts of used and unused rows (`ScenarioDataset.row_report`); None for data without tasks.
 
     Raises:
@@ -27,7 +55,6 @@ class StudyData:
 
     def __init__(self, settings: SearchSettings) -> None:
         from recbole.data import create_dataset
-        from recbole.utils import get_model
 
         self.config = trial_config(settings, {})
         with reading_data(self.config):
@@ -35,22 +62,25 @@ class StudyData:
             splits = dataset.build()
         log_rows(dataset)
         self.report = dataset.row_report() if hasattr(dataset, "row_report") else None
-        self.train_split, self._valid_split = splits[0], splits[1]
-        is_multi_task = hasattr(get_model(settings.model), "predict_tasks")
+        super().__init__(splits[0], splits[1], self.config)
+        self._is_multi_task = hasattr(self.config.model_class, "predict_tasks")
+        self._of_task: dict[str, Tables] = {}
         for name in settings.objectives:
             if name not in COSTS:
-                check_metric(name, self.config, self.train_split, is_multi_task)
-                task = None if is_multi_task else self.config["main_task"]
-                check_validation(name, self.config, self._valid_split, task)
+                check_metric(name, self.config, self.train_split, self._is_multi_task)
+                task = None if self._is_multi_task else self.config["main_task"]
+                check_validation(name, self.config, self.valid_split, task)
 
-    # Packed when the first trial asks: the process that only starts workers needs no tables.
+    def of(self, config: Any) -> Tables:
+        """Return the tables of a training: for a single-task model in a search over several, those of its task.
 
-    @cached_property
-    def train(self) -> PackedTable:
-        """Return the rows of the training split."""
-        return PackedTable.for_run(self.train_split, self.config)
-
-    @cached_property
-    def valid(self) -> PackedTable:
-        """Return the rows of the validation split."""
-        return PackedTable.for_run(self._valid_split, self.config)
+        Args:
+            config: RecBole's configuration of the training.
+        """
+        if not self._is_multi_task or hasattr(config.model_class, "predict_tasks"):
+            return self
+        task = str(config["main_task"])
+        if task not in self._of_task:
+            train, valid = self.train_split, self.valid_split
+            self._of_task[task] = Tables(train.of_single_task(config), valid.of_single_task(config), self.config)
+        return self._of_task[task]
