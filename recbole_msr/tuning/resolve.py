@@ -24,7 +24,6 @@ from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.trial_settings import trial_config
 
-
 _NAMED = 3
 """A study of at most so many models has their names."""
 
@@ -95,7 +94,9 @@ def _read_search_over_models(options: SearchOptions, config: dict[str, Any]) -> 
     dataset = _dataset(options, config.pop("dataset", None), config)
     model = options.model or config.pop("model", None)
     if model is not None:
-        raise InputError(f"--models names the models of the search, and the model is '{model}' as well: give one of them")
+        raise InputError(
+            f"--models names the models of the search, and the model is '{model}' as well: give one of them"
+        )
     if options.space is not None:
         raise InputError(
             "--space is one model's, and with --models each model has its own: leave it out, or give --model=NAME"
