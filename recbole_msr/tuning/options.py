@@ -88,6 +88,14 @@ class SearchOptions(JobOptions):
     objectives: Annotated[SkipValidation[str | Sequence[str] | None], Argument("NAMES")] = None
     """Metrics of the validation split and costs, such as auc/macro,parameters,flops,latency; by default the
     configuration's valid_metric."""
+    first: Annotated[SkipValidation[str | Path | None], Argument("on|off|FILE")] = None
+    """First configurations, tried after the defaults: on, off, or a file of your own; by default on.
+
+    They come with the package, for every model that was measured (`search_spaces/README.md`)."""
+    warm_start: Annotated[SkipValidation[str | Path | Sequence[str | Path] | None], Argument("STUDIES")] = None
+    """Earlier searches, of other data too, whose best settings are tried after the defaults: folders, or STORAGE#STUDY.
+
+    Several are separated by commas."""
     tolerance: Annotated[Tolerance, Argument("DIFFERENCE", read_tolerance)] = 0.001
     """With several objectives, how much worse than the best the first of a cheaper model may be (0.001: of AUC)."""
     trial_seeds: Annotated[Processes, Argument("N", int)] = 1

@@ -15,6 +15,7 @@ from recbole_msr.jobs.configuration import merge_configuration, require, take_tr
 from recbole_msr.jobs.options import same_fields
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.first_configurations import read_first
 from recbole_msr.tuning.models import ROWS_MODEL, check_quality, read_models
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import Named, make_pruner, make_sampler
@@ -23,6 +24,7 @@ from recbole_msr.tuning.space.joint import joint_space
 from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.trial_settings import trial_config
+from recbole_msr.tuning.warm_start import read_warm_start
 
 _NAMED = 3
 """A study of at most so many models has their names."""
@@ -46,6 +48,7 @@ def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:
     recbole_config = training_config(model, dataset, {**config, **space.fixed, "threads": threads})
     _require_tasks(recbole_config)
     settings = _settings(options, config, recbole_config, model, dataset, space, threads, f"{model}-{dataset}")
+    settings = replace(settings, **_beginning(options, [model], space))
     recbole_config = trial_config(settings, dict(space.fixed))
     check_space(space, model, recbole_config)
     make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
@@ -113,6 +116,7 @@ def _read_search_over_models(options: SearchOptions, config: dict[str, Any]) -> 
     study = options.study or f"{_study_of(options.models, taking.models)}-{dataset}"
     settings = _settings(options, taking.config, recbole_config, ROWS_MODEL, dataset, space, threads, study)
     settings = replace(settings, models=taking.models, unread=taking.unread, left_out=taking.left_out)
+    settings = replace(settings, **_beginning(options, taking.models, space))
     for name in settings.objectives:
         if name not in COSTS:
             check_quality(name)
@@ -120,6 +124,14 @@ def _read_search_over_models(options: SearchOptions, config: dict[str, Any]) -> 
     make_pruner(Named.read_back(settings.pruner), int(recbole_config["epochs"]))
     log_worker_threads(settings.workers, threads)
     return settings, space, trial_config(settings, {})
+
+
+def _beginning(options: SearchOptions, models: list[str], space: Space) -> dict[str, Any]:
+    """Return the settings that say which trials come first."""
+    return {
+        "first": read_first(options.first, models, space),
+        "warm_start": read_warm_start(options.warm_start, models, space),
+    }
 
 
 def _study_of(given: str | Sequence[str] | None, models: Sequence[str]) -> str:
@@ -166,6 +178,7 @@ def _settings(
         "fused": read_fused(options.fused),
     }
     unchanged = same_fields(options, SearchSettings)
-    unchanged.pop("models")  # as they were given
+    for name in ("models", "first", "warm_start"):  # as they were given
+        unchanged.pop(name)
     unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
     return SearchSettings(**{**unchanged, **resolved, **tracking})

@@ -12,7 +12,6 @@ from typing import Any
 
 import optuna
 import pandas as pd
-from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
@@ -31,6 +30,7 @@ from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
+from recbole_msr.tuning.first_trials import enqueue_first_trials
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.tuning.resolve import read_search
@@ -137,7 +137,7 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
         build_stores(settings.model, settings.dataset, settings.config, space)
         data = StudyData(settings)  # prepared once: workers read it from the cache
     study = open_search(settings, space, data.config)
-    _enqueue_defaults(study, space, recbole_config, settings)
+    enqueue_first_trials(study, space, recbole_config, settings)
     return study, data
 
 
@@ -218,21 +218,6 @@ def build_stores(model: str, dataset: str, config: Mapping[str, Any], space: Spa
             keys = {"model": model, **config, **store.settings, "name": store.name, "threads": None}
             for line in embed(dataset, [], keys, False):
                 logger.debug("%s", line)
-
-
-def _enqueue_defaults(study: optuna.Study, space: Space, config: Any, settings: SearchSettings) -> None:
-    """Make the defaults trial 0, so that the search never ends below them; a grid has only its points."""
-    if settings.sampler["name"] == "grid":
-        return
-    with FileLock(settings.folder / "workers" / "together.lock"):
-        if study.get_trials(deepcopy=False):
-            return
-        params, outside = space.params_of(config)
-        for line in outside:
-            logger.warning("trial 0 is not quite the defaults: %s", line)
-        if params:
-            origin = "near the defaults" if outside else "defaults"
-            study.enqueue_trial(params, user_attrs={"origin": origin, "first": True})
 
 
 class _Report:

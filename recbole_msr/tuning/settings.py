@@ -32,6 +32,8 @@ _SHAPE = {
     **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "confirm?", "max_failures?"), int),
     **dict.fromkeys(("trials?", "epochs?"), int | None),
     **{"timeout?": float | None, "tolerance?": float, "fused?": str | int},
+    "first?": {str: [dict]},
+    "warm_start?": [{"settings": dict, "model": str | None, "of": str}],
 }
 
 
@@ -63,6 +65,8 @@ class SearchSettings:
         tolerance: with several objectives, the best trial is the one with the smallest second objective among those
             whose first is worse than the best by at most this much.
         max_failures: number of consecutive failed trials that ends the search.
+        first: first configurations by model (`tuning/first_configurations.py`).
+        warm_start: the best settings of earlier studies (`tuning/warm_start.py`).
         retries: how often a trial is tried again whose worker was killed.
         fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
             (`tuning/fused_trials.py`, `tuning/final.py`).
@@ -92,6 +96,8 @@ class SearchSettings:
     confirm: int = SearchOptions.confirm
     tolerance: float = SearchOptions.tolerance
     max_failures: int = SearchOptions.max_failures
+    first: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    warm_start: list[dict[str, Any]] = field(default_factory=list)
     retries: int = 2
     fused: str | int = "auto"
     wandb: str = "offline"

@@ -260,7 +260,7 @@ class Trials:
             return
         attributes: dict[str, Any] = {"origin": f"retry of {first}", "retry_of": first, "replaces": trial.number}
         if trial.user_attrs.get("first"):
-            attributes |= {"first": True, "origin": trial.user_attrs["origin"]}
+            attributes |= {key: trial.user_attrs[key] for key in ("first", "origin")}
         self._study.enqueue_trial(params, user_attrs=attributes)
 
     def _params(self, trial: FrozenTrial) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr import registry
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.tuning.space.conditions import in_order, refuse_overlaps, settled
-from recbole_msr.tuning.space.parameters import Categorical, Layers, Parameter, plain, same, shown
+from recbole_msr.tuning.space.parameters import Categorical, Found, Layers, Parameter, plain, same, shown
 from recbole_msr.tuning.space.source import Source
 from recbole_msr.tuning.space.space_file import read_parameter, read_source, require_plain
 from recbole_msr.tuning.space.store_parameter import Stores, StoreWanted
@@ -82,6 +82,11 @@ class Space:
         """Return the configuration keys that it sets: the searched ones, then the fixed ones."""
         return list(dict.fromkeys([*(parameter.key for parameter in self.parameters), *self.fixed]))
 
+    def keys_of(self, model: str) -> list[str]:
+        """Return the searched keys of a model: in a space over several models, those that exist where it is chosen."""
+        one = (model,)
+        return list(dict.fromkeys(p.key for p in self.parameters if p.when.get("model", one) == one))
+
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
         """Sample the configuration keys of a trial; the fixed ones are among them."""
         settings: dict[str, Any] = plain(self.fixed)
@@ -114,25 +119,31 @@ class Space:
             The parameters, and a line for every key whose value the space does not hold: a number became the nearest
             one inside, anything else was left out, to be sampled.
         """
-        from optuna.trial import FixedTrial
-
         params: dict[str, Any] = {}
         lines: list[str] = []
-        chosen: dict[str, Any] = {}
-        for parameter in self.parameters:
-            if not _holds(parameter, chosen):
-                continue
-            inside, outside = parameter.find(_value(config, parameter.key))
+        for inside, outside in self.params_by_key(config).values():
             params |= inside
             lines += outside
-            if inside and parameter.values() is not None:  # no condition can be on others
-                chosen[parameter.name] = parameter.suggest(FixedTrial(inside))
         lines += [
             f"{key} is {shown(_value(config, key))}, the space fixes it to {shown(value)}"
             for key, value in self.fixed.items()
             if not same(_value(config, key), value)
         ]
         return params, lines
+
+    def params_by_key(self, config: Any) -> dict[str, Found]:
+        """Return what `params_of` does, for every searched key whose conditions hold."""
+        from optuna.trial import FixedTrial
+
+        found: dict[str, Found] = {}
+        chosen: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if not _holds(parameter, chosen):
+                continue
+            inside, _ = found[parameter.key] = parameter.find(_value(config, parameter.key))
+            if inside and parameter.values() is not None:  # no condition can be on others
+                chosen[parameter.name] = parameter.suggest(FixedTrial(inside))
+        return found
 
     def grid(self) -> dict[str, list[Any]]:
         """Return all values of every parameter by its Optuna name, for `optuna.samplers.GridSampler`.
