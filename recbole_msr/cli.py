@@ -344,7 +344,7 @@ def _models(parsed: argparse.Namespace) -> int:
         print("RecBole's models:")
         print("  " + ", ".join(registry.recbole_models()))
     else:
-        print(registry.describe(parsed.model), end="")
+        print(registry.describe(parsed.model) + registry.describe_shared(parsed.model), end="")
     return 0
 
 

@@ -193,3 +193,16 @@ def describe(name: str) -> str:
         return Path(str(registration.defaults)).read_text(encoding="utf-8")
     (folder,) = importlib.import_module("recbole").__path__
     return Path(folder, "properties", "model", f"{name}.yaml").read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+
+_SHARED_SECTIONS = {"Input and loss of this package's models": True, "Training": False}
+"""Headings of `properties/overall.yaml` whose keys are a model's as well; whether they are of this package's alone."""
+
+
+def describe_shared(name: str) -> str:
+    """Return the settings that a model shares with others, with their defaults and comments: of input and training."""
+    is_own = name in registrations()
+    sections = properties("overall.yaml").read_text(encoding="utf-8").split("\n\n")
+    wanted = [f"# {heading}\n" for heading, own_alone in _SHARED_SECTIONS.items() if is_own or not own_alone]
+    chosen = [section.rstrip("\n") for section in sections if section.startswith(tuple(wanted))]
+    return "\n" + "\n\n".join(chosen) + "\n"

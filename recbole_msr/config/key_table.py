@@ -40,6 +40,9 @@ from recbole_msr.value_kinds import (
 )
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+INTERACTIONS = ("none", "fm", "cross")
+SHAPES = ("constant", "linear", "cosine")
+"""Ways of the learning rate from step to step."""
 PRECISIONS: tuple[Any, ...] = (32, "bf16-mixed", "16-mixed")
 
 
@@ -243,6 +246,20 @@ _KNOWLEDGE = Need(
     "is not read by {model}: with a model of this package set knowledge_features: [user, item], "
     "or take --model=LLM4MSR",
     refused="always",
+)
+_OWN_MODELS = Need(
+    lambda run, _: hasattr(run.config.model_class, "predict_tasks"),
+    "is not for {model}, one of RecBole's models; every model of this package takes it",
+    refused="always",
+)
+_CROSS = Need(lambda run, _: run.config["interaction"] == "cross", "is read with interaction: cross", refused="never")
+_WAY_DOWN = Need(
+    lambda run, _: run.config["learning_rate_schedule"] != "constant",
+    "is read with learning_rate_schedule: linear or cosine",
+    refused="never",
+)
+_SCENARIOS = Need(
+    lambda run, _: run.config["scenario"] is not None, "weighs scenarios, and none are declared", refused="never"
 )
 _RANDOM = Need(
     lambda run, _: run.config["knowledge"] == "random", "is about knowledge: random, the control", refused="never"
@@ -563,6 +580,13 @@ KEYS: Mapping[str, Key] = {
     "knowledge_bake": _key(flag(), _KNOWLEDGE),
     "knowledge_size": _key(whole(1), _KNOWLEDGE, _RANDOM),
     "knowledge_seed": _key(whole(0), _KNOWLEDGE, _RANDOM),
+    # The input of this package's models, and their loss
+    "embedding_dropout": _key(number(0, below=1), _OWN_MODELS),
+    "embedding_size_exponent": _key(number(-1, at_most=1), _OWN_MODELS),
+    "interaction": _key(choice(*INTERACTIONS), _OWN_MODELS),
+    "cross_layers": _key(whole(1), _OWN_MODELS, _CROSS),
+    "cross_rank": _key(maybe(whole(1)), _OWN_MODELS, _CROSS),
+    "scenario_balance": _key(number(0, at_most=1), _OWN_MODELS, _SCENARIOS),
     # Training under Lightning
     "trainer": _key(choice("auto", "lightning", "recbole")),
     "fused_optimizer": _key(flag()),
@@ -584,6 +608,11 @@ KEYS: Mapping[str, Key] = {
         for key, kind in weighting.options.items()
     },
     "lr_scheduler": _key(maybe(mapping(text(), anything(), "{name: CosineAnnealingLR, T_max: 10}")), _LIGHTNING),
+    "learning_rate_schedule": _key(choice(*SHAPES), _LIGHTNING),
+    "schedule_epochs": _key(maybe(whole(1)), _LIGHTNING, _WAY_DOWN),
+    "warmup_epochs": _key(number(0), _LIGHTNING),
+    "embedding_learning_rate_factor": _key(number(above=0), _LIGHTNING),
+    "embedding_weight_decay": _key(maybe(number(0)), _LIGHTNING),
     "threads": _key(maybe(whole(1))),
     "lightning": _key(maybe(mapping(text(), anything(), "{accelerator: gpu, devices: 2}")), _LIGHTNING),
     # The run's files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -10,8 +10,11 @@ import torch
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor, nn
 
+from recbole_msr.config.key_table import INTERACTIONS
 from recbole_msr.data.occurrence import occurring
 from recbole_msr.errors import InputError
+from recbole_msr.layers.dropout import Dropout
+from recbole_msr.layers.interaction import BiInteraction, CrossNetwork, Part
 from recbole_msr.options import Options
 
 _FEATURE_SOURCES = [
@@ -31,7 +34,7 @@ HiNet starts fastest from 0.01 and ends alike from 0.01, 0.02 and 0.05; from 0.1
 
 
 class FeatureEmbedding(nn.Module):
-    """x (B, D): the embeddings of all feature fields, concatenated.
+    """x (B, D): the embeddings of all feature fields, concatenated, and their interactions.
 
     - A token field is looked up in the one table that all token fields share, each at its own offset. A
       field's index 0 stands for an unknown or missing value; its vector starts at zero, and only rows that
@@ -46,18 +49,31 @@ class FeatureEmbedding(nn.Module):
 
     Fields stand in x by kind, then by name, whatever the order of columns in the files.
 
+    An embedding is `embedding_size` K wide, or with `embedding_size_exponent` a other than 0 (`widths`)
+
+        K_f = max(1, round(K (V_f / V)^a)),   V the largest V_f if a > 0, the smallest if a < 0
+
+    of a field of V_f values, so that K is the widest. Every token field has a table of its own then. A float field
+    without buckets has one vector and the width K. In training `embedding_dropout` drops numbers of the embeddings
+    (not plain numbers, nor what a subclass adds).
+
+    With `interaction: fm` the `BiInteraction` of all parts of x stands behind them; with `interaction: cross` x is what
+    a `CrossNetwork` of `cross_layers` and `cross_rank` makes of it. A model's layers read that.
+
     Args:
-        config: reads `embedding_size` K, `numerical_features` and `numerical_as`.
+        config: reads these keys, `numerical_features` and `numerical_as`.
         dataset: a RecBole dataset, for its fields, their types and numbers of values; its rows are those trained on.
             Without rows (a finished run's, restored) what they had comes with the weights.
         exclude: fields that are no features: labels, and the scenario.
 
     Attributes:
         token_fields, token_seq_fields, float_fields: names of the fields in x, in their order.
+        columns: the parts of x, in their order.
         output_size: D.
 
     Raises:
-        InputError: there is no feature field, or a numerical feature cannot be used as configured.
+        InputError: there is no feature field, a numerical feature cannot be used as configured, or another key has an
+            impossible value.
     """
 
     offsets: Tensor
@@ -93,15 +109,6 @@ class FeatureEmbedding(nn.Module):
         if not (self.token_fields or self.token_seq_fields or self.float_fields):
             raise InputError("the dataset has no feature field: load some with load_col (e.g. user: [user_id, gender])")
 
-        if self.token_fields:
-            n_values = [dataset.num(field) for field in self.token_fields]
-            offsets = torch.tensor([0, *accumulate(n_values)][:-1])
-            self.register_buffer("offsets", offsets, persistent=False)
-            self.table = nn.Embedding(sum(n_values), size)
-            _initialise(self.table, unknown=offsets)
-        self.seq_tables = nn.ModuleList(
-            nn.EmbeddingBag(dataset.num(field), size, mode="mean", padding_idx=0) for field in self.token_seq_fields
-        )
         if self.numerical_as == "raw":
             for field in self.float_fields:
                 if field in (config["discretization"] or {}):
@@ -110,12 +117,57 @@ class FeatureEmbedding(nn.Module):
                         "value to use as it is: set numerical_as: embedding, or take it out of discretization"
                     )
         embedded = self.float_fields if self.numerical_as == "embedding" else []
-        self.float_tables = nn.ModuleList(nn.Embedding(dataset.num(field), size) for field in embedded)
-        for table in (*self.seq_tables, *self.float_tables):
-            _initialise(table, unknown=torch.tensor([0]))
-        self._note_seen(dataset, [*self.token_fields, *self.token_seq_fields, *embedded])
-        n_embedded = len(self.token_fields) + len(self.token_seq_fields) + len(self.float_tables)
-        self.output_size = n_embedded * size + (len(self.float_fields) if self.numerical_as == "raw" else 0)
+        fields = [*self.token_fields, *self.token_seq_fields, *embedded]
+        exponent = option.number("embedding_size_exponent", at_least=-1)
+        widths = embedding_widths({field: dataset.num(field) for field in fields}, size, exponent)
+        self._add_tables(dataset, embedded, widths, shared=not exponent)
+        self._note_seen(dataset, fields)
+        self.dropout = Dropout(option.number("embedding_dropout", at_least=0, below=1))
+        self.columns = [Part(field, width) for field, width in widths.items()]
+        if self.numerical_as == "raw":
+            self.columns += [Part(field, 1, is_number=True) for field in self.float_fields]
+        self.interaction: BiInteraction | CrossNetwork | None = None
+        self.output_size = sum(part.width for part in self.columns)
+
+    def _add_tables(self, dataset: Any, embedded: list[str], widths: dict[str, int], shared: bool) -> None:
+        n_values = [dataset.num(field) for field in self.token_fields]
+        self.tables: nn.ModuleList | None = None
+        if not shared:
+            own = [nn.Embedding(dataset.num(field), widths[field]) for field in self.token_fields]
+            for table in own:
+                _initialise(table, unknown=torch.tensor([0]))
+            self.tables = nn.ModuleList(own)
+        elif self.token_fields:
+            offsets = torch.tensor([0, *accumulate(n_values)][:-1])
+            self.register_buffer("offsets", offsets, persistent=False)
+            self.table = nn.Embedding(sum(n_values), widths[self.token_fields[0]])
+            _initialise(self.table, unknown=offsets)
+        self.seq_tables = nn.ModuleList(
+            nn.EmbeddingBag(dataset.num(field), widths[field], mode="mean", padding_idx=0)
+            for field in self.token_seq_fields
+        )
+        self.float_tables = nn.ModuleList(nn.Embedding(dataset.num(field), widths[field]) for field in embedded)
+        for other in (*self.seq_tables, *self.float_tables):
+            _initialise(other, unknown=torch.tensor([0]))
+
+    def add_interaction(self, config: Any) -> None:
+        """Add what `interaction` names, of all parts that x has by now.
+
+        Raises:
+            InputError: it is no such word, or there is nothing to interact.
+        """
+        option = Options(config)
+        kind = option.choice("interaction", INTERACTIONS)
+        if kind == "fm":
+            if len(self.columns) < 2:
+                raise InputError("interaction: fm multiplies features with each other, and there is one: load more")
+            size = option.integer("embedding_size")
+            self.interaction = BiInteraction(self.columns, size, INITIAL_STD)
+            self.columns = [*self.columns, Part("interaction", size)]
+        elif kind == "cross":
+            rank = None if config["cross_rank"] is None else option.integer("cross_rank")
+            self.interaction = CrossNetwork(self.output_size, option.integer("cross_layers"), rank)
+        self.output_size = sum(part.width for part in self.columns)
 
     def _note_seen(self, dataset: Any, fields: list[str]) -> None:
         n_values = [dataset.num(field) for field in fields]
@@ -136,29 +188,69 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, interaction: Any) -> Tensor:
         """Return x (B, D) of a RecBole `Interaction` of B rows."""
-        parts = []
-        if self.token_fields:
-            ids = torch.stack([interaction[field] for field in self.token_fields], dim=1)
-            places = ids + self.offsets
-            if not self.training:
-                places = torch.where(self.seen[places], places, self.offsets)
-            parts.append(self.table(places).flatten(1))
+        x = self.vectors(interaction)
+        if isinstance(self.interaction, CrossNetwork):
+            crossed: Tensor = self.interaction(x)
+            return crossed
+        return x if self.interaction is None else torch.cat([x, self.interaction(x)], dim=1)
+
+    def vectors(self, interaction: Any) -> Tensor:
+        """Return all parts of x but their interactions (B, ...)."""
+        parts = self._of_tokens(interaction)
         for field, table in zip(self.token_seq_fields, self.seq_tables, strict=True):
             parts.append(table(self._read_as(field, interaction[field])))
         # RecBole hands a numerical feature over as (value, bucket).
         numbers = {field: interaction[field] for field in self.float_fields}
-        if self.numerical_as == "raw":
-            parts += [number[:, :1] for number in numbers.values()]
-        else:
+        if self.numerical_as == "embedding":
             parts += [
                 number[:, :1] * table(self._read_as(field, number[:, 1].long()))
                 for (field, number), table in zip(numbers.items(), self.float_tables, strict=True)
             ]
-        return torch.cat(parts, dim=1)
+        if parts:
+            parts = [self.dropout(torch.cat(parts, dim=1))]
+        if self.numerical_as == "raw":
+            parts += [number[:, :1] for number in numbers.values()]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def _of_tokens(self, interaction: Any) -> list[Tensor]:
+        """Return the embeddings of the token fields, one after the other in one tensor or in several."""
+        if self.tables is not None:
+            return [
+                table(self._read_as(field, interaction[field]))
+                for field, table in zip(self.token_fields, self.tables, strict=True)
+            ]
+        if not self.token_fields:
+            return []
+        ids = torch.stack([interaction[field] for field in self.token_fields], dim=1)
+        places = ids + self.offsets
+        if not self.training:
+            places = torch.where(self.seen[places], places, self.offsets)
+        return [self.table(places).flatten(1)]
 
     def _read_as(self, field: str, ids: Tensor) -> Tensor:
         """Return the ids of a field (...); in evaluation 0 in place of those that no training row has."""
         return ids if self.training else ids.masked_fill(~self.has_seen(field, ids), 0)
+
+
+def embedding_widths(vocabularies: Mapping[str, int], size: int, exponent: float) -> dict[str, int]:
+    """Return every field's width K_f, by the equation of `FeatureEmbedding`.
+
+    >>> embedding_widths({"user": 1000, "gender": 3, "price": 1}, 16, 0.25)
+    {'user': 16, 'gender': 4, 'price': 16}
+
+    Args:
+        vocabularies: V_f by field; 1 where there is one vector alone.
+        size: K.
+        exponent: a; 0 for K everywhere.
+    """
+    several = [n for n in vocabularies.values() if n > 1]
+    if not exponent or not several:
+        return dict.fromkeys(vocabularies, size)
+    reference = max(several) if exponent > 0 else min(several)
+    return {
+        field: size if n <= 1 else max(1, round(size * (n / reference) ** exponent))
+        for field, n in vocabularies.items()
+    }
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from recbole_msr.layers.star import StarLinear
 WEIGHT_INIT = ("he", "torch")
 """he: variance 2 / fan-in, biases 0 (`recbole_msr.layers.mlp.initialise`). torch: as `torch.nn.Linear` draws both."""
 
+_CROSS_LAYERS = ("features.interaction.layers.", "features.interaction.reduced.")
+
 
 @torch.no_grad()
 def reinitialise(model: nn.Module, embedding_std: float, weight_init: str) -> None:
@@ -20,7 +22,7 @@ def reinitialise(model: nn.Module, embedding_std: float, weight_init: str) -> No
     Args:
         model: with its `FeatureEmbedding` as `features`.
         embedding_std: standard deviation of the embeddings of the features.
-        weight_init: a word of `WEIGHT_INIT`, for all layers behind them.
+        weight_init: a word of `WEIGHT_INIT`, for all layers behind them, cross layers included.
     """
     for table in model.get_submodule("features").modules():
         if isinstance(table, (nn.Embedding, nn.EmbeddingBag)):
@@ -28,7 +30,7 @@ def reinitialise(model: nn.Module, embedding_std: float, weight_init: str) -> No
     if weight_init == "he":
         return
     for name, layer in model.named_modules():
-        if name.split(".")[0] == "features":
+        if name.startswith("features.") and not name.startswith(_CROSS_LAYERS):
             continue
         if isinstance(layer, MLPBank):
             for weight, bias in zip(layer.weights, layer.biases, strict=True):

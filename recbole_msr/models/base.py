@@ -32,8 +32,8 @@ class MultiScenarioRecommender(ContextRecommender):
     task, for RecBole's metrics; `predict_tasks` is all of them.
 
     Args:
-        config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, `loss_weighting`, and
-            what `input_features` reads.
+        config: a RecBole Config; read here: `LABEL_FIELD`, `device`, `loss_weights`, `loss_weighting`,
+            `scenario_balance`, and what `input_features` reads.
         dataset: a `recbole_msr.data.dataset.ScenarioDataset`.
 
     Attributes:
@@ -49,7 +49,7 @@ class MultiScenarioRecommender(ContextRecommender):
     key_readers: ClassVar[tuple[type, ...]] = (FeatureEmbedding,)
     """Classes beside the model's own whose source says which configuration keys are read."""
     loss_weights: Tensor
-    """lambda (M, T)."""
+    """lambda (M, T): what the key of this name says, times each scenario's weight of `scenario_balance`."""
     log_variances: nn.Parameter | None
     scenario_shares: Tensor
     """Each scenario's share of the training rows (M,); sums to 1."""
@@ -75,7 +75,6 @@ class MultiScenarioRecommender(ContextRecommender):
         self._add_features(config, dataset)
         self.embedding_size = config["embedding_size"]
         weights = loss_weights(config["loss_weights"], self.task_names, self.scenario_names)
-        self.register_buffer("loss_weights", weights, persistent=False)
         inside = [model for model in self.children() if isinstance(model, MultiScenarioRecommender)]
         self.loss_weighting = loss_weighting(config, self.task_names, weights, tell=not inside)
         learned = nn.Parameter(torch.zeros(self.n_tasks)) if self.loss_weighting == "uncertainty" else None
@@ -84,6 +83,11 @@ class MultiScenarioRecommender(ContextRecommender):
             model.log_variances = None
         shares = torch.tensor(getattr(dataset, "scenario_shares", None) or [1.0] * self.n_scenarios)
         self.register_buffer("scenario_shares", shares / shares.sum())
+        balance = Options(config).number("scenario_balance", at_least=0)
+        if balance and self.n_scenarios == 1 and not inside:
+            logger.warning("scenario_balance: %g does nothing: there is one scenario", balance)
+        by_scenario = balanced_weights(self.scenario_shares, balance)
+        self.register_buffer("loss_weights", by_scenario.unsqueeze(1) * weights, persistent=False)
 
     def _add_features(self, config: Any, dataset: Any) -> None:
         """Set `features`; a model around another leaves that to it."""
@@ -109,7 +113,7 @@ class MultiScenarioRecommender(ContextRecommender):
         raise NotImplementedError
 
     def embed(self, interaction: Any) -> Tensor:
-        """Return x (B, D): all feature fields; neither the scenario nor a label is among them."""
+        """Return x (B, D): all feature fields and their `interaction`; the scenario and the labels are none of them."""
         x: Tensor = self.features(interaction)
         return x
 
@@ -223,6 +227,30 @@ def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) 
     if not weights.any():
         raise InputError("'loss_weights' are all 0: nothing would be learnt")
     return weights
+
+
+def balanced_weights(shares: Tensor, balance: float) -> Tensor:
+    """Return each scenario's weight in the loss w (M,), whose mean over the training rows is 1.
+
+    w_m = p_m^-beta / sum_j p_j^(1 - beta)
+
+    With beta = 0 all weights are 1, and every row counts alike. With beta = 1 every scenario counts alike, however many
+    rows it has; 0.5 weighs by the root. This is the loss's form of drawing scenarios with a temperature, in
+    proportion to p_m^(1 - beta) (Arivazhagan et al., "Massively Multilingual Neural Machine Translation in the Wild",
+    2019, section 4.2, with T = 1 / (1 - beta)).
+
+    >>> balanced_weights(torch.tensor([0.8, 0.2]), 1.0)
+    tensor([0.6250, 2.5000])
+
+    Args:
+        shares: p, each scenario's share of the training rows (M,).
+        balance: beta, 0 to 1.
+    """
+    if not balance:
+        return torch.ones_like(shares)
+    present = shares > 0  # a scenario without rows weighs nothing in the mean
+    powers = torch.where(present, shares.clamp(min=torch.finfo(shares.dtype).tiny) ** -balance, 1.0)
+    return powers / (powers * shares).sum()
 
 
 def loss_weighting(config: Any, tasks: Sequence[str], weights: Tensor, tell: bool = True) -> str:

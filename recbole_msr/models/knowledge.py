@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
+from recbole_msr.layers.interaction import Part
 from recbole_msr.options import Options
 from recbole_msr.prompts.store import Knowledge
 
@@ -429,7 +430,7 @@ class KnowledgeVectors(nn.Module):
 
 
 class KnowledgeFeatures(FeatureEmbedding):
-    """x (B, D) of `FeatureEmbedding`, and behind it learned projections of the vectors of each row's user and item.
+    """x (B, D) of `FeatureEmbedding`, with learned projections of its user's and its item's vectors behind the fields.
 
     Args:
         config: reads `knowledge_features` and `knowledge_feature_size` beside the others.
@@ -445,19 +446,21 @@ class KnowledgeFeatures(FeatureEmbedding):
         self.knowledge = nn.ModuleDict(
             {level: KnowledgeVectors(source, level, "linear", size, gain=INITIAL_STD) for level in levels}
         )
+        self.columns += [Part(f"knowledge of the {level}", size) for level in levels]
         self.output_size += size * len(levels)
 
-    def forward(self, interaction: Any) -> Tensor:
-        """Return x (B, D) of a RecBole `Interaction` of B rows."""
+    def vectors(self, interaction: Any) -> Tensor:
+        """Return all parts of x but their interactions (B, ...)."""
         vectors = [self.knowledge[level](interaction[field]) for level, field in self.id_fields.items()]
-        return torch.cat([super().forward(interaction), *vectors], dim=1)
+        return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
 
 def input_features(config: Any, dataset: Any, exclude: Collection[str] = ()) -> FeatureEmbedding:
-    """Return a model's input: its fields, and the knowledge vectors that `knowledge_features` adds to them."""
-    if config["knowledge_features"] and knowledge_name(config) != "none":
-        return KnowledgeFeatures(config, dataset, exclude)
-    return FeatureEmbedding(config, dataset, exclude)
+    """Return a model's input: its fields, knowledge vectors (`knowledge_features`), their interactions."""
+    has_knowledge = config["knowledge_features"] and knowledge_name(config) != "none"
+    features = (KnowledgeFeatures if has_knowledge else FeatureEmbedding)(config, dataset, exclude)
+    features.add_interaction(config)
+    return features
 
 
 def _feature_levels(config: Any) -> list[str]:

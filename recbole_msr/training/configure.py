@@ -8,6 +8,7 @@ from typing import Any
 from recbole_msr.config.build import build_config
 from recbole_msr.tracking.wandb import resolve_mode
 from recbole_msr.training.lightning_options import check_lightning
+from recbole_msr.training.rate_schedule import RateSchedule
 
 
 def training_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
@@ -19,6 +20,7 @@ def training_config(model: str, dataset: str, settings: Mapping[str, Any]) -> An
     config = build_config(model, dataset, settings)
     if config["wandb"] is not None:
         resolve_mode(config["wandb"])
+    RateSchedule.from_config(config)
     if config["lightning"] or config["lr_scheduler"]:
         check_lightning(config)
     return config

@@ -42,7 +42,7 @@ class EpochKeeper(Checkpoint):
     Attributes:
         best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
         history: a mapping a finished epoch.
-        stopped: whether early stopping has ended the training.
+        stopped: whether early stopping, or the end of the learning rate's schedule, has ended the training.
         last_validated: whether the last epoch was validated.
         train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
         seconds_before: the part of train_seconds from before the run was resumed.
@@ -142,6 +142,9 @@ class EpochKeeper(Checkpoint):
         module.step_scheduler(score)
         if trainer.val_dataloaders is None:
             self.best_epoch = epoch
+        # The last weights are to be looked at before a training ends that has no learning rate left.
+        if module.schedule is not None and module.schedule.ends_by(epoch) and (validated or self.best_epoch == epoch):
+            self.stopped = trainer.should_stop = True
         improved = self.best_epoch == epoch
         if trainer.is_global_zero:
             if improved and self._best_path is not None:

@@ -99,13 +99,13 @@ def check_lightning(config: Any) -> None:
 
 
 def _try_schedule(config: Any) -> None:
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    optimizer = build_optimizer([parameter], _Plain(config))
+    optimizer = build_optimizer(_groups_to_try(config), _Plain(config))
     scheduler = build_scheduler(optimizer, config["lr_scheduler"])
     name = config["lr_scheduler"]["name"]
     of_metric = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     epochs = min(int(config["epochs"]), _STEPS)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    are_equal = len(set(rates)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for epoch in range(1, epochs + 1):
@@ -114,11 +114,28 @@ def _try_schedule(config: Any) -> None:
                 rates = [float(group["lr"]) for group in optimizer.param_groups]
             except Exception as error:  # T_max: 0 divides by it, and so on
                 raise InputError(f"lr_scheduler {name}: after epoch {epoch} of {epochs}: {one_line(error)}") from error
+            are_equal &= len(set(rates)) == 1
             if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
                 raise InputError(
                     f"lr_scheduler {name}: after epoch {epoch} of {epochs} the learning rate would be {rates[0]!r}; "
                     "it must be a number of at least 0"
                 )
+    if are_equal and len(rates) > 1:
+        raise InputError(
+            f"lr_scheduler {name} sets one learning rate for all parameters, and embedding_learning_rate_factor asks "
+            "for another one of embeddings: leave one of them out, or take learning_rate_schedule"
+        )
+
+
+def _groups_to_try(config: Any) -> list[dict[str, Any]]:
+    """Return a parameter, and a second one where embeddings have a learning rate of their own."""
+    rates = {config["learning_rate"], config["embedding_learning_rate_factor"] * config["learning_rate"]}
+    groups = []
+    for rate in rates:
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        parameter.grad = torch.zeros(1)
+        groups.append({"params": [parameter], "lr": rate})
+    return groups
 
 
 class _Plain:

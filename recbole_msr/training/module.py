@@ -23,6 +23,7 @@ from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.training.fast_paths import check_sparse, compiled, prepare_model
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
+from recbole_msr.training.rate_schedule import RateSchedule
 from recbole_msr.training.weighting.loss_weighting import (
     GradientWeighting,
     averaged,
@@ -52,6 +53,7 @@ class RecModule(pl.LightningModule):
         config: its RecBole configuration.
 
     Attributes:
+        schedule: the learning rate from step to step (`learning_rate_schedule`, `warmup_epochs`); None where it stays.
         weighting: what weighs the losses of the tasks, where the model's own loss does not (`loss_weighting`).
         train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
         evaluation: the scenario x task cells of the last validation or test.
@@ -75,6 +77,9 @@ class RecModule(pl.LightningModule):
         self.evaluation: Evaluation | None = None
         self.test_scores: torch.Tensor | None = None
         self.metrics: dict[str, float] = {}
+        self.schedule = RateSchedule.from_config(config)
+        self._rates: list[float] = []
+        self._optimizer: Any = None
         self._scheduler: Any = None
         self._scheduler_state: Any = None
         self._random: Any = None
@@ -182,9 +187,22 @@ class RecModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimiser and the scheduler that the configuration names."""
-        optimizer = build_optimizer(parameter_groups(self.model), self._config)
+        self._optimizer = optimizer = build_optimizer(parameter_groups(self.model, self._config), self._config)
+        self._rates = [group["lr"] for group in optimizer.param_groups]
         self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
         return optimizer
+
+    def on_train_batch_start(self, batch: Interaction, batch_idx: int) -> None:
+        """Set the learning rates of a step, where a schedule has them.
+
+        They follow from the place of the batch alone, so that an interrupted training goes on with the same.
+        """
+        if self.schedule is None:
+            return
+        n_batches = int(self.trainer.num_training_batches)
+        factor = self.schedule.factor(self.current_epoch + batch_idx / n_batches, 1 / n_batches)
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = factor * rate
 
     def configure_gradient_clipping(
         self,

@@ -23,13 +23,51 @@ _OPTIMIZERS: dict[str, Any] = {
 _FUSED = ("adam", "adamw", "sgd", "adagrad")
 
 
-def parameter_groups(model: nn.Module) -> Any:
-    """Return the model's parameters; the uncertainties of its losses, if it has any, apart: they are not to decay."""
+def parameter_groups(model: nn.Module, config: Any) -> Any:
+    """Return the model's parameters, those apart that are trained otherwise.
+
+    - Embedding tables (the weights of `nn.Embedding` and `nn.EmbeddingBag`), with `embedding_learning_rate_factor`
+      other than 1 or an `embedding_weight_decay`: their learning rate is `learning_rate` times the factor.
+    - The uncertainties of the losses, where the model has them: they do not decay.
+
+    Args:
+        model: the model.
+        config: its configuration.
+
+    Returns:
+        For `build_optimizer`. The first group has `learning_rate`, where the model has more than tables.
+
+    Raises:
+        InputError: a weight decay for a learner that has none.
+    """
+    options = _embedding_options(config)
     log_variances = getattr(model, "log_variances", None)
-    if log_variances is None:
+    if log_variances is None and not options:
         return model.parameters()
-    others = [parameter for parameter in model.parameters() if parameter is not log_variances]
-    return [{"params": others}, {"params": [log_variances], "weight_decay": 0.0}]
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Embedding, nn.EmbeddingBag))}
+    apart = tables if options else set()
+    others: list[nn.Parameter] = []
+    embeddings: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        if parameter is not log_variances:
+            (embeddings if id(parameter) in apart else others).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": embeddings, **options}]
+    if log_variances is not None:
+        groups.append({"params": [log_variances], "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def _embedding_options(config: Any) -> dict[str, float]:
+    """Return what the optimiser is told of embedding tables alone."""
+    options = {}
+    factor, decay = config["embedding_learning_rate_factor"], config["embedding_weight_decay"]
+    if factor != 1:
+        options["lr"] = factor * config["learning_rate"]
+    if decay is not None and decay != (config["weight_decay"] or 0.0):
+        if str(config["learner"]).lower() == "sparse_adam":
+            raise InputError("learner sparse_adam has no weight decay: leave embedding_weight_decay out")
+        options["weight_decay"] = decay
+    return options
 
 
 def build_optimizer(parameters: Any, config: Any) -> torch.optim.Optimizer:

@@ -261,6 +261,13 @@ def _no_more() -> None:
     """Return no trial."""
 
 
+_LIGHT = {
+    *("learning_rate", "learning_rate_schedule", "schedule_epochs", "warmup_epochs", "embedding_learning_rate_factor"),
+    *("weight_decay", "embedding_weight_decay", "clip_grad_norm", "scenario_balance", "learner", "seed"),
+}
+"""Keys of the training alone, beside dropouts."""
+
+
 def _is_light(key: str) -> bool:
     """Return whether trials that differ in this key only have models of the same architecture."""
-    return key in ("learning_rate", "weight_decay", "seed") or "dropout" in key
+    return key in _LIGHT or "dropout" in key

@@ -286,6 +286,9 @@ TOLD = {
     "gradnorm_alpha": 1.0,
     "gradnorm_learning_rate": 0.1,
     "dwa_temperature": 1.0,
+    "schedule_epochs": 3,
+    "cross_layers": 3,
+    "cross_rank": 3,
 }
 """Deliberately without effect: the reason is told, and stands in the table."""
 
@@ -381,6 +384,17 @@ CHANGES = {
     "dwa_temperature": (0.1, {"loss_weighting": "dwa", "epochs": 4}),
     "lr_scheduler": ({"name": "ExponentialLR", "gamma": 0.1}, {"epochs": 2}),
     "lightning": ({"accumulate_grad_batches": 2}, {}),
+    "embedding_dropout": (0.3, {}),
+    "embedding_size_exponent": (0.3, {}),
+    "interaction": ("fm", {}),
+    "cross_layers": (1, {"interaction": "cross"}),
+    "cross_rank": (2, {"interaction": "cross"}),
+    "scenario_balance": (1.0, {}),
+    "embedding_learning_rate_factor": (3.0, {}),
+    "embedding_weight_decay": (0.1, {}),
+    "learning_rate_schedule": ("cosine", {}),
+    "schedule_epochs": (1, {"learning_rate_schedule": "linear", "epochs": 3}),
+    "warmup_epochs": (0.5, {}),
     "save_predictions": (True, {}),
 }  # fmt: skip
 """Changes the run: another result, or an error of what it names. (value, what it is tried with)"""

@@ -43,7 +43,7 @@ def test_x_ends_with_the_projected_vectors(stored):
     for parameter in model.features.parameters():
         torch.nn.init.normal_(parameter)
     x = model.embed(rows).detach().numpy()
-    fields = FeatureEmbedding.forward(model.features, rows)
+    fields = FeatureEmbedding.vectors(model.features, rows)
     assert x.shape[1] == model.features.output_size == fields.shape[1] + 2 * 3
     np.testing.assert_array_equal(x[:, :-6], fields.detach())
     state = {name: value.double().numpy() for name, value in model.features.knowledge.state_dict().items()}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import recbole_msr
 from recbole_msr.errors import InputError
-from recbole_msr.training.optimizers import UniqueRows, _put, _take, build_optimizer, clip_sparse
+from recbole_msr.training.optimizers import UniqueRows, _put, _take, build_optimizer, clip_sparse, parameter_groups
 
 SMALL = {
     "use_gpu": False,
@@ -48,9 +48,9 @@ def run(tiny_data, tmp_path, monkeypatch):
 
 
 def config_of(learner="adam", gradients="sparse", **settings):
-    names = ("clip_grad_norm", "lightning", "enable_amp", "precision")
+    names = ("clip_grad_norm", "lightning", "enable_amp", "precision", "embedding_weight_decay")
     given = {"learner": learner, "embedding_gradients": gradients, "learning_rate": 0.05, "fused_optimizer": True}
-    return dict.fromkeys(names) | given | {"weight_decay": 0.0} | settings
+    return dict.fromkeys(names) | given | {"weight_decay": 0.0, "embedding_learning_rate_factor": 1.0} | settings
 
 
 class Small(nn.Module):
@@ -306,3 +306,38 @@ def test_what_cannot_be_sparse_is_refused(run, settings, message):
     with pytest.raises(InputError, match=message):
         run(**({"embedding_gradients": "sparse"} | settings))
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("gradients", ["dense", "sparse"])
+def test_embeddings_have_a_learning_rate_and_a_decay_of_their_own(gradients):
+    """As two optimisers, one for the tables and one for the rest, have them."""
+    own = {"embedding_learning_rate_factor": 0.5, "embedding_weight_decay": 0.3}
+    one, two = Small(gradients == "sparse"), Small(gradients == "sparse")
+    config = config_of("sgd", gradients, weight_decay=0.1)
+    tables = [two.table.weight, two.bag.weight, two.first.weight]
+    apart = [
+        build_optimizer(tables, config | {"learning_rate": 0.025, "weight_decay": 0.3}),
+        build_optimizer(two.layer.parameters(), config),
+    ]
+    both = build_optimizer(parameter_groups(one, config | own), config | own)
+    assert [group["lr"] for group in both.param_groups] == [0.05, 0.025]
+    for ids, bags in draw(5):
+        for model, optimizers in ((one, [both]), (two, apart)):
+            model.zero_grad()
+            F.softplus(model(ids, bags)).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    for name, weight in one.state_dict().items():
+        torch.testing.assert_close(weight, two.state_dict()[name])
+
+
+def test_parameters_are_one_group_where_nothing_is_set_apart():
+    model = Small(sparse=False)
+    config = config_of(weight_decay=0.1, embedding_weight_decay=0.1)
+    optimizer = build_optimizer(parameter_groups(model, config), config)
+    assert [list(map(id, group["params"])) for group in optimizer.param_groups] == [list(map(id, model.parameters()))]
+
+
+def test_a_decay_of_embeddings_is_refused_for_a_learner_without_one():
+    with pytest.raises(InputError, match="sparse_adam has no weight decay: leave embedding_weight_decay out"):
+        parameter_groups(Small(sparse=True), config_of("sparse_adam", embedding_weight_decay=0.1))

@@ -89,14 +89,6 @@ def view_user(
 
 
 def _field_slices(features: Any) -> list[tuple[str, slice]]:
-    """Return the columns of x that each field of a `FeatureEmbedding` has, in their order."""
-    widths: list[tuple[str, int]] = [(name, features.table.embedding_dim) for name in features.token_fields]
-    tables = [*features.seq_tables, *features.float_tables]
-    names = [*features.token_seq_fields, *(features.float_fields if features.float_tables else [])]
-    widths += [(name, table.embedding_dim) for name, table in zip(names, tables, strict=True)]
-    if not features.float_tables:
-        widths += [(name, 1) for name in features.float_fields]
-    for name, vectors in getattr(features, "knowledge", {}).items():
-        widths.append((f"knowledge of the {name}", vectors.size))
-    ends = np.cumsum([width for _, width in widths]).tolist()
-    return [(name, slice(end - width, end)) for (name, width), end in zip(widths, ends, strict=True)]
+    """Return the columns of x that each part of a `FeatureEmbedding` has, in their order."""
+    ends = np.cumsum([part.width for part in features.columns]).tolist()
+    return [(part.name, slice(end - part.width, end)) for part, end in zip(features.columns, ends, strict=True)]

@@ -67,6 +67,7 @@ class SideBySide:
 
     @staticmethod
     def _step(member: Member, batch: Any, number: int) -> None:
+        member.module.on_train_batch_start(batch, number)
         with member.random:
             loss = member.module.training_step(batch, number)
             member.optimizer.zero_grad()
@@ -310,6 +311,7 @@ class _Trainer:
         self.datamodule, self.train_dataloader, self.val_dataloaders = data, train, valid
         self.check_val_every_n_epoch = max(min(config["eval_step"], config["epochs"]), 1)
         self.optimizers = [member.optimizer]
+        self.num_training_batches = len(train)
         self._member = weakref.proxy(member)  # which has the module, which has this: models are freed at once
         member.module.trainer = self  # type: ignore[assignment]
 

@@ -201,6 +201,7 @@ class Stack:
         for k, member in enumerate(members):
             if member.error is not None:
                 continue
+            member.module.on_train_batch_start(batch_of[member.order], number)
             for parameter, gradient in zip(self._each[k], gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient[k]
             member.clip()

@@ -127,6 +127,8 @@ DIFFERENT = {
         {"dropout": 0.5, "learning_rate": 0.3},
         {"dropout": 0.2, "weight_decay": 0.01, "seed": 7},
         {"dropout": 0.0, "clip_grad_norm": {"max_norm": 0.05}},
+        {"dropout": 0.1, "learning_rate_schedule": "cosine", "warmup_epochs": 0.5, "embedding_weight_decay": 0.1},
+        {"dropout": 0.2, "scenario_balance": 1.0, "embedding_learning_rate_factor": 5.0, "embedding_dropout": 0.3},
     ],
     "MMoE": [{"dropout": 0.3}, {"dropout": 0.1, "weight_decay": 0.02}, {"dropout": 0.3, "seed": 3}],
     "DeepFM": [{"dropout_prob": 0.2}, {"dropout_prob": 0.5, "seed": 3}, {"dropout_prob": 0.2, "learning_rate": 0.05}],
