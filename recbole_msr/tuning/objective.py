@@ -22,9 +22,9 @@ from recbole_msr.training.epoch_loggers import EpochLogger
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study import SO_FAR
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_settings import trial_model, trial_settings
+from recbole_msr.tuning.trial_state import SO_FAR
 from recbole_msr.tuning.trial_training import TrialTraining
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,9 @@ from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.study import candidates, counted_trials, is_cut_off, values_of
+from recbole_msr.tuning.study import candidates, counted_trials
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
+from recbole_msr.tuning.trial_state import is_cut_off, values_of
 from recbole_msr.version import __version__
 
 _ROUNDING = 1e-12

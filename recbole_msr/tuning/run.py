@@ -36,8 +36,9 @@ from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, wri
 from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study import check_study, counted_trials, is_cut_off, storage_errors, values_of
+from recbole_msr.tuning.study import check_study, counted_trials, storage_errors
 from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_state import is_cut_off, values_of
 from recbole_msr.tuning.trials_table import trials_frame, write_trials
 from recbole_msr.tuning.worker_loop import open_search, run_trials, wanted_trials
 

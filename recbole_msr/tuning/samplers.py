@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.tuning.cmaes import JsonCmaEsSampler
 from recbole_msr.tuning.sampler_options import read_options
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.trial_sampler import ModelChooser, SeededByTrial
 
 _T = TypeVar("_T")
 
@@ -88,13 +88,16 @@ class Named:
         return cls(plain["name"], {key: value for key, value in plain.items() if key != "name"})
 
 
-def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
+def make_sampler(
+    named: Named, space: Space, seed: int, choose_model: ModelChooser | None = None
+) -> SeededByTrial | GridOnce:
     """Make the sampler of a study; each trial draws from a generator seeded with `seed` and the trial's number.
 
     Args:
         named: its name and options.
         space: the search space.
         seed: the study's seed.
+        choose_model: in a search over several models, chooses the model of a trial before the rest is drawn.
 
     Raises:
         InputError: the sampler cannot be made with these options, or not for this space.
@@ -105,13 +108,19 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
     if named.name == "grid":
         grid = space.grid()
         return _make("sampler", named, lambda: GridOnce(grid, seed=seed, **options))
-    if named.name == "qmc":  # points of one sequence, counted in the study: its seed stays the same
+    redraws = 10
+    if named.name == "qmc":
+        # Points of one sequence, counted in the study: its seed stays the same. Parameters under a condition are not
+        # in the sequence.
         options["warn_asynchronous_seeding"] = False
-        # Parameters under a condition are not in the sequence.
-        options["independent_sampler"] = SeededByTrial(
-            lambda trial_seed: optuna.samplers.RandomSampler(seed=trial_seed), seed
-        )
-        return _make("sampler", named, lambda: build(seed=seed, **options))
+
+        def build_one(trial_seed: int) -> BaseSampler:
+            return build(seed=seed, independent_sampler=optuna.samplers.RandomSampler(seed=trial_seed), **options)
+    else:
+
+        def build_one(trial_seed: int) -> BaseSampler:
+            return build(seed=trial_seed, **options)
+
     if named.name in ("cmaes", "gp"):
         options["warn_independent_sampling"] = False  # parameters under a condition are drawn at random: documented
     if named.name == "cmaes":
@@ -120,7 +129,11 @@ def make_sampler(named: Named, space: Space, seed: int) -> BaseSampler:
         except ImportError as error:
             raise InputError("the CMA-ES sampler needs the package cmaes: pip install 'recbole-msr[search]'") from error
         build = JsonCmaEsSampler
-    return SeededByTrial(lambda n: _make("sampler", named, lambda: build(seed=n, **options)), seed)
+    if named.name == "gp":
+        redraws = 2  # each draw fits a model
+    return SeededByTrial(
+        lambda trial_seed: _make("sampler", named, lambda: build_one(trial_seed)), seed, space, choose_model, redraws
+    )
 
 
 def make_pruner(named: Named, epochs: int, first_step: int = 1) -> BasePruner:
@@ -154,69 +167,6 @@ def _make(what: str, named: Named, build: Callable[[], _T]) -> _T:
             return build()
         except (ValueError, TypeError, AssertionError) as error:
             raise InputError(f"{what} {named.name}: {error}") from error
-
-
-class SeededByTrial(BaseSampler):
-    """A sampler made anew for every trial, from the study's seed and the trial's place in the sequence of trials.
-
-    So a resumed study does not draw its first trials again, workers do not draw the same, and one worker with the same
-    seed gives the same trials: a trial that replaces one whose worker was killed has its place, and later trials have
-    the places that they would have had.
-
-    Args:
-        build: makes a sampler from a seed.
-        seed: the study's seed.
-    """
-
-    def __init__(self, build: Callable[[int], BaseSampler], seed: int) -> None:
-        self._build, self._seed = build, seed
-        self._sampler, self._number = build(seed), -1
-
-    def _of(self, study: Study, trial: FrozenTrial) -> BaseSampler:
-        if trial.number != self._number:
-            digest = hashlib.blake2b(f"{self._seed}/{_place(study, trial)}".encode(), digest_size=4).digest()
-            self._sampler, self._number = self._build(int.from_bytes(digest, "big")), trial.number
-        return self._sampler
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Pass on to the trial's sampler."""
-        self._of(study, trial).before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Any:
-        """Pass on to the trial's sampler."""
-        return self._of(study, trial).infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Pass on to the trial's sampler."""
-        return self._of(study, trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """Pass on to the trial's sampler."""
-        return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Pass on to the trial's sampler."""
-        self._of(study, trial).after_trial(study, trial, state, values)
-
-    def reseed_rng(self) -> None:
-        """Do nothing: the next trial has a seed of its own."""
-
-
-def _place(study: Study, trial: FrozenTrial) -> int:
-    """Return a trial's place in the sequence of trials: its number, if no worker was ever killed.
-
-    A trial that replaces another has the other's place, and so has the next one after a trial that was given up before
-    it had parameters.
-    """
-    before = study.get_trials(deepcopy=False)[: trial.number]
-    first = trial.user_attrs.get("retry_of")
-    if first is not None:
-        before = before[: int(first)]
-    return sum("replaces" not in earlier.user_attrs and not _never_began(earlier) for earlier in before)
-
-
-def _never_began(trial: FrozenTrial) -> bool:
-    return "uncounted" in trial.user_attrs and not trial.params and "fixed_params" not in trial.system_attrs
 
 
 class GridOnce(optuna.samplers.GridSampler):

@@ -20,11 +20,20 @@ from recbole_msr.jobs.storage import hide_password, open_storage
 from recbole_msr.tuning.samplers import GridOnce, Named, make_pruner, make_sampler
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.trial_sampler import ModelChooser
+from recbole_msr.tuning.trial_state import counts, is_cut_off, is_unfinished
 
 _IDENTITY = "recbole_msr"
 
 
-def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mapping[str, bool], epochs: int) -> Study:
+def open_study(
+    settings: SearchSettings,
+    space: Space,
+    data: str,
+    smaller: Mapping[str, bool],
+    epochs: int,
+    choose_model: ModelChooser | None = None,
+) -> Study:
     """Create the study, or load it.
 
     Args:
@@ -33,13 +42,14 @@ def open_study(settings: SearchSettings, space: Space, data: str, smaller: Mappi
         data: fingerprint of the data and their split.
         smaller: for every objective, whether smaller is better.
         epochs: maximum number of epochs of a trial.
+        choose_model: in a search over several models, chooses the model of a trial.
 
     Raises:
         InputError: the storage cannot be used, or it has a study of this name with another space, data or settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = [StudyDirection.MINIMIZE if smaller[name] else StudyDirection.MAXIMIZE for name in settings.objectives]
-    sampler = make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
+    sampler = make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]), choose_model)
     pruner = make_pruner(Named.read_back(settings.pruner), epochs, 1 if settings.trial_seeds == 1 else 0)
     identity = _identity(settings, space, data)
     storage = open_storage(settings.storage, settings.folder)  # last: refused settings leave no study behind
@@ -113,32 +123,18 @@ def _check_same(study: optuna.Study, identity: Mapping[str, Any], name: str) -> 
         )
 
 
-def counts(trial: FrozenTrial) -> bool:
-    """Return whether a trial counts towards `--trials`: a lost trial only if its worker finished it."""
-    return "uncounted" not in trial.user_attrs or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-SO_FAR = "values_so_far"
-"""Attribute of a trial that the end of `--timeout` has cut off: its best values up to then."""
-
-
-def values_of(trial: FrozenTrial) -> list[float] | None:
-    """Return a trial's values; for a trial that was cut off, its best values up to then."""
-    return trial.user_attrs.get(SO_FAR) if trial.values is None else trial.values
-
-
-def is_cut_off(trial: FrozenTrial) -> bool:
-    """Return whether a trial was validated, but cut off by `--timeout` before it finished."""
-    return trial.state == TrialState.FAIL and SO_FAR in trial.user_attrs
-
-
 def candidates(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that may be the best: complete trials, and cut-off trials not finished since."""
+    """Return the trials that may be the best: complete ones, pruned ones, and cut-off ones not finished since.
+
+    A pruned trial counts with its best epoch on all data: training it to its end can only give this value or a better
+    one. One that was never validated on all data is none of them.
+    """
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and counts(trial)]
+    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and is_unfinished(trial)]
     finished = {trial.user_attrs.get("retry_of") for trial in trials if trial.state.is_finished() and counts(trial)}
     cut_off = [t for t in trials if is_cut_off(t) and t.user_attrs.get("retry_of", t.number) not in finished]
-    return sorted([*complete, *cut_off], key=lambda trial: trial.number)
+    return sorted([*complete, *pruned, *cut_off], key=lambda trial: trial.number)
 
 
 def epochs_of(study: optuna.Study) -> int:

@@ -35,7 +35,8 @@ from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.samplers import GridOnce
 from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.study import counted_trials, counts, epochs_of, quiet, storage_errors
+from recbole_msr.tuning.study import counted_trials, epochs_of, quiet, storage_errors
+from recbole_msr.tuning.trial_state import counts
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Trials:
                     trial = self._study.ask()
                     trial.set_user_attr("worker", self.worker)
                     if not self._is_surplus(trial):
+                        _ = trial.relative_params  # draws its point now, while no other worker takes one
                         return trial
                     self._fail(self._frozen(trial), _SURPLUS, _ONE_TOO_MANY, trial)
                     continue

@@ -11,7 +11,7 @@ from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.spreadsheet import write_csv
 from recbole_msr.jobs.failure import PARQUET_DAMAGE
 from recbole_msr.jobs.storage import objective_names
-from recbole_msr.tuning.study import values_of
+from recbole_msr.tuning.trial_state import values_of
 
 if TYPE_CHECKING:
     import optuna

@@ -58,6 +58,11 @@ class Parameter(ABC):
         """Return whether `values` is complete."""
         return True
 
+    @property
+    def is_endless(self) -> bool:
+        """Return whether there are more values than can be counted: a float without a step."""
+        return False
+
     @abstractmethod
     def body(self) -> dict[str, Any]:
         """Return the keys of the file, without `key` and `when`."""
@@ -112,6 +117,11 @@ class Number(Parameter):
             return None
         numbers = [low + step * i for i in range(count + 1)]
         return [int(number) if self.is_integer else float(number) for number in numbers]
+
+    @property
+    def is_endless(self) -> bool:
+        """Return whether it is a float without a step."""
+        return not self.is_integer and self.step is None and self.low < self.high
 
     def body(self) -> dict[str, Any]:
         """Return the keys of the file, without `key` and `when`."""
@@ -212,6 +222,11 @@ class Layers(Parameter):
     def values(self) -> None:
         """Return all values of the key; None where they cannot be a condition."""
         return None
+
+    @property
+    def is_endless(self) -> bool:
+        """Return whether widths are floats without a step."""
+        return self.width.is_endless
 
     def body(self) -> dict[str, Any]:
         """Return the keys of the file, without `key` and `when`."""

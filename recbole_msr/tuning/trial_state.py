@@ -1,0 +1,37 @@
+"""What has become of a trial: whether it counts, and its values."""
+
+from __future__ import annotations
+
+from optuna.trial import FrozenTrial, TrialState
+
+SO_FAR = "values_so_far"
+"""Attribute of a trial that was cut off by the end of `--timeout`, or pruned: its best values up to then."""
+
+
+def counts(trial: FrozenTrial) -> bool:
+    """Return whether a trial counts towards `--trials`: a lost trial only if its worker finished it."""
+    return "uncounted" not in trial.user_attrs or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def values_of(trial: FrozenTrial) -> list[float] | None:
+    """Return a trial's values; for a trial that was cut off or pruned, its best values up to then.
+
+    A pruned trial that was not validated on all data has the value that it last reported, if any.
+    """
+    so_far: list[float] | None = trial.user_attrs.get(SO_FAR)
+    return trial.values if so_far is None or trial.state == TrialState.COMPLETE else so_far
+
+
+def is_cut_off(trial: FrozenTrial) -> bool:
+    """Return whether a trial was validated, but cut off by `--timeout` before it finished."""
+    return trial.state == TrialState.FAIL and SO_FAR in trial.user_attrs
+
+
+def is_unfinished(trial: FrozenTrial) -> bool:
+    """Return whether a trial was validated, but cut off or pruned before it finished: its value may still improve."""
+    return is_cut_off(trial) or (trial.state == TrialState.PRUNED and SO_FAR in trial.user_attrs)
+
+
+def has_succeeded(trial: FrozenTrial) -> bool:
+    """Return whether a trial was validated, whatever became of it then."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_cut_off(trial)
