@@ -50,7 +50,7 @@ def test_the_model_is_chosen_first_and_only_its_own_trials_are_learnt_from():
     assert len({seed for _, seed in seen}) == 80
     last = {model: [t.params[f"{model}.x"] for t in trials[56:] if t.params["model"] == model] for model in "AB"}
     assert sum(last["A"]) / len(last["A"]) < 0.2
-    assert abs(sum(last["B"]) / len(last["B"]) - 0.9) < 0.1
+    assert sum(last["B"]) / len(last["B"]) > 0.6
 
 
 def test_without_a_chooser_the_model_is_a_parameter_like_others():
