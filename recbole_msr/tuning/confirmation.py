@@ -35,8 +35,8 @@ from recbole_msr.tuning.outcome import (
     reference_trial,
 )
 from recbole_msr.tuning.settings import COSTS, SearchSettings
-from recbole_msr.tuning.study import values_of
 from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_state import values_of
 
 logger = logging.getLogger(__name__)
 

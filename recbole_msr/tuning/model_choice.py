@@ -24,7 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.special import gammaln, stdtr
 
 from recbole_msr.tuning.space.joint import MODEL
-from recbole_msr.tuning.study import SO_FAR, counts
+from recbole_msr.tuning.study_view import params_of
+from recbole_msr.tuning.trial_state import SO_FAR, counts
 
 LOOKS = (0.25, 0.05)
 """Largest shares of the time that is left which a model's first trial may take, its defaults, and its second one."""
@@ -64,8 +65,7 @@ class Record:
 
 def model_of(trial: FrozenTrial) -> str | None:
     """Return the model of a trial in any state; None where it is not known yet."""
-    given = trial.system_attrs.get("fixed_params") or {}
-    model = trial.user_attrs.get("model", trial.params.get(MODEL, given.get(MODEL)))
+    model = trial.user_attrs.get("model", params_of(trial).get(MODEL))
     return None if model is None else str(model)
 
 
