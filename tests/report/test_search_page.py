@@ -12,7 +12,7 @@ from recbole_msr.report.tuning.page import write_search_page
 from tests.report.studies import SCENARIOS, evaluation, make_study, make_summary
 
 SECTIONS = [
-    "Result", "Best against defaults", "Final test", "Quality against time", "Where the time went",
+    "Result", "Best against defaults", "Confirmation", "Final test", "Quality against time", "Where the time went",
     "Best configuration", "History", "Importance of parameters",
     "Parallel coordinates", "Slices", "Curves", "Timeline", "Trials", "How to do it again",
 ]  # fmt: skip

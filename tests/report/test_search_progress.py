@@ -1,10 +1,12 @@
 """How a search went by time, against what was put in."""
 
 import datetime
+import re
 
 import pytest
 from optuna.trial import TrialState, create_trial
 
+from recbole_msr.report.tuning.confirmation import confirmation_parts
 from recbole_msr.report.tuning.progress import best_so_far, by_model, by_source, looks, looks_frame, source_of
 
 BEGIN = datetime.datetime(2026, 1, 1, 12)
@@ -79,3 +81,45 @@ def test_sources(trials):
     assert [source_of(trial) for trial in trials] == [
         "defaults", "first configuration", "sampled", "sampled", "sampled"
     ]  # fmt: skip
+
+
+def _difference(mean, p, **verdict):
+    flags = {"significant": False, "better": False, "worse": False} | verdict
+    return {"mean": mean, "low": mean - 0.001, "high": mean + 0.001, "p": p, "p_adjusted": p, **flags}
+
+
+def _candidate(trial, told, values):
+    mean = sum(values) / len(values)
+    confirmed = {"mean": mean, "deviation": 0.001, "values": values}
+    return {"trial": trial, "model": "PLE", "told": told, "confirmed": confirmed, "optimism": told - mean}
+
+
+def test_the_confirmation_shows_candidates_and_tested_gains():
+    gain = {"trial": 4, "model": "PLE", "seeds": [2021, 2022], "metric": "auc/macro", "reason": None}
+    differences = {
+        "auc/macro": _difference(0.0041, 1e-6, significant=True, better=True), "auc/click": _difference(-0.0002, 0.4)
+    }  # fmt: skip
+    summary = {
+        "confirmation": {
+            "metric": "auc/macro", "seeds": [2021, 2022], "winner": 9, "left_out": "the time allows less: 2 of 3",
+            "tested_before": [3],
+            "candidates": [_candidate(7, 0.7812, [0.77, 0.774]), _candidate(9, 0.78, [0.778, 0.776])],
+            "gain": {
+                "defaults": gain | {"differences": differences},
+                "reference": gain | {"trial": 1, "model": "FM", "differences": {}, "reason": "they were not tested"},
+            },
+        }
+    }  # fmt: skip
+    words = " ".join(re.sub(r"<script.*?</script>|<[^>]+>", " ", str(part)) for part in confirmation_parts(summary))
+    words = " ".join(words.split())
+    assert "The time allows less: 2 of 3." in words
+    assert "The test rows have been read before, by trial 3." in words
+    assert "7 PLE 0.7812 0.7720 0.0010 +0.0092" in words
+    assert "9 PLE 0.7800 0.7770 0.0010 +0.0030 winner" in words
+    assert "auc/macro +0.0041 +0.0031 to +0.0051 &lt; 0.0001 better" in words
+    assert "auc/click -0.0002 -0.0012 to +0.0008 0.4000 no difference shown" in words
+    assert "The winner less the best defaults of all models (trial 1, FM): they were not tested." in words
+
+
+def test_without_a_confirmation_a_sentence_says_so():
+    assert "No trial was trained again with fresh seeds." in str(confirmation_parts({"confirmation": None}))

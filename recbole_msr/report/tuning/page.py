@@ -14,6 +14,7 @@ from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
+from recbole_msr.report.tuning.confirmation import confirmation_parts
 from recbole_msr.report.tuning.figures import StudyFigures
 from recbole_msr.report.tuning.progress import by_model, by_source, group_rows, looks, metric_is_bigger
 from recbole_msr.report.tuning.progress_figures import quality_by_time, time_by_model
@@ -59,6 +60,7 @@ class _SearchPage:
         )
         page.section("Result", *self._result())
         page.section("Best against defaults", *self._cells())
+        page.section("Confirmation", *confirmation_parts(summary))
         page.section("Final test", *self._final())
         page.section("Quality against time", *self._quality_by_time())
         page.section("Where the time went", *self._budget())
