@@ -291,7 +291,7 @@ def _compare(parsed: argparse.Namespace) -> int:
 def _search(parsed: argparse.Namespace) -> int:
     with importing():
         from recbole_msr.jobs.storage import hide_password
-        from recbole_msr.report.tuning.terminal import print_search
+        from recbole_msr.report.tuning.terminal import print_ensemble, print_search
         from recbole_msr.tuning.options import SearchOptions
         from recbole_msr.tuning.run import search
 
@@ -299,6 +299,7 @@ def _search(parsed: argparse.Namespace) -> int:
     sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
     result = search(**_options(parsed, SearchOptions), command=command)
     print_search(result.summary)
+    print_ensemble(result.summary)
     print(f"Files: {result.folder}")
     return 0
 

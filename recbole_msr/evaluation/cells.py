@@ -201,8 +201,9 @@ def evaluate_cells(
     task_names: Sequence[str],
     main_task: str,
     min_rows: int = 2,
+    metrics: Iterable[str] = METRICS,
 ) -> Evaluation:
-    """Compute all metrics of every scenario x task, and of each task over all rows.
+    """Compute the metrics of every scenario x task, and of each task over all rows.
 
     A cell is undefined (no AUC, no GAUC, counted in no mean and never the worst) where it has no rows, one
     class, or fewer than `min_rows` rows; its LogLoss and ECE are still given where it has rows, its PCOC where it has
@@ -219,6 +220,7 @@ def evaluate_cells(
         main_task: the task whose pooled values have no task in their key.
         min_rows: 2, the fewest an AUC can have, drops no cell unasked; raise it where an AUC of a handful of
             rows would decide the worst cell.
+        metrics: those that are computed; the cells know no others.
 
     Raises:
         FloatingPointError: a prediction is NaN.
@@ -226,6 +228,7 @@ def evaluate_cells(
     """
     predictions, labels, scenario = np.asarray(predictions), np.asarray(labels), np.asarray(scenario)
     user_code = None if users is None else ranks(users)
+    metrics = list(metrics)
     _check(predictions, labels, scenario, user_code, scenario_names, task_names, main_task)
     scenario = scenario.astype(np.int64)
 
@@ -238,14 +241,14 @@ def evaluate_cells(
         scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
         of_row = scenario[rows]
         groups = scored.grouped()
-        values = _values(groups)
+        values = _values(groups, metrics)
         (pooled[task],) = _cells(groups, values, [0], min_rows=1)
         if len(scenario_names) == 1 and (of_row == 1).all():
             of_scenarios = _cells(groups, values, [0], min_rows)
         else:
             del groups  # its arrays are as long as the rows: the next ones take their memory
             groups = scored.grouped(of_row)
-            of_scenarios = _cells(groups, _values(groups), range(1, len(scenario_names) + 1), min_rows)
+            of_scenarios = _cells(groups, _values(groups, metrics), range(1, len(scenario_names) + 1), min_rows)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
@@ -293,9 +296,9 @@ def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str
     return {name: float(round(np.float64(np.nan if one is None else one), decimals)) for name, one in known.items()}
 
 
-def _values(groups: ScoredGroups) -> dict[str, list[float]]:
+def _values(groups: ScoredGroups, metrics: Sequence[str]) -> dict[str, list[float]]:
     """Return each metric's values of the groups, NaN where undefined."""
-    return {name: metric.values(groups).tolist() for name, metric in METRICS.items()}
+    return {name: METRICS[name].values(groups).tolist() for name in metrics}
 
 
 def _cells(
@@ -304,7 +307,7 @@ def _cells(
     """Return the cells of the groups with these numbers; of some there may be no rows."""
     places = {number: place for place, number in enumerate(groups.group.tolist())}
     rows, positives = groups.rows.tolist(), groups.positives.tolist()
-    empty = Cell(0, 0, dict.fromkeys(METRICS), _why_undefined(0, 0, min_rows))
+    empty = Cell(0, 0, dict.fromkeys(columns), _why_undefined(0, 0, min_rows))
 
     def cell(place: int) -> Cell:
         reason = _why_undefined(rows[place], positives[place], min_rows)

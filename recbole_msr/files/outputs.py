@@ -135,7 +135,7 @@ SEARCH = FolderKind(
     ("workers/search.json", "study.journal"),
     (
         *("best.yaml", "trials.csv", "trials.parquet", "summary.json", "report.html", "study.journal"),
-        *("study.journal.held", "study.journal.seen", "final"),
+        *("study.journal.held", "study.journal.seen", "final", "ensemble"),
     ),
     ("wandb", "workers"),
 )

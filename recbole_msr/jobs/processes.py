@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.5
 """Between two looks at the processes; so is the delay after the last of them has ended."""
-_PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+"""How long a storage may not answer; a worker that ends sooner after its start has ended early."""
 _RESTARTS = 3
 """Times in a row that a worker is started again after it has ended soon after its start."""
 REFUSED = 2
@@ -131,7 +132,7 @@ def run_workers(
     """
     stop_at = None if deadline is None else time.time() + deadline - time.monotonic()
     arguments = [] if stop_at is None else [f"--deadline={stop_at}"]
-    workers, restarts = WorkerProcesses(crew, module), _Restarts(count_ended)
+    workers, restarts = WorkerProcesses(crew, module), Restarts(count_ended)
     indices = {f"worker-{index}": index for index in range(crew.workers)}
     last_update = time.monotonic()
     try:
@@ -144,7 +145,7 @@ def run_workers(
                 update()
                 last_update = time.monotonic()
             except StorageError:  # the workers have their own patience
-                if time.monotonic() - last_update > _PATIENCE_SECONDS:
+                if time.monotonic() - last_update > PATIENCE_SECONDS:
                     raise
             for name, code in ended.items():
                 if code != 0:
@@ -158,8 +159,12 @@ def run_workers(
         workers.stop()
 
 
-class _Restarts:
-    """Count how often each worker has ended soon after its start while no trial or job was finished."""
+class Restarts:
+    """Count how often each worker has ended soon after its start while no trial or job was finished.
+
+    Args:
+        count_ended: returns the number of trials or jobs that have ended.
+    """
 
     def __init__(self, count_ended: Callable[[], int]) -> None:
         self._count_ended = count_ended
@@ -168,6 +173,7 @@ class _Restarts:
         self._failures: dict[str, int] = {}
 
     def note_start(self, name: str) -> None:
+        """Note that a worker starts now."""
         self._started[name] = time.monotonic()
         self._ended_then.setdefault(name, self._count_ended())
 
@@ -178,7 +184,7 @@ class _Restarts:
             InputError: it has ended too often.
         """
         ended = self._count_ended()
-        early = time.monotonic() - self._started[name] < _PATIENCE_SECONDS and ended == self._ended_then[name]
+        early = time.monotonic() - self._started[name] < PATIENCE_SECONDS and ended == self._ended_then[name]
         self._failures[name] = self._failures.get(name, 0) + 1 if early else 1
         self._ended_then[name] = ended
         if self._failures[name] > _RESTARTS:

@@ -24,6 +24,8 @@ FIRST_RESERVED = 0.05
 """The share that is kept while no trial has ended, of which the costs would follow."""
 PAGE_SECONDS = 6.0
 """For tables, summary and page; of a short timeout, at most `FIRST_RESERVED`."""
+ENSEMBLE_SHARE = 0.05
+"""The share that is kept for choosing and testing an ensemble, where one is asked for."""
 _MARGIN = 1.15
 """A fresh seed may stop some epochs later than the trial did."""
 _UNFINISHED = 1.5
@@ -80,14 +82,15 @@ class Budget:
         """Estimate the seconds that confirmation, test and page will take, at most `MOST_RESERVED` of the timeout."""
         if self._total is None:
             return 0.0
+        more = ENSEMBLE_SHARE * self._total if self._settings.ensemble else 0.0
         if not self._settings.final_seeds:
-            return self.page_seconds
+            return self.page_seconds + more
         found = ranking(self._study, self._settings.tolerance, self._settings.confirm)
         if not found:
-            return FIRST_RESERVED * self._total
+            return FIRST_RESERVED * self._total + more
         beside = beside_trials(self._study, self._settings, found[0])
         whole = Plan(len(found), self._settings.final_seeds, bool(beside))
-        return min(MOST_RESERVED * self._total, self.seconds(whole, found, beside) + self.page_seconds)
+        return min(MOST_RESERVED * self._total, self.seconds(whole, found, beside) + self.page_seconds + more)
 
     @property
     def page_seconds(self) -> float:

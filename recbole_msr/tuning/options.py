@@ -108,3 +108,12 @@ class SearchOptions(JobOptions):
     """Number of consecutive failed trials that ends the search."""
     fused: Annotated[SkipValidation[str | int | None], Argument("N")] = "auto"
     """Trainings that a worker runs at once, sharing their work: a number, off, or auto for as many as are faster."""
+    ensemble: Annotated[ProcessesOrNone, Argument("K", int)] = 0
+    """Models of the best trials, at most K, that are averaged as an ensemble; 0 for none.
+
+    They are picked by the validation split, the same one several times, too."""
+    dask: Annotated[SkipValidation[str | None], Argument("ADDRESS")] = None
+    """Scheduler of a Dask cluster, on whose workers the trials run: tcp://HOST:PORT, or a scheduler file (.json).
+
+    It takes the extra `dask`, and `storage` unless all of the cluster is on this machine. `workers` of 2 or more then
+    limits how many of the Dask workers take part; otherwise all do."""

@@ -44,7 +44,7 @@ def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:
         return _read_search_over_models(options, config)
     model, dataset, space = _model_dataset_space(options, config)
     make_folders_absolute(config)
-    threads = config.get("threads") or share(options.workers)
+    threads = config.get("threads") or (share(options.workers) if options.dask is None else 1)
     recbole_config = training_config(model, dataset, {**config, **space.fixed, "threads": threads})
     _require_tasks(recbole_config)
     settings = _settings(options, config, recbole_config, model, dataset, space, threads, f"{model}-{dataset}")
@@ -53,7 +53,8 @@ def read_search(options: SearchOptions) -> tuple[SearchSettings, Space, Any]:
     check_space(space, model, recbole_config)
     make_sampler(Named.read_back(settings.sampler), space, int(settings.config["seed"]))
     make_pruner(Named.read_back(settings.pruner), int(recbole_config["epochs"]))
-    log_worker_threads(settings.workers, threads)
+    if options.dask is None:
+        log_worker_threads(settings.workers, threads)
     return settings, space, recbole_config
 
 
@@ -176,6 +177,7 @@ def _settings(
         "sampler": read_sampler(options.sampler),
         "pruner": read_pruner(options.pruner, objectives),
         "fused": read_fused(options.fused),
+        **({} if options.dask is None else {"workers": 1}),  # on this machine, for what follows the trials
     }
     unchanged = same_fields(options, SearchSettings)
     for name in ("models", "first", "warm_start"):  # as they were given

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm.auto import tqdm
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import SEARCH
+from recbole_msr.jobs.dask_cluster import dask_client, run_on_cluster
 from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
@@ -30,11 +32,12 @@ from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
+from recbole_msr.tuning.ensemble import Ensemble, describe_ensemble, find_ensemble
 from recbole_msr.tuning.first_trials import enqueue_first_trials
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_best, write_summary
 from recbole_msr.tuning.resolve import read_search
-from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.settings import SETTINGS_FILE, SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import check_study, counted_trials, storage_errors
 from recbole_msr.tuning.study_data import StudyData
@@ -99,24 +102,31 @@ def search(options: SearchOptions) -> SearchResult:
         "from another --output"
     )
     threads = int(settings.config["threads"])
-    with lock_output(settings.folder, occupied, SEARCH) as lock, torch_threads(threads):
+    with (
+        dask_client(options.dask) as cluster,
+        lock_output(settings.folder, occupied, SEARCH) as lock,
+        torch_threads(threads),
+    ):
         study, data = _open_study(settings, space, recbole_config)
         settings.write()
         lock.begun = True
         deadline = None if settings.timeout is None else started + settings.timeout
-        failure = _run_trials(settings, study, data, deadline, options.progress)
+        on_cluster = None if cluster is None else _on_cluster(settings, cluster, options.workers, deadline)
+        failure = _run_trials(settings, study, data, deadline, options.progress, on_cluster)
         best = best_trial(study, settings.tolerance)  # chosen once: other machines may still add trials
         if best is not None:
             _keep_best(settings, study, best)
         budget = Budget(settings, study, deadline)
+        ensemble = find_ensemble(settings, study, budget.left) if failure is None and best is not None else None
         confirmation = confirm(settings, study, data, budget, options.progress) if failure is None else None
         if confirmation is not None:
             best = confirmation.winner
             write_best(settings, study, best, confirmation.sentence(settings))
+        averaged = _describe_ensemble(settings, ensemble, best, budget)
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
         confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
-        summary = {**summarise(settings, study, best, confirmed, seconds, command), "data": data.report}
+        summary = {**summarise(settings, study, best, confirmed, seconds, command), **averaged, "data": data.report}
         _write_results(settings, study, summary)
     if failure is not None:
         raise failure
@@ -160,9 +170,14 @@ def _warn_of_failed_finals(confirmation: Confirmation) -> None:
 
 
 def _run_trials(
-    settings: SearchSettings, study: optuna.Study, data: StudyData, deadline: float | None, progress: bool
+    settings: SearchSettings,
+    study: optuna.Study,
+    data: StudyData,
+    deadline: float | None,
+    progress: bool,
+    elsewhere: Callable[[Callable[[], None]], None] | None = None,
 ) -> InputError | None:
-    """Run the trials.
+    """Run the trials; `elsewhere` runs them on other machines, and calls its argument again and again meanwhile.
 
     Returns:
         The error that ended them early, for the caller to raise once the results so far are written.
@@ -174,7 +189,9 @@ def _run_trials(
         report.update()
         over = most is not None and report.ended >= most
         try:
-            if settings.workers == 1 or over:  # no worker is started only to see that nothing is left
+            if elsewhere is not None and not over:
+                elsewhere(report.update)
+            elif settings.workers == 1 or over:  # no worker is started only to see that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)
             else:
                 run_workers(settings, "recbole_msr.tuning.worker", report.update, deadline)
@@ -184,6 +201,35 @@ def _run_trials(
             report.update()
             trim_memory()
     return None
+
+
+def _describe_ensemble(
+    settings: SearchSettings, ensemble: Ensemble | None, best: FrozenTrial | None, budget: Budget
+) -> dict[str, Any]:
+    """Return the part `ensemble` of the summary, if there is one; it is tested if the winner is, and time is left."""
+    if ensemble is None or best is None:
+        return {}
+    tests = bool(settings.final_seeds)
+    if tests and budget.over():
+        logger.warning("the ensemble is not tested: no time was left for it; the same command with more time tests it")
+        tests = False
+    return {"ensemble": describe_ensemble(ensemble, best.number, tests)}
+
+
+def _on_cluster(
+    settings: SearchSettings, cluster: Any, workers: int, deadline: float | None
+) -> Callable[[Callable[[], None]], None]:
+    """Return what runs the trials on a Dask cluster, on at most `workers` Dask workers if that is more than 1."""
+    return partial(
+        run_on_cluster,
+        settings,
+        cluster,
+        "recbole_msr.tuning.worker",
+        SETTINGS_FILE,
+        most=workers if workers > 1 else None,
+        storage=settings.storage,
+        deadline=deadline,
+    )
 
 
 def _write_results(settings: SearchSettings, study: optuna.Study, summary: Mapping[str, Any]) -> None:

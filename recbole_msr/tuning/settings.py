@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.metrics import metric_name
+from recbole_msr.evaluation.metrics import METRICS, metric_name
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.tuning.options import SearchOptions
@@ -17,7 +17,8 @@ from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
 """Objectives that are measured on the built model (`jobs/model_cost.py`); smaller is better."""
-_FILE = Path("workers", "search.json")
+SETTINGS_FILE = "workers/search.json"
+"""Where the settings are, below the output folder."""
 _SHAPE = {
     **dict.fromkeys(("model", "dataset", "study", "output"), str),
     "config": {"seed": int, "threads": int},
@@ -29,7 +30,7 @@ _SHAPE = {
     "sampler?": {"name": str},
     "pruner?": {"name": str},
     "storage?": str | None,
-    **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "confirm?", "max_failures?"), int),
+    **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "confirm?", "max_failures?", "ensemble?"), int),
     **dict.fromkeys(("trials?", "epochs?"), int | None),
     **{"timeout?": float | None, "tolerance?": float, "fused?": str | int},
     "first?": {str: [dict]},
@@ -70,6 +71,7 @@ class SearchSettings:
         retries: how often a trial is tried again whose worker was killed.
         fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
             (`tuning/fused_trials.py`, `tuning/final.py`).
+        ensemble: number of picks for an ensemble of the best trials; 0 for none.
         wandb: online, offline or disabled.
         wandb_project: project in Weights & Biases.
     """
@@ -100,6 +102,7 @@ class SearchSettings:
     warm_start: list[dict[str, Any]] = field(default_factory=list)
     retries: int = 2
     fused: str | int = "auto"
+    ensemble: int = SearchOptions.ensemble
     wandb: str = "offline"
     wandb_project: str = "recbole-msr"
 
@@ -109,6 +112,11 @@ class SearchSettings:
             raise InputError("a search needs a budget: --trials=N, --timeout=SECONDS or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
+        if self.ensemble and self.quality.split("/")[0].lower() not in METRICS:
+            raise InputError(
+                f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(METRICS)}), not by "
+                f"{self.quality}: give another valid_metric, or leave --ensemble out"
+            )
         if len(self.objectives) > 1:
             self._check_several_objectives()
         if self.models and self.fused not in ("auto", "off"):
@@ -136,7 +144,7 @@ class SearchSettings:
 
     def write(self) -> None:
         """Write the settings into the output folder, where the workers read them."""
-        path = self.folder / _FILE
+        path = self.folder / SETTINGS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(asdict(self))
         # Private: the storage's address may hold a password.
@@ -149,11 +157,11 @@ class SearchSettings:
         Raises:
             InputError: the file is damaged.
         """
-        content = read_json(folder / _FILE, _SHAPE, finite=False)
+        content = read_json(folder / SETTINGS_FILE, _SHAPE, finite=False)
         try:
             return cls(**content)
         except (TypeError, KeyError) as error:
-            raise InputError(f"{folder / _FILE} is damaged: {error}") from error
+            raise InputError(f"{folder / SETTINGS_FILE} is damaged: {error}") from error
 
 
 def read_objectives(objectives: str | Sequence[str] | None, valid_metric: str) -> list[str]:

@@ -211,7 +211,9 @@ class Trials:
         worker = trial.user_attrs.get("worker")
         if worker == self.worker:
             return False
-        if worker is not None and (self._folder / f"{worker}.lock").exists():
+        # A lock that another machine holds in a folder that both share may not be seen here; a journal's is.
+        is_near = self._settings.storage is None or str(worker).startswith(f"{socket.gethostname()}-")
+        if worker is not None and is_near and (self._folder / f"{worker}.lock").exists():
             try:
                 with FileLock(self._folder / f"{worker}.lock", timeout=0):
                     pass

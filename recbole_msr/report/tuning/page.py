@@ -15,6 +15,7 @@ from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
 from recbole_msr.report.tuning.confirmation import confirmation_parts
+from recbole_msr.report.tuning.ensemble import ensemble_section
 from recbole_msr.report.tuning.figures import StudyFigures
 from recbole_msr.report.tuning.progress import by_model, by_source, group_rows, looks, metric_is_bigger
 from recbole_msr.report.tuning.progress_figures import quality_by_time, time_by_model
@@ -62,6 +63,8 @@ class _SearchPage:
         page.section("Best against defaults", *self._cells())
         page.section("Confirmation", *confirmation_parts(summary))
         page.section("Final test", *self._final())
+        if summary.get("ensemble"):
+            page.section("Ensemble", *ensemble_section(summary["ensemble"]))
         page.section("Quality against time", *self._quality_by_time())
         page.section("Where the time went", *self._budget())
         page.section("Best configuration", *self._configuration())

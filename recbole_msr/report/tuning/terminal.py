@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.evaluation.metrics import METRICS, metric_heading
+from recbole_msr.report.tuning.ensemble import ensemble_members, ensemble_rows
 
 
 def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
@@ -139,3 +140,18 @@ def _spread_text(spread: Mapping[str, Any]) -> str:
         return "undefined"
     deviation = f" ± {spread['deviation']:.4f}" if spread["deviation"] is not None else ""
     return f"{spread['mean']:.4f}{deviation}"
+
+
+def print_ensemble(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
+    """Print the ensemble of a search beside its best model alone, if there is one.
+
+    Args:
+        summary: the content of a search's summary.json.
+        file: where to; standard output by default.
+    """
+    ensemble = summary.get("ensemble")
+    if ensemble:
+        console = Console(file=file)
+        header = ["", "ensemble", f"trial {ensemble['single']}", "gain, ratio"]
+        console.print(_table("Ensemble", header, ensemble_rows(ensemble), 1))
+        console.print(Text(f"{ensemble_members(ensemble)}: recbole-msr predict --run takes its folder\n"))

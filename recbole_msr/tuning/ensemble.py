@@ -1,0 +1,204 @@
+"""The ensemble of a search: models of its trials, chosen by validation, whose probabilities are averaged.
+
+Selection reads the validation rows alone. The ensemble is tested once, beside the best trial's model, on the same rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from recbole_msr.errors import InputError
+from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.jobs.failure import ends_search
+from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.tuning.ensemble_models import EnsembleRows, TrialModel, trial_models
+from recbole_msr.tuning.greedy import select_greedily
+from recbole_msr.tuning.settings import SearchSettings
+
+logger = logging.getLogger(__name__)
+
+SHARE_OF_TIME = 0.25
+"""Share of the time that is left after the trials that choosing an ensemble may take."""
+
+
+@dataclass
+class Ensemble:
+    """An ensemble of a search's trials.
+
+    Attributes:
+        candidates: the models that could join, the best trial first.
+        weights: number of picks of each member, by trial, in the order of the first picks.
+        folder: where it lies.
+        seconds: how long choosing it took.
+    """
+
+    candidates: Sequence[TrialModel]
+    weights: Mapping[int, int]
+    folder: Path
+    seconds: float
+    rows: EnsembleRows
+    tasks: Sequence[str]
+    valid_scores: Mapping[int, np.ndarray]
+
+    @property
+    def members(self) -> list[TrialModel]:
+        """Return the members' models."""
+        by_trial = {one.trial: one for one in self.candidates}
+        return [by_trial[number] for number in self.weights]
+
+    def mean(self, scores: Mapping[int, np.ndarray]) -> np.ndarray:
+        """Return the weighted mean of the members' probabilities, given by trial, each (N, T)."""
+        total = sum(self.weights.values())
+        return np.sum([scores[number] * (weight / total) for number, weight in self.weights.items()], axis=0)
+
+    def single(self, winner: int | None) -> TrialModel:
+        """Return the model that it is compared with: the winner's, or the best of the candidates."""
+        return next((one for one in self.candidates if one.trial == winner), self.candidates[0])
+
+
+def find_ensemble(settings: SearchSettings, study: optuna.Study, left: Callable[[], float]) -> Ensemble | None:
+    """Choose an ensemble as `choose_ensemble` does, if one is asked for.
+
+    One that cannot be made is told, and does not end the search.
+    """
+    if not settings.ensemble:
+        return None
+    try:
+        return choose_ensemble(settings, study, left)
+    except InputError as error:
+        if ends_search(error):
+            raise
+        logger.warning("there is no ensemble: %s", error)
+        return None
+
+
+def choose_ensemble(
+    settings: SearchSettings, study: optuna.Study, left: Callable[[], float] = lambda: math.inf
+) -> Ensemble | None:
+    """Choose an ensemble from the best trials by their validation rows, and write it to `ensemble/`.
+
+    Args:
+        settings: the search.
+        study: its study.
+        left: returns the seconds that are left for all that follows the trials.
+
+    Returns:
+        The ensemble; None where no model is kept, or no time is left.
+    """
+    started = time.monotonic()
+    end = started + SHARE_OF_TIME * left()
+    found, tasks = trial_models(settings, study)
+    if not found:
+        logger.warning("there is no ensemble: no model of a trial is kept in %s", settings.folder / "trials")
+        return None
+    rows = EnsembleRows(settings)
+    ordered = [task for task in rows.tasks if task in tasks]
+    scores: dict[int, np.ndarray] = {}
+    candidates: list[TrialModel] = []
+    for model in found:
+        if time.monotonic() > end and candidates:
+            logger.warning("the ensemble is chosen from the %d best trials, as no more time is left", len(candidates))
+            break
+        try:
+            predicted = model.valid_scores(rows, ordered)
+        except InputError as error:
+            logger.warning("trial %d cannot join the ensemble: %s", model.trial, error)
+            continue
+        scores[model.trial] = predicted
+        candidates.append(model)
+    if not candidates:
+        return None
+    picks = select_greedily(
+        [scores[model.trial] for model in candidates],
+        lambda mean: rows.badness(mean, ordered),
+        settings.ensemble,
+        lambda: time.monotonic() > end,
+    )
+    weights = dict(Counter(candidates[place].trial for place in picks))
+    by_trial = {model.trial: model for model in candidates}
+    folder = write_ensemble(
+        settings.folder / "ensemble",
+        [
+            Member(path, weight, own)
+            for number, weight in weights.items()
+            for path, own in zip(by_trial[number].folders, by_trial[number].tasks, strict=True)
+        ],
+    )
+    return Ensemble(candidates, weights, folder, time.monotonic() - started, rows, ordered, scores)
+
+
+def describe_ensemble(ensemble: Ensemble, winner: int | None, test: bool) -> dict[str, Any]:
+    """Return the ensemble's part of summary.json: members, values beside the single model's, gain and cost.
+
+    Args:
+        ensemble: the ensemble.
+        winner: number of the trial whose model it is compared with.
+        test: evaluate both on the test split, too: once, at the end of the search.
+    """
+    rows, tasks = ensemble.rows, ensemble.tasks
+    single = ensemble.single(winner)
+    valid_scores = ensemble.valid_scores
+    splits = {"valid": (ensemble.mean(valid_scores), valid_scores[single.trial])}
+    if test:
+        models = {model.trial: model for model in [*ensemble.members, single]}
+        scores = {number: model.predict(rows.test, tasks) for number, model in models.items()}
+        splits["test"] = (ensemble.mean(scores), scores[single.trial])
+    described: dict[str, Any] = {
+        "folder": ensemble.folder.name,
+        "metric": rows.metric,
+        "candidates": [model.trial for model in ensemble.candidates],
+        "members": [
+            {
+                "trial": model.trial,
+                "model": model.model,
+                "weight": ensemble.weights[model.trial],
+                "value": rows.value(rows.evaluate(valid_scores[model.trial], tasks, all_metrics=False)),
+            }
+            for model in ensemble.members
+        ],
+        "single": single.trial,
+        "valid": None,
+        "test": None,
+        "cost": _costs(ensemble, single),
+        "seconds": round(ensemble.seconds, 3),
+    }
+    for split, (mean, alone) in splits.items():
+        described[split] = _compared(rows, tasks, mean, alone, split == "test")
+    return described
+
+
+def _compared(
+    rows: EnsembleRows, tasks: Sequence[str], mean: np.ndarray, alone: np.ndarray, test: bool
+) -> dict[str, Any]:
+    """Evaluate the ensemble and the single model on a split."""
+    of_mean, of_single = (rows.evaluate(scores, tasks, test) for scores in (mean, alone))
+    value, before = rows.value(of_mean), rows.value(of_single)
+    sign = -1 if smaller_is_better(rows.metric) else 1
+    return {
+        "value": value,
+        "single": before,
+        "gain": None if value is None or before is None else sign * (value - before),
+        "cells": of_mean.to_dict(),
+        "single_cells": of_single.to_dict(),
+    }
+
+
+def _costs(ensemble: Ensemble, single: TrialModel) -> dict[str, Any]:
+    """Return parameters and milliseconds for 4096 rows of the ensemble and of the single model."""
+    models = {model.trial: model for model in [*ensemble.members, single]}
+    by_trial = {number: model.cost(ensemble.rows) for number, model in models.items()}
+    of_members = [by_trial[model.trial] for model in ensemble.members]
+    return {
+        name: {"ensemble": sum(cost[name] for cost in of_members), "single": by_trial[single.trial][name]}
+        for name in ("parameters", "latency")
+    }
