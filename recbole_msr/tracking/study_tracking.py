@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+_SUMMARY = ("trials", "best", "confirmation", "final", "final_defaults", "final_reference", "failures", "seconds")
 _FILES = ("best.yaml", "trials.csv", "summary.json", "report.html")
 
 
@@ -53,9 +54,7 @@ def track_study(
         importance = _importance(study)
         if importance:
             tracked.table("importance", pd.DataFrame(importance.items(), columns=["parameter", "importance"]))
-        tracked.summary(
-            {key: summary[key] for key in ("trials", "best", "final", "final_defaults", "failures", "seconds")}
-        )
+        tracked.summary({key: summary[key] for key in _SUMMARY if key in summary})
         tracked.artifact(f"{name}-best", "search", [folder / file for file in _FILES if (folder / file).is_file()])
     finally:
         tracked.finish("complete" if summary["best"] else "failed")
