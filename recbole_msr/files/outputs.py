@@ -135,7 +135,7 @@ SEARCH = FolderKind(
     ("workers/search.json", "study.journal"),
     (
         *("best.yaml", "trials.csv", "trials.parquet", "summary.json", "report.html", "study.journal"),
-        *("study.journal.held", "study.journal.seen", "final", "ensemble"),
+        *("study.journal.held", "study.journal.seen", "final", "ensemble", "best", "trials"),
     ),
     ("wandb", "workers"),
 )

@@ -20,7 +20,6 @@ from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.evaluation.cells import Evaluation
-from recbole_msr.evaluation.metrics import metric_name
 from recbole_msr.evaluation.prediction_file import write_predictions
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.files.yaml import read_yaml
@@ -29,7 +28,7 @@ from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.initial_weights import Weights, write_start
-from recbole_msr.runs.outcome import Outcome, finite_metrics
+from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
 from recbole_msr.runs.recbole_training import check_recbole_settings, train_by_recbole
 from recbole_msr.runs.run_log import log_level, log_to_folder
 from recbole_msr.runs.run_settings import configure_run, run_threads, under_lightning
@@ -247,15 +246,8 @@ class Run:
         if has_tasks and self.rank == 0:
             self._keep_vocabulary(self.loaders[0]._dataset)
         summary = {
-            "model": config["model"],
-            "dataset": config["dataset"],
-            "seed": config["seed"],
-            "data_seed": config["data_seed"] if has_tasks else config["seed"],
+            **about(config, self.dataset),
             "trainer": "lightning" if under_lightning(config) else "recbole",
-            "scenarios": getattr(self.dataset, "scenario_names", None),
-            "tasks": self.dataset.schema.task_names if has_tasks else None,
-            "main_task": config["main_task"],
-            "valid_metric": metric_name(str(config["valid_metric"])),
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
             "data": self.dataset.row_report() if has_tasks else None,
@@ -313,18 +305,10 @@ class Run:
         """
         tested = {"test": self.test(trainer)} if test else {}
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
-        names = [name.lower() for name in self.config["metrics"] if name.lower() in epochs.best_metrics]
         summary = {
-            "best_epoch": epochs.best_epoch,
-            "epochs": len(epochs.history),
-            "best_valid_score": epochs.best_score,
-            "valid": {
-                "metrics": finite_metrics({name: epochs.best_metrics[name] for name in names}),
-                **(valid.to_dict() if valid else {}),
-            },
+            **validated(self.config, epochs),
             **tested,
-            "seconds": {"train": round(epochs.train_seconds, 3)},
-            "rows_per_second": round(epochs.train_rows / epochs.train_seconds) if epochs.train_seconds else None,
+            **speed(epochs),
         }
         return Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
 

@@ -17,6 +17,7 @@ from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.files.outputs import check_paths
+from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.result_file import read_result
 from recbole_msr.training.checkpoint import load_checkpoint
 
@@ -25,7 +26,8 @@ class Evaluations(NamedTuple):
     """The scenario x task cells of a run's best epoch.
 
     Attributes:
-        valid, test: of each split; None for a run without tasks, which RecBole's trainer evaluates.
+        valid, test: of each split; None for a run without tasks, which RecBole's trainer evaluates. A run or a
+            trial that has not been tested has no `test`.
     """
 
     valid: Evaluation | None
@@ -77,7 +79,7 @@ class RunFiles:
         self.config: dict[str, Any] = dict(self._checkpoint["config"])
         # The vocabulary is the last but one to be written; a copy made for scoring may lack the result. Of a run
         # without tasks, which has none, the checkpoint alone may have been copied.
-        written = any((self.folder / name).exists() for name in ("result.json", "vocabulary"))
+        written = any((self.folder / name).exists() for name in ("result.json", VALIDATED, "vocabulary"))
         if not written and (self.config.get("tasks") or (self.folder / "config.yaml").exists()):
             raise _unfinished(self.folder)
         self._moved: dict[str, Any] = {}
@@ -97,13 +99,15 @@ class RunFiles:
 
     @shared_property
     def result(self) -> dict[str, Any]:
-        """The content of result.json.
+        """The content of result.json; of a run or a trial that has not been tested, that of validated.json.
 
         Raises:
             InputError: the file is missing or damaged.
         """
         path = self.folder / "result.json"
         try:
+            if not path.exists() and (self.folder / VALIDATED).exists():  # not tested
+                return read_result(self.folder / VALIDATED, splits=("valid",))
             return read_result(path)
         except FileNotFoundError as error:
             raise _unfinished(self.folder) from error
@@ -113,7 +117,7 @@ class RunFiles:
     @property
     def evaluation(self) -> Evaluations:
         """The scenario x task cells on the validation and the test split."""
-        splits = (self.result[split] for split in ("valid", "test"))
+        splits = (self.result.get(split, {}) for split in ("valid", "test"))
         return Evaluations(*(Evaluation.from_dict(split) if "cells" in split else None for split in splits))
 
     def build_config(self, changes: Mapping[str, Any] | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("recbole-msr", "recbole", "torch", "pytorch-lightning", "numpy", "pandas", "scipy")
@@ -10,6 +11,12 @@ _PACKAGES = ("recbole-msr", "recbole", "torch", "pytorch-lightning", "numpy", "p
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """Look the versions up, once: that takes longer than many an epoch."""
     by_name = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

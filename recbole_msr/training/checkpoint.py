@@ -57,6 +57,8 @@ _RESUMABLE = {
             "train_rows": int,
             "stopped": bool,
             "_without_gain": int,
+            "times?": [float],
+            "wall_seconds?": float,
         }
     },
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,9 @@ from recbole_msr.training.module import RecModule
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_GAP = 3.0
+"""Most seconds of training between two writings of the state to resume from, where they are spared."""
+
 
 class EpochKeeper(Checkpoint):
     """Callback that keeps the best epoch by the validation metric, and stops a training that gains no more.
@@ -38,6 +42,8 @@ class EpochKeeper(Checkpoint):
         last_path: where the state to resume from goes after every epoch; None for none.
         metrics_path: where a table with one row an epoch goes; None for none.
         callback_fn: called with (epoch counted from 0, validation score), as RecBole does.
+        last_share: the share of the time that writing `last_path` may take: epochs that are short beside it are kept a
+            few at a time, at most 3 seconds of training without; 1 for all of them.
 
     Attributes:
         best_score, best_epoch, best_metrics, best_evaluation: the best epoch (counted from 1), its score and results.
@@ -46,6 +52,9 @@ class EpochKeeper(Checkpoint):
         last_validated: whether the last epoch was validated.
         train_seconds, train_rows: time spent in and rows seen by training steps, validation left out.
         seconds_before: the part of train_seconds from before the run was resumed.
+        times: the time (seconds since 1970) at which each epoch of the history ended.
+        kept_epochs: number of epochs in the file to resume from.
+        wall_seconds: seconds of the epochs of the history with their validations, also of those before it was resumed.
     """
 
     def __init__(
@@ -56,8 +65,10 @@ class EpochKeeper(Checkpoint):
         last_path: Path | None = None,
         metrics_path: Path | None = None,
         callback_fn: Callable[[int, float], Any] | None = None,
+        last_share: float = 1.0,
     ) -> None:
         self._config, self._settings, self._callback_fn = config, settings, callback_fn
+        self._last_share, self._last_written, self._last_seconds = last_share, -math.inf, 0.0
         self._best_path, self._last_path, self._metrics_path = best_path, last_path, metrics_path
         self.metric = metric_name(str(config["valid_metric"]))
         self.bigger = bool(config["valid_metric_bigger"])
@@ -69,6 +80,8 @@ class EpochKeeper(Checkpoint):
         self.train_seconds = 0.0
         self.train_rows = 0
         self.seconds_before = 0.0
+        self.times: list[float] = []
+        self.wall_seconds, self.kept_epochs = 0.0, 0
         self.stopped = False
         self.last_validated = False
         self._without_gain = 0
@@ -76,7 +89,7 @@ class EpochKeeper(Checkpoint):
 
     _STATE = (
         *("best_score", "best_epoch", "best_metrics", "best_evaluation", "history", "train_seconds", "train_rows"),
-        *("stopped", "_without_gain"),
+        *("stopped", "_without_gain", "times", "wall_seconds"),
     )
 
     @property
@@ -91,7 +104,8 @@ class EpochKeeper(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of an interrupted training."""
         for key in self._STATE:
-            setattr(self, key, state_dict[key])
+            if key in state_dict:  # times and wall_seconds are not in those of earlier versions
+                setattr(self, key, state_dict[key])
         self.seconds_before = self.train_seconds
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,6 +152,8 @@ class EpochKeeper(Checkpoint):
             **{f"valid/{key}": value for key, value in metrics.items()},
         }
         self.history.append(row)
+        self.times.append(round(time.time(), 3))
+        self.wall_seconds += time.perf_counter() - self._started
         score = self._judge(epoch, module) if validated else None
         module.step_scheduler(score)
         if trainer.val_dataloaders is None:
@@ -152,7 +168,7 @@ class EpochKeeper(Checkpoint):
             if self._metrics_path is not None:
                 self._write_metrics(self._metrics_path)
         self._log_epoch(trainer, row, score, improved)
-        if self._last_path is not None:
+        if self._last_path is not None and self._last_is_due():
             self._save_last(trainer, self._last_path)
         if score is not None and self._callback_fn is not None:
             self._callback_fn(epoch - 1, score)
@@ -213,14 +229,21 @@ class EpochKeeper(Checkpoint):
         writer.writerows(self.history)
         write_atomically(path, lambda temporary: Path(temporary).write_text(text.getvalue(), encoding="utf-8"))
 
-    @staticmethod
-    def _save_last(trainer: pl.Trainer, path: Path) -> None:
+    def _last_is_due(self) -> bool:
+        """Return whether the state is written after this epoch: unless that would take too much of the time."""
+        gap = min(_LONGEST_GAP, self._last_seconds / self._last_share)
+        return self._last_share >= 1 or time.perf_counter() - self._last_written >= gap
+
+    def _save_last(self, trainer: pl.Trainer, path: Path) -> None:
+        began = time.perf_counter()
         temporary = path.with_name(f".{path.name}-saving")
         try:
             with writing(path):
                 trainer.save_checkpoint(temporary)
                 if trainer.is_global_zero:
                     os.replace(temporary, path)
+            self._last_written = time.perf_counter()
+            self._last_seconds, self.kept_epochs = self._last_written - began, len(self.history)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

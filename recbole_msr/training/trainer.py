@@ -42,6 +42,7 @@ class LightningTrainer:
             `checkpoint_dir`.
         settings: the run's settings, kept in the checkpoint (by default those of the configuration).
         resume_from: a last.ckpt to go on from.
+        last_share: the share of the time that writing last.ckpt may take (`EpochKeeper`); 1 for after every epoch.
 
     Attributes:
         saved_model_file: where the best epoch's weights are.
@@ -58,6 +59,7 @@ class LightningTrainer:
         folder: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         resume_from: str | Path | None = None,
+        last_share: float = 1.0,
     ) -> None:
         if getattr(model, "input_type", config["MODEL_INPUT_TYPE"]) != InputType.POINTWISE:
             raise InputError(
@@ -76,7 +78,7 @@ class LightningTrainer:
         retain_freed_memory()
         self.config, self.model = config, model
         self._callbacks, self._settings, self._resume_from = list(callbacks), settings, resume_from
-        self._folder = Path(folder) if folder is not None else None
+        self._folder, self._last_share = Path(folder) if folder is not None else None, last_share
         if self._folder is not None:
             self.saved_model_file = str(self._folder / "best.ckpt")
         else:
@@ -123,6 +125,7 @@ class LightningTrainer:
             keep / "last.ckpt" if keep is not None else None,
             keep / "metrics.csv" if keep is not None else None,
             callback_fn,
+            self._last_share,
         )
         logging.getLogger(EpochKeeper.__module__).setLevel(logging.INFO if verbose else logging.WARNING)
         validate = valid_data is not None and self.config["eval_step"] > 0

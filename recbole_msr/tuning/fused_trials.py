@@ -25,6 +25,7 @@ from recbole_msr.tuning.objective import Attempt, Objective, Outcome
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_training import parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -157,11 +158,11 @@ class FusedTrials:
 
     def _make_members(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
         attempt, objective = open_trial.attempt, self._objective
-        for index in range(self._settings.trial_seeds):
+        for index, part in enumerate(parts_of(self._settings)):
             if index:
-                objective.begin_seed(attempt, index)
+                objective.begin_part(attempt, part)
             run = attempt.runs[-1]
-            report = objective.after_epoch(attempt, run.epochs)
+            report = objective.after_epoch(attempt, run)
             member = run.member(
                 partial(self._after_epoch, open_trial, index, report), partial(self._ended, open_trial, tell)
             )
@@ -242,7 +243,7 @@ class FusedTrials:
         attempt = open_trial.attempt
         attempt.fused, attempt.started = None, time.perf_counter()
         with attempt.judged():
-            self._objective.begin_seed(attempt, 0)
+            self._objective.begin_part(attempt, parts_of(self._settings)[0])
             self._objective.train(attempt)
         self._close(open_trial, tell)
 

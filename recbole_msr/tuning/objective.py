@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import optuna
@@ -19,13 +21,15 @@ from recbole_msr.errors import InputError
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.epoch_loggers import EpochLogger
+from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_folder import TrialFolder
 from recbole_msr.tuning.trial_settings import trial_model, trial_settings
-from recbole_msr.tuning.trial_state import SO_FAR
-from recbole_msr.tuning.trial_training import TrialTraining
+from recbole_msr.tuning.trial_state import KEPT_EPOCHS, SO_FAR
+from recbole_msr.tuning.trial_training import Part, TrialTraining, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class Objective:
 
     def __init__(self, settings: SearchSettings, space: Space, data: StudyData, budget: Budget | None = None) -> None:
         self._settings, self._space, self._data, self._budget = settings, space, data, budget
+        self._best = BestModel(settings)
 
     def __call__(self, trial: Trial) -> Outcome:
         """Run a trial to its end. Its errors become its outcome; only those that end the search are raised."""
@@ -88,21 +93,29 @@ class Objective:
         trial.set_user_attr("settings", outcome.settings)
         trial.set_user_attr("model", trial_model(self._settings, outcome.settings))
         attempt.tracked = self._track(trial, outcome.settings)
-        self.begin_seed(attempt, 0)
+        attempt.folder = TrialFolder.begin(self._settings.folder, trial)
+        self.begin_part(attempt, parts_of(self._settings)[0])
 
-    def begin_seed(self, attempt: Attempt, index: int) -> None:
+    def begin_part(self, attempt: Attempt, part: Part) -> None:
         """Build the model of a trial's next training."""
-        attempt.runs.append(TrialTraining(self._settings, self._data, attempt.outcome.settings, index))
+        folder = attempt.folder.training(part.folder) if attempt.folder is not None else None
+        attempt.runs.append(TrialTraining(self._settings, self._data, attempt.outcome.settings, part, folder))
 
     def train(self, attempt: Attempt) -> None:
-        """Train a trial that has begun, seed after seed."""
-        for index in range(self._settings.trial_seeds):
-            if index:
-                self.begin_seed(attempt, index)
+        """Train a trial that has begun, part after part; what a lost trial before it has trained is not repeated."""
+        for number, part in enumerate(parts_of(self._settings)):
+            if number:
+                self.begin_part(attempt, part)
             run = attempt.runs[-1]
-            run.run([attempt.epoch_logger(index)], self.after_epoch(attempt, run.epochs), attempt.started)
+            run.run(
+                [attempt.epoch_logger(number)],
+                self.after_epoch(attempt, run),
+                attempt.started,
+                on_resume=partial(self._resume, attempt, run),
+                stop=partial(self._stop_within, run),
+            )
             if self._settings.trial_seeds > 1:
-                self._after_seed(attempt, index)
+                self._after_seed(attempt, part.index)
         attempt.complete()
 
     def _track(self, trial: Trial, sampled: dict[str, Any]) -> TrackedRun:
@@ -123,20 +136,43 @@ class Objective:
             | trial_settings(settings, sampled),
         )
 
-    def after_epoch(self, attempt: Attempt, epochs: int) -> Callable[[int, float], None]:
+    @property
+    def _reports_epochs(self) -> bool:
+        """Return whether the epochs of trials are reported; trials over several seeds report seed by seed."""
+        return self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
+
+    def after_epoch(self, attempt: Attempt, run: TrialTraining) -> Callable[[int, float], None]:
         """Return the callback that reports epochs to the study and stops the trial if it is pruned.
 
-        Trials over several seeds report seed by seed instead.
+        Before that it keeps the best so far, of the trial and of the search.
         """
 
         def report(epoch: int, score: float) -> None:
-            reports = self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
-            if reports and attempt.report(score, epoch + 1) and attempt.trial.should_prune():
+            self._keep_best(attempt, run)
+            if self._reports_epochs and attempt.report(score, epoch + 1) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
-            if self._budget is not None and epoch + 1 < epochs and self._budget.trials_over():
-                raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {epochs}")
+            if self._budget is not None and epoch + 1 < run.epochs and self._budget.trials_over():
+                raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {run.epochs}")
 
         return report
+
+    def _stop_within(self, run: TrialTraining) -> None:
+        """End a training within an epoch if the command's time is up."""
+        deadline = self._budget.deadline if self._budget is not None else None
+        if deadline is not None and monotonic() > deadline:
+            raise _TimeUpError(f"the time was up within epoch {len(run.history) + 1} of {run.epochs}")
+
+    def _resume(self, attempt: Attempt, run: TrialTraining) -> None:
+        """Report the epochs that a trial takes over from a lost one, so that pruning sees them."""
+        self._keep_best(attempt, run, resumed=True)
+        if self._reports_epochs:
+            for epoch, score in run.scores.items():
+                attempt.report(score, epoch)
+
+    def _keep_best(self, attempt: Attempt, run: TrialTraining, resumed: bool = False) -> None:
+        attempt.note_kept_epochs()
+        if (resumed or run.improved) and attempt.note_best():
+            self._best.settle(attempt.trial.study)
 
     def report_seeds(self, attempt: Attempt) -> None:
         """Report every seed's value of a trial whose seeds were trained together."""
@@ -159,7 +195,8 @@ class Attempt:
         trial: the trial.
 
     Attributes:
-        runs: its trainings, one a seed.
+        runs: its trainings as far as they have begun.
+        folder: where their checkpoints go; None to keep none.
         outcome: its outcome, as far as it is known.
         started: `time.perf_counter()` of its beginning.
         seconds: its share of the time, where other trials were trained at the same time.
@@ -170,11 +207,13 @@ class Attempt:
         self.trial = trial
         self.runs: list[TrialTraining] = []
         self.outcome = Outcome(TrialState.FAIL)
+        self.folder: TrialFolder | None = None
         self.tracked: TrackedRun | None = None
         self.started = time.perf_counter()
         self.seconds: float | None = None
         self.fused: int | None = None
         self.closed = False
+        self._kept_epochs = 0
         self._reported: set[int] = set()
         self._loggers: dict[int, EpochLogger] = {}
 
@@ -201,12 +240,26 @@ class Attempt:
         self.outcome.values = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
         self.outcome.state = TrialState.COMPLETE
 
-    def _keep_so_far(self) -> None:
-        """Keep the values of its validated epochs: training it to its end can only improve its best."""
+    def note_best(self) -> bool:
+        """Note the values of its validated epochs with the trial: training it to its end can only improve its best.
+
+        Returns:
+            Whether there are any.
+        """
+        values = []
         with suppress(InputError):  # an objective without a value
             values = [run.values() for run in self.runs if run.is_validated]
-            if values:
-                self.outcome.values_so_far = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
+        if values:
+            self.outcome.values_so_far = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
+            self.trial.set_user_attr(SO_FAR, self.outcome.values_so_far)
+        return bool(values)
+
+    def note_kept_epochs(self) -> None:
+        """Note with the trial how many of its epochs would not be lost with this process."""
+        kept = sum(run.kept_epochs for run in self.runs)
+        if kept > self._kept_epochs:
+            self._kept_epochs = kept
+            self.trial.set_user_attr(KEPT_EPOCHS, kept)
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -218,7 +271,6 @@ class Attempt:
             outcome.state, outcome.reason = TrialState.PRUNED, str(stop)
         except _TimeUpError as stop:
             outcome.cut_off, outcome.reason = True, str(stop)
-            self._keep_so_far()
         except Exception as error:
             if ends_search(error):
                 raise
@@ -237,14 +289,18 @@ class Attempt:
         self.closed = True
         outcome, runs = self.outcome, self.runs
         seconds = time.perf_counter() - self.started if self.seconds is None else self.seconds
+        seconds += sum(run.seconds_before for run in runs)
         outcome.attributes = {"seconds": round(seconds, 3), "threads": torch.get_num_threads()}
-        if outcome.values_so_far is not None:
-            outcome.attributes[SO_FAR] = outcome.values_so_far
+        if outcome.values_so_far is not None and outcome.state == TrialState.FAIL and not outcome.cut_off:
+            outcome.attributes[SO_FAR] = None  # it fails again: it cannot be the best
         if self.fused is not None:
             outcome.attributes["fused"] = self.fused
         if runs:
             outcome.attributes |= runs[0].attributes()
             outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
+            ends = [run.best_at for run in runs if run.best_at is not None]
+            if ends:
+                outcome.attributes["best_at"] = max(ends)
         if outcome.reason:
             outcome.attributes["reason"] = outcome.reason
         if self.tracked is not None:

@@ -23,7 +23,7 @@ from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
-from recbole_msr.tuning.trial_state import is_cut_off, values_of
+from recbole_msr.tuning.trial_state import is_unfinished, values_of
 from recbole_msr.version import __version__
 
 _ROUNDING = 1e-12
@@ -31,7 +31,7 @@ _ROUNDING = 1e-12
 _DOCUMENT_END = "\n..."  # YAML writes it after a single word or number
 
 
-def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
+def best_trial(study: optuna.Study, tolerance: float, running: bool = False) -> FrozenTrial | None:
     """Choose the best trial; None where none is complete, and none was cut off after a validated epoch.
 
     With one objective it is the best one, the first of equals. With several, of the Pareto front those whose first
@@ -41,20 +41,22 @@ def best_trial(study: optuna.Study, tolerance: float) -> FrozenTrial | None:
     Args:
         study: the study.
         tolerance: in units of the first objective.
+        running: also look at trials that run, by their best epochs so far.
     """
-    return next(iter(ranking(study, tolerance, 1)), None)
+    return next(iter(ranking(study, tolerance, 1, running)), None)
 
 
-def ranking(study: optuna.Study, tolerance: float, most: int) -> list[FrozenTrial]:
+def ranking(study: optuna.Study, tolerance: float, most: int, running: bool = False) -> list[FrozenTrial]:
     """Return the best trials of different settings, the best first: each is the best without those before it.
 
     Args:
         study: the study.
         tolerance: as `best_trial` takes it.
         most: number of trials.
+        running: also those that run, by their best epochs so far.
     """
-    values = {trial.number: values_of(trial) or [] for trial in candidates(study)}
-    trials = {trial.number: trial for trial in candidates(study)}
+    trials = {trial.number: trial for trial in candidates(study, running)}
+    values = {number: values_of(trial) or [] for number, trial in trials.items()}
     ranked: list[FrozenTrial] = []
     while values and len(ranked) < most:
         best = trials[choose(study.directions, values, tolerance)]
@@ -200,8 +202,8 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
     sampled = trial.user_attrs["settings"]
     rest = best_settings(settings, trial)
     first = {key: rest.pop(key) for key in ["model", "dataset", *sampled] if key in rest}
-    if is_cut_off(trial):
-        reason = trial.user_attrs.get("reason")
+    if is_unfinished(trial):
+        reason = trial.user_attrs.get("reason", "it is under way")
         promise = f"# trains it to its end, to this value or a better one, and tests it: {reason}."
     else:
         same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
@@ -300,7 +302,7 @@ def _describe_best(trial: FrozenTrial, settings: SearchSettings) -> dict[str, An
     return {
         "number": trial.number,
         "values": values_of(trial),
-        "cut_off": trial.user_attrs.get("reason") if is_cut_off(trial) else None,
+        "cut_off": trial.user_attrs.get("reason", "it was under way") if trial.values is None else None,
         "params": trial.params,
         "settings": trial_settings(settings, trial.user_attrs["settings"]),
     }

@@ -30,12 +30,13 @@ from recbole_msr.report.tuning.progress import study_progress
 from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import cores, one_at_a_time, torch_threads
 from recbole_msr.tracking.study_tracking import track_study
+from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
 from recbole_msr.tuning.ensemble import Ensemble, describe_ensemble, find_ensemble
 from recbole_msr.tuning.first_trials import enqueue_first_trials
 from recbole_msr.tuning.options import SearchOptions
-from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_best, write_summary
+from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_summary
 from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SETTINGS_FILE, SearchSettings
 from recbole_msr.tuning.space.space import Space
@@ -121,7 +122,7 @@ def search(options: SearchOptions) -> SearchResult:
         confirmation = confirm(settings, study, data, budget, options.progress) if failure is None else None
         if confirmation is not None:
             best = confirmation.winner
-            write_best(settings, study, best, confirmation.sentence(settings))
+            BestModel(settings).keep(study, best, confirmation.sentence(settings))
         averaged = _describe_ensemble(settings, ensemble, best, budget)
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
@@ -153,7 +154,7 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
 
 
 def _keep_best(settings: SearchSettings, study: optuna.Study, best: FrozenTrial) -> None:
-    write_best(settings, study, best)
+    BestModel(settings).keep(study, best)
     if is_cut_off(best):
         logger.warning("trial %d is the best, by its epochs so far: %s", best.number, _reason(best))
 
@@ -272,6 +273,7 @@ class _Report:
 
     def __init__(self, settings: SearchSettings, study: optuna.Study, bar: Any) -> None:
         self._settings, self._study, self._bar = settings, study, bar
+        self._best = BestModel(settings)
         self.ended = 0
 
     def update(self, _: Any = None) -> None:
@@ -285,9 +287,8 @@ class _Report:
 
     def _write(self) -> None:
         write_trials(self._study, self._settings.folder)
-        best = best_trial(self._study, self._settings.tolerance)
+        best = self._best.settle(self._study)
         if best is not None:
-            write_best(self._settings, self._study, best)
             values = zip(self._settings.objectives, values_of(best) or [], strict=True)
             text = ", ".join(f"{name} {value:.4g}" for name, value in values)
             self._bar.set_postfix_str(f"best {text} (trial {best.number})", refresh=False)

@@ -21,7 +21,7 @@ from recbole_msr.tuning.samplers import GridOnce, Named, make_pruner, make_sampl
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.trial_sampler import ModelChooser
-from recbole_msr.tuning.trial_state import counts, is_cut_off, is_unfinished
+from recbole_msr.tuning.trial_state import RESUMED, counts, is_cut_off, is_under_way, is_unfinished
 
 _IDENTITY = "recbole_msr"
 
@@ -123,23 +123,37 @@ def _check_same(study: optuna.Study, identity: Mapping[str, Any], name: str) -> 
         )
 
 
-def candidates(study: optuna.Study) -> list[FrozenTrial]:
+def candidates(study: optuna.Study, running: bool = False) -> list[FrozenTrial]:
     """Return the trials that may be the best: complete ones, pruned ones, and cut-off ones not finished since.
 
     A pruned trial counts with its best epoch on all data: training it to its end can only give this value or a better
     one. One that was never validated on all data is none of them.
+
+    Args:
+        study: the study.
+        running: also those that run and have validated an epoch.
     """
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and counts(trial)]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED and is_unfinished(trial)]
     finished = {trial.user_attrs.get("retry_of") for trial in trials if trial.state.is_finished() and counts(trial)}
     cut_off = [t for t in trials if is_cut_off(t) and t.user_attrs.get("retry_of", t.number) not in finished]
-    return sorted([*complete, *pruned, *cut_off], key=lambda trial: trial.number)
+    under_way = [trial for trial in trials if running and is_under_way(trial)]
+    return sorted([*complete, *pruned, *cut_off, *under_way], key=lambda trial: trial.number)
 
 
 def epochs_of(study: optuna.Study) -> int:
-    """Return the number of epochs that all finished trials trained."""
-    return sum(int(trial.user_attrs.get("epochs", 0)) for trial in study.get_trials(deepcopy=False))
+    """Return the number of epochs that all finished trials trained.
+
+    The epochs that a trial took over from a lost one count once.
+    """
+    whole: dict[int, int] = {}  # by the first of the trials that went on one from the other
+    first: dict[int, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        resumed = trial.user_attrs.get(RESUMED)
+        root = first[trial.number] = trial.number if resumed is None else first[resumed]
+        whole[root] = max(whole.get(root, 0), int(trial.user_attrs.get("epochs", 0)))
+    return sum(whole.values())
 
 
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:

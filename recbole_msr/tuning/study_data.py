@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from recbole_msr.config.build import reading_data
+from recbole_msr.data.cache import fingerprint
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
@@ -56,7 +57,7 @@ class StudyData(Tables):
     def __init__(self, settings: SearchSettings) -> None:
         from recbole.data import create_dataset
 
-        self.config = trial_config(settings, {})
+        self.config, self._dataset = trial_config(settings, {}), settings.dataset
         with reading_data(self.config):
             dataset = create_dataset(self.config)
             splits = dataset.build()
@@ -70,6 +71,11 @@ class StudyData(Tables):
                 check_metric(name, self.config, self.train_split, self._is_multi_task)
                 task = None if self._is_multi_task else self.config["main_task"]
                 check_validation(name, self.config, self.valid_split, task)
+
+    @cached_property
+    def name(self) -> str:
+        """Return a name for the data and how they are filtered, labelled and split."""
+        return fingerprint(self.config, self.config["data_path"], self._dataset)[:16]
 
     def of(self, config: Any) -> Tables:
         """Return the tables of a training: for a single-task model in a search over several, those of its task.

@@ -5,7 +5,11 @@ from __future__ import annotations
 from optuna.trial import FrozenTrial, TrialState
 
 SO_FAR = "values_so_far"
-"""Attribute of a trial that was cut off by the end of `--timeout`, or pruned: its best values up to then."""
+"""Attribute of a trial that has validated an epoch on all data: its best values up to now; None of one that failed."""
+KEPT_EPOCHS = "kept_epochs"
+"""Attribute of a trial: number of its epochs that its checkpoint has."""
+RESUMED = "resumed"
+"""Attribute of a trial that went on from a lost one's checkpoint: that one's number."""
 
 
 def counts(trial: FrozenTrial) -> bool:
@@ -23,13 +27,19 @@ def values_of(trial: FrozenTrial) -> list[float] | None:
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:
-    """Return whether a trial was validated, but cut off by `--timeout` before it finished."""
-    return trial.state == TrialState.FAIL and SO_FAR in trial.user_attrs
+    """Return whether a trial was validated, but interrupted or cut off by `--timeout` before it finished."""
+    lost = trial.user_attrs.get("uncounted") == "lost"
+    return trial.state == TrialState.FAIL and lost and trial.user_attrs.get(SO_FAR) is not None
+
+
+def is_under_way(trial: FrozenTrial) -> bool:
+    """Return whether a trial runs and has validated an epoch."""
+    return trial.state == TrialState.RUNNING and trial.user_attrs.get(SO_FAR) is not None
 
 
 def is_unfinished(trial: FrozenTrial) -> bool:
-    """Return whether a trial was validated, but cut off or pruned before it finished: its value may still improve."""
-    return is_cut_off(trial) or (trial.state == TrialState.PRUNED and SO_FAR in trial.user_attrs)
+    """Return whether a trial was validated, but has not come to its end, or not yet: its value may still improve."""
+    return is_cut_off(trial) or is_under_way(trial) or (trial.state == TrialState.PRUNED and SO_FAR in trial.user_attrs)
 
 
 def has_succeeded(trial: FrozenTrial) -> bool:

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.fused_trials import FusedTrials
 from recbole_msr.tuning.objective import Objective
@@ -55,8 +56,15 @@ def run_trials(
     space = Space.load(settings.space)
     data = data or StudyData(settings)
     study = study or open_search(settings, space, data.config)
-    wanted = wanted_trials(settings, study)
+    wanted, best = wanted_trials(settings, study), BestModel(settings)
+
+    def ended(trial: FrozenTrial) -> None:
+        best.settle(study)
+        best.trim(study)
+        if after is not None:
+            after(trial)
+
     budget = Budget(settings, study, deadline)
     with Trials(study, settings, wanted, budget) as trials:
         objective = Objective(settings, space, data, budget)
-        trials.run(objective, after, orphaned, FusedTrials(objective, settings, space, data, wanted))
+        trials.run(objective, ended, orphaned, FusedTrials(objective, settings, space, data, wanted))

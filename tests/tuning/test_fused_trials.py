@@ -270,7 +270,8 @@ def test_what_is_tried_again_after_its_worker_was_killed_is_trained_alone(tmp_pa
 
     class Nothing:
         def begin(self, attempt):
-            attempt.runs.append(SimpleNamespace(config=defaultdict(lambda: None), attributes=dict, history=[]))
+            nothing = {"history": [], "seconds_before": 0.0, "best_at": None}
+            attempt.runs.append(SimpleNamespace(config=defaultdict(lambda: None), attributes=dict, **nothing))
 
     together = Groups(Nothing(), settings, SimpleNamespace(parameters=[]), None, 4)
     study = optuna.create_study()

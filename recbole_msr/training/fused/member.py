@@ -68,6 +68,7 @@ class Member:
         last_path: where the state goes after every epoch from which `LightningTrainer` can go on; None for none.
         metrics_path: where a table with one row an epoch goes; None for none.
         callback_fn: called after every validation with (epoch from 0, score). What it raises ends this member alone.
+        last_share: the share of the time that writing `last_path` may take (`EpochKeeper`).
         on_end: called when it has ended, while others may go on. What it raises ends all.
 
     Attributes:
@@ -88,11 +89,13 @@ class Member:
         metrics_path: Path | None = None,
         callback_fn: Callable[[int, float], Any] | None = None,
         on_end: Callable[[], Any] | None = None,
+        last_share: float = 1.0,
     ) -> None:
         self.config, self.model, self.on_end = config, model, on_end
         self.module = RecModule(model, config).to(config["device"])  # what weighs the losses has tensors of its own
         self.random = RandomState(config["device"])
-        self.epochs: EpochKeeper = MemberEpochs(config, settings or {}, best_path, last_path, metrics_path, callback_fn)
+        paths = (best_path, last_path, metrics_path)
+        self.epochs: EpochKeeper = MemberEpochs(config, settings or {}, *paths, callback_fn, last_share)
         self.error: Exception | None = None
         self.seconds = 0.0
         self.stacked = False

@@ -1,0 +1,126 @@
+"""The best model of a search so far: `best/` and best.yaml, kept in step with its trials from their first epoch on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from recbole_msr.errors import InputError
+from recbole_msr.files.atomic import write_atomically
+from recbole_msr.files.json import read_json
+from recbole_msr.runs.folder import VALIDATED
+from recbole_msr.runs.outcome import write_validated
+from recbole_msr.tuning.outcome import best_trial, write_best
+from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
+from recbole_msr.tuning.trial_state import SO_FAR, counts, values_of
+from recbole_msr.tuning.trial_training import parts_of
+
+KEPT_TRIALS = 20
+"""Number of trials whose models are kept: the best ones by validation."""
+
+
+class BestModel:
+    """The best model of a search so far.
+
+    All workers of a folder keep it, one at a time. Each of its files is replaced as a whole, and best.ckpt holds the
+    model with its settings, so that whoever opens the folder at any moment has one model.
+
+    Args:
+        settings: the search.
+    """
+
+    def __init__(self, settings: SearchSettings) -> None:
+        self._settings = settings
+        self._folder = settings.folder / "best"
+        self._mark = settings.folder / "workers" / "best.json"
+        self._lock = FileLock(settings.folder / "workers" / "best.lock")
+
+    def settle(self, study: optuna.Study) -> FrozenTrial | None:
+        """Make `best/` and best.yaml those of the trial that is the best now, be it under way.
+
+        Returns:
+            The trial; None as long as there is none.
+        """
+        self._mark.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            best = best_trial(study, self._settings.tolerance, running=True)
+            if best is not None:
+                self._install(study, best)
+        return best
+
+    def keep(self, study: optuna.Study, best: FrozenTrial, confirmed: str | None = None) -> None:
+        """Make `best/` and best.yaml those of a trial that has been chosen.
+
+        Args:
+            study: the search's study.
+            best: the trial.
+            confirmed: as `write_best` takes it.
+        """
+        with self._lock:
+            self._install(study, best, confirmed)
+
+    def _install(self, study: optuna.Study, best: FrozenTrial, confirmed: str | None = None) -> None:
+        mark = {"trial": best.number, "state": best.state.name, "values": values_of(best), "confirmed": confirmed}
+        with contextlib.suppress(OSError, InputError):
+            if read_json(self._mark, dict, finite=False) == mark and (self._settings.folder / "best.yaml").is_file():
+                return
+        source = self._model_of(study, best)
+        if source is not None:
+            with contextlib.suppress(FileNotFoundError):  # the trial has just been taken up under another number
+                self._folder.mkdir(exist_ok=True)
+                link_folder(source / "vocabulary", self._folder / "vocabulary")
+                link(source / BEST, self._folder / BEST)
+                link(source / "config.yaml", self._folder / "config.yaml")
+                write_validated(self._folder, {**read_json(source / VALIDATED), "trial": best.number})
+        write_best(self._settings, study, best, confirmed)
+        text = json.dumps(mark)
+        write_atomically(self._mark, lambda path: Path(path).write_text(text, encoding="utf-8"))
+
+    def _model_of(self, study: optuna.Study, best: FrozenTrial) -> Path | None:
+        """Return the folder of a trial's model; None if it was trained elsewhere."""
+        part = parts_of(self._settings)[0].folder
+        trials = study.get_trials(deepcopy=False)
+        same = [  # those that went on from it took its folder
+            one
+            for one in trials[best.number + 1 :]
+            if values_of(one) == values_of(best) and best.number in [lost.number for lost in predecessors(one, trials)]
+        ]
+        folders = [TrialFolder(self._settings.folder, one.number).training(part) for one in (best, *same)]
+        return next((folder for folder in folders if (folder / VALIDATED).is_file()), None)
+
+    def trim(self, study: optuna.Study) -> None:
+        """Remove the models of trials that have ended, but those of the best ones."""
+        trials = study.get_trials(deepcopy=False)
+        over = {one.user_attrs.get("retry_of") for one in trials if one.state.is_finished() and counts(one)}
+        with self._lock:
+            ended = []
+            for number, folder in trial_folders(self._settings.folder):
+                trial = trials[number] if number < len(trials) else None
+                if trial is None or trial.state == TrialState.WAITING:
+                    folder.remove()  # of another study, which was removed
+                elif not trial.state.is_finished():
+                    continue
+                elif counts(trial):
+                    ended.append((trial, folder))
+                elif trial.user_attrs.get("retry_of", number) in over or trial.user_attrs["uncounted"] != "lost":
+                    folder.remove()
+            models = [pair for pair in ended if pair[0].state != TrialState.FAIL and self._quality(pair[0]) is not None]
+            index = self._settings.objectives.index(self._settings.quality)
+            sign = 1 if study.directions[index] == StudyDirection.MINIMIZE else -1
+            models.sort(key=lambda pair: (sign * (self._quality(pair[0]) or 0.0), pair[0].number))
+            best = best_trial(study, self._settings.tolerance)
+            kept = {trial.number for trial, _ in models[:KEPT_TRIALS]} | ({best.number} if best is not None else set())
+            for trial, folder in ended:
+                folder.end(trial.number in kept)
+
+    def _quality(self, trial: FrozenTrial) -> float | None:
+        """Return a trial's best value of the first objective that is a metric."""
+        values = trial.user_attrs.get(SO_FAR) or trial.values
+        return values[self._settings.objectives.index(self._settings.quality)] if values else None
