@@ -23,7 +23,7 @@ from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
-from recbole_msr.tuning.trial_state import is_unfinished, values_of
+from recbole_msr.tuning.trial_state import is_cut_off, is_under_way, is_unfinished, values_of
 from recbole_msr.version import __version__
 
 _ROUNDING = 1e-12
@@ -302,7 +302,9 @@ def _describe_best(trial: FrozenTrial, settings: SearchSettings) -> dict[str, An
     return {
         "number": trial.number,
         "values": values_of(trial),
-        "cut_off": trial.user_attrs.get("reason", "it was under way") if trial.values is None else None,
+        "cut_off": trial.user_attrs.get("reason", "it was under way")
+        if is_cut_off(trial) or is_under_way(trial)
+        else None,
         "params": trial.params,
         "settings": trial_settings(settings, trial.user_attrs["settings"]),
     }
