@@ -26,8 +26,8 @@ class WorkerArguments:
         parent: that command's process id.
         gpu: RecBole's gpu_id for this worker.
         deadline: `time.monotonic()` at which the command shall be over.
-        final: the trial whose final runs it does; None: it runs trials.
-        seeds: the seeds of those runs.
+        final: the trials whose final runs it does, one after the other; none: it runs trials.
+        seeds: the seeds of the runs of each of them.
         untested: whether those runs stop before their test.
     """
 
@@ -35,8 +35,8 @@ class WorkerArguments:
     parent: int | None = None
     gpu: str | None = None
     deadline: float | None = None
-    final: int | None = None
-    seeds: Sequence[int] = ()
+    final: Sequence[int] = ()
+    seeds: Sequence[Sequence[int]] = ()
     untested: bool = False
 
     def orphaned(self) -> bool:
@@ -51,8 +51,8 @@ def run_as_worker(about: str | None, work: Callable[[WorkerArguments], None]) ->
     parser.add_argument("--parent", type=int, help="the process that started this one")
     parser.add_argument("--gpu", help="RecBole's gpu_id for this worker")
     parser.add_argument("--deadline", type=float, help="time.time() at which the command shall be over")
-    parser.add_argument("--final", type=int, metavar="TRIAL")
-    parser.add_argument("--seeds", type=int, nargs="+", default=())
+    parser.add_argument("--final", type=int, metavar="TRIAL", action="append", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", action="append", default=[])
     parser.add_argument("--untested", action="store_true", help="stop before the test")
     arguments = vars(parser.parse_args())
     if arguments["deadline"] is not None:

@@ -32,8 +32,10 @@ _UNFINISHED = 1.5
 """The same for a trial that was cut off or pruned: how long it takes to its end is not known."""
 _TEST_SHARE = 0.1
 """Seconds of a test, as a share of those of the training."""
-_START_SECONDS, _START_SECONDS_PROCESS = 1.0, 8.0
-"""To read the prepared data and build the model, and the same in a worker process, which imports all first."""
+_START_SECONDS = 1.0
+"""To read the prepared data and build the model."""
+_PROCESS_SECONDS = 7.0
+"""To start worker processes, which import all first."""
 _LOOK_SECONDS = 1.0
 """Between two looks at the study's trials."""
 
@@ -69,14 +71,16 @@ class Budget:
 
     def trials_over(self) -> bool:
         """Return whether no trial may begin any more, and those under way are to stop after their epoch."""
+        return self.trials_left() <= 0
+
+    def trials_left(self) -> float:
+        """Return the seconds that are left for trials; infinity without a deadline."""
         if self._deadline is None:
-            return False
+            return math.inf
         now = self._clock()
-        if now >= self._deadline:
-            return True
-        if now - self._looked >= _LOOK_SECONDS:
+        if now < self._deadline and now - self._looked >= _LOOK_SECONDS:
             self._reserve, self._looked = self.reserve(), now
-        return now >= self._deadline - self._reserve
+        return self._deadline - self._reserve - now
 
     def reserve(self) -> float:
         """Estimate the seconds that confirmation, test and page will take, at most `MOST_RESERVED` of the timeout."""
@@ -124,8 +128,13 @@ class Budget:
         else:  # one of them is the winner, and others may be tested beside it
             tested = 1 + sum(trial.number in numbers for trial in beside)
             slowest = max((_training_seconds(self._settings, trial) for trial in chosen), default=0.0)
-            second += [self._start_seconds + _TEST_SHARE * slowest] * (min(tested, len(chosen)) * len(seeds))
-        return makespan(first, self._settings.workers) + makespan(second, self._settings.workers)
+            second += [_START_SECONDS + _TEST_SHARE * slowest] * (min(tested, len(chosen)) * len(seeds))
+        return self._span(first) + self._span(second)
+
+    def _span(self, runs: Sequence[float]) -> float:
+        """Return the seconds of runs that the workers share."""
+        process = _PROCESS_SECONDS if self._settings.workers > 1 and any(runs) else 0.0
+        return process + makespan(runs, self._settings.workers)
 
     def run_seconds(self, trial: FrozenTrial, seed: int, test: bool) -> float:
         """Estimate the seconds of a trial's training with a fresh seed, as far as it is not done yet.
@@ -140,12 +149,8 @@ class Budget:
         training = _training_seconds(self._settings, trial)
         tested = _TEST_SHARE * training if test else 0.0
         if is_over(self._settings, trial, seed, False):
-            return self._start_seconds + tested
-        return self._start_seconds + training + tested
-
-    @property
-    def _start_seconds(self) -> float:
-        return _START_SECONDS_PROCESS if self._settings.workers > 1 else _START_SECONDS
+            return _START_SECONDS + tested
+        return _START_SECONDS + training + tested
 
     def plan(self, candidates: Sequence[FrozenTrial], beside: Callable[[FrozenTrial], Sequence[FrozenTrial]]) -> Plan:
         """Choose what is trained again and tested in the time that is left.

@@ -94,16 +94,13 @@ def train_finals(
         wish = trials[run[0]]
         return is_over(settings, wish.trial, run[1], wish.test)
 
-    def fits(group: Group) -> bool:
-        return group.seconds <= budget.left()
-
     runs = [run for group in groups for run in group.runs]
     bar = tqdm(total=len(runs), desc=about, unit="run", disable=not progress, leave=False)
     with contextlib.closing(bar):
         if settings.workers > 1:
-            failed = _run_workers(settings, trials, groups, over, fits, budget, bar)
+            failed = _run_workers(settings, trials, groups, over, budget, bar)
         else:
-            failed = _run_here(settings, study, groups, fits, budget, bar)
+            failed = _run_here(settings, study, groups, budget, bar)
     return {run: failed.get(run, NO_TIME) for run in runs if not over(run)}
 
 
@@ -111,14 +108,13 @@ def _run_here(
     settings: SearchSettings,
     study: optuna.Study,
     groups: Sequence[Group],
-    fits: Callable[[Group], bool],
     budget: Budget,
     bar: Any,
 ) -> dict[Run, str]:
     failed: dict[Run, str] = {}
     with quiet_terminal():
         for group in groups:
-            if not fits(group):
+            if group.seconds > budget.left():
                 continue
             try:
                 failed |= run_final(settings, study, group, budget, bar.update)
@@ -134,7 +130,6 @@ def _run_workers(
     trials: dict[int, Wanted],
     groups: Sequence[Group],
     over: Callable[[Run], bool],
-    fits: Callable[[Group], bool],
     budget: Budget,
     bar: Any,
 ) -> dict[Run, str]:
@@ -146,7 +141,7 @@ def _run_workers(
         if count > bar.n:
             bar.update(count - bar.n)
 
-    lost = run_finals(settings, groups, lambda run: over(run) or marks[run].is_file(), ended, fits, budget.deadline)
+    lost = run_finals(settings, groups, lambda run: over(run) or marks[run].is_file(), ended, budget.deadline)
     return lost | {run: mark.read_text(encoding="utf-8") for run, mark in marks.items() if mark.is_file()}
 
 
@@ -176,7 +171,7 @@ def _group_size(settings: SearchSettings, trial: FrozenTrial, data: StudyData, s
     if isinstance(settings.fused, int):
         return settings.fused
     try:
-        return fused_group_size(get_model(config["model"])(config, data.train_split), config)
+        return fused_group_size(get_model(config["model"])(config, data.of(config).train_split), config)
     except Exception as error:  # a large model, for instance, for which only a worker had the memory
         logger.warning(
             "the final test trains one seed at a time, as its model cannot be built here: %s", reason_of(error)
@@ -248,19 +243,34 @@ def _reason(error: Exception, seed: int) -> str:
     return reason
 
 
-def run_final_in_worker(settings: SearchSettings, group: Group, deadline: float | None) -> None:
-    """Run `run_final`, and leave the reason of a failed run beside its folder."""
+def run_finals_in_worker(settings: SearchSettings, groups: Sequence[Group], deadline: float | None) -> None:
+    """Run groups one after the other, and leave the reason of a failed run beside its folder.
+
+    Args:
+        settings: the search.
+        groups: the trials and seeds.
+        deadline: `time.monotonic()` at which the command shall be over; a group that would end later is not begun.
+    """
     space = Space.load(settings.space)
     study = open_search(settings, space, trial_config(settings, dict(space.fixed)))
-    trial = study.get_trials(deepcopy=False)[group.trial]
-    for seed in group.seeds:
-        failure_mark(settings, trial, seed).unlink(missing_ok=True)  # left by an earlier command
+    trials = study.get_trials(deepcopy=False)
     budget = Budget(settings, study, deadline)
-    for (_, seed), reason in run_final(settings, study, group, budget).items():
+    for group in groups:
+        trial = trials[group.trial]
+        if sum(budget.run_seconds(trial, seed, group.test) for seed in group.seeds) > budget.left():
+            continue
         try:
-            write_atomically(
-                failure_mark(settings, trial, seed),
-                lambda path, reason=reason: Path(path).write_text(reason, encoding="utf-8"),
-            )
-        except OSError as error:
-            logger.error("%s, and the final run with seed %d failed: %s", error, seed, reason)
+            failed = run_final(settings, study, group, budget)
+        except Exception as error:
+            if ends_search(error):
+                raise
+            failed = dict.fromkeys(group.runs, reason_of(error))
+        for (_, seed), reason in failed.items():
+            _leave_reason(failure_mark(settings, trial, seed), seed, reason)
+
+
+def _leave_reason(mark: Path, seed: int, reason: str) -> None:
+    try:
+        write_atomically(mark, lambda path: Path(path).write_text(reason, encoding="utf-8"))
+    except OSError as error:
+        logger.error("%s, and the final run with seed %d failed: %s", error, seed, reason)

@@ -44,10 +44,9 @@ def run_finals(
     groups: Sequence[Group],
     over: Callable[[Run], bool],
     ended: Callable[[int], Any],
-    fits: Callable[[Group], bool],
     deadline: float | None,
 ) -> dict[Run, str]:
-    """Run groups in worker processes, each of which trains one group.
+    """Run groups in worker processes, which share them out; a worker begins none that does not fit into its time.
 
     A group whose worker was killed is tried again seed by seed: together they may have needed too much memory.
 
@@ -56,13 +55,12 @@ def run_finals(
         groups: what a worker trains together.
         over: returns whether a training has ended, well or with a reason that its worker left.
         ended: called again and again with the number of trainings that have ended.
-        fits: returns whether a group may begin in the time that is left.
-        deadline: `time.monotonic()` at which trainings stop after their epoch.
+        deadline: `time.monotonic()` at which the command shall be over.
 
     Returns:
         The reason of every training that neither ended nor left one; those that did not begin are absent.
     """
-    workers = _FinalWorkers(settings, groups, over, fits, deadline)
+    workers = _FinalWorkers(settings, groups, over, deadline)
     try:
         while workers.remain():
             workers.start()
@@ -82,57 +80,71 @@ class _FinalWorkers:
     """
 
     def __init__(
-        self,
-        settings: SearchSettings,
-        groups: Sequence[Group],
-        over: Callable[[Run], bool],
-        fits: Callable[[Group], bool],
-        deadline: float | None,
+        self, settings: SearchSettings, groups: Sequence[Group], over: Callable[[Run], bool], deadline: float | None
     ) -> None:
-        self._settings, self._over, self._fits = settings, over, fits
+        self._settings, self._over = settings, over
         self._stop_at = None if deadline is None else time.time() + deadline - time.monotonic()
         self.processes = WorkerProcesses(settings, "recbole_msr.tuning.worker")
         self._waiting = list(groups)
         self._tries = {run: 0 for group in groups for run in group.runs}
-        self._running: dict[str, tuple[int, Group]] = {}  # name: number of the worker, its group
+        self._running: dict[int, list[Group]] = {}  # number of the worker: its groups
         self.failed: dict[Run, str] = {}
 
     def remain(self) -> bool:
         return bool(self._waiting or self._running)
 
     def start(self) -> None:
-        """Start as many groups as there are free workers, and leave out those that do not fit into the time."""
-        while self._waiting and len(self._running) < self._settings.workers:
-            group = self._waiting.pop(0)
-            if not self._fits(group):
-                continue
-            index = min(set(range(self._settings.workers)) - {index for index, _ in self._running.values()})
-            deadline = [] if self._stop_at is None else [f"--deadline={self._stop_at}"]
-            untested = [] if group.test else ["--untested"]
-            words = [*deadline, *untested, f"--final={group.trial}", "--seeds", *map(str, group.seeds)]
-            self.processes.start(_name(group), index, words)
-            self._running[_name(group)] = (index, group)
-            for run in group.runs:
-                self._tries[run] += 1
+        """Share the waiting groups out among the free workers, so that all end at about the same time."""
+        free = [index for index in range(self._settings.workers) if index not in self._running]
+        shares: list[list[Group]] = [[] for _ in free]
+        if not shares:
+            return
+        for group in self._waiting:
+            min(shares, key=lambda share: sum(one.seconds for one in share) + len(share)).append(group)
+        self._waiting.clear()
+        for index, share in zip(free, shares, strict=True):
+            if share:
+                self._start(index, share)
+
+    def _start(self, index: int, groups: list[Group]) -> None:
+        words = [] if self._stop_at is None else [f"--deadline={self._stop_at}"]
+        words += [] if groups[0].test else ["--untested"]
+        for group in groups:
+            words += [f"--final={group.trial}", "--seeds", *map(str, group.seeds)]
+        self.processes.start(_name(index), index, words)
+        self._running[index] = groups
 
     def collect(self) -> None:
         """Wait a moment, and take note of the workers that have ended."""
-        for name, code in self.processes.wait().items():
-            _, group = self._running.pop(name)
-            for run in group.runs:
+        codes = self.processes.wait()
+        for index, groups in list(self._running.items()):
+            code = codes.get(_name(index))
+            if code is None:
+                continue
+            del self._running[index]
+            unfinished = [group for group in groups if not all(map(self._over, group.runs))]
+            if not unfinished or code == 0:  # those that are not over did not fit into the time
+                continue
+            if code > 0:
+                error = self.processes.last_error(_name(index))
+                self.failed |= {run: error for group in unfinished for run in group.runs if not self._over(run)}
+                continue
+            for run in unfinished[0].runs:  # the others had not begun
                 if not self._over(run):
-                    self._retry_or_give_up(run, group, code)
+                    self._retry_or_give_up(run, unfinished[0], code)
+            self._waiting += unfinished[1:]
 
     def _retry_or_give_up(self, run: Run, group: Group, code: int) -> None:
-        if code < 0 and self._tries[run] <= self._settings.retries:
+        self._tries[run] += 1
+        if self._tries[run] <= self._settings.retries:
             logger.warning("the final run with seed %d was killed by signal %d and goes on", run[1], -code)
             self._waiting.append(Group(run[0], (run[1],), group.test, group.seconds))
         else:
-            self.failed[run] = self.processes.last_error(_name(group))
+            self.failed[run] = f"its worker was killed by signal {-code} {self._tries[run]} times"
 
     def count_ended(self) -> int:
         return sum(map(self._over, self._tries)) + len(self.failed)
 
 
-def _name(group: Group) -> str:
-    return f"final-{group.trial}-{group.seeds[0]}"
+def _name(index: int) -> str:
+    return f"final-{index}"

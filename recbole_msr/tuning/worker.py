@@ -19,7 +19,7 @@ if __name__ == "__main__":
 with importing():
     from recbole_msr.jobs.worker import WorkerArguments, run_as_worker
     from recbole_msr.threads import log_threads, torch_threads
-    from recbole_msr.tuning.final import run_final_in_worker
+    from recbole_msr.tuning.final import run_finals_in_worker
     from recbole_msr.tuning.final_workers import Group
     from recbole_msr.tuning.settings import SearchSettings
     from recbole_msr.tuning.worker_loop import run_trials
@@ -31,9 +31,10 @@ def _work(arguments: WorkerArguments) -> None:
         settings = replace(settings, config={**settings.config, "gpu_id": arguments.gpu})
     with torch_threads(int(settings.config["threads"])):
         log_threads()
-        if arguments.final is not None:
-            group = Group(arguments.final, tuple(arguments.seeds), not arguments.untested)
-            run_final_in_worker(settings, group, arguments.deadline)
+        if arguments.final:
+            pairs = zip(arguments.final, arguments.seeds, strict=True)
+            groups = [Group(trial, tuple(seeds), not arguments.untested) for trial, seeds in pairs]
+            run_finals_in_worker(settings, groups, arguments.deadline)
         else:
             run_trials(settings, arguments.deadline, arguments.orphaned)
 

@@ -50,7 +50,7 @@ def test_without_a_timeout_all_is_done(tmp_path, clock):
     budget = Budget(settings, study, None, clock)
     add(study, 0.8, 1e9)
     assert not budget.trials_over()
-    assert budget.left() == math.inf
+    assert budget.left() == budget.trials_left() == math.inf
     assert plan(study, settings, budget) == Plan(1, 3, True)
 
 

@@ -158,6 +158,36 @@ def test_a_tolerance_that_is_a_share_is_refused(given, capsys):
     assert SearchOptions("LR", "d", 1).tolerance == 0.001
 
 
+@pytest.mark.slow
+def test_a_model_of_one_task_is_trained_and_tested_once_a_task(config, tmp_path, monkeypatch, no_pages):
+    monkeypatch.chdir(tmp_path)
+    result = recbole_msr.search(
+        None, "tiny", 3, models=["LR", "FM"], config={**config, "epochs": 1}, output="out", final_seeds=2, confirm=2,
+        wandb="disabled", progress=False,
+    )  # fmt: skip
+    summary = result.summary
+    winner = summary["confirmation"]["winner"]
+    tables = {}
+    for seed in SEEDS:
+        for task in ("click", "like"):
+            folder = Path(f"out/final/trial-{winner}-seed-{seed}-{task}")
+            tables[seed, task] = pd.read_parquet(folder / "predictions.parquet")
+            assert json.loads((folder / "result.json").read_text())["main_task"] == task
+    pooled = summary["final"]["test"]["pooled"]
+    for task in ("click", "like"):
+        values = [roc_auc_score(table[f"label_{task}"], table[f"score_{task}"]) for table in map_of(tables, task)]
+        assert pooled[task]["auc"]["values"] == pytest.approx(values)
+    gain = summary["confirmation"]["gain"]["reference"]
+    if gain is not None and gain["trial"] != winner:
+        assert "auc/macro" in gain["differences"]
+        means = [summary[name]["test"]["pooled"]["like"]["auc"]["mean"] for name in ("final", "final_reference")]
+        assert gain["differences"]["auc/like"]["mean"] == pytest.approx(means[0] - means[1])
+
+
+def map_of(tables, task):
+    return [tables[seed, task] for seed in SEEDS]
+
+
 def test_final_runs_keep_their_predictions_and_their_settings(search):
     result = go(search, trials=1, config={"epochs": 1})
     folder = Path(f"out/final/trial-{result.summary['best']['number']}-seed-2021")

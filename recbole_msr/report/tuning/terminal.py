@@ -99,6 +99,9 @@ def confirmation_sentences(confirmation: Mapping[str, Any]) -> list[str]:
         if of is None:
             continue
         name = f"{what} ({of['model']}, trial {of['trial']})"
+        if of["trial"] == confirmation["winner"]:
+            sentences.append(f"The winner is {name}: there is no gain.")
+            continue
         if of["metric"] is None:
             sentences.append(f"Test, the winner less {name}: {of['reason'] or 'no metric is tested'}.")
             continue
