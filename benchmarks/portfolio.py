@@ -1,0 +1,217 @@
+"""First configurations of every model: settings that are good on many datasets, each where those before it are weak.
+
+    python -m benchmarks.portfolio collect --folder=DIR [--models=HiNet,FM] [--rows=20000] [--seconds=3600]
+    python -m benchmarks.portfolio choose --folder=DIR
+    python -m benchmarks.portfolio report --folder=DIR
+
+`collect` trains (`benchmarks/portfolio_trials.py` has the method and what was cut); `DIR/trainings.jsonl` has a line a
+training, and the same command goes on. `choose` writes `search_spaces/first/MODEL.yaml`, `report` prints the tables of
+docs/search.md.
+
+Choosing. The loss of settings on a dataset is the best value of all settings there minus theirs, as a share of the best
+value minus 0.5 (what an AUC is worth that knows nothing). The defaults come first, as in every search. Each further one
+is the settings that lower most the sum over datasets of the least loss of those chosen; it ends where none lowers the
+mean loss by `LEAST_GAIN`, or at `MOST`.
+
+Judging. Settings are also chosen without a dataset and judged there: the best value of its first k trials, the defaults
+among them, beside that of the defaults and of k - 1 random points of the space with the defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.outside_data import SOURCE
+from benchmarks.portfolio_trials import SHARES, Results, collect
+from recbole_msr.files.yaml import parse_yaml, write_yaml_text
+from recbole_msr.registry import describe, search_spaces
+
+MOST = 12
+"""Settings chosen for a model at most."""
+LEAST_GAIN = 0.002
+"""Mean loss that one more must take away."""
+FEWEST = 4
+"""Settings that must have been trained on all datasets for a model to have first configurations."""
+TRIALS = (1, 2, 4, 8)
+Values = Mapping[int, Mapping[str, float]]
+"""Number of settings -> dataset -> value; 0 is the defaults."""
+
+
+def losses(values: Values) -> dict[int, dict[str, float]]:
+    """The loss of every settings on every dataset: 0 for the best, 1 for what a model that knows nothing has."""
+    data = list(values[0])
+    best = {name: max(by_data[name] for by_data in values.values()) for name in data}
+    return {
+        number: {name: min((best[name] - by_data[name]) / (best[name] - 0.5), 1.0) for name in data}
+        for number, by_data in values.items()
+    }
+
+
+def choose(values: Values, data: Iterable[str] | None = None, most: int = MOST, least: float = LEAST_GAIN) -> list[int]:
+    """Choose settings greedily, the defaults first.
+
+    Args:
+        values: values of settings; number 0 is the defaults.
+        data: datasets that they are chosen on; by default all.
+        most: how many at most, without the defaults.
+        least: what each must lower the mean least loss by.
+
+    Returns:
+        Their numbers, in their order, with 0 in front.
+    """
+    names = list(values[0]) if data is None else list(data)
+    lost = losses({number: {name: by[name] for name in names} for number, by in values.items()})
+    chosen, least_lost = [0], dict(lost[0])
+    while len(chosen) <= most:
+        gains = {
+            number: statistics.mean(max(least_lost[name] - by[name], 0.0) for name in names)
+            for number, by in lost.items()
+            if number not in chosen
+        }
+        following = max(gains, key=lambda number: gains[number], default=None)
+        if following is None or gains[following] < least:
+            return chosen
+        chosen.append(following)
+        least_lost = {name: min(least_lost[name], lost[following][name]) for name in names}
+    return chosen
+
+
+def differing(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys in which settings differ from a model's defaults, numbers with three digits."""
+    defaults = parse_yaml(describe(model), model) or {}
+    recbole = {"learning_rate": 0.001, "train_batch_size": 2048, "weight_decay": 0.0}
+    rounded = {key: _rounded(value) for key, value in settings.items()}
+    return {key: value for key, value in rounded.items() if {**recbole, **defaults}.get(key, math.nan) != value}
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def file_of(model: str, values: Values, settings: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> str:
+    """The YAML file of a model's first configurations."""
+    data = list(values[0])
+    lines = [
+        f"# First configurations of {model}, tried after the defaults: docs/search.md, Where a search begins.",
+        f"# Written by python -m benchmarks.portfolio choose, of {len(values)} settings on {', '.join(data)}.",
+        "# At each: macro AUC minus that of the defaults (validation, small samples, one seed).",
+        f"model: {model}",
+        "configurations:",
+    ]
+    for number in chosen[1:]:
+        gains = {name: values[number][name] - values[0][name] for name in data}
+        shown = ", ".join(f"{name} {gain:+.4f}" for name, gain in gains.items() if math.isfinite(gain))
+        text = write_yaml_text(differing(model, settings[number]), flow=True, width=10**6).strip()
+        lines += [f"  # {shown}", f"  - {text}"]
+    return "\n".join(lines) + "\n"
+
+
+def left_out_one(values: Values, random: Sequence[int]) -> dict[int, dict[str, tuple[float, float | None]]]:
+    """Number of trials -> dataset -> best value of settings chosen on the other datasets, and that of random ones.
+
+    Args:
+        values: values of settings.
+        random: numbers of the settings that are random points of the space.
+    """
+    found: dict[int, dict[str, tuple[float, float | None]]] = {}
+    for left_out in values[0]:
+        others = [name for name in values[0] if name != left_out]
+        order = choose(values, others, most=max(TRIALS), least=-1.0)
+        for trials in TRIALS:
+            ours = max(values[number][left_out] for number in order[:trials])
+            drawn = expected_best([values[number][left_out] for number in random], trials - 1, values[0][left_out])
+            found.setdefault(trials, {})[left_out] = (ours, drawn)
+    return found
+
+
+def expected_best(values: Sequence[float], draws: int, floor: float) -> float | None:
+    """The mean over all ways to draw so many of the values of the largest one, or `floor`; None of too few values."""
+    if draws == 0:
+        return floor
+    if len(values) < max(draws, 2):
+        return None
+    ordered = sorted(values)
+    ways = math.comb(len(ordered), draws)
+    return sum(math.comb(i, draws - 1) * max(value, floor) for i, value in enumerate(ordered)) / ways
+
+
+def report(results: Results, models: Sequence[str]) -> str:
+    """The tables of docs/search.md: gains over the defaults, of settings that were chosen without the dataset."""
+    lines = []
+    for model in models:
+        values = results.values(model)
+        if len(values) < FEWEST:
+            continue
+        random = [n for n in values if results.settings[model][n]["origin"] == "random"]
+        found = left_out_one(values, random)
+        lines += [
+            f"**{model}**: {len(values)} settings, {len(random)} of them random",
+            "",
+            "| data | defaults | " + " | ".join(f"after {k}" for k in TRIALS[1:]) + " | random, 4 |",
+            "|---|" + "---:|" * (len(TRIALS) + 1),
+        ]
+        for name in values[0]:
+            base = values[0][name]
+            gains = " | ".join(f"{found[k][name][0] - base:+.4f}" for k in TRIALS[1:])
+            drawn = found[4][name][1]
+            lines.append(f"| {name} | {base:.4f} | {gains} | {'' if drawn is None else f'{drawn - base:+.4f}'} |")
+        means = " | ".join(
+            f"{statistics.mean(found[k][name][0] - values[0][name] for name in values[0]):+.4f}" for k in TRIALS[1:]
+        )
+        drawn_mean = [found[4][name][1] for name in values[0]]
+        known = [d - values[0][n] for d, n in zip(drawn_mean, values[0], strict=True) if d is not None]
+        mean = f"{statistics.mean(known):+.4f}" if known else ""
+        lines += [f"| mean | {statistics.mean(values[0].values()):.4f} | {means} | {mean} |", ""]
+    return "\n".join(lines)
+
+
+def better_everywhere(values: Values) -> list[int]:
+    """Settings that are better than the defaults on every dataset, the best on average first."""
+    gains = {n: [by[name] - values[0][name] for name in values[0]] for n, by in values.items() if n}
+    return sorted((n for n, each in gains.items() if min(each) > 0), key=lambda n: -statistics.mean(gains[n]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("collect", "choose", "report"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/portfolio"), help="results and datasets")
+    parser.add_argument("--models", help="names with commas between them; by default all")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder with the raw data")
+    parser.add_argument("--settings", type=int, default=40, help="settings of each model")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seconds", type=float, help="then nothing more is begun")
+    parser.add_argument("--out", type=Path, default=search_spaces("first"), help="where choose writes its files")
+    given = parser.parse_args(arguments)
+    models = given.models.split(",") if given.models else list(SHARES)
+    if given.what == "collect":
+        collect(given.folder, models, given.settings, given.rows, given.epochs, given.seconds, given.source)
+        return
+    results = Results(given.folder)
+    if given.what == "report":
+        print(report(results, models))
+        return
+    for model in models:
+        values = results.values(model)
+        if len(values) < FEWEST:
+            print(f"{model}: {len(values)} settings were trained on all datasets, too few to choose from")
+            continue
+        settings = [line["settings"] for line in results.settings[model]]
+        chosen = choose(values)
+        print(f"{model}: {len(chosen) - 1} of {len(values)} settings")
+        for number in better_everywhere(values):
+            mean = statistics.mean(values[number][name] - values[0][name] for name in values[0])
+            print(f"  better than the defaults everywhere, {mean:+.4f}: {json.dumps(settings[number])}")
+        if len(chosen) > 1:
+            given.out.mkdir(parents=True, exist_ok=True)
+            (given.out / f"{model}.yaml").write_text(file_of(model, values, settings, chosen), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

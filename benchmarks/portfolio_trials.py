@@ -1,0 +1,293 @@
+"""The trainings that first configurations are learnt from: the same settings of a model on every dataset.
+
+Method. A model's settings are its defaults, deliberate changes of them (`VARIANTS`), and random points of its search
+space. Each is trained once on each dataset, with one seed, by the package itself (`recbole_msr.run`); its value is the
+macro AUC on the validation rows in its best epoch (the mean over scenario x task cells; for RecBole's models over the
+main task's cells). Cut, because two cores are few: whole users with at most `rows` rows a dataset (twice as many of
+amazon), 25 % of them for validation so that values are less noisy; at most `epochs` epochs, stopped after two
+validations without gain. Batches are a quarter of what the settings say, so that an epoch of the few rows has as many
+steps as one of four times the rows.
+Settings that take more than `SLOWEST` times as long as the defaults on a dataset are given up.
+
+Next is always the model that has had the least of its share of the time so far (`SHARES`), with its next settings on
+all datasets: so that the results are of use whenever it stops. Started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from benchmarks.outside_data import DATASETS, SOURCE, missing, prepare
+from recbole_msr.tuning.space.space import Space
+
+SHARES = {
+    **{"SharedBottom": 5.0, "HiNet": 7.0, "DeepFM": 2.0, "FM": 1.5, "MMoE": 1.5, "PLE": 1.2, "DCNV2": 1.0},
+    **{"STAR": 0.8, "WideDeep": 0.8, "AutoInt": 0.5, "AITM": 0.5, "HMoE": 0.5, "LR": 0.2, "OMoE": 0.2, "NFM": 0.2},
+    **{"xDeepFM": 0.1, "DCN": 0.1, "PNN": 0.1, "FwFM": 0.1, "AFM": 0.1, "FNN": 0.1},
+}
+"""Shares of the time, relative to each other."""
+_COMMON: list[dict[str, Any]] = [
+    {"interaction": "fm"},
+    {"learning_rate": 0.003},
+    {"embedding_dropout": 0.3},
+    {"weight_decay": 0.0003},
+    {"learning_rate": 0.005, "weight_decay": 0.0005, "dropout": 0.4},
+    {"interaction": "cross"},
+]
+_ONE_TASK: list[dict[str, Any]] = [
+    {"weight_decay": 0.0001},
+    {"learning_rate": 0.003, "weight_decay": 0.0001},
+    {"weight_decay": 0.001},
+    {"learning_rate": 0.005, "weight_decay": 0.001},
+    {"embedding_size": 32, "weight_decay": 0.0001},
+    {"mlp_hidden_size": [64], "dropout_prob": 0.4},
+    {"learning_rate": 0.005},
+]
+_NARROW = {"expert_hidden_sizes": [64], "task_expert_hidden_sizes": [64], "tower_hidden_sizes": [32]}
+_FEW = {"sub_experts": 3, "task_own_experts": 1, "task_shared_experts": 1}
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "SharedBottom": [
+        {"weight_decay": 0.0003},
+        *_COMMON[:3],
+        *_COMMON[4:],
+        {
+            **{"bottom_hidden_sizes": [256, 64, 256], "towers_per": "task", "learning_rate": 0.0006},
+            **{"weight_decay": 0.000003, "train_batch_size": 1024, "batch_norm": True, "loss_weighting": "uncertainty"},
+        },
+        {
+            **{"bottom_hidden_sizes": [32], "tower_hidden_sizes": [128, 32], "towers_per": "task", "dropout": 0.4},
+            **{"learning_rate": 0.007, "weight_decay": 0.0005, "train_batch_size": 8192},
+            **{"loss_weighting": "uncertainty"},
+        },
+        {"embedding_learning_rate_factor": 3.0},
+        {"learning_rate": 0.003, "learning_rate_schedule": "cosine", "warmup_epochs": 1.0},
+        {"bottom_hidden_sizes": [128], "tower_hidden_sizes": [8], "towers_per": "scenario", "batch_norm": True},
+        {"embedding_size": 32, "embedding_dropout": 0.3},
+        {"dropout": 0.0},
+        {"interaction": "fm", "embedding_dropout": 0.3, "learning_rate": 0.003},
+        {"embedding_size": 8},
+        {"towers_per": "task"},
+        {"weight_decay": 0.001},
+        {"train_batch_size": 1024},
+    ],
+    "HiNet": [
+        {**_NARROW},
+        {**_NARROW, "interaction": "fm"},
+        {**_NARROW, **_FEW, "learning_rate": 0.003, "weight_decay": 0.0003},
+        {**_NARROW, "embedding_dropout": 0.3},
+        {**_NARROW, **_FEW, "learning_rate": 0.005, "weight_decay": 0.0005, "dropout": 0.4},
+        {**_NARROW, **_FEW, "embedding_learning_rate_factor": 3.0},
+        {**_NARROW, **_FEW, "interaction": "cross"},
+        {**_NARROW, "dropout": 0.0, "weight_decay": 0.0003},
+        {"embedding_dropout": 0.2},
+        {"learning_rate": 0.0005},
+    ],
+    "FM": [
+        {"weight_decay": 0.0001},
+        {"learning_rate": 0.003},
+        {"learning_rate": 0.005, "weight_decay": 0.0001},
+        {"learning_rate": 0.01},
+        {"learning_rate": 0.01, "weight_decay": 0.0001, "embedding_size": 32},
+        {"learning_rate": 0.005, "embedding_size": 32},
+        {"learning_rate": 0.003, "train_batch_size": 1024},
+        {"learning_rate": 0.01, "weight_decay": 0.001},
+        {"learning_rate": 0.005, "embedding_size": 8},
+    ],
+    **dict.fromkeys(("MMoE", "PLE", "STAR", "AITM", "HMoE", "OMoE"), _COMMON),
+    **dict.fromkeys(("DeepFM", "DCNV2", "WideDeep", "AutoInt", "LR", "NFM", "xDeepFM", "DCN"), _ONE_TASK),
+}
+"""Changes of a model's defaults that are tried before random points; a key that its space lacks is left out of them.
+Those of SharedBottom with most keys stood out among random points (`benchmarks/fidelity.py`)."""
+SLOWEST = 1.6
+"""Settings that take so many times the defaults' processor time are given up."""
+LEAST_LIMIT = 6.0
+"""But never before so many seconds."""
+BATCH_SHARE = 4
+"""Batches are smaller than the settings say by this factor."""
+SEED = 2022
+
+
+class Results:
+    """What was planned and trained so far, as JSON lines in a folder.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._plan, self._done = folder / "settings.jsonl", folder / "trainings.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.settings: dict[str, list[dict[str, Any]]] = {}
+        for line in _lines(self._plan):
+            self.settings.setdefault(line["model"], []).append(line)
+        self.trainings: list[dict[str, Any]] = list(_lines(self._done))
+
+    def values(self, model: str) -> dict[int, dict[str, float]]:
+        """Settings' numbers -> dataset -> value, of those that were trained on all datasets that any was trained on."""
+        found: dict[int, dict[str, float]] = {}
+        for line in self.trainings:
+            if line["model"] == model:
+                value = line["value"] if line["value"] is not None else float("-inf")
+                found.setdefault(line["number"], {})[line["data"]] = value
+        every = {data for values in found.values() for data in values}
+        return {number: values for number, values in sorted(found.items()) if set(values) == every}
+
+    def plan(self, model: str, count: int) -> None:
+        """Make a model's settings at least so many: the defaults, the variants, then random points of its space."""
+        planned = self.settings.setdefault(model, [])
+        if not planned:
+            self._add(model, "defaults", {})
+            keys = Space.of_model(model).keys
+            for variant in VARIANTS.get(model, []):
+                if known := {key: value for key, value in variant.items() if key in keys}:
+                    self._add(model, "variant", known)
+        if count > len(planned):
+            space = Space.of_model(model).resolve("ml-100k")
+            optuna.logging.set_verbosity(optuna.logging.ERROR)
+            study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=SEED + len(planned)))
+            while len(planned) < count:
+                self._add(model, "random", space.suggest(study.ask()))
+
+    def _add(self, model: str, origin: str, settings: dict[str, Any]) -> None:
+        planned = self.settings[model]
+        line = {"model": model, "number": len(planned), "origin": origin, "settings": settings}
+        planned.append(line)
+        _append(self._plan, line)
+
+    def seconds(self, model: str) -> float:
+        """Processor time of a model's trainings."""
+        return sum(line["seconds"] for line in self.trainings if line["model"] == model)
+
+    def limit(self, model: str, data: str) -> float | None:
+        """Seconds that settings may take on a dataset; None for the defaults."""
+        for line in self.trainings:
+            if (line["model"], line["number"], line["data"]) == (model, 0, data):
+                return max(LEAST_LIMIT, SLOWEST * line["seconds"])
+        return None
+
+    def left(self, models: list[str], settings: int, data: list[str]) -> dict[str, list[tuple[int, str]]]:
+        """What is not trained yet, by model: numbers of settings and datasets, in their order."""
+        done = {(line["model"], line["number"], line["data"]) for line in self.trainings}
+        return {
+            model: [(n, one) for n in range(settings) for one in data if (model, n, one) not in done]
+            for model in models
+        }  # fmt: skip
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep a training."""
+        self.trainings.append(line)
+        _append(self._done, line)
+
+
+def collect(
+    folder: Path, models: list[str], settings: int, rows: int, epochs: int, seconds: float | None, source: Path = SOURCE
+) -> None:
+    """Train, until everything is or the time is up.
+
+    Args:
+        folder: where the results are, and the datasets.
+        models: names of models.
+        settings: how many settings of each model.
+        rows: rows of each dataset.
+        epochs: of each training.
+        seconds: time limit.
+        source: the folder with the raw data.
+    """
+    started = time.monotonic()
+    results = Results(folder)
+    prepared = {}
+    for name in DATASETS:
+        if (why := missing(name, source)) is not None:
+            print(why)
+            continue
+        prepared[name] = prepare(name, folder / "data", 2 * rows if name == "amazon" else rows, source)
+    for model in models:
+        results.plan(model, settings)
+    left = results.left(models, settings, list(prepared))
+    while any(left.values()) and (seconds is None or time.monotonic() - started < seconds):
+        model = min((one for one in models if left[one]), key=lambda one: results.seconds(one) / SHARES.get(one, 0.3))
+        number = left[model][0][0]
+        limit = None
+        while left[model] and left[model][0][0] == number:
+            data = left[model].pop(0)[1]
+            if limit is not None and limit <= 0:  # too slow on a dataset before
+                line: dict[str, Any] = {"value": None, "reason": "too slow on another dataset", "seconds": 0.0}
+            else:
+                limit = results.limit(model, data)
+                chosen = results.settings[model][number]["settings"]
+                line = train(model, chosen, *prepared[data], epochs=epochs, limit=limit)
+                limit = 0.0 if "reason" in line else limit
+            results.add({"model": model, "number": number, "data": data, **line})
+            print(model, number, data, json.dumps(line), flush=True)
+
+
+def train(
+    model: str, settings: dict[str, Any], dataset: str, data: dict[str, Any], epochs: int, limit: float | None
+) -> dict[str, Any]:
+    """One training: its value, best epoch, and seconds of processor time; or the reason why it has none."""
+    from recbole_msr import run
+    from recbole_msr.files.yaml import parse_yaml
+    from recbole_msr.registry import describe
+
+    fixed = {
+        **data,
+        "eval_args": {**data["eval_args"], "split": {"RS": [0.7, 0.25, 0.05]}},
+        **{"epochs": epochs, "stopping_step": 1, "threads": 1, "seed": SEED, "data_seed": SEED},
+        **{"valid_metric": "auc/macro", "show_progress": False, "wandb": "disabled", "state": "ERROR"},
+    }
+    defaults = parse_yaml(describe(model), model) or {}
+    batch = int(settings.get("train_batch_size", defaults.get("train_batch_size", 2048)))
+    scaled = {**fixed, **settings, "train_batch_size": batch // BATCH_SHARE}
+    output = tempfile.mkdtemp(prefix="portfolio-")
+    began = time.process_time()
+    line: dict[str, Any] = {"value": None}
+    try:
+        with _limited(limit):
+            result = run(model, dataset, config={**scaled, "output_dir": f"{output}/run"})
+        line |= {"value": round(result.summary["best_valid_score"], 6), "best_epoch": result.summary["best_epoch"]}
+    except Exception as error:
+        line["reason"] = f"{type(error).__name__}: {error}"[:300]
+    finally:
+        shutil.rmtree(output, ignore_errors=True)
+        gc.collect()
+    return line | {"seconds": round(time.process_time() - began, 2)}
+
+
+@contextlib.contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """Raise TimeoutError after so many seconds of processor time."""
+
+    def end(*_: Any) -> None:
+        raise TimeoutError(f"more than {seconds:.0f} s of processor time")
+
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, seconds or 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last one, cut off
+                yield json.loads(line)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a+b") as file:
+        cut_off = file.tell() > 0 and file.seek(-1, 2) >= 0 and file.read() != b"\n"
+        file.write((b"\n" if cut_off else b"") + json.dumps(line).encode() + b"\n")
