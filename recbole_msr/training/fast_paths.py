@@ -155,7 +155,7 @@ def lightning_precision(config: Any) -> str:
     within = (config["lightning"] or {}).get("precision")
     if within is not None and str(within) not in (str(wanted), *(["32-true"] if wanted == 32 else [])):
         raise InputError(f"precision: {wanted} and lightning: {{precision: {within}}} contradict each other: set one")
-    if wanted == "bf16-mixed" and not _has_bfloat16(device):
+    if wanted == "bf16-mixed" and not has_bfloat16(device):
         logger.warning(
             "precision: bf16-mixed will be slower than 32 here: this %s has no instructions for bfloat16%s",
             "processor" if device == "cpu" else "GPU",
@@ -164,7 +164,8 @@ def lightning_precision(config: Any) -> str:
     return "32-true" if wanted == 32 else str(wanted)
 
 
-def _has_bfloat16(device: str) -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Return whether a device computes in bfloat16: by name, cpu or cuda."""
     if device == "cuda":
         return torch.cuda.get_device_capability() >= (8, 0)
     checks = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16")]

@@ -131,6 +131,8 @@ class FusedTrials:
     def limit(self, attempt: Attempt) -> int:
         """Return the number of trainings to run at once, for a trial whose model has been built."""
         settings, run = self._settings, attempt.runs[0]
+        if self._objective.has_low_rungs:
+            return 1
         if settings.fused == "off" or _is_retry(attempt.trial) or not_fusable_reason(run.config) is not None:
             return 1
         if settings.trial_seeds > 1 and settings.pruner["name"] != "none":

@@ -23,6 +23,8 @@ from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.epoch_loggers import EpochLogger
 from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
+from recbole_msr.tuning.fidelity import Ladder
+from recbole_msr.tuning.low_rungs import LowRungs
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
@@ -69,11 +71,26 @@ class Objective:
         space: its space.
         data: its data.
         budget: the command's time; a trial stops at the end of its epoch when it is over. None for no limit.
+        ladder: the study's rungs below full training; None for none.
     """
 
-    def __init__(self, settings: SearchSettings, space: Space, data: StudyData, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        settings: SearchSettings,
+        space: Space,
+        data: StudyData,
+        budget: Budget | None = None,
+        ladder: Ladder | None = None,
+    ) -> None:
         self._settings, self._space, self._data, self._budget = settings, space, data, budget
         self._best = BestModel(settings)
+        self._ladder = ladder or Ladder()
+        self._low_rungs = LowRungs(settings, data, self._ladder)
+
+    @property
+    def has_low_rungs(self) -> bool:
+        """Return whether trials climb rungs below full training, each by itself."""
+        return len(self._ladder) > 0
 
     def __call__(self, trial: Trial) -> Outcome:
         """Run a trial to its end. Its errors become its outcome; only those that end the search are raised."""
@@ -87,13 +104,14 @@ class Objective:
         return attempt.outcome
 
     def begin(self, attempt: Attempt) -> None:
-        """Sample a trial's settings, and build the model of its first training."""
+        """Sample a trial's settings, train it on the low rungs, and build the model of its first full training."""
         outcome, trial = attempt.outcome, attempt.trial
         outcome.settings = self._space.suggest(trial)
         trial.set_user_attr("settings", outcome.settings)
         trial.set_user_attr("model", trial_model(self._settings, outcome.settings))
         attempt.tracked = self._track(trial, outcome.settings)
         attempt.folder = TrialFolder.begin(self._settings.folder, trial)
+        self._low_rungs.climb(trial, outcome.settings, self._stop_after, self._stop_within)
         self.begin_part(attempt, parts_of(self._settings)[0])
 
     def begin_part(self, attempt: Attempt, part: Part) -> None:
@@ -149,12 +167,18 @@ class Objective:
 
         def report(epoch: int, score: float) -> None:
             self._keep_best(attempt, run)
-            if self._reports_epochs and attempt.report(score, epoch + 1) and attempt.trial.should_prune():
+            step = len(self._ladder) + epoch + 1
+            if self._reports_epochs and attempt.report(score, step) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
-            if self._budget is not None and epoch + 1 < run.epochs and self._budget.trials_over():
-                raise _TimeUpError(f"the time was up after epoch {epoch + 1} of {run.epochs}")
+            if epoch + 1 < run.epochs:
+                self._stop_after(f"epoch {epoch + 1} of {run.epochs}")
 
         return report
+
+    def _stop_after(self, what: str) -> None:
+        """End a trial if the time for trials is up."""
+        if self._budget is not None and self._budget.trials_over():
+            raise _TimeUpError(f"the time was up after {what}")
 
     def _stop_within(self, run: TrialTraining) -> None:
         """End a training within an epoch if the command's time is up."""
@@ -167,7 +191,7 @@ class Objective:
         self._keep_best(attempt, run, resumed=True)
         if self._reports_epochs:
             for epoch, score in run.scores.items():
-                attempt.report(score, epoch)
+                attempt.report(score, len(self._ladder) + epoch)
 
     def _keep_best(self, attempt: Attempt, run: TrialTraining, resumed: bool = False) -> None:
         attempt.note_kept_epochs()

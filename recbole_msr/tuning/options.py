@@ -108,6 +108,11 @@ class SearchOptions(JobOptions):
     """Number of consecutive failed trials that ends the search."""
     fused: Annotated[SkipValidation[str | int | None], Argument("N")] = "auto"
     """Trainings that a worker runs at once, sharing their work: a number, off, or auto for as many as are faster."""
+    fidelity: Annotated[SkipValidation[str | Sequence[str] | None], Argument("RUNGS")] = "auto"
+    """Shares of the training rows on which trials are compared before they train on all: such as 1/9,1/3, off, or auto
+    for those that suit the data and the budget.
+
+    Epochs follow a colon: 1/9:2."""
     ensemble: Annotated[ProcessesOrNone, Argument("K", int)] = 0
     """Models of the best trials, at most K, that are averaged as an ensemble; 0 for none.
 

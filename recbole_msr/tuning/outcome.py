@@ -20,6 +20,7 @@ from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.versions import versions
+from recbole_msr.tuning.fidelity import Ladder
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
@@ -272,6 +273,7 @@ def summarise(
             "pruned": states[TrialState.PRUNED],
             "failed": states[TrialState.FAIL],
         },
+        "fidelity": _fidelity(study),
         "best": _describe_best(best, settings) if best is not None else None,
         "defaults": {"number": defaults.number, "values": defaults.values} if defaults is not None else None,
         **{**NOT_CONFIRMED, **confirmed},
@@ -307,6 +309,21 @@ def _describe_best(trial: FrozenTrial, settings: SearchSettings) -> dict[str, An
         else None,
         "params": trial.params,
         "settings": trial_settings(settings, trial.user_attrs["settings"]),
+    }
+
+
+def _fidelity(study: optuna.Study) -> dict[str, Any]:
+    """Return the rungs below full training, why these, and how many trials came to each and went on."""
+    ladder = Ladder.of_study(study)
+    came = [entry for trial in counted_trials(study) for entry in trial.user_attrs.get("rungs", ())]
+    counts = [[entry["passed"] for entry in came if entry["rung"] == step] for step in range(1, len(ladder) + 1)]
+    return {
+        "rungs": [
+            {"share": rung.share, "epochs": rung.epochs, "trials": len(passed), "passed": sum(passed)}
+            for rung, passed in zip(ladder.rungs, counts, strict=True)
+        ],
+        "precision": ladder.precision,
+        "reason": ladder.reason,
     }
 
 

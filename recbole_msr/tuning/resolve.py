@@ -15,6 +15,7 @@ from recbole_msr.jobs.configuration import merge_configuration, require, take_tr
 from recbole_msr.jobs.options import same_fields
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.fidelity import check_fidelity, read_fidelity
 from recbole_msr.tuning.first_configurations import read_first
 from recbole_msr.tuning.models import ROWS_MODEL, check_quality, read_models
 from recbole_msr.tuning.options import SearchOptions
@@ -177,10 +178,13 @@ def _settings(
         "sampler": read_sampler(options.sampler),
         "pruner": read_pruner(options.pruner, objectives),
         "fused": read_fused(options.fused),
+        "fidelity": read_fidelity(options.fidelity),
         **({} if options.dask is None else {"workers": 1}),  # on this machine, for what follows the trials
     }
     unchanged = same_fields(options, SearchSettings)
     for name in ("models", "first", "warm_start"):  # as they were given
         unchanged.pop(name)
     unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
-    return SearchSettings(**{**unchanged, **resolved, **tracking})
+    settings = SearchSettings(**{**unchanged, **resolved, **tracking})
+    check_fidelity(settings)
+    return settings

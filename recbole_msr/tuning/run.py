@@ -35,6 +35,7 @@ from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
 from recbole_msr.tuning.ensemble import Ensemble, describe_ensemble, find_ensemble
 from recbole_msr.tuning.first_trials import enqueue_first_trials
+from recbole_msr.tuning.low_rungs import set_ladder
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_summary
 from recbole_msr.tuning.resolve import read_search
@@ -149,6 +150,7 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
         build_stores(settings.model, settings.dataset, settings.config, space)
         data = StudyData(settings)  # prepared once: workers read it from the cache
     study = open_search(settings, space, data.config)
+    set_ladder(study, settings, data)
     enqueue_first_trials(study, space, recbole_config, settings)
     return study, data
 

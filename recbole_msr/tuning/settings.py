@@ -32,7 +32,7 @@ _SHAPE = {
     "storage?": str | None,
     **dict.fromkeys(("workers?", "trial_seeds?", "final_seeds?", "confirm?", "max_failures?", "ensemble?"), int),
     **dict.fromkeys(("trials?", "epochs?"), int | None),
-    **{"timeout?": float | None, "tolerance?": float, "fused?": str | int},
+    **{"timeout?": float | None, "tolerance?": float, "fused?": str | int, "fidelity?": str},
     "first?": {str: [dict]},
     "warm_start?": [{"settings": dict, "model": str | None, "of": str}],
 }
@@ -71,6 +71,7 @@ class SearchSettings:
         retries: how often a trial is tried again whose worker was killed.
         fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
             (`tuning/fused_trials.py`, `tuning/final.py`).
+        fidelity: rungs below full training: auto, off, or such as 1/9,1/3:2 (`tuning/fidelity.py`).
         ensemble: number of picks for an ensemble of the best trials; 0 for none.
         wandb: online, offline or disabled.
         wandb_project: project in Weights & Biases.
@@ -102,6 +103,7 @@ class SearchSettings:
     warm_start: list[dict[str, Any]] = field(default_factory=list)
     retries: int = 2
     fused: str | int = "auto"
+    fidelity: str = "auto"
     ensemble: int = SearchOptions.ensemble
     wandb: str = "offline"
     wandb_project: str = "recbole-msr"

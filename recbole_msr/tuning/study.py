@@ -142,18 +142,20 @@ def candidates(study: optuna.Study, running: bool = False) -> list[FrozenTrial]:
     return sorted([*complete, *pruned, *cut_off, *under_way], key=lambda trial: trial.number)
 
 
-def epochs_of(study: optuna.Study) -> int:
+def epochs_of(study: optuna.Study) -> float:
     """Return the number of epochs that all finished trials trained.
 
-    The epochs that a trial took over from a lost one count once.
+    The epochs that a trial took over from a lost one count once; one on a share of the rows counts as this share.
     """
     whole: dict[int, int] = {}  # by the first of the trials that went on one from the other
     first: dict[int, int] = {}
+    low = 0.0
     for trial in study.get_trials(deepcopy=False):
+        low += sum(rung["share"] * rung["epochs"] for rung in trial.user_attrs.get("rungs", ()))
         resumed = trial.user_attrs.get(RESUMED)
         root = first[trial.number] = trial.number if resumed is None else first[resumed]
         whole[root] = max(whole.get(root, 0), int(trial.user_attrs.get("epochs", 0)))
-    return sum(whole.values())
+    return low + sum(whole.values())
 
 
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:

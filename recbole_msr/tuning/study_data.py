@@ -8,8 +8,10 @@ from typing import Any
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.data.row_share import share_rows
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
+from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.tuning.settings import COSTS, SearchSettings
 from recbole_msr.tuning.trial_settings import trial_config
 
@@ -25,6 +27,7 @@ class Tables:
 
     def __init__(self, train_split: Any, valid_split: Any, config: Any) -> None:
         self.train_split, self.valid_split, self._config = train_split, valid_split, config
+        self._shares: dict[float, PackedTable] = {}
 
     @cached_property
     def train(self) -> PackedTable:
@@ -35,6 +38,16 @@ class Tables:
     def valid(self) -> PackedTable:
         """Return the rows of the validation split."""
         return PackedTable.for_run(self.valid_split, self._config)
+
+    def share(self, share: float) -> PackedTable:
+        """Return a share of the training rows, whole users, the same ones in every process (`data.row_share`)."""
+        if share not in self._shares:
+            schema = Schema.from_config(self._config)
+            labels = schema.label_fields if schema is not None else []
+            user, seed = self._config["USER_ID_FIELD"], int(self._config["data_seed"])
+            rows = share_rows(self.train, share, seed, user, SCENARIO_FIELD, labels)
+            self._shares[share] = self.train.part(rows)
+        return self._shares[share]
 
 
 class StudyData(Tables):

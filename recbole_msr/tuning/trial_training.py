@@ -27,6 +27,7 @@ from recbole_msr.runs.outcome import untested_result, write_validated
 from recbole_msr.training.epochs import EpochKeeper
 from recbole_msr.training.fused.member import Member
 from recbole_msr.training.trainer import LightningTrainer
+from recbole_msr.tuning.fidelity import Rung, rung_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_folder import BEST, LAST, keep_vocabulary, resumable
@@ -72,6 +73,8 @@ class TrialTraining:
         part: which of the trial's trainings it is.
         folder: where its config.yaml, checkpoints and validated.json go, and what it goes on from if they are there;
             None to keep nothing.
+        rung: a share of the training rows and epochs on them; None to train in full.
+        precision: `precision` on a rung; None for that of the search.
 
     Attributes:
         part: which of the trial's trainings it is.
@@ -88,10 +91,13 @@ class TrialTraining:
         sampled: dict[str, Any],
         part: Part,
         folder: Path | None = None,
+        rung: Rung | None = None,
+        precision: str | None = None,
     ) -> None:
-        self._settings, self._data, self.part, self._folder = settings, data, part, folder
+        self._settings, self._data, self.part, self._folder, self._rung = settings, data, part, folder, rung
         self._model_name = trial_model(settings, sampled)
-        self._config = trial_config(settings, {**sampled, "seed": part.seed})
+        below = rung_settings(rung, precision) if rung is not None else {}
+        self._config = trial_config(settings, {**sampled, "seed": part.seed, **below})
         self._build()
         self.epochs = int(self._config["epochs"])
         self._kept: EpochKeeper | None = None
@@ -179,9 +185,8 @@ class TrialTraining:
             after_epoch(epoch, score)
 
         try:
-            trainer.fit(
-                self._data.train, self._data.valid, verbose=False, saved=folder is not None, callback_fn=validated
-            )
+            rows = self._data.train if self._rung is None else self._data.share(self._rung.share)
+            trainer.fit(rows, self._data.valid, verbose=False, saved=folder is not None, callback_fn=validated)
         finally:
             if trainer.epochs is not None and (trainer.epochs.history or state is None):
                 self._kept = trainer.epochs

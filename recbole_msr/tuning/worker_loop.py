@@ -12,6 +12,7 @@ from recbole_msr.data.cache import fingerprint
 from recbole_msr.evaluation.metrics import smaller_is_better
 from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
+from recbole_msr.tuning.fidelity import Ladder, climb
 from recbole_msr.tuning.fused_trials import FusedTrials
 from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.settings import COSTS, SearchSettings
@@ -26,6 +27,7 @@ def open_search(settings: SearchSettings, parameters: Space, config: Any) -> opt
     data = fingerprint(config, config["data_path"], settings.dataset)
     smaller = {name: name in COSTS or smaller_is_better(name) for name in settings.objectives}
     study: optuna.Study = open_study(settings, parameters, data, smaller, int(config["epochs"]))
+    climb(study)
     return study
 
 
@@ -66,5 +68,5 @@ def run_trials(
 
     budget = Budget(settings, study, deadline)
     with Trials(study, settings, wanted, budget) as trials:
-        objective = Objective(settings, space, data, budget)
+        objective = Objective(settings, space, data, budget, Ladder.of_study(study))
         trials.run(objective, ended, orphaned, FusedTrials(objective, settings, space, data, wanted))

@@ -397,7 +397,8 @@ def _curve(trial: FrozenTrial, metric: str) -> tuple[list[int], list[float]]:
     pairs: list[tuple[int, float]] = []
     for row in trial.user_attrs.get("history") or []:
         pairs += [(int(row["epoch"]), value) for key, value in row.items() if key.lower() == column]
-    pairs = pairs or sorted(trial.intermediate_values.items())
+    if not pairs and "rungs" not in trial.user_attrs:  # steps are epochs
+        pairs = sorted(trial.intermediate_values.items())
     pairs = [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]
     return [epoch for epoch, _ in pairs], [value for _, value in pairs]
 
