@@ -30,6 +30,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import ENSEMBLE, RUN, check_paths, holds, writing
+from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.row_encoder import RowCounts
 from recbole_msr.runs.row_files import Batch
 from recbole_msr.runs.run_files import shared_property
@@ -42,7 +43,7 @@ FORMAT = f"{_FORMAT_NAME}1"
 _SHAPE = {"format": str, "members": [{"folder": str, "weight": float, "tasks": [str]}]}
 _NEEDED = ("best.ckpt", "vocabulary")
 """What a member's folder must have; the rest of a run is copied where it is there."""
-_ALSO = ("config.yaml", "result.json")
+_ALSO = ("config.yaml", VALIDATED, "result.json")
 _SAME = ("tasks", "scenario", "only_scenario")
 
 

@@ -59,7 +59,9 @@ class Ensemble:
     def mean(self, scores: Mapping[int, np.ndarray]) -> np.ndarray:
         """Return the weighted mean of the members' probabilities, given by trial, each (N, T)."""
         total = sum(self.weights.values())
-        return np.sum([scores[number] * (weight / total) for number, weight in self.weights.items()], axis=0)
+        parts = [scores[number] * (weight / total) for number, weight in self.weights.items()]
+        mean: np.ndarray = np.sum(parts, axis=0)
+        return mean
 
     def single(self, winner: int | None) -> TrialModel:
         """Return the model that it is compared with: the winner's, or the best of the candidates."""

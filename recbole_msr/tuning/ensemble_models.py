@@ -24,12 +24,13 @@ from recbole_msr.evaluation.metrics import METRICS, find_metric, smaller_is_bett
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, latency, parameters
+from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import label_field
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_settings import trial_settings
-from recbole_msr.tuning.trial_state import SO_FAR
+from recbole_msr.tuning.trial_state import values_of
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,7 @@ def trial_models(settings: SearchSettings, study: optuna.Study) -> tuple[list[Tr
 
 
 def _quality(trial: FrozenTrial, index: int) -> float | None:
-    values = trial.user_attrs.get(SO_FAR) or trial.values  # its best epoch's, if it was pruned or cut off after it
+    values = values_of(trial)
     return None if values is None else float(values[index])
 
 
@@ -198,7 +199,7 @@ def _trial_model(settings: SearchSettings, trial: FrozenTrial) -> TrialModel | N
     folders: list[Path] = []
     tasks: list[list[str]] = []
     covered: set[str] = set()
-    for result in sorted((settings.folder / "trials" / str(trial.number)).glob("*/result.json")):
+    for result in sorted((settings.folder / "trials" / str(trial.number)).glob(f"*/{VALIDATED}")):
         folder = result.parent
         if not (folder / "best.ckpt").is_file() or not (folder / "vocabulary").is_dir():
             continue
@@ -216,7 +217,7 @@ def _trial_model(settings: SearchSettings, trial: FrozenTrial) -> TrialModel | N
 
 
 def _predicted_tasks(result: dict[str, Any]) -> list[str]:
-    """Return the tasks that a run predicts, by its result.json: those that were validated."""
+    """Return the tasks that a run predicts, by its validated.json: those that were validated."""
     valid = result.get("valid")
     pooled = valid.get("pooled") if isinstance(valid, dict) else None
     return [str(task) for task in pooled] if isinstance(pooled, dict) else []

@@ -1,11 +1,16 @@
 """`--ensemble`: greedy selection by validation, a folder that predicts, gain and cost beside the single model."""
 
 import itertools
+import shutil
+from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
+import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.tuning.greedy import select_greedily
 
@@ -58,6 +63,89 @@ def test_no_pick_follows_once_it_is_told_to_stop():
     distance = lambda mean: float(abs(mean - target).sum())  # noqa: E731
     assert select_greedily(scores, distance, 2) == [0, 1]
     assert select_greedily(scores, distance, 2, stop=lambda: True) == [0]
+
+
+@pytest.fixture
+def small():
+    """Options of a search whose trials differ."""
+    space = {
+        "model": "SharedBottom",
+        "search": {"learning_rate": [0.003, 0.01, 0.03, 0.1], "embedding_size": [2, 8]},
+    }
+    return {
+        "space": space,
+        "pruner": "none",
+        "config": {"epochs": 2, "valid_metric": "auc/macro", "packed_cache": False},
+    }
+
+
+def split_scores(checkpoint):
+    """Labels, scenarios, and a model's probabilities of the validation and of the test rows, by RecBole's data path."""
+    from recbole.quick_start import load_data_and_model
+
+    _, model, _, _, valid, test = load_data_and_model(str(checkpoint))
+    model.eval()
+    found = {}
+    for name, loader in (("valid", valid), ("test", test)):
+        rows = loader._dataset[torch.arange(len(loader._dataset))]
+        with torch.no_grad():
+            scores = model.predict_tasks(rows).double().numpy()
+        labels = np.stack([rows["label_click"].numpy(), rows["label_like"].numpy()], axis=1)
+        found[name] = (labels, rows["scenario"].numpy(), scores)
+    return found
+
+
+@pytest.mark.slow
+def test_the_ensemble_of_a_search_is_the_slow_ones_and_stands_beside_the_best_model(search, small, tmp_path):
+    result = search(trials=6, ensemble=4, final_seeds=1, **small)
+    told = result.summary["ensemble"]
+    assert sorted(told["candidates"]) == list(range(6))
+    by_trial = {
+        number: split_scores(next((tmp_path / "out" / "trials" / str(number)).glob("*/best.ckpt")))
+        for number in told["candidates"]
+    }
+    labels, scenario, _ = by_trial[0]["valid"]
+    scores = [by_trial[number]["valid"][2] for number in told["candidates"]]
+    picks = Counter(told["candidates"][place] for place in slow_selection(scores, labels, scenario, 4))
+    assert {member["trial"]: member["weight"] for member in told["members"]} == picks
+    for split in ("valid", "test"):
+        labels, scenario, alone = by_trial[told["single"]][split]
+        mean = sum(by_trial[number][split][2] * weight for number, weight in picks.items()) / sum(picks.values())
+        assert told[split]["value"] == pytest.approx(macro_auc(mean, labels, scenario), abs=1e-9)
+        assert told[split]["single"] == pytest.approx(macro_auc(alone, labels, scenario), abs=1e-9)
+        assert told[split]["gain"] == pytest.approx(told[split]["value"] - told[split]["single"])
+        assert told[split]["cells"]["macro"]["auc"] == told[split]["value"]
+    assert told["valid"]["value"] >= max(macro_auc(one, *by_trial[0]["valid"][:2]) for one in scores)
+    assert told["cost"]["parameters"]["ensemble"] == sum(
+        result.study.trials[number].user_attrs["parameters"] for number in picks
+    )
+    assert told["cost"]["latency"]["ensemble"] > 0
+    folder = tmp_path / "out" / "ensemble"
+    frame = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"]})
+    alone = [recbole_msr.load(path.parent).predict(frame) for path in sorted(folder.glob("members/*/best.ckpt"))]
+    expected = sum(weight * one for weight, one in zip(picks.values(), alone, strict=True)) / sum(picks.values())
+    pd.testing.assert_frame_equal(recbole_msr.load(folder).predict(frame), expected, check_dtype=False)
+
+
+@pytest.mark.slow
+def test_an_ensemble_comes_again_from_what_is_kept_and_skips_a_damaged_model(search, small, tmp_path, caplog, pages):
+    first = search(trials=3, ensemble=2, **small).summary["ensemble"]
+    assert first["test"] is None, "without a final test nothing reads the test split"
+    again = search(trials=3, ensemble=2, **small).summary["ensemble"]
+    for key in ("members", "valid", "candidates"):
+        assert again[key] == first[key]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Members" in page
+    assert f"The probabilities of {len(first['members'])} of the 3 best trials" in page
+    best = first["candidates"][0]
+    (checkpoint,) = (tmp_path / "out" / "trials" / str(best)).glob("*/best.ckpt")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    third = search(trials=3, ensemble=2, **small).summary["ensemble"]
+    assert best not in third["candidates"]
+    assert f"trial {best} cannot join the ensemble" in caplog.text
+    shutil.rmtree(tmp_path / "out" / "trials")
+    assert "ensemble" not in search(trials=3, ensemble=2, **small).summary
+    assert "no model of a trial is kept" in caplog.text
 
 
 def test_a_metric_that_is_not_of_cells_cannot_choose(search):

@@ -166,7 +166,7 @@ def test_poisoned_test_labels_change_nothing_but_the_final_test(search, tiny_dat
     """The same rows, split alike; every test row's label is turned round."""
     from recbole_msr.config.build import build_config
 
-    honest = search(trials=4, output="honest", final_seeds=1)
+    honest = search(trials=4, output="honest", final_seeds=1, ensemble=3)
     made = build_config("SharedBottom", "tiny", {**config, "packed_cache": False})
     from recbole.data import create_dataset
 
@@ -182,13 +182,17 @@ def test_poisoned_test_labels_change_nothing_but_the_final_test(search, tiny_dat
     assert turned != fields
     file.write_text("\n".join([header, *("\t".join(row) for row in turned)]) + "\n")
 
-    found = search(trials=4, output="poisoned", final_seeds=1)
+    found = search(trials=4, output="poisoned", final_seeds=1, ensemble=3)
     timed = ["seconds", "setup_seconds", "started", "ended", "worker"]
     pd.testing.assert_frame_equal(honest.trials.drop(columns=timed), found.trials.drop(columns=timed))
     assert found.summary["best"] == honest.summary["best"]
     assert Path("poisoned/best.yaml").read_text() == Path("honest/best.yaml").read_text()
     assert found.summary["final"]["valid"] == honest.summary["final"]["valid"]
     assert found.summary["final"]["test"] != honest.summary["final"]["test"]
+    ensembles = [result.summary["ensemble"] for result in (honest, found)]
+    for key in ("members", "single", "valid"):
+        assert ensembles[0][key] == ensembles[1][key]
+    assert ensembles[0]["test"] != ensembles[1]["test"]
 
 
 @pytest.mark.slow
