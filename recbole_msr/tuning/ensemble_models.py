@@ -152,8 +152,8 @@ class TrialModel:
         scores = _read_cache(cache, identity, (len(rows.valid), len(tasks)))
         if scores is None:
             scores = self.predict(rows.valid, tasks)
-            kept = {"scores": scores, "identity": np.array(identity)}
-            write_atomically(cache, lambda path: _write_cache(path, kept))
+            kept = scores
+            write_atomically(cache, lambda path: _write_cache(path, kept, np.array(identity)))
         return scores
 
     def cost(self, rows: EnsembleRows) -> dict[str, float]:
@@ -252,6 +252,6 @@ def _read_cache(path: Path, identity: Sequence[tuple[int, int]], shape: tuple[in
         return None
 
 
-def _write_cache(path: str, content: dict[str, np.ndarray]) -> None:
+def _write_cache(path: str, scores: np.ndarray, identity: np.ndarray) -> None:
     with open(path, "wb") as file:
-        np.savez(file, **content)
+        np.savez(file, scores=scores, identity=identity)
