@@ -428,7 +428,7 @@ def _guarded(debug: bool, work: Callable[[], int]) -> int:
         if isinstance(error, InputError):
             code, message = 2, str(error)
         elif isinstance(error, KeyboardInterrupt):
-            code = 1
+            code = getattr(error, "exit_code", 1)
             message = (
                 "interrupted; a run under Lightning resumes with --resume and the same --output_dir, "
                 "a search or a comparison with the same command"

@@ -110,7 +110,10 @@ def test_a_misspelt_option_is_refused_with_the_nearest_ones(name):
     ("option", "value", "right"),
     [("seeds", v, "a whole number of at least 1 and at most 10000") for v in (0, -1, 1.0, True, "3", 10**9)]
     + [("trials", v, "a whole number of at least 0") for v in (-1, 2.5, False)]
-    + [("timeout", v, "a number of seconds above 0") for v in (0, -1, float("nan"), float("inf"), True, "x", 10**400)]
+    + [
+        ("timeout", v, "a time above 0, in seconds or as in 90s, 30m or 1h")
+        for v in (0, -1, float("nan"), float("inf"), True, "x", 10**400)
+    ]
     + [("alpha", v, "a number between 0 and 1") for v in (0, 1, float("nan"), True, None)]
     + [("single_scenario", v, "True or False") for v in (1, "yes")]
     + [("config", v, "a mapping such as") for v in ([1], "epochs=1")]

@@ -53,8 +53,8 @@ class CompareOptions(JobOptions):
     seeds: Annotated[Processes, Argument("N", int)] = 3
     """Runs of each model, with consecutive seeds that its search did not use."""
     _: KW_ONLY
-    timeout: Annotated[Seconds | None, Argument("SECONDS", float)] = None
-    """Time limit of each search in seconds, beside or instead of a number of trials."""
+    timeout: Annotated[Seconds | None, Argument("TIME")] = None
+    """Time limit of each search (seconds, or 90s, 30m, 1h), beside or instead of a number of trials."""
     output: Annotated[SkipValidation[str | Path | None], Argument("DIR")] = None
     """Output folder; by default comparisons/DATASET."""
     reference: Annotated[SkipValidation[str | None], Argument("NAME")] = None

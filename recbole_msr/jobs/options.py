@@ -20,6 +20,7 @@ So `sweep` has every field as a keyword argument, for editors and `help()` too, 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from functools import wraps
@@ -32,7 +33,7 @@ from typing_extensions import dataclass_transform
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.validation import message_of
-from recbole_msr.value_kinds import Kind, checked, is_finite
+from recbole_msr.value_kinds import Kind, WrongValueError, checked, is_finite
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,8 +69,33 @@ Processes = Annotated[int, count(1, MOST_PROCESSES)]
 """1 to 10,000 workers, or trainings."""
 ProcessesOrNone = Annotated[int, count(0, MOST_PROCESSES)]
 """0 to 10,000."""
-Seconds = Annotated[float, real("a number of seconds above 0", lambda value: value > 0)]
-"""Above 0."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_TEXT = 40
+
+
+def seconds() -> Kind:
+    """Return the kind of times above 0: a number of seconds, or text such as 90s, 30m, 1h or 1h30m."""
+    right = "a time above 0, in seconds or as in 90s, 30m or 1h"
+
+    def take(value: Any) -> float:
+        found = value
+        if isinstance(value, str) and len(value) <= _LONGEST_TEXT:
+            text = value.strip().lower()
+            parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+            is_time = parts and "".join(map("".join, parts)) == text
+            if is_time:
+                found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+            elif re.fullmatch(r"\d+(\.\d*)?(e[+-]?\d{1,3})?", text):
+                found = float(text)
+        if isinstance(found, bool) or not isinstance(found, (int, float)) or not is_finite(found) or found <= 0:
+            raise WrongValueError(right, value)
+        return float(found)
+
+    return Kind(right, take)
+
+
+Seconds = Annotated[float, seconds()]
+"""A time above 0."""
 Flag = Annotated[bool, checked("True or False", lambda value: isinstance(value, bool))]
 """True or False."""
 Paths = Annotated[
@@ -240,8 +266,8 @@ class JobOptions:
     """Number of processes on this machine.
 
     With 1, everything runs in the calling process."""
-    timeout: Annotated[Seconds | None, Argument("SECONDS", float)] = None
-    """Time limit in seconds."""
+    timeout: Annotated[Seconds | None, Argument("TIME")] = None
+    """Time limit: seconds, or 90s, 30m, 1h."""
     wandb: Annotated[SkipValidation[str | None], Argument(choices=("online", "offline", "disabled"))] = None
     """Mode of Weights & Biases; by default online after `wandb login`, else offline."""
     wandb_project: SkipValidation[str | None] = None

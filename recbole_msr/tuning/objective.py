@@ -30,7 +30,7 @@ from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_folder import TrialFolder
 from recbole_msr.tuning.trial_settings import trial_model, trial_settings
-from recbole_msr.tuning.trial_state import KEPT_EPOCHS, SO_FAR
+from recbole_msr.tuning.trial_state import EPOCHS_BEFORE, KEPT_EPOCHS, SO_FAR
 from recbole_msr.tuning.trial_training import Part, TrialTraining, parts_of
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,7 @@ class Objective:
 
     def _resume(self, attempt: Attempt, run: TrialTraining) -> None:
         """Report the epochs that a trial takes over from a lost one, so that pruning sees them."""
+        attempt.trial.set_user_attr(EPOCHS_BEFORE, sum(one.epochs_before for one in attempt.runs))
         self._keep_best(attempt, run, resumed=True)
         if self._reports_epochs:
             for epoch, score in run.scores.items():

@@ -62,8 +62,8 @@ class SearchOptions(JobOptions):
     """In place of one model: auto, or names such as HiNet,PLE,DeepFM; one study in which the model is searched, too.
 
     A list of names, too."""
-    timeout: Annotated[Seconds | None, Argument("SECONDS", float)] = None
-    """Time limit of the whole command in seconds, with confirmation, final test and page."""
+    timeout: Annotated[Seconds | None, Argument("TIME")] = None
+    """Time limit of the whole command, with confirmation, final test and page: seconds, or 90s, 30m, 1h."""
     total_epochs: Annotated[Count | None, Argument("N", int)] = None
     """Maximum number of epochs of all trials together: then no trial begins."""
     output: Annotated[SkipValidation[str | Path | None], Argument("DIR")] = None

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import SEARCH
 from recbole_msr.jobs.dask_cluster import dask_client, run_on_cluster
+from recbole_msr.jobs.interrupts import Interrupts
 from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
@@ -105,6 +106,7 @@ def search(options: SearchOptions) -> SearchResult:
     )
     threads = int(settings.config["threads"])
     with (
+        Interrupts().installed() as interrupts,
         dask_client(options.dask) as cluster,
         lock_output(settings.folder, occupied, SEARCH) as lock,
         torch_threads(threads),
@@ -114,13 +116,18 @@ def search(options: SearchOptions) -> SearchResult:
         lock.begun = True
         deadline = None if settings.timeout is None else started + settings.timeout
         on_cluster = None if cluster is None else _on_cluster(settings, cluster, options.workers, deadline)
-        failure = _run_trials(settings, study, data, deadline, options.progress, on_cluster)
-        best = best_trial(study, settings.tolerance)  # chosen once: other machines may still add trials
+        failure, ensemble, confirmation = None, None, None
+        with interrupts.held():
+            failure = _run_trials(settings, study, data, deadline, options.progress, on_cluster)
+        # Chosen once: other machines may still add trials.
+        best = best_trial(study, settings.tolerance, running=interrupts.interrupted)
         if best is not None:
             _keep_best(settings, study, best)
         budget = Budget(settings, study, deadline)
-        ensemble = find_ensemble(settings, study, budget.left) if failure is None and best is not None else None
-        confirmation = confirm(settings, study, data, budget, options.progress) if failure is None else None
+        if failure is None and not interrupts.interrupted:
+            with interrupts.held():
+                ensemble = find_ensemble(settings, study, budget.left) if best is not None else None
+                confirmation = confirm(settings, study, data, budget, options.progress)
         if confirmation is not None:
             best = confirmation.winner
             BestModel(settings).keep(study, best, confirmation.sentence(settings))
@@ -130,12 +137,14 @@ def search(options: SearchOptions) -> SearchResult:
         confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
         summary = {**summarise(settings, study, best, confirmed, seconds, command), **averaged, "data": data.report}
         _write_results(settings, study, summary)
+        _tell_interruption(settings, best, interrupts)
+        interrupts.raise_again()
     if failure is not None:
         raise failure
     if confirmation is not None:
         _warn_of_failed_finals(confirmation)
     if best is None:
-        _refuse_or_warn_without_best(study, settings)
+        _refuse_without_best(study, settings)
     return SearchResult(summary, settings.folder, study, best_settings(settings, best) if best is not None else None)
 
 
@@ -159,6 +168,12 @@ def _keep_best(settings: SearchSettings, study: optuna.Study, best: FrozenTrial)
     BestModel(settings).keep(study, best)
     if is_cut_off(best):
         logger.warning("trial %d is the best, by its epochs so far: %s", best.number, _reason(best))
+
+
+def _tell_interruption(settings: SearchSettings, best: FrozenTrial | None, interrupts: Interrupts) -> None:
+    if interrupts.interrupted:
+        what = f"trial {best.number} is the best so far" if best is not None else "no epoch was validated yet"
+        logger.warning("interrupted: %s; all results so far are in %s", what, settings.folder)
 
 
 def _without_password(options: SearchOptions) -> SearchOptions:
@@ -296,17 +311,22 @@ class _Report:
             self._bar.set_postfix_str(f"best {text} (trial {best.number})", refresh=False)
 
 
-def _refuse_or_warn_without_best(study: optuna.Study, settings: SearchSettings) -> None:
-    """Report a search without a best trial.
+def _refuse_without_best(study: optuna.Study, settings: SearchSettings) -> None:
+    """Refuse a search without a best trial.
 
     Raises:
-        InputError: trials failed; it has the last one's reason.
+        InputError: trials failed, with the last one's reason; or the time was up before an epoch was validated.
     """
     failed = [_reason(trial) or "?" for trial in counted_trials(study) if trial.state == TrialState.FAIL]
     if failed:
         raise InputError(
             f"no trial of the study '{settings.study}' ended well: {len(failed)} failed, the last one: {failed[-1]} "
             f"(all of them are in {settings.folder / 'trials.csv'})"
+        )
+    if settings.timeout is not None:
+        raise InputError(
+            f"--timeout: {settings.timeout:g} seconds were too few to read the data, train one epoch and validate it, "
+            "so there is no best model; the same command with more time goes on"
         )
     logger.warning("no trial was trained to its end within the budget, so there is no best one")
 

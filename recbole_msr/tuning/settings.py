@@ -111,7 +111,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         """Refuse options that do not go together."""
         if self.trials is None and self.epochs is None and self.timeout is None and self.sampler["name"] != "grid":
-            raise InputError("a search needs a budget: --trials=N, --timeout=SECONDS or --total-epochs=N")
+            raise InputError("a search needs a budget: --trials=N, --timeout=TIME or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
         if self.ensemble and self.quality.split("/")[0].lower() not in METRICS:

@@ -22,6 +22,8 @@ from recbole_msr.tuning.trial_state import KEPT_EPOCHS, RESUMED
 
 logger = logging.getLogger(__name__)
 
+KILLED = "its worker was killed"
+"""Reason of a trial that was lost in this way."""
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
@@ -84,6 +86,18 @@ def predecessors(trial: Any, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]
         found.append(trials[number])
         number = trials[number].user_attrs.get("replaces")
     return found
+
+
+def fruitless_kills(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Return how often the worker of a lost trial, or of those before it, was killed since it last kept a new epoch."""
+    most, kills = 0, 0
+    for one in [*reversed(predecessors(trial, trials)), trial]:
+        kept = int(one.user_attrs.get(KEPT_EPOCHS, 0))
+        if kept > most:
+            most, kills = kept, 0
+        elif one.user_attrs.get("reason") == KILLED:
+            kills += 1
+    return kills
 
 
 def trial_folders(search: Path) -> Iterator[tuple[int, TrialFolder]]:

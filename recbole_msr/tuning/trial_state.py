@@ -10,6 +10,8 @@ KEPT_EPOCHS = "kept_epochs"
 """Attribute of a trial: number of its epochs that its checkpoint has."""
 RESUMED = "resumed"
 """Attribute of a trial that went on from a lost one's checkpoint: that one's number."""
+EPOCHS_BEFORE = "epochs_before"
+"""Attribute of such a trial: number of epochs that it did not train again."""
 
 
 def counts(trial: FrozenTrial) -> bool:

@@ -36,6 +36,7 @@ from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.samplers import GridOnce
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import counted_trials, epochs_of, quiet, storage_errors
+from recbole_msr.tuning.trial_folder import KILLED, fruitless_kills
 from recbole_msr.tuning.trial_state import counts
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,6 @@ SILENT_SECONDS = 120.0
 """Seconds without a heartbeat after which a worker of another folder is taken for dead."""
 _WAIT_SECONDS = 0.5
 _LOST, _SURPLUS = "lost", "surplus"
-_KILLED = "its worker was killed"
 _ONE_TOO_MANY = "one too many: another worker has taken it at the same moment"
 TrialRunner = Callable[[Trial, Callable[[], Trial | None], Callable[[Trial, Outcome], None]], None]
 """Runs a trial and, if it wants, further trials that the second argument hands out (None: no more for now); calls the
@@ -199,7 +199,7 @@ class Trials:
             if _is_duplicate(trial, trials):  # its worker was killed before it could give the trial up
                 self._fail(trial, _SURPLUS, _ONE_TOO_MANY)
             else:
-                self._lose(trial, _KILLED)
+                self._lose(trial, KILLED)
         trials = self._study.get_trials(deepcopy=False)
         replaced = {trial.user_attrs.get("replaces") for trial in trials}
         for trial in trials:
@@ -250,15 +250,12 @@ class Trials:
         return True
 
     def _replace(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
-        """Enqueue the parameters of a lost trial, unless its worker was killed again and again."""
+        """Enqueue the parameters of a lost trial, unless its worker was killed again and again within one epoch."""
         params = self._params(trial)
         if not params:
             return  # it had not begun: the next trial takes its place
         first = int(trial.user_attrs.get("retry_of", trial.number))
-        killed = sum(
-            other.user_attrs.get("retry_of", other.number) == first and other.user_attrs.get("reason") == _KILLED
-            for other in trials
-        )
+        killed = fruitless_kills(trial, trials)
         if killed > self._settings.retries:
             self._study.add_trial(_given_up(trial, first, killed))
             return
@@ -337,5 +334,5 @@ def _given_up(trial: FrozenTrial, first: int, killed: int) -> FrozenTrial:
         state=TrialState.FAIL,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={**attributes, "reason": f"{_KILLED} {killed} times", "retry_of": first, "replaces": trial.number},
+        user_attrs={**attributes, "reason": f"{KILLED} {killed} times", "retry_of": first, "replaces": trial.number},
     )

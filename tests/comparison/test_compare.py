@@ -269,7 +269,11 @@ def test_loss_weighting_is_a_compared_choice(compare):
         (["SharedBottom"], {"config": {"tasks": None, "scenario": None}}, "declare tasks"),
         (["SharedBottom"], {"config": {"valid_metric": "auc"}}, "give auc/macro"),
         (["SharedBottom"], {"alpha": 5}, "--alpha must be a number between 0 and 1"),
-        (["SharedBottom"], {"timeout": -1}, "--timeout must be a number"),
+        (
+            ["SharedBottom"],
+            {"timeout": -1},
+            "--timeout must be a time above 0",
+        ),
         (["SharedBottom"], {"trials": "3"}, "--trials must be a whole number"),
         (["SharedBottom"], {"single_scenario": True, "config": {"scenario": None}}, "needs several scenarios"),
         (["SharedBottom"], {"vary": {"loss_weighting": "dwa"}}, "lists of values"),

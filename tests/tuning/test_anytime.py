@@ -1,16 +1,26 @@
 """A search has its best model at any moment, and a trial that is killed goes on from its last epoch."""
 
+import json
+import os
+import signal
+import sys
+import textwrap
 from pathlib import Path
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
+from optuna.trial import TrialState
 
 import recbole_msr
+from benchmarks import kills
+from recbole_msr.jobs.interrupts import TerminatedError
 from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.study import candidates, epochs_of
-from recbole_msr.tuning.trial_folder import LAST
+from recbole_msr.tuning.trial_folder import KILLED, LAST, fruitless_kills
 
+from .conftest import SPACE
 from .test_workers import study_of
 
 FIXED = {"learning_rate": 0.003, "bottom_hidden_sizes": [8], "epochs": 6, "stopping_step": 10}
@@ -101,11 +111,12 @@ def test_on_a_machine_without_the_folder_a_trial_is_trained_from_its_start(searc
     assert sum("trains from its start" in record.getMessage() for record in caplog.records) == 1
 
 
+@pytest.mark.usefixtures("pages")
 def test_from_the_first_epoch_on_there_is_a_best_model_that_predicts(search, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
-            search(trials=3, config=FIXED)
+            search(trials=3, config=FIXED, final_seeds=3)
     trial = study_of(Path("out")).trials[0]
     assert yaml.safe_load(Path("out/best.yaml").read_text())["learning_rate"] == FIXED["learning_rate"]
     run = recbole_msr.load("out/best")
@@ -119,6 +130,77 @@ def test_from_the_first_epoch_on_there_is_a_best_model_that_predicts(search, mon
         .predict(pd.DataFrame({"user_id": ["u1"], "item_id": ["i2"]}))
         .equals(scores)
     )
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["best"]["values"] == trial.user_attrs["values_so_far"]
+    assert summary["final"] is None, "an interrupted search tests nothing"
+    assert "out/report.html" in [str(path) for path in Path("out").glob("*.html")]
+    assert pd.read_csv("out/trials.csv")["auc"].tolist() == trial.user_attrs["values_so_far"]
+
+
+def test_sigterm_leaves_the_best_so_far_like_an_interrupt(search, monkeypatch):
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with monkeypatch.context() as patch:
+        after_epoch = Objective.after_epoch
+
+        def terminated(self, attempt, run):
+            report = after_epoch(self, attempt, run)
+            return lambda *epoch: report(*epoch) or os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(Objective, "after_epoch", terminated)
+        with pytest.raises(TerminatedError) as caught:
+            search(trials=3, config=FIXED)
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert json.loads(Path("out/summary.json").read_text())["best"]["number"] == 0
+    assert recbole_msr.load("out/best").result["epochs"] == 1
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_at_once(tmp_path, start):
+    script = """
+        import time
+        from recbole_msr.jobs.interrupts import Interrupts
+        with Interrupts().installed() as interrupts:
+            with interrupts.held():
+                print("begun", file=__import__("sys").stderr, flush=True)
+                time.sleep(600)
+            print("held", file=__import__("sys").stderr, flush=True)
+            time.sleep(600)
+    """
+    process = start([sys.executable, "-c", textwrap.dedent(script)])
+    for word in ("begun", "held"):
+        assert process.stderr.readline().strip() == word
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == -signal.SIGINT
+
+
+def _killed_trial(study, worker, kept=0, replaces=None):
+    """Add a trial whose worker was killed."""
+    attributes = {"reason": KILLED, "uncounted": "lost", "worker": worker}
+    if replaces is not None:
+        attributes |= {"replaces": replaces, "retry_of": 0}
+    if kept:
+        attributes["kept_epochs"] = kept
+    study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
+
+
+@pytest.mark.parametrize(
+    ("kept", "kills"), [([0, 0, 0], 3), ([1, 1, 1], 2), ([1, 2, 2, 3], 0), ([0, 0, 4, 4], 1), ([5, 2, 3, 6], 0)]
+)
+def test_only_kills_without_a_new_epoch_count(kept, kills):
+    study = optuna.create_study()
+    for number, epochs in enumerate(kept):
+        _killed_trial(study, "w", epochs, number - 1 if number else None)
+    assert fruitless_kills(study.trials[-1], study.trials) == kills
+
+
+@pytest.mark.slow
+def test_a_search_killed_three_times_ends_as_if_left_alone(config, tmp_path, monkeypatch):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 60, "stopping_step": 60}))
+    monkeypatch.chdir(tmp_path)
+    given = ["--model=SharedBottom", "--dataset=tiny", "--config_files", "config.yaml", "--space=space.yaml"]
+    assert kills.compare([*given, "--trials=3", "--pruner=none"], tmp_path, 3, seed=4)
 
 
 def test_the_best_model_is_that_of_the_best_trial_and_few_others_are_kept(search, monkeypatch):

@@ -136,6 +136,33 @@ def test_nonsense_is_refused(option, value):
         SearchOptions("M", "d", **{"trials": 3, option: value})
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("1h", 3600),
+        ("1h30m", 5400),
+        ("2.5m", 150),
+        ("45", 45),
+        ("1e2", 100),
+        (7, 7),
+        ("1d", 86400),
+    ],
+)
+def test_times_are_seconds_or_have_units(text, seconds):
+    assert SearchOptions("M", "d", timeout=text).timeout == seconds
+    assert CompareOptions(["M"], "d", trials=1, timeout=text).timeout == seconds
+
+
+@pytest.mark.parametrize("text", ["1 hour", "h", "-5m", "0s", "5x", "", "30m1", "nan", "1e999", "9" * 50])
+def test_times_that_are_none_are_refused_in_one_line(text):
+    with pytest.raises(
+        InputError, match=r"--timeout must be a time above 0, in seconds or as in 90s, 30m or 1h, got '"
+    ):
+        SearchOptions("M", "d", timeout=text)
+
+
 BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(9)
 )

@@ -398,13 +398,16 @@ def test_a_key_that_is_given_is_fixed(search):
     assert {trial.user_attrs["settings"]["learning_rate"] for trial in result.study.trials} == {0.02}
 
 
-@pytest.mark.parametrize("budget", [{"total_epochs": 7}, {"timeout": 1e-9}])
-def test_epochs_and_seconds_are_budgets_too(search, budget):
-    result = search(trials=None, pruner="none", **budget)
-    if "timeout" in budget:
-        assert len(result.trials[result.trials["state"] == "complete"]) == 0
-    else:
-        assert list(result.trials["epochs"]) == [3, 3, 3], "7 epochs are reached within the third trial"
+def test_epochs_are_a_budget_too(search):
+    result = search(trials=None, pruner="none", total_epochs=7)
+    assert list(result.trials["epochs"]) == [3, 3, 3], "7 epochs are reached within the third trial"
+
+
+def test_a_time_too_short_for_an_epoch_is_told_and_the_search_goes_on_with_more(search):
+    with pytest.raises(InputError, match=r"--timeout: 1e-09 seconds were too few to read the data, train one epoch"):
+        search(trials=2, timeout=1e-9)
+    assert not Path("out/best.yaml").exists()
+    assert len(search(trials=2).trials) == 2
 
 
 def test_time_that_is_up_within_the_first_trial_leaves_what_was_validated(search, monkeypatch):

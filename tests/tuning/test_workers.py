@@ -151,8 +151,10 @@ def test_interrupting_gives_the_trials_back(command, start, tmp_path):
     process = start(command)
     wait_for(folder, None, lambda trials: states(trials)["RUNNING"] == 2, process)
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=300)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 1
+    assert "all results so far are in searches/SharedBottom-tiny" in told
+    assert {"summary.json", "report.html", "trials.csv"} <= set(os.listdir(folder))
     trials = study_of(folder).trials
     assert states(trials)["RUNNING"] == 0
     assert any("interrupted" in trial.user_attrs.get("reason", "") for trial in trials)
