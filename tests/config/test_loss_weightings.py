@@ -27,7 +27,8 @@ def test_a_weighting_of_the_trainer_has_a_class_that_does_what_the_registry_says
 
 
 def test_search_spaces_search_only_what_the_registry_has():
-    searched = [read_yaml(path).get("search", {}) for path in registry.search_spaces().glob("*.yaml")]
+    folder = registry.search_spaces()
+    searched = [read_yaml(path).get("search", {}) for path in (*folder.glob("*.yaml"), *folder.glob("parts/*.yaml"))]
     words = [word for space in searched for word in space.get("loss_weighting", ())]
     assert set(words) == set(LOSS_WEIGHTINGS) - {"equal"}  # fixed is equal where loss_weights are not set
 

@@ -18,6 +18,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.training.module import PackedData, build_optimizer
+from recbole_msr.training.optimizers import parameter_groups
 from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning.space.conditions import needs
 from recbole_msr.tuning.space.key_rules import check_space
@@ -179,24 +180,27 @@ def _train_two_steps(data, config, model):
 
 
 def _train_an_epoch(data, config, model):
-    config["train_batch_size"] //= 8  # there are 960 rows
+    config["train_batch_size"] //= 32  # there are 960 rows
     _step_through(config, model, PackedData(config, {"train": data.train}).train_dataloader())
 
 
 def _train_three_epochs(data, config, model):
     """Under the Lightning trainer."""
     config["epochs"] = config["stopping_step"] = 3
+    config["train_batch_size"] = 320  # three steps an epoch
     LightningTrainer(config, model).fit(data.train, data.valid, verbose=False, saved=False)
 
 
 HOW = {
     "train_batch_size": _train_an_epoch,
     "loss_weighting": _train_three_epochs,  # dynamic weight average weighs from the third epoch on
+    **dict.fromkeys(("learning_rate_schedule", "schedule_epochs", "warmup_epochs"), _train_three_epochs),
+    "clip_grad_norm": _train_three_epochs,
 }
 
 
 def _step_through(config, model, batches):
-    optimizer = build_optimizer(model.parameters(), config)
+    optimizer = build_optimizer(parameter_groups(model, config), config)
     for batch in batches:
         loss = model.calculate_loss(batch)
         optimizer.zero_grad()
