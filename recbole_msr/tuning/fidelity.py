@@ -139,7 +139,7 @@ def _read_rungs(words: Sequence[str], given: Any) -> list[Rung]:
     rungs = []
     for word in words:
         match = _RUNG.fullmatch(word)
-        if match is None or match[2] == "0":
+        if match is None or (match[2] is not None and int(match[2]) == 0):
             raise InputError(f"--fidelity must be {_EXAMPLE}, got {given!r}")
         share = float(match[4]) if match[4] else int(match[1]) / int(match[2])
         epochs = int(match[3] or match[5] or 1)

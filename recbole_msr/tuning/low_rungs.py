@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 RUNGS = "rungs"
 """Attribute of a trial: the rungs that it has come to; of each rung (from 1), share, epochs, value, seconds, passed."""
 _PRECISION = "bf16-mixed"
-_QUICKER = 0.8
+QUICKER = 0.8
 """Share of the time that a training step may take at most in bfloat16, for low rungs to be trained in it."""
 _STEPS = 3
 
@@ -146,6 +146,7 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
     if given or "precision" in (config["lightning"] or {}):
         return None
     training = TrialTraining(settings, data, {}, parts_of(settings)[0])
+    model: Any = training.model
     rows = data.train.batch(slice(0, int(config["train_batch_size"])))
 
     def seconds(in_bf16: bool) -> float:
@@ -153,14 +154,14 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
         for _ in range(_STEPS + 1):
             begin = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
-                loss = training.model.calculate_loss(rows)
+                loss = model.calculate_loss(rows)
             (torch.stack(loss).sum() if isinstance(loss, tuple) else loss).backward()
             taken.append(time.perf_counter() - begin)
         return min(taken[1:])
 
     share = seconds(True) / seconds(False)
     logger.info("a training step in bfloat16 takes %.2f of the time", share)
-    return _PRECISION if share <= _QUICKER else None
+    return _PRECISION if share <= QUICKER else None
 
 
 def _nothing(*_: Any) -> None:

@@ -47,7 +47,9 @@ def test_rungs_are_read(given, read):
     assert read_fidelity(read) == read
 
 
-@pytest.mark.parametrize("given", ["some", "1", "0/9", "1/0", "3/2", "1/9:0", "1/3,1/9", "", "1/9;1/3", "auto,1/9"])
+@pytest.mark.parametrize(
+    "given", ["some", "1", "0/9", "1/0", "1/00", "3/2", "1/9:0", "1/3,1/9", "", "1/9;1/3", "auto,1/9"]
+)
 def test_what_is_no_rung_is_refused(given):
     with pytest.raises(InputError, match="--fidelity"):
         read_fidelity(given)
@@ -213,6 +215,22 @@ def test_a_trial_killed_at_a_low_rung_begins_again_there_and_one_killed_later_do
 
 def _interrupt(*_, **__):
     raise KeyboardInterrupt
+
+
+def test_low_rungs_alone_are_trained_in_bfloat16_where_it_is_quicker(search, monkeypatch):
+    """Whether it is quicker is decided here by the bound: the processor's answer is not asserted."""
+    monkeypatch.setattr(low_rungs, "has_bfloat16", lambda device: True)
+    told = {}
+    for name, bound in (("quick", math.inf), ("slow", 0.0)):
+        monkeypatch.setattr(low_rungs, "QUICKER", bound)
+        told[name] = search(trials=1, fidelity="1/2", output=name)
+    assert told["quick"].summary["fidelity"]["precision"] == "bf16-mixed"
+    assert told["slow"].summary["fidelity"]["precision"] is None
+    assert told["quick"].summary["best"]["values"] == told["slow"].summary["best"]["values"]
+    (quick,), (slow,) = rungs_of(told["quick"]), rungs_of(told["slow"])
+    assert quick[0]["value"] == pytest.approx(slow[0]["value"], abs=0.05)
+    given = search(trials=1, fidelity="1/2", output="given", config={"precision": 32})
+    assert given.summary["fidelity"]["precision"] is None, "the search says its precision"
 
 
 def test_rungs_stay_those_of_the_study(search):
