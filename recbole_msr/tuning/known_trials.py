@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from recbole_msr.tuning.drawing import key_of, points
+from recbole_msr.tuning.drawing import MOST_POINTS, key_of, points
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_view import params_of
 from recbole_msr.tuning.trial_state import counts
@@ -28,7 +29,7 @@ class KnownTrials:
     @cached_property
     def points(self) -> dict[str, dict[str, Any]] | None:
         """Return the parameters of all points by the key of their settings; None where these are too many."""
-        return points(self._space)
+        return points(self._space) if _may_be_exhausted(self._space) else None
 
     def key(self, params: Mapping[str, Any]) -> str | None:
         """Return the key of the settings that parameters give; None where they do not give all of them."""
@@ -71,12 +72,13 @@ class KnownTrials:
 
     def is_exhausted(self, trials: Sequence[FrozenTrial]) -> bool:
         """Return whether every point of the space has been tried, or is under way."""
-        known = self.by_key(trials)
-        if not known or not _may_be_exhausted(self._space):
-            return False
-        return self.points is not None and self.points.keys() <= known.keys()
+        return self.points is not None and self.points.keys() <= self.by_key(trials).keys()
 
 
 def _may_be_exhausted(space: Space) -> bool:
-    """Return whether it is worth counting the points: no number that every trial has is without a step."""
-    return not any(parameter.is_endless for parameter in space.parameters if not parameter.when)
+    """Return whether it is worth counting the points: the parameters that every trial has do not give too many."""
+    always = [parameter for parameter in space.parameters if not parameter.when]
+    if any(parameter.is_endless for parameter in always):
+        return False
+    listed = [parameter.grid() or {} for parameter in always]
+    return math.prod(len(values) for grid in listed for values in grid.values()) <= MOST_POINTS

@@ -210,6 +210,7 @@ class Objective:
             return
         attempt.report(attempt.runs[index].values()[0], index)
         if index + 1 < self._settings.trial_seeds and attempt.trial.should_prune():
+            attempt.forget_best()  # a mean over fewer seeds than those of the others
             raise optuna.TrialPruned(f"pruned after {index + 1} of {self._settings.trial_seeds} seeds")
 
 
@@ -278,6 +279,11 @@ class Attempt:
             self.outcome.values_so_far = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
             self.trial.set_user_attr(SO_FAR, self.outcome.values_so_far)
         return bool(values)
+
+    def forget_best(self) -> None:
+        """Take back what `note_best` noted."""
+        self.outcome.values_so_far = None
+        self.trial.set_user_attr(SO_FAR, None)
 
     def note_kept_epochs(self) -> None:
         """Note with the trial how many of its epochs would not be lost with this process."""

@@ -42,7 +42,7 @@ from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, wri
 from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SETTINGS_FILE, SearchSettings
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study import check_study, counted_trials, storage_errors
+from recbole_msr.tuning.study import check_study, counted_trials, is_exhausted, storage_errors
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_state import is_cut_off, values_of
 from recbole_msr.tuning.trials_table import trials_frame, write_trials
@@ -218,6 +218,8 @@ def _run_trials(
         finally:
             report.update()
             trim_memory()
+    if is_exhausted(study):
+        logger.warning("every point of the space has been tried, so no further trial is made")
     return None
 
 

@@ -108,7 +108,6 @@ def make_sampler(
     if named.name == "grid":
         grid = space.grid()
         return _make("sampler", named, lambda: GridOnce(grid, seed=seed, **options))
-    redraws = 10
     if named.name == "qmc":
         # Points of one sequence, counted in the study: its seed stays the same. Parameters under a condition are not
         # in the sequence.
@@ -129,10 +128,13 @@ def make_sampler(
         except ImportError as error:
             raise InputError("the CMA-ES sampler needs the package cmaes: pip install 'recbole-msr[search]'") from error
         build = JsonCmaEsSampler
-    if named.name == "gp":
-        redraws = 2  # each draw fits a model
     return SeededByTrial(
-        lambda trial_seed: _make("sampler", named, lambda: build_one(trial_seed)), seed, space, choose_model, redraws
+        lambda trial_seed: _make("sampler", named, lambda: build_one(trial_seed)),
+        seed,
+        space,
+        choose_model,
+        redraws=2 if named.name == "gp" else 10,  # each draw of gp fits a model
+        shuns_failures=named.name not in ("random", "qmc"),
     )
 
 

@@ -20,7 +20,7 @@ from recbole_msr.jobs.storage import hide_password, open_storage
 from recbole_msr.tuning.samplers import GridOnce, Named, make_pruner, make_sampler
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.trial_sampler import ModelChooser
+from recbole_msr.tuning.trial_sampler import ModelChooser, SeededByTrial
 from recbole_msr.tuning.trial_state import RESUMED, counts, is_cut_off, is_under_way, is_unfinished
 
 _IDENTITY = "recbole_msr"
@@ -166,6 +166,13 @@ def counted_trials(study: optuna.Study) -> list[FrozenTrial]:
 def grid_points(study: optuna.Study) -> int | None:
     """Return the number of points of a grid; None for other samplers."""
     return len(study.sampler.points) if isinstance(study.sampler, GridOnce) else None
+
+
+def is_exhausted(study: optuna.Study) -> bool:
+    """Return whether every point of a study's space has been tried, or is under way; a grid's end is its points'."""
+    return isinstance(study.sampler, SeededByTrial) and study.sampler.known.is_exhausted(
+        study.get_trials(deepcopy=False)
+    )
 
 
 class quiet:

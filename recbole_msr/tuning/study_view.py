@@ -74,6 +74,11 @@ def params_of(trial: FrozenTrial) -> dict[str, Any]:
     return {**attributes.get(DRAWN, {}), **(attributes.get("fixed_params") or {}), **trial.params}
 
 
+def of_choice(trials: Sequence[FrozenTrial], chosen: Mapping[str, Any]) -> list[FrozenTrial]:
+    """Return the trials that have these parameters."""
+    return [trial for trial in trials if all(params_of(trial).get(key) == value for key, value in chosen.items())]
+
+
 def as_learnt(
     trials: Sequence[FrozenTrial],
     directions: Sequence[StudyDirection],
@@ -91,7 +96,7 @@ def as_learnt(
         has_failed: whether a trial has failed by itself, with all its parameters drawn.
         chosen: parameters that are given, not drawn: only trials with these values are returned, and without them.
     """
-    alike = [trial for trial in trials if all(params_of(trial).get(key) == value for key, value in chosen.items())]
+    alike = of_choice(trials, chosen)
     failed = {trial.number for trial in alike if has_failed(trial)}
     if not failed and not chosen:
         return alike

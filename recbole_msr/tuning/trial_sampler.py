@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,17 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from recbole_msr.tuning.drawing import Drawing, settings_key
+from recbole_msr.tuning.failure_risk import FailureRisk
 from recbole_msr.tuning.known_trials import KnownTrials
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study_view import DRAWN, StudyView, as_learnt
+from recbole_msr.tuning.study_view import DRAWN, StudyView, as_learnt, of_choice
 
 ModelChooser = Callable[[Sequence[FrozenTrial], int], str]
 """Chooses the model of a trial, from the study's other trials (`study_view.params_of` gives the parameters of running
 ones, too) and a seed. The same trials and seed must give the same model."""
 _RANDOM_DRAWS = 100
+_ACCEPTED_RISK = 0.2
+"""Probability of failure up to which a point is taken: not 0, as the best settings may lie close to the border."""
 MODEL = "model"
 """Name of the parameter that a `ModelChooser` sets."""
 
@@ -42,7 +46,9 @@ class SeededByTrial(BaseSampler):
         space: the search space.
         choose_model: chooses the value of the parameter `model` before the others are drawn, which are then drawn by
             what is known of this model alone.
-        redraws: how often a point is drawn again before another way is taken.
+        redraws: how often a point is drawn again that was tried, or is likely to fail.
+        shuns_failures: whether points that are likely to fail are drawn again; the sampler learns of failures in any
+            case.
     """
 
     def __init__(
@@ -52,10 +58,11 @@ class SeededByTrial(BaseSampler):
         space: Space,
         choose_model: ModelChooser | None = None,
         redraws: int = 10,
+        shuns_failures: bool = True,
     ) -> None:
         self._build, self._seed, self._choose_model, self._redraws = build, seed, choose_model, redraws
+        self._space, self._shuns_failures = space, shuns_failures
         self.known = KnownTrials(space)
-        self._space = space
         build(seed)  # wrong options are refused now
         self._drawn: tuple[int, _Point] | None = None
 
@@ -90,17 +97,40 @@ class SeededByTrial(BaseSampler):
             chosen = {MODEL: self._choose_model(others, _hash(f"{name}/model"))}
         else:
             chosen = {MODEL: given[MODEL]} if self._choose_model is not None else {}
-        draw = _Draw(self._space, study, trial, given | chosen, self._learnt(study, chosen), "/".join(chosen.values()))
+        shown = self._learnt(study, chosen)
+        draw = _Draw(self._space, study, trial, given | chosen, shown, "/".join(map(str, chosen.values())))
         taken = self.known.by_key(others)
-        point = draw(self._build(_hash(name)))
-        for attempt in range(1, self._redraws + 1):
-            if point.key not in taken:
-                break
-            point = draw(self._build(_hash(f"{name}/{attempt}")))
-        else:
-            point = self._untried(draw, taken, name) or point
-        self._keep(study, trial, point)
+        point = self._worthwhile(draw, taken, name, self._risk(others, chosen)) or self._untried(draw, taken, name)
+        if point is None and chosen and MODEL not in given:  # all of this model's points have been tried
+            point = self._untried(_Draw(self._space, study, trial, given, shown, ""), taken, name)
+        if point is None:  # all have been tried: whoever hands out trials sees that it is a repeat
+            point = draw(self._build(_hash(name)))
+        for key, value in {**point.noted, DRAWN: point.params}.items():
+            study._storage.set_trial_system_attr(trial._trial_id, key, value)
         return point
+
+    def _worthwhile(self, draw: _Draw, taken: Mapping[str, Any], name: str, risk: FailureRisk) -> _Point | None:
+        """Draw points until one has not been tried and is not likely to fail.
+
+        Returns:
+            The point; the one least likely to fail if all are, None if all have been tried.
+        """
+        least, best = math.inf, None
+        for attempt in range(self._redraws + 1):
+            point = draw(self._build(_hash(f"{name}/{attempt}" if attempt else name)))
+            if point.key in taken:
+                continue
+            likely = risk(point.params, point.distributions)
+            if likely < least:
+                least, best = likely, point
+            if likely <= _ACCEPTED_RISK:
+                break
+        return best
+
+    def _risk(self, others: Sequence[FrozenTrial], chosen: Mapping[str, Any]) -> FailureRisk:
+        if not self._shuns_failures:
+            return FailureRisk([], self.known.has_failed)
+        return FailureRisk(of_choice(others, chosen), self.known.has_failed)
 
     def _untried(self, draw: _Draw, taken: Mapping[str, Any], name: str) -> _Point | None:
         """Return a point that no trial has tried, drawn at random; None where there is none."""
@@ -110,10 +140,6 @@ class SeededByTrial(BaseSampler):
             return next((point for point in drawn if point.key not in taken), None)
         left = [params for key, params in points.items() if key not in taken and draw.may_be(params)]
         return draw.at(random.Random(_hash(f"{name}/untried")).choice(left)) if left else None
-
-    def _keep(self, study: Study, trial: FrozenTrial, point: _Point) -> None:
-        for key, value in {**point.noted, DRAWN: point.params}.items():
-            study._storage.set_trial_system_attr(trial._trial_id, key, value)
 
     def _learnt(self, study: Study, chosen: Mapping[str, Any]) -> list[FrozenTrial]:
         # Optuna's samplers ask `_get_trials`; a study that a pruner has filtered shows another `get_trials`.

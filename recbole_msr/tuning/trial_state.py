@@ -41,7 +41,8 @@ def is_under_way(trial: FrozenTrial) -> bool:
 
 def is_unfinished(trial: FrozenTrial) -> bool:
     """Return whether a trial was validated, but has not come to its end, or not yet: its value may still improve."""
-    return is_cut_off(trial) or is_under_way(trial) or (trial.state == TrialState.PRUNED and SO_FAR in trial.user_attrs)
+    is_pruned = trial.state == TrialState.PRUNED and trial.user_attrs.get(SO_FAR) is not None
+    return is_pruned or is_cut_off(trial) or is_under_way(trial)
 
 
 def has_succeeded(trial: FrozenTrial) -> bool:

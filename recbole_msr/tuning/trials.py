@@ -8,6 +8,9 @@ Optuna keeps the trials. This module adds, for any storage and any number of pro
   reason, so a running trial whose worker's lock is free belongs to a dead worker. Workers on other machines, which do
   not share the folder, also write a heartbeat, a user attribute of their trial that changes.
 - A trial of a dead worker fails with the reason, does not count ("lost"), and is retried with the same parameters.
+- A trial whose settings another one has, that ended or is under way, is not trained: it fails with the other's value as
+  its reason, and does not count ("repeat"). Samplers draw such points only where no other is left, but first
+  configurations may be equal. Where every point of a space has been tried, no trial is handed out any more.
 - Workers of one folder take trials one after the other, under a lock. Two machines may take the same trial at the same
   moment: the one with the lower number is trained, the other fails untrained and does not count ("surplus").
 """
@@ -35,9 +38,10 @@ from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.samplers import GridOnce
 from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.study import counted_trials, epochs_of, quiet, storage_errors
+from recbole_msr.tuning.study import counted_trials, epochs_of, is_exhausted, quiet, storage_errors
 from recbole_msr.tuning.trial_folder import KILLED, fruitless_kills
-from recbole_msr.tuning.trial_state import counts
+from recbole_msr.tuning.trial_sampler import SeededByTrial
+from recbole_msr.tuning.trial_state import counts, has_succeeded, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,9 @@ BEAT_SECONDS = 20.0
 SILENT_SECONDS = 120.0
 """Seconds without a heartbeat after which a worker of another folder is taken for dead."""
 _WAIT_SECONDS = 0.5
-_LOST, _SURPLUS = "lost", "surplus"
+_LOST, _SURPLUS, _REPEAT = "lost", "surplus", "repeat"
+_ONCE_WELL = 10
+"""How many times `max_failures` failed trials in a row end a search in which a trial has succeeded."""
 _ONE_TOO_MANY = "one too many: another worker has taken it at the same moment"
 TrialRunner = Callable[[Trial, Callable[[], Trial | None], Callable[[Trial, Outcome], None]], None]
 """Runs a trial and, if it wants, further trials that the second argument hands out (None: no more for now); calls the
@@ -98,7 +104,7 @@ class Trials:
             together: runs one or more trials at once, in place of `objective`.
 
         Raises:
-            InputError: too many trials failed in a row, or the storage is gone.
+            InputError: trial after trial failed, or the storage is gone.
         """
         with quiet(), storage_errors(self._settings):
             while not stop() and (trial := self._next()) is not None:
@@ -155,15 +161,18 @@ class Trials:
             with self._taking:
                 self.reap()
                 finished, running = self._count()
-                if self._spent(finished):
+                exhausted = self._is_exhausted()
+                if self._spent(finished) or (exhausted and not running):
                     return None
-                if self._wanted is None or finished + running < self._wanted:
+                if not exhausted and (self._wanted is None or finished + running < self._wanted):
                     trial = self._study.ask()
                     trial.set_user_attr("worker", self.worker)
-                    if not self._is_surplus(trial):
-                        _ = trial.relative_params  # draws its point now, while no other worker takes one
+                    if self._is_surplus(trial):
+                        self._fail(self._frozen(trial), _SURPLUS, _ONE_TOO_MANY, trial)
+                        continue
+                    _ = trial.relative_params  # draws its point now, while no other worker takes one
+                    if not self._is_repeat(trial):
                         return trial
-                    self._fail(self._frozen(trial), _SURPLUS, _ONE_TOO_MANY, trial)
                     continue
             if not waits:
                 return None
@@ -175,6 +184,24 @@ class Trials:
         if self._settings.epochs is not None and epochs_of(self._study) >= self._settings.epochs:
             return True
         return self._wanted is not None and finished >= self._wanted
+
+    def _is_exhausted(self) -> bool:
+        """Return whether every point of the space has been tried or is under way, and no further trial is enqueued."""
+        trials = self._study.get_trials(deepcopy=False)
+        return is_exhausted(self._study) and not any(trial.state == TrialState.WAITING for trial in trials)
+
+    def _is_repeat(self, trial: Trial) -> bool:
+        """Return whether a trial's settings are known from another one; if so, it has ended without a training."""
+        sampler = self._study.sampler
+        if not isinstance(sampler, SeededByTrial):
+            return False
+        trials = self._study.get_trials(deepcopy=False)
+        other = sampler.known.repeated(trials[trial.number], trials)
+        if other is None:
+            return False
+        trial.set_user_attr("repeat_of", other.number)
+        self._fail(trials[trial.number], _REPEAT, f"not trained: {_known(other, self._settings.objectives)}", trial)
+        return True
 
     def _is_surplus(self, trial: Trial) -> bool:
         """Return whether another machine has taken this trial, or the last one, at the same moment."""
@@ -272,15 +299,19 @@ class Trials:
         return {**(trial.system_attrs.get("fixed_params") or {}), **trial.params}
 
     def check_failures(self) -> None:
-        """Stop the search if the last `max_failures` trials have all failed.
+        """Stop the search if trial after trial fails.
+
+        That is `max_failures` of them where no trial has ever succeeded, and ten times as many in a row otherwise.
 
         Raises:
             InputError: names the last reason.
         """
+        well = any(map(has_succeeded, self._study.get_trials(deepcopy=False)))
+        most = self._settings.max_failures * (_ONCE_WELL if well else 1)
         finished = counted_trials(self._study)
         finished.sort(key=lambda trial: trial.datetime_complete or datetime.max)
-        last = finished[-self._settings.max_failures :]
-        if len(last) == self._settings.max_failures and all(trial.state == TrialState.FAIL for trial in last):
+        last = finished[-most:]
+        if len(last) == most and all(trial.state == TrialState.FAIL for trial in last):
             reason = last[-1].user_attrs.get("reason", "no reason is known")
             raise InputError(f"the last {len(last)} trials failed, so the search stops; the last one: {reason}")
 
@@ -323,6 +354,18 @@ def _is_duplicate(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
         return False
     earlier = trials[: trial.number]
     return any((other.user_attrs.get("replaces"), other.user_attrs.get("first")) == sign for other in earlier)
+
+
+def _known(trial: FrozenTrial, objectives: Sequence[str]) -> str:
+    """Return, for a message, that a trial's settings are known, with what became of it."""
+    values = values_of(trial)
+    if trial.state == TrialState.RUNNING:
+        known = "is under way"
+    elif trial.state == TrialState.FAIL or values is None:
+        known = f"ended as {trial.state.name.lower()}: {trial.user_attrs.get('reason', 'no reason is known')}"
+    else:
+        known = "has " + ", ".join(f"{name} {value:.6g}" for name, value in zip(objectives, values, strict=True))
+    return f"these are the settings of trial {trial.number}, which {known}"
 
 
 def _given_up(trial: FrozenTrial, first: int, killed: int) -> FrozenTrial:

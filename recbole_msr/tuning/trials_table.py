@@ -28,8 +28,9 @@ def trials_frame(study: optuna.Study) -> pd.DataFrame:
     Columns: `number`, `state` (complete, pruned, fail, running, waiting); a value for every objective, under its name;
     `params.NAME` for every parameter that some trial has, in the order in which they were first sampled; `seconds`,
     `setup_seconds`, `epochs`, `best_epoch`, `parameters`, `flops`, `latency`, `latency_1`; `worker`, `origin`,
-    `reason`; `started`, `ended`. A pruned trial has the value that it last reported, as in Optuna; a trial that the end
-    of `--timeout` has cut off has that of its best epoch so far. An objective that is also a cost (`parameters`) has
+    `reason`; `started`, `ended`. A pruned trial, and one that the end of
+    `--timeout` has cut off, have those of their best epoch on all data; one that was pruned before it had any has the
+    value that it last reported. An objective that is also a cost (`parameters`) has
     one column, with the objectives.
 
     Missing values are NaN for numbers, None for words, NaT for times. A column of parameters that are all numbers holds
