@@ -105,7 +105,7 @@ class SearchOptions(JobOptions):
     final_seeds: Annotated[ProcessesOrNone, Argument("N", int)] = 3
     """Seeds of confirmation and final test, none of them a trial's; 0 for neither."""
     max_failures: Annotated[Count, Argument("N", int)] = 5
-    """Number of consecutive failed trials that ends the search."""
+    """Number of consecutive failed trials that ends a search without a success; with one, ten times as many."""
     fused: Annotated[SkipValidation[str | int | None], Argument("N")] = "auto"
     """Trainings that a worker runs at once, sharing their work: a number, off, or auto for as many as are faster."""
     fidelity: Annotated[SkipValidation[str | Sequence[str] | None], Argument("RUNGS")] = "auto"

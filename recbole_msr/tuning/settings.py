@@ -65,7 +65,8 @@ class SearchSettings:
         confirm: number of best trials that are trained again with these seeds.
         tolerance: with several objectives, the best trial is the one with the smallest second objective among those
             whose first is worse than the best by at most this much.
-        max_failures: number of consecutive failed trials that ends the search.
+        max_failures: number of consecutive failed trials that ends a search without a success; ten times as many end
+            one with a success.
         first: first configurations by model (`tuning/first_configurations.py`).
         warm_start: the best settings of earlier studies (`tuning/warm_start.py`).
         retries: how often a trial is tried again whose worker was killed.
