@@ -1,8 +1,11 @@
 """The best trials are trained again with fresh seeds; only the winner, its defaults and the reference are tested."""
 
 import json
+import math
 import statistics
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.report.tuning.terminal import print_search
 from recbole_msr.training.trainer import LightningTrainer
+from recbole_msr.tuning import budget as budget_module
 from recbole_msr.tuning import final as final_module
 from recbole_msr.tuning.options import SearchOptions
 
@@ -106,6 +110,30 @@ def test_an_interrupted_confirmation_goes_on_where_it_was(search, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "what had ended is not trained again"
     assert [len(one["confirmed"]["values"]) for one in result.summary["confirmation"]["candidates"]] == [2, 2, 2]
     assert result.summary["final"]["seeds"] == SEEDS
+
+
+def test_a_final_training_stops_when_the_time_is_up_and_goes_on(search, monkeypatch):
+    run_seeds, begun = final_module.run_seeds, []
+
+    def begins(*given):
+        begun.append(given)
+        return run_seeds(*given)
+
+    with monkeypatch.context() as patch:  # the time is up as soon as the first of these trainings has begun
+        patch.setattr(final_module, "run_seeds", begins)
+        clock = SimpleNamespace(monotonic=lambda: math.inf if begun else time.monotonic())
+        patch.setattr(budget_module, "time", clock)
+        first = go(search, trials=1, timeout=600.0, fused="off")
+    assert first.summary["final"] is None
+    assert first.summary["final_failures"] == {
+        "2021": "the time was up after epoch 1 of 3",
+        "2022": "no time was left for it",
+    }
+    assert first.summary["best"] is not None
+    again = go(search, trials=1, fused="off")
+    assert again.summary["final"]["seeds"] == SEEDS
+    once = go(search, trials=1, fused="off", output="once")
+    assert again.summary["final"] == once.summary["final"], "as if it had not been interrupted"
 
 
 @pytest.mark.slow
