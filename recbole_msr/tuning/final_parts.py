@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.metrics import find_metric
 from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.trial_settings import trial_config
+from recbole_msr.tuning.trial_parts import merge_tasks, tasks_of
 
 
 def final_tasks(settings: SearchSettings, trial: FrozenTrial) -> list[str | None]:
@@ -22,12 +22,7 @@ def final_tasks(settings: SearchSettings, trial: FrozenTrial) -> list[str | None
         settings: the search.
         trial: the trial.
     """
-    from recbole.utils import get_model
-
-    if not settings.models or hasattr(get_model(trial.user_attrs.get("model", settings.model)), "predict_tasks"):
-        return [None]
-    config = trial_config(settings, trial.user_attrs["settings"])
-    return sorted(config["tasks"], key=lambda task: task != config["main_task"])
+    return tasks_of(settings, trial.user_attrs["settings"])
 
 
 def merged(settings: SearchSettings, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -43,14 +38,8 @@ def merged(settings: SearchSettings, results: Sequence[dict[str, Any]]) -> dict[
     whole = dict(first)
     for split in ("valid", "test"):
         if split in first:
-            parts = [Evaluation.from_dict(result[split]) for result in results]
-            pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
-            cells = {
-                scenario: {task: cell for part in parts for task, cell in part.cells[scenario].items()}
-                for scenario in parts[0].cells
-            }
-            main = parts[0].main_task
-            whole[split] = {"metrics": first[split]["metrics"], **Evaluation(main, pooled, cells).to_dict()}
+            evaluation = merge_tasks([Evaluation.from_dict(result[split]) for result in results])
+            whole[split] = {"metrics": first[split]["metrics"], **evaluation.to_dict()}
     values = Evaluation.from_dict(whole["valid"]).flat()
     whole["best_valid_score"] = values[find_metric(settings.quality, list(values)) or settings.quality]
     return whole

@@ -23,6 +23,7 @@ from recbole_msr.runs.versions import versions
 from recbole_msr.tuning.fidelity import Ladder
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
+from recbole_msr.tuning.trial_parts import tasks_of
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
 from recbole_msr.tuning.trial_state import is_cut_off, is_under_way, is_unfinished, values_of
 from recbole_msr.version import __version__
@@ -209,11 +210,18 @@ def write_best(settings: SearchSettings, study: optuna.Study, trial: FrozenTrial
     else:
         same = "the same value" if settings.trial_seeds == 1 else "the value of its first seed"
         promise = f"# trains it again, to {same} on the same machine and versions, and tests it."
+    tasks = tasks_of(settings, sampled)
+    each = [
+        f"# {first['model']} learns one task at a time: this file is of '{tasks[0]}'. For the others:",
+        *(f"#   run_recbole --config_files best.yaml --main_task={task}" for task in tasks[1:]),
+        "# The value is of all of them together.",
+    ]
     lines = [
         f"# Trial {trial.number} of the study '{settings.study}': {values} on the validation split.",
         *([f"# {confirmed}"] if confirmed is not None else []),
         "#   run_recbole --config_files best.yaml",
         promise,
+        *(each if len(tasks) > 1 else []),
         *_yaml({"written_by": f"recbole-msr {__version__}", **first}),
         "",
         "# All other settings, as they were.",

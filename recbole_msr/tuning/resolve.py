@@ -13,6 +13,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_name, check_paths
 from recbole_msr.jobs.configuration import merge_configuration, require, take_tracking
 from recbole_msr.jobs.options import same_fields
+from recbole_msr.schema import Schema
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.fidelity import check_fidelity, read_fidelity
@@ -117,8 +118,14 @@ def _read_search_over_models(options: SearchOptions, config: dict[str, Any]) -> 
     space = joint_space(taking.models, dataset, {name: taking.config_of(name) for name in taking.models})
     study = options.study or f"{_study_of(options.models, taking.models)}-{dataset}"
     settings = _settings(options, taking.config, recbole_config, ROWS_MODEL, dataset, space, threads, study)
-    settings = replace(settings, models=taking.models, unread=taking.unread, left_out=taking.left_out)
-    settings = replace(settings, **_beginning(options, taking.models, space))
+    settings = replace(
+        settings,
+        models=taking.models,
+        unread=taking.unread,
+        left_out=taking.left_out,
+        tasks=_main_first(Schema.from_config(recbole_config)),
+        **_beginning(options, taking.models, space),
+    )
     for name in settings.objectives:
         if name not in COSTS:
             check_quality(name)
@@ -134,6 +141,11 @@ def _beginning(options: SearchOptions, models: list[str], space: Space) -> dict[
         "first": read_first(options.first, models, space),
         "warm_start": read_warm_start(options.warm_start, models, space),
     }
+
+
+def _main_first(schema: Schema | None) -> list[str]:
+    """Return the names of the tasks, the main task first."""
+    return [] if schema is None else sorted(schema.task_names, key=lambda task: task != schema.main_task)
 
 
 def _study_of(given: str | Sequence[str] | None, models: Sequence[str]) -> str:

@@ -37,11 +37,14 @@ from recbole_msr.tuning.confirmation import Confirmation, confirm
 from recbole_msr.tuning.ensemble import Ensemble, describe_ensemble, find_ensemble
 from recbole_msr.tuning.first_trials import enqueue_first_trials
 from recbole_msr.tuning.low_rungs import set_ladder
+from recbole_msr.tuning.model_costs import keep_costs
+from recbole_msr.tuning.model_summary import summarise_models
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import best_settings, best_trial, summarise, write_summary
 from recbole_msr.tuning.resolve import read_search
 from recbole_msr.tuning.settings import SETTINGS_FILE, SearchSettings
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.space.store_parameter import Stores
 from recbole_msr.tuning.study import check_study, counted_trials, is_exhausted, storage_errors
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_state import is_cut_off, values_of
@@ -135,7 +138,12 @@ def search(options: SearchOptions) -> SearchResult:
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
         confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
-        summary = {**summarise(settings, study, best, confirmed, seconds, command), **averaged, "data": data.report}
+        summary = {
+            **summarise(settings, study, best, confirmed, seconds, command),
+            **summarise_models(settings, study, best),
+            **averaged,
+            "data": data.report,
+        }
         _write_results(settings, study, summary)
         _tell_interruption(settings, best, interrupts)
         interrupts.raise_again()
@@ -156,12 +164,21 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
     """
     check_study(settings.folder, settings.study, settings.storage)
     with torch_threads(min(int(settings.config["threads"]) * settings.workers, cores())):  # no worker runs yet
-        build_stores(settings.model, settings.dataset, settings.config, space)
+        build_stores(_store_model(settings, space), settings.dataset, settings.config, space)
         data = StudyData(settings)  # prepared once: workers read it from the cache
     study = open_search(settings, space, data.config)
     set_ladder(study, settings, data)
-    enqueue_first_trials(study, space, recbole_config, settings)
+    if settings.models:
+        keep_costs(study, settings, data)
+    else:
+        enqueue_first_trials(study, space, recbole_config, settings)
     return study, data
+
+
+def _store_model(settings: SearchSettings, space: Space) -> str:
+    """Return the model that knowledge stores are built for."""
+    with_stores = [p.when["model"][0] for p in space.parameters if settings.models and isinstance(p, Stores)]
+    return str(with_stores[0]) if with_stores else settings.model
 
 
 def _keep_best(settings: SearchSettings, study: optuna.Study, best: FrozenTrial) -> None:

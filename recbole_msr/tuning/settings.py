@@ -26,6 +26,7 @@ _SHAPE = {
     "models?": [str],
     "unread?": {str: [str]},
     "left_out?": {str: str},
+    "tasks?": [str],
     "objectives": [str],
     "sampler?": {"name": str},
     "pruner?": {"name": str},
@@ -49,6 +50,7 @@ class SearchSettings:
         space: `Space.to_dict()`.
         models: the models of a search over several, in their order; empty for a search of one.
         unread: keys of `config` that a model of these does not read, by model: its trials keep their defaults.
+        tasks: in a search over several models all tasks, the main task first.
         left_out: why other models take no part, by model.
         objectives: metrics of the validation split and costs; the first metric is the trials' valid_metric.
         study: name of the study in its storage.
@@ -88,6 +90,7 @@ class SearchSettings:
     models: list[str] = field(default_factory=list)
     unread: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
     storage: str | None = SearchOptions.storage
     trials: int | None = SearchOptions.trials
     epochs: int | None = SearchOptions.total_epochs
@@ -122,6 +125,8 @@ class SearchSettings:
             )
         if len(self.objectives) > 1:
             self._check_several_objectives()
+        if self.models and self.sampler["name"] == "grid":
+            raise InputError("a grid is of one model's space: name one model (--model=NAME), or take another --sampler")
         if self.models and self.fused not in ("auto", "off"):
             raise InputError("trials of several models are not trained at once: leave --fused out, or name one model")
         if "wilcoxon" in _names(self.pruner) and self.trial_seeds < 2:

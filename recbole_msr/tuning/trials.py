@@ -67,11 +67,18 @@ class Trials:
         settings: the search.
         wanted: maximum number of trials (`--trials`, or the points of a grid); None for no limit.
         budget: the command's time; None for no limit.
+        prepare: called before a trial is asked for; it may enqueue one.
     """
 
     def __init__(
-        self, study: optuna.Study, settings: SearchSettings, wanted: int | None, budget: Budget | None = None
+        self,
+        study: optuna.Study,
+        settings: SearchSettings,
+        wanted: int | None,
+        budget: Budget | None = None,
+        prepare: Callable[[optuna.Study], None] = lambda _: None,
     ) -> None:
+        self._prepare = prepare
         self._study, self._settings, self._wanted, self._budget = study, settings, wanted, budget
         self._folder = settings.folder / "workers"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -165,6 +172,7 @@ class Trials:
                 if self._spent(finished) or (exhausted and not running):
                     return None
                 if not exhausted and (self._wanted is None or finished + running < self._wanted):
+                    self._prepare(self._study)
                     trial = self._study.ask()
                     trial.set_user_attr("worker", self.worker)
                     if self._is_surplus(trial):

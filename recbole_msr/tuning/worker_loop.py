@@ -14,6 +14,7 @@ from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.fidelity import Ladder, climb
 from recbole_msr.tuning.fused_trials import FusedTrials
+from recbole_msr.tuning.model_turns import ModelTurns
 from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.settings import COSTS, SearchSettings
 from recbole_msr.tuning.space.space import Space
@@ -67,6 +68,11 @@ def run_trials(
             after(trial)
 
     budget = Budget(settings, study, deadline)
-    with Trials(study, settings, wanted, budget) as trials:
+    turns = ModelTurns(settings, space, budget.trials_left) if settings.models else _nothing
+    with Trials(study, settings, wanted, budget, turns) as trials:
         objective = Objective(settings, space, data, budget, Ladder.of_study(study))
         trials.run(objective, ended, orphaned, FusedTrials(objective, settings, space, data, wanted))
+
+
+def _nothing(_: optuna.Study) -> None:
+    """Enqueue nothing before a trial of a search of one model."""

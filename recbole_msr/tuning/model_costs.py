@@ -1,0 +1,142 @@
+"""A short look at each model of a search over several: whether it can be built on the data, and what a step takes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from filelock import FileLock
+
+from recbole_msr.errors import InputError
+from recbole_msr.jobs.failure import ends_search, reason_of
+from recbole_msr.jobs.model_cost import parameters
+from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.trial_parts import tasks_of
+from recbole_msr.tuning.trial_settings import trial_config
+
+logger = logging.getLogger(__name__)
+
+_STEPS = 2
+_BYTES = 16
+"""Bytes that a trained number takes: itself, its gradient, and Adam's two means, four each."""
+_MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a model's defaults cost on the data.
+
+    Attributes:
+        seconds: estimate of the seconds of an epoch of all its parts.
+        parameters: numbers that are trained, of all parts together.
+        refused: why it cannot be trained here; None if it can.
+    """
+
+    seconds: float
+    parameters: int
+    refused: str | None = None
+
+
+MODEL_COSTS = "model_costs"
+"""Attribute of a study over several models: a `ModelCost` as a mapping for each model."""
+
+
+def keep_costs(study: optuna.Study, settings: SearchSettings, data: StudyData) -> None:
+    """Measure the models of a study that is new, and keep their costs with it, for all workers and commands.
+
+    Args:
+        study: the study.
+        settings: the search.
+        data: its data.
+
+    Raises:
+        InputError: no model can be trained on the data.
+    """
+    with FileLock(settings.folder / "workers" / "together.lock"):
+        if MODEL_COSTS not in study.user_attrs:
+            costs = measure_models(settings, data)
+            study.set_user_attr(MODEL_COSTS, {model: asdict(cost) for model, cost in costs.items()})
+
+
+def measure_models(settings: SearchSettings, data: StudyData) -> dict[str, ModelCost]:
+    """Build each model with its defaults, and time some steps of its training.
+
+    Args:
+        settings: a search over several models.
+        data: its data.
+
+    Raises:
+        InputError: no model can be trained on the data.
+    """
+    costs = {model: _measure(settings, data, model) for model in settings.models}
+    refused = {model: cost.refused for model, cost in costs.items() if cost.refused is not None}
+    if refused and not settings.left_out:  # they were named
+        raise InputError("; ".join(f"--models: {model} cannot take part: {why}" for model, why in refused.items()))
+    for model, reason in refused.items():
+        logger.warning("%s takes no part: %s", model, reason)
+    if len(refused) == len(costs):
+        reasons = "; ".join(f"{model}: {reason}" for model, reason in refused.items())
+        raise InputError(f"no model of the search can be trained on '{settings.dataset}': {reasons}")
+    return costs
+
+
+def _measure(settings: SearchSettings, data: StudyData, model: str) -> ModelCost:
+    seconds, numbers = 0.0, 0
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for task in tasks_of(settings, {"model": model}):
+                keys = {} if task is None else {"main_task": task}
+                config = trial_config(settings, {"model": model, **keys})
+                spent, count = _measure_part(config, data)
+                seconds, numbers = seconds + spent, numbers + count
+    except Exception as error:
+        if ends_search(error):
+            raise
+        return ModelCost(0.0, 0, reason_of(error))
+    finally:
+        gc.collect()
+    free = _memory(data.config) if settings.left_out else None  # a model that was named is tried
+    if free is not None and numbers * _BYTES > _MEMORY_SHARE * free:
+        size, room = numbers * _BYTES / 2**30, free / 2**30
+        return ModelCost(seconds, numbers, f"its defaults train {numbers:,} numbers, {size:.1f} GiB of {room:.1f} GiB")
+    return ModelCost(seconds, numbers)
+
+
+def _measure_part(config: Any, data: StudyData) -> tuple[float, int]:
+    """Return the estimated seconds of an epoch, and the number of trained numbers."""
+    from recbole.utils import get_model, init_seed
+
+    init_seed(config["seed"], config["reproducibility"])
+    tables = data.of(config)
+    model = get_model(config["model"])(config, tables.train_split).to(config["device"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+    rows = min(int(config["train_batch_size"]), len(tables.train))
+    best = float("inf")
+    for _ in range(_STEPS):  # the first one is slower: the least counts
+        started = time.perf_counter()
+        loss = model.calculate_loss(tables.train.batch(slice(0, rows)).to(config["device"]))
+        optimizer.zero_grad()
+        (torch.stack(loss).sum() if isinstance(loss, tuple) else loss).backward()
+        optimizer.step()
+        if config["device"].type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best * len(tables.train) / rows, parameters(model)
+
+
+def _memory(config: Any) -> int | None:
+    """Return the bytes that are free for a model; None where that is not known."""
+    if config["device"].type == "cuda":
+        return int(torch.cuda.mem_get_info(config["device"])[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
