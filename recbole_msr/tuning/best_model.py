@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import optuna
@@ -14,13 +15,15 @@ from optuna.trial import FrozenTrial, TrialState
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
+from recbole_msr.runs.ensemble import FILE as ENSEMBLE_FILE
+from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.outcome import write_validated
 from recbole_msr.tuning.outcome import best_trial, write_best
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
+from recbole_msr.tuning.trial_parts import parts_of, tasks_of
 from recbole_msr.tuning.trial_state import SO_FAR, counts, values_of
-from recbole_msr.tuning.trial_training import parts_of
 
 KEPT_TRIALS = 20
 """Number of trials whose models are kept: the best ones by validation."""
@@ -71,29 +74,44 @@ class BestModel:
         with contextlib.suppress(OSError, InputError):
             if read_json(self._mark, dict, finite=False) == mark and (self._settings.folder / "best.yaml").is_file():
                 return
-        source = self._model_of(study, best)
-        if source is not None:
-            with contextlib.suppress(FileNotFoundError):  # the trial has just been taken up under another number
-                self._folder.mkdir(exist_ok=True)
-                link_folder(source / "vocabulary", self._folder / "vocabulary")
-                link(source / BEST, self._folder / BEST)
-                link(source / "config.yaml", self._folder / "config.yaml")
-                write_validated(self._folder, {**read_json(source / VALIDATED), "trial": best.number})
+        sources = self._models_of(study, best)
+        with contextlib.suppress(FileNotFoundError):  # the trial has just been taken up under another number
+            if len(sources) == 1:
+                self._install_run(sources[0], best)
+            elif sources:
+                tasks = tasks_of(self._settings, best.user_attrs["settings"])
+                write_ensemble(
+                    self._folder,
+                    [Member(source, 1.0, [str(task)]) for source, task in zip(sources, tasks, strict=True)],
+                )
         write_best(self._settings, study, best, confirmed)
         text = json.dumps(mark)
         write_atomically(self._mark, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
-    def _model_of(self, study: optuna.Study, best: FrozenTrial) -> Path | None:
-        """Return the folder of a trial's model; None if it was trained elsewhere."""
-        part = parts_of(self._settings)[0].folder
+    def _install_run(self, source: Path, best: FrozenTrial) -> None:
+        if (self._folder / ENSEMBLE_FILE).exists():  # the best so far had one model a task
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(exist_ok=True)
+        link_folder(source / "vocabulary", self._folder / "vocabulary")
+        link(source / BEST, self._folder / BEST)
+        link(source / "config.yaml", self._folder / "config.yaml")
+        write_validated(self._folder, {**read_json(source / VALIDATED), "trial": best.number})
+
+    def _models_of(self, study: optuna.Study, best: FrozenTrial) -> list[Path]:
+        """Return the folders of a trial's models, one for each task of a model of one; none if trained elsewhere."""
+        sampled = best.user_attrs["settings"]
+        parts = parts_of(self._settings, sampled)[: len(tasks_of(self._settings, sampled))]
         trials = study.get_trials(deepcopy=False)
         same = [  # those that went on from it took its folder
             one
             for one in trials[best.number + 1 :]
             if values_of(one) == values_of(best) and best.number in [lost.number for lost in predecessors(one, trials)]
         ]
-        folders = [TrialFolder(self._settings.folder, one.number).training(part) for one in (best, *same)]
-        return next((folder for folder in folders if (folder / VALIDATED).is_file()), None)
+        for one in (best, *same):
+            folders = [TrialFolder(self._settings.folder, one.number).training(part.folder) for part in parts]
+            if all((folder / VALIDATED).is_file() for folder in folders):
+                return folders
+        return []
 
     def trim(self, study: optuna.Study) -> None:
         """Remove the models of trials that have ended, but those of the best ones."""

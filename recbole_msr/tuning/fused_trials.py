@@ -25,7 +25,7 @@ from recbole_msr.tuning.objective import Attempt, Objective, Outcome
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_training import parts_of
+from recbole_msr.tuning.trial_parts import parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class FusedTrials:
     def limit(self, attempt: Attempt) -> int:
         """Return the number of trainings to run at once, for a trial whose model has been built."""
         settings, run = self._settings, attempt.runs[0]
-        if self._objective.has_low_rungs:
+        if self._objective.has_low_rungs or settings.models:  # trials of several models are not trained together
             return 1
         if settings.fused == "off" or _is_retry(attempt.trial) or not_fusable_reason(run.config) is not None:
             return 1
@@ -160,7 +160,7 @@ class FusedTrials:
 
     def _make_members(self, open_trial: _OpenTrial, tell: Callable[[Trial, Outcome], None]) -> None:
         attempt, objective = open_trial.attempt, self._objective
-        for index, part in enumerate(parts_of(self._settings)):
+        for index, part in enumerate(parts_of(self._settings, attempt.outcome.settings)):
             if index:
                 objective.begin_part(attempt, part)
             run = attempt.runs[-1]
@@ -245,7 +245,7 @@ class FusedTrials:
         attempt = open_trial.attempt
         attempt.fused, attempt.started = None, time.perf_counter()
         with attempt.judged():
-            self._objective.begin_part(attempt, parts_of(self._settings)[0])
+            self._objective.begin_part(attempt, parts_of(self._settings, attempt.outcome.settings)[0])
             self._objective.train(attempt)
         self._close(open_trial, tell)
 

@@ -18,7 +18,9 @@ from recbole_msr.training.fast_paths import has_bfloat16
 from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, keep_ladder, passed_before, standing
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
-from recbole_msr.tuning.trial_training import TrialTraining, parts_of
+from recbole_msr.tuning.trial_parts import parts_of
+from recbole_msr.tuning.trial_training import TrialTraining
+from recbole_msr.tuning.trial_values import values_by_seed
 
 logger = logging.getLogger(__name__)
 
@@ -95,14 +97,15 @@ class LowRungs:
 
     def _train(self, sampled: dict[str, Any], rung: Rung, stop_within: Callable[[TrialTraining], None]) -> float:
         """Return a trial's value on a rung: the mean of its trainings."""
-        values = []
-        for part in parts_of(self._settings):
+        runs = []
+        for part in parts_of(self._settings, sampled):
             training = TrialTraining(self._settings, self._data, sampled, part, None, rung, self._ladder.precision)
             training.run([], _nothing, time.perf_counter(), stop=partial(stop_within, training))
-            values.append(training.values()[0])
-            del training
+            training.release()
+            runs.append(training)
             gc.collect()
-        return sum(values) / len(values)
+        values = values_by_seed(runs)
+        return sum(of_seed[0] for of_seed in values) / len(values)
 
 
 def is_defaults(trial: FrozenTrial) -> bool:
@@ -145,7 +148,7 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
     given = config["precision"] is not None or config["enable_amp"] or config["compile"]
     if given or "precision" in (config["lightning"] or {}):
         return None
-    training = TrialTraining(settings, data, {}, parts_of(settings)[0])
+    training = TrialTraining(settings, data, {}, parts_of(settings, {})[0])
     model: Any = training.model
     rows = data.train.batch(slice(0, int(config["train_batch_size"])))
 

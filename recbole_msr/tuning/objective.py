@@ -29,9 +29,11 @@ from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_folder import TrialFolder
+from recbole_msr.tuning.trial_parts import Part, parts_of
 from recbole_msr.tuning.trial_settings import trial_model, trial_settings
 from recbole_msr.tuning.trial_state import EPOCHS_BEFORE, KEPT_EPOCHS, SO_FAR
-from recbole_msr.tuning.trial_training import Part, TrialTraining, parts_of
+from recbole_msr.tuning.trial_training import TrialTraining
+from recbole_msr.tuning.trial_values import merged_attributes, values_by_seed
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,7 @@ class Objective:
         attempt.tracked = self._track(trial, outcome.settings)
         attempt.folder = TrialFolder.begin(self._settings.folder, trial)
         self._low_rungs.climb(trial, outcome.settings, self._stop_after, self._stop_within)
-        self.begin_part(attempt, parts_of(self._settings)[0])
+        self.begin_part(attempt, parts_of(self._settings, outcome.settings)[0])
 
     def begin_part(self, attempt: Attempt, part: Part) -> None:
         """Build the model of a trial's next training."""
@@ -121,7 +123,7 @@ class Objective:
 
     def train(self, attempt: Attempt) -> None:
         """Train a trial that has begun, part after part; what a lost trial before it has trained is not repeated."""
-        for number, part in enumerate(parts_of(self._settings)):
+        for number, part in enumerate(parts_of(self._settings, attempt.outcome.settings)):
             if number:
                 self.begin_part(attempt, part)
             run = attempt.runs[-1]
@@ -132,7 +134,7 @@ class Objective:
                 on_resume=partial(self._resume, attempt, run),
                 stop=partial(self._stop_within, run),
             )
-            if self._settings.trial_seeds > 1:
+            if self._settings.trial_seeds > 1 and part.is_last:
                 self._after_seed(attempt, part.index)
         attempt.complete()
 
@@ -154,10 +156,12 @@ class Objective:
             | trial_settings(settings, sampled),
         )
 
-    @property
-    def _reports_epochs(self) -> bool:
-        """Return whether the epochs of trials are reported; trials over several seeds report seed by seed."""
-        return self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1
+    def _reports(self, run: TrialTraining) -> bool:
+        """Return whether a training's epochs are reported; trials over several seeds report seed by seed.
+
+        Those of one task of several are not: the trial's value is of all tasks.
+        """
+        return self._settings.trial_seeds == 1 and len(self._settings.objectives) == 1 and run.part.task is None
 
     def after_epoch(self, attempt: Attempt, run: TrialTraining) -> Callable[[int, float], None]:
         """Return the callback that reports epochs to the study and stops the trial if it is pruned.
@@ -168,7 +172,7 @@ class Objective:
         def report(epoch: int, score: float) -> None:
             self._keep_best(attempt, run)
             step = len(self._ladder) + epoch + 1
-            if self._reports_epochs and attempt.report(score, step) and attempt.trial.should_prune():
+            if self._reports(run) and attempt.report(score, step) and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
             if epoch + 1 < run.epochs:
                 self._stop_after(f"epoch {epoch + 1} of {run.epochs}")
@@ -190,7 +194,7 @@ class Objective:
         """Report the epochs that a trial takes over from a lost one, so that pruning sees them."""
         attempt.trial.set_user_attr(EPOCHS_BEFORE, sum(one.epochs_before for one in attempt.runs))
         self._keep_best(attempt, run, resumed=True)
-        if self._reports_epochs:
+        if self._reports(run):
             for epoch, score in run.scores.items():
                 attempt.report(score, len(self._ladder) + epoch)
 
@@ -202,13 +206,13 @@ class Objective:
     def report_seeds(self, attempt: Attempt) -> None:
         """Report every seed's value of a trial whose seeds were trained together."""
         if self._settings.trial_seeds > 1 and len(self._settings.objectives) == 1:
-            for index, run in enumerate(attempt.runs):
-                attempt.report(run.values()[0], index)
+            for index, values in enumerate(values_by_seed(attempt.runs)):
+                attempt.report(values[0], index)
 
     def _after_seed(self, attempt: Attempt, index: int) -> None:
         if len(self._settings.objectives) > 1:
             return
-        attempt.report(attempt.runs[index].values()[0], index)
+        attempt.report(values_by_seed(attempt.runs)[index][0], index)
         if index + 1 < self._settings.trial_seeds and attempt.trial.should_prune():
             attempt.forget_best()  # a mean over fewer seeds than those of the others
             raise optuna.TrialPruned(f"pruned after {index + 1} of {self._settings.trial_seeds} seeds")
@@ -262,7 +266,7 @@ class Attempt:
 
     def complete(self) -> None:
         """Set the values of a trial whose trainings have all ended."""
-        values = [run.values() for run in self.runs]
+        values = values_by_seed(self.runs)
         self.outcome.values = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
         self.outcome.state = TrialState.COMPLETE
 
@@ -274,7 +278,7 @@ class Attempt:
         """
         values = []
         with suppress(InputError):  # an objective without a value
-            values = [run.values() for run in self.runs if run.is_validated]
+            values = values_by_seed(self.runs)
         if values:
             self.outcome.values_so_far = [sum(by_seed) / len(values) for by_seed in zip(*values, strict=True)]
             self.trial.set_user_attr(SO_FAR, self.outcome.values_so_far)
@@ -327,7 +331,7 @@ class Attempt:
         if self.fused is not None:
             outcome.attributes["fused"] = self.fused
         if runs:
-            outcome.attributes |= runs[0].attributes()
+            outcome.attributes |= merged_attributes(runs)
             outcome.attributes["epochs"] = sum(len(run.history) for run in runs)
             ends = [run.best_at for run in runs if run.best_at is not None]
             if ends:

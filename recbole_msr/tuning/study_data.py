@@ -22,7 +22,7 @@ class Tables:
     Args:
         train_split: the training split, from which models are built.
         valid_split: the validation split.
-        config: RecBole's configuration, for the tables' device.
+        config: RecBole's configuration, for the tables' device and their name.
     """
 
     def __init__(self, train_split: Any, valid_split: Any, config: Any) -> None:
@@ -49,6 +49,11 @@ class Tables:
             self._shares[share] = self.train.part(rows)
         return self._shares[share]
 
+    @cached_property
+    def name(self) -> str:
+        """Return a name for the data and how they are filtered, labelled and split."""
+        return fingerprint(self._config, self._config["data_path"], self._config["dataset"])[:16]
+
 
 class StudyData(Tables):
     """The data of all trials: read, split and packed once a process. The test split is not packed, and never read.
@@ -70,7 +75,7 @@ class StudyData(Tables):
     def __init__(self, settings: SearchSettings) -> None:
         from recbole.data import create_dataset
 
-        self.config, self._dataset = trial_config(settings, {}), settings.dataset
+        self.config = trial_config(settings, {})
         with reading_data(self.config):
             dataset = create_dataset(self.config)
             splits = dataset.build()
@@ -84,11 +89,6 @@ class StudyData(Tables):
                 check_metric(name, self.config, self.train_split, self._is_multi_task)
                 task = None if self._is_multi_task else self.config["main_task"]
                 check_validation(name, self.config, self.valid_split, task)
-
-    @cached_property
-    def name(self) -> str:
-        """Return a name for the data and how they are filtered, labelled and split."""
-        return fingerprint(self.config, self.config["data_path"], self._dataset)[:16]
 
     def of(self, config: Any) -> Tables:
         """Return the tables of a training: for a single-task model in a search over several, those of its task.

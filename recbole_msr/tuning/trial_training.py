@@ -7,7 +7,6 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from recbole_msr.tuning.fidelity import Rung, rung_settings
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_folder import BEST, LAST, keep_vocabulary, resumable
+from recbole_msr.tuning.trial_parts import Part
 from recbole_msr.tuning.trial_settings import trial_config, trial_model
 
 logger = logging.getLogger(__name__)
@@ -39,36 +39,12 @@ WRITE_SHARE = 0.05
 """Share of the time of a trial that writing its state to resume from may take."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of the trainings that a trial consists of.
-
-    Attributes:
-        seed: its seed.
-        index: the number of its seed, from 0.
-    """
-
-    seed: int
-    index: int = 0
-
-    @property
-    def folder(self) -> str:
-        """Return the name of its folder below the trial's."""
-        return f"seed-{self.seed}"
-
-
-def parts_of(settings: SearchSettings) -> list[Part]:
-    """Return the trainings of a trial, in their order: one a seed."""
-    first = int(settings.config["seed"])
-    return [Part(first + index, index) for index in range(settings.trial_seeds)]
-
-
 class TrialTraining:
     """One training of a trial.
 
     Args:
         settings: the search.
-        data: its data.
+        data: the search's data.
         sampled: the trial's sampled keys.
         part: which of the trial's trainings it is.
         folder: where its config.yaml, checkpoints and validated.json go, and what it goes on from if they are there;
@@ -94,10 +70,11 @@ class TrialTraining:
         rung: Rung | None = None,
         precision: str | None = None,
     ) -> None:
-        self._settings, self._data, self.part, self._folder, self._rung = settings, data, part, folder, rung
+        self._settings, self.part, self._folder, self._rung = settings, part, folder, rung
         self._model_name = trial_model(settings, sampled)
         below = rung_settings(rung, precision) if rung is not None else {}
-        self._config = trial_config(settings, {**sampled, "seed": part.seed, **below})
+        self._config = trial_config(settings, {**sampled, **part.keys, **below})
+        self._data = data.of(self._config)
         self._build()
         self.epochs = int(self._config["epochs"])
         self._kept: EpochKeeper | None = None
@@ -247,6 +224,15 @@ class TrialTraining:
         key = f"valid/{self._kept.metric}"
         return {int(row["epoch"]): float(row[key]) for row in self._kept.history if key in row}
 
+    def release(self) -> None:
+        """Free the model; its epochs and values stay known."""
+        self._model = torch.nn.Module()
+
+    @property
+    def search(self) -> SearchSettings:
+        """Return the search that it belongs to."""
+        return self._settings
+
     @property
     def config(self) -> Any:
         """Return RecBole's configuration."""
@@ -294,15 +280,18 @@ class TrialTraining:
     def values(self) -> list[float]:
         """Return the objectives' values in the best epoch."""
         assert self._kept is not None
-        cells = Evaluation.from_dict(self._kept.best_evaluation).keys() if self._kept.best_evaluation else []
+        cells = self.evaluation.keys() if self.evaluation is not None else []
         values = self._kept.best_metrics | self.costs
         keys = {name: find_metric(name, [*values, *cells]) for name in self._settings.objectives}
         objectives = {name: values[key] for name, key in keys.items() if key in values}
         objectives[self._settings.quality] = float(self._kept.best_score)  # type: ignore[arg-type]
-        missing = [name for name in self._settings.objectives if not math.isfinite(objectives.get(name, math.nan))]
-        if missing:
-            raise InputError(f"{', '.join(missing)} has no value on the validation split")
-        return [float(objectives[name]) for name in self._settings.objectives]
+        return in_order(self._settings, objectives)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Return the scenario x task cells of the best epoch; None before an epoch, and for data without tasks."""
+        found = self._kept.best_evaluation if self._kept is not None else None
+        return Evaluation.from_dict(found) if found else None
 
     def attributes(self) -> dict[str, Any]:
         """Return what is kept with the trial: costs, history, best epoch and its cells."""
@@ -329,6 +318,18 @@ class TrialTraining:
 
     def _batch(self, rows: int) -> Any:
         return self._data.valid.batch(slice(0, rows)).to(self._config["device"])
+
+
+def in_order(settings: SearchSettings, values: Mapping[str, float]) -> list[float]:
+    """Return the objectives' values in the order of the search.
+
+    Raises:
+        InputError: one has no finite value.
+    """
+    missing = [name for name in settings.objectives if not math.isfinite(values.get(name, math.nan))]
+    if missing:
+        raise InputError(f"{', '.join(missing)} has no value on the validation split")
+    return [float(values[name]) for name in settings.objectives]
 
 
 class _Watch(pl.Callback):

@@ -27,7 +27,9 @@ def open_search(settings: SearchSettings, parameters: Space, config: Any) -> opt
     """Open the study of a search, or create it."""
     data = fingerprint(config, config["data_path"], settings.dataset)
     smaller = {name: name in COSTS or smaller_is_better(name) for name in settings.objectives}
-    study: optuna.Study = open_study(settings, parameters, data, smaller, int(config["epochs"]))
+    # `ModelTurns` says the model before a trial is drawn: this is asked where it did not.
+    choose = (lambda *_: settings.models[0]) if settings.models else None
+    study: optuna.Study = open_study(settings, parameters, data, smaller, int(config["epochs"]), choose)
     climb(study)
     return study
 
