@@ -12,7 +12,8 @@ from recbole_msr.tuning.model_choice import model_of
 from recbole_msr.tuning.model_costs import MODEL_COSTS
 from recbole_msr.tuning.outcome import defaults_trial
 from recbole_msr.tuning.settings import SearchSettings
-from recbole_msr.tuning.study import candidates, counted_trials, values_of
+from recbole_msr.tuning.study import candidates, counted_trials
+from recbole_msr.tuning.trial_state import values_of
 
 
 def summarise_models(settings: SearchSettings, study: optuna.Study, best: FrozenTrial | None) -> dict[str, Any]:
