@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from recbole_msr.errors import InputError
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.jobs.model_cost import parameters
 from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.space.joint import MODEL
+from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_parts import tasks_of
 from recbole_msr.tuning.trial_settings import trial_config
@@ -48,34 +51,48 @@ MODEL_COSTS = "model_costs"
 """Attribute of a study over several models: a `ModelCost` as a mapping for each model."""
 
 
-def keep_costs(study: optuna.Study, settings: SearchSettings, data: StudyData) -> None:
+def keep_costs(study: optuna.Study, settings: SearchSettings, space: Space, data: StudyData) -> None:
     """Measure the models of a study that is new, and keep their costs with it, for all workers and commands.
 
     Args:
         study: the study.
         settings: the search.
+        space: its space.
         data: its data.
 
     Raises:
-        InputError: no model can be trained on the data.
+        InputError: no model can be trained on the data, or the time does not suffice for an epoch of any.
     """
     with FileLock(settings.folder / "workers" / "together.lock"):
         if MODEL_COSTS not in study.user_attrs:
-            costs = measure_models(settings, data)
+            costs = measure_models(settings, space, data)
+            _check_time(settings, costs)
             study.set_user_attr(MODEL_COSTS, {model: asdict(cost) for model, cost in costs.items()})
 
 
-def measure_models(settings: SearchSettings, data: StudyData) -> dict[str, ModelCost]:
+def _check_time(settings: SearchSettings, costs: Mapping[str, ModelCost]) -> None:
+    """Refuse a time limit that is shorter than an epoch of the cheapest model."""
+    seconds = {model: cost.seconds for model, cost in costs.items() if cost.refused is None}
+    cheapest = min(seconds, key=lambda model: seconds[model])
+    if settings.timeout is not None and seconds[cheapest] > settings.timeout:
+        raise InputError(
+            f"the timeout of {settings.timeout:g} seconds is too short: an epoch of the cheapest model, {cheapest}, "
+            f"takes about {seconds[cheapest]:.0f} seconds here"
+        )
+
+
+def measure_models(settings: SearchSettings, space: Space, data: StudyData) -> dict[str, ModelCost]:
     """Build each model with its defaults, and time some steps of its training.
 
     Args:
         settings: a search over several models.
+        space: its space.
         data: its data.
 
     Raises:
         InputError: no model can be trained on the data.
     """
-    costs = {model: _measure(settings, data, model) for model in settings.models}
+    costs = {model: _measure(settings, space, data, model) for model in settings.models}
     refused = {model: cost.refused for model, cost in costs.items() if cost.refused is not None}
     if refused and not settings.left_out:  # they were named
         raise InputError("; ".join(f"--models: {model} cannot take part: {why}" for model, why in refused.items()))
@@ -87,13 +104,13 @@ def measure_models(settings: SearchSettings, data: StudyData) -> dict[str, Model
     return costs
 
 
-def _measure(settings: SearchSettings, data: StudyData, model: str) -> ModelCost:
+def _measure(settings: SearchSettings, space: Space, data: StudyData, model: str) -> ModelCost:
     seconds, numbers = 0.0, 0
     try:
         with torch.random.fork_rng(devices=[]):
-            for task in tasks_of(settings, {"model": model}):
-                keys = {} if task is None else {"main_task": task}
-                config = trial_config(settings, {"model": model, **keys})
+            sampled = _defaults(settings, space, model)
+            for task in tasks_of(settings, sampled):
+                config = trial_config(settings, sampled | ({} if task is None else {"main_task": task}))
                 spent, count = _measure_part(config, data)
                 seconds, numbers = seconds + spent, numbers + count
     except Exception as error:
@@ -107,6 +124,15 @@ def _measure(settings: SearchSettings, data: StudyData, model: str) -> ModelCost
         size, room = numbers * _BYTES / 2**30, free / 2**30
         return ModelCost(seconds, numbers, f"its defaults train {numbers:,} numbers, {size:.1f} GiB of {room:.1f} GiB")
     return ModelCost(seconds, numbers)
+
+
+def _defaults(settings: SearchSettings, space: Space, model: str) -> dict[str, Any]:
+    """Return a model's defaults as the space holds them: a knowledge store among them, which has no default."""
+    params, _ = space.params_of(trial_config(settings, {MODEL: model}))
+    try:
+        return space.settings(params)
+    except InputError:  # a default lies outside of the space, and is sampled
+        return {MODEL: model}
 
 
 def _measure_part(config: Any, data: StudyData) -> tuple[float, int]:

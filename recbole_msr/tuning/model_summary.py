@@ -21,7 +21,7 @@ def summarise_models(settings: SearchSettings, study: optuna.Study, best: Frozen
 
     `models` has for each model `trials`, `seconds`, `epochs`, `share` (of all trials' seconds), `best` and `defaults`
     (values of the metric that chooses epochs; None without one); `left_out` the reasons of those that had no trial;
-    `model` is that of the best trial.
+    `model` is that of the best trial; all of them without one.
 
     Args:
         settings: the search.
@@ -43,7 +43,7 @@ def summarise_models(settings: SearchSettings, study: optuna.Study, best: Frozen
         model: "the time did not suffice for a first trial" for model, found in models.items() if not found["trials"]
     }
     return {
-        **({"model": model_of(best)} if best is not None else {}),
+        "model": model_of(best) if best is not None else ", ".join(settings.models),
         "models": models,
         "left_out": {**settings.left_out, **refused, **no_time},
     }

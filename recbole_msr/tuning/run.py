@@ -164,21 +164,23 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
     """
     check_study(settings.folder, settings.study, settings.storage)
     with torch_threads(min(int(settings.config["threads"]) * settings.workers, cores())):  # no worker runs yet
-        build_stores(_store_model(settings, space), settings.dataset, settings.config, space)
+        _build_stores(settings, space)
         data = StudyData(settings)  # prepared once: workers read it from the cache
     study = open_search(settings, space, data.config)
     set_ladder(study, settings, data)
     if settings.models:
-        keep_costs(study, settings, data)
+        keep_costs(study, settings, space, data)
     else:
         enqueue_first_trials(study, space, recbole_config, settings)
     return study, data
 
 
-def _store_model(settings: SearchSettings, space: Space) -> str:
-    """Return the model that knowledge stores are built for."""
-    with_stores = [p.when["model"][0] for p in space.parameters if settings.models and isinstance(p, Stores)]
-    return str(with_stores[0]) if with_stores else settings.model
+def _build_stores(settings: SearchSettings, space: Space) -> None:
+    """Build the knowledge stores; in a search over several models, for the one that has them in its space."""
+    names = [parameter.name for parameter in space.parameters if settings.models and isinstance(parameter, Stores)]
+    model = names[0].split(".")[0] if names else settings.model
+    unread = settings.unread.get(model, ())
+    build_stores(model, settings.dataset, {k: v for k, v in settings.config.items() if k not in unread}, space)
 
 
 def _keep_best(settings: SearchSettings, study: optuna.Study, best: FrozenTrial) -> None:
@@ -283,7 +285,7 @@ def _write_results(settings: SearchSettings, study: optuna.Study, summary: Mappi
             settings.folder,
             mode=settings.wandb,
             project=settings.wandb_project,
-            config={"model": settings.model, "dataset": settings.dataset, **settings.config, "space": settings.space},
+            config={"model": summary["model"], "dataset": settings.dataset, **settings.config, "space": settings.space},
         )
 
 

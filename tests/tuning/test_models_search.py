@@ -121,3 +121,8 @@ def test_a_model_that_cannot_be_built_is_left_out_of_auto_and_refused_in_a_list(
     assert result.summary["models"].keys() == {"LR"}
     assert "no such field" in result.summary["left_out"]["FM"]
     assert SearchSettings.of_folder(Path("out")).study == "auto-tiny"
+
+
+def test_a_time_limit_that_is_too_short_for_an_epoch_is_refused(over):
+    with pytest.raises(InputError, match="too short: an epoch of the cheapest model"):
+        over("LR,FM", None, timeout=1e-4)
