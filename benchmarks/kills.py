@@ -45,7 +45,14 @@ class Search:
     """
 
     def __init__(self, arguments: Sequence[str], folder: Path) -> None:
-        own = ("--study=kills", "--workers=1", "--final-seeds=0", "--wandb=disabled", f"--output={folder}")
+        own = (
+            "--study=kills",
+            "--workers=1",
+            "--fidelity=off",
+            "--final-seeds=0",
+            "--wandb=disabled",
+            f"--output={folder}",
+        )
         self._command, self.folder = [*_COMMAND, *arguments, *own], folder
 
     def run(self, seconds: float | None = None) -> float:

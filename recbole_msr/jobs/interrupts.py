@@ -66,7 +66,7 @@ class Interrupts:
         Raises:
             TerminatedError: in place of the KeyboardInterrupt that SIGTERM became.
         """
-        own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        own: dict[int, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
         if threading.current_thread() is threading.main_thread():
             self._handled = {number: handler for number, handler in own.items() if signal.getsignal(number) is handler}
         for number in self._handled:
@@ -79,4 +79,4 @@ class Interrupts:
             raise
         finally:
             for number in self._handled:
-                signal.signal(number, own[signal.Signals(number)])
+                signal.signal(number, own[number])

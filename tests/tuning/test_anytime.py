@@ -195,12 +195,12 @@ def test_only_kills_without_a_new_epoch_count(kept, kills):
 
 
 @pytest.mark.slow
-def test_a_search_killed_three_times_ends_as_if_left_alone(config, tmp_path, monkeypatch):
+def test_a_search_killed_twice_ends_as_if_left_alone(config, tmp_path, monkeypatch):
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 60, "stopping_step": 60}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 40, "stopping_step": 40}))
     monkeypatch.chdir(tmp_path)
     given = ["--model=SharedBottom", "--dataset=tiny", "--config_files", "config.yaml", "--space=space.yaml"]
-    assert kills.compare([*given, "--trials=3", "--pruner=none"], tmp_path, 3, seed=4)
+    assert kills.compare([*given, "--trials=2", "--pruner=none"], tmp_path, 2, seed=4)
 
 
 def test_the_best_model_is_that_of_the_best_trial_and_few_others_are_kept(search, monkeypatch):
