@@ -39,7 +39,7 @@ SEED = 2020
 DATASETS = {"kuairand": None, "yelp": 42_000, "frappe": 33_000, "ml-1m": 33_000}
 """Name -> most rows, of whole users; None for all."""
 BUDGETS = (5, 15)
-DRAWS, ETA = 1000, 3
+DRAWS, ETA = 500, 3
 LADDERS: dict[str, tuple[str, ...]] = {
     "1/9": ("1/9 x 1",),
     "1/9 x 2": ("1/9 x 2",),
@@ -276,23 +276,43 @@ def _last_epoch(trial: _Trial, complete: Sequence[_Trial], passes: Callable[[str
 
 
 def tables(records: Sequence[Record]) -> Iterator[str]:
-    """Markdown: the rungs and the ladders of every model and dataset."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record["model"], record["dataset"]), []).append(record)
-    for (model, dataset), group in groups.items():
-        yield f"\n{model}, {dataset}: {len(group)} configurations, {group[0]['rows']:,} training rows\n"
-        yield "| rung | rank correlation | best 3 | cost |\n|---|---|---|---|"
-        for rung, rank, survive, cost in rung_rows(group):
-            yield f"| {rung} | {rank:.2f} | {survive} | {cost:.3f} |"
-        plain = [random_search(group, (), budget) for budget in BUDGETS]
-        yield "\n| ladder | " + " | ".join(f"{budget} trainings" for budget in BUDGETS) + " |"
-        yield "|---|" + "---|" * len(BUDGETS)
-        yield f"| none | {' | '.join(f'{value:.4f}' for value in plain)} |"
-        for name, ladder in LADDERS.items():
+    """Markdown: of every model, what the rungs tell and what ladders gain, a column a dataset."""
+    for model in dict.fromkeys(record["model"] for record in records):
+        groups: dict[str, list[Record]] = {}
+        for record in records:
+            if record["model"] == model:
+                groups.setdefault(record["dataset"], []).append(record)
+        sizes = (
+            f"{name}: {len(group)} configurations, {group[0]['rows']:,} training rows" for name, group in groups.items()
+        )
+        yield f"\n{model}. {'; '.join(sizes)}. Rank correlation, and how many of the best 3 are kept.\n"
+        yield from _rung_table(groups)
+        yield f"\nMean best value with as much time as {' / '.join(map(str, BUDGETS))} full trainings take.\n"
+        yield from _ladder_table(groups)
+
+
+def _rung_table(groups: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    found = [list(rung_rows(group)) for group in groups.values()]
+    yield f"| rung | {' | '.join(groups)} | cost |"
+    yield "|---|" + "---|" * len(groups) + "---|"
+    for rows in zip(*found, strict=True):
+        cells = [f"{rank:.2f}, {kept}" for _, rank, kept, _ in rows]
+        yield f"| {rows[0][0]} | {' | '.join(cells)} | {np.mean([row[3] for row in rows]):.2f} |"
+
+
+def _ladder_table(groups: Mapping[str, Sequence[Record]]) -> Iterator[str]:
+    plain = {name: [random_search(group, (), budget) for budget in BUDGETS] for name, group in groups.items()}
+    yield f"| ladder | {' | '.join(groups)} |"
+    yield "|---|" + "---|" * len(groups)
+    yield "| none | " + " | ".join(" / ".join(f"{value:.4f}" for value in values) for values in plain.values()) + " |"
+    for name, ladder in LADDERS.items():
+        cells = []
+        for dataset, group in groups.items():
             found = [random_search(group, ladder, budget) for budget in BUDGETS]
-            gains = (f"{value - before:+.4f}" for value, before in zip(found, plain, strict=True))
-            yield f"| {name} | {' | '.join(gains)} |"
+            cells.append(
+                " / ".join(f"{value - before:+.4f}" for value, before in zip(found, plain[dataset], strict=True))
+            )
+        yield f"| {name} | {' | '.join(cells)} |"
 
 
 def read(path: Path) -> list[dict[str, Any]]:

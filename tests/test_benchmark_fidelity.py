@@ -40,5 +40,5 @@ def test_random_search_gains_by_a_rung_that_tells_and_loses_by_one_that_misleads
     assert fidelity.random_search(MISLEADING, ("1/9 x 1",), 6, draws=300) < plain
     assert fidelity.random_search(TELLING, ("all x 1",), 6, draws=300) > plain
     lines = "\n".join(fidelity.tables(TELLING))
-    assert "M, d: 9 configurations" in lines
-    assert "| 1/9 x 1 | 1.00 | 3 | 0.100 |" in lines
+    assert "M. d: 9 configurations, 9 training rows" in lines
+    assert "| 1/9 x 1 | 1.00, 3 | 0.10 |" in lines
