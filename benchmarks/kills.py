@@ -63,7 +63,9 @@ class Search:
         """
         began = time.monotonic()
         # The folder of the commands is the script's: where the datasets are looked for.
-        process = subprocess.Popen(self._command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            self._command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         try:
             _, told = process.communicate(timeout=seconds)
             if process.returncode != 0:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from filelock import FileLock
@@ -75,7 +77,8 @@ class BestModel:
             if read_json(self._mark, dict, finite=False) == mark and (self._settings.folder / "best.yaml").is_file():
                 return
         sources = self._models_of(study, best)
-        with contextlib.suppress(FileNotFoundError):  # the trial has just been taken up under another number
+        # The trial may just have been taken up under another number; and a damaged file is no reason to end a search.
+        with contextlib.suppress(FileNotFoundError, InputError):
             if len(sources) == 1:
                 self._install_run(sources[0], best)
             elif sources:
@@ -89,13 +92,15 @@ class BestModel:
         write_atomically(self._mark, lambda path: Path(path).write_text(text, encoding="utf-8"))
 
     def _install_run(self, source: Path, best: FrozenTrial) -> None:
-        if (self._folder / ENSEMBLE_FILE).exists():  # the best so far had one model a task
-            shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(exist_ok=True)
-        link_folder(source / "vocabulary", self._folder / "vocabulary")
-        link(source / BEST, self._folder / BEST)
-        link(source / "config.yaml", self._folder / "config.yaml")
-        write_validated(self._folder, {**read_json(source / VALIDATED), "trial": best.number})
+        told = {**read_json(source / VALIDATED), "trial": best.number}
+        if not (self._folder / ENSEMBLE_FILE).exists():
+            _take_run(source, self._folder, told)
+            return
+        # The best so far had one model a task: another folder takes its place.
+        with tempfile.TemporaryDirectory(prefix=".best-", dir=self._folder.parent) as temporary:
+            _take_run(source, Path(temporary, "new"), told)
+            self._folder.rename(Path(temporary, "old"))
+            Path(temporary, "new").rename(self._folder)
 
     def _models_of(self, study: optuna.Study, best: FrozenTrial) -> list[Path]:
         """Return the folders of a trial's models, one for each task of a model of one; none if trained elsewhere."""
@@ -142,3 +147,12 @@ class BestModel:
         """Return a trial's best value of the first objective that is a metric."""
         values = trial.user_attrs.get(SO_FAR) or trial.values
         return values[self._settings.objectives.index(self._settings.quality)] if values else None
+
+
+def _take_run(source: Path, folder: Path, told: Mapping[str, Any]) -> None:
+    """Put a trial's model into a folder, file by file; what it says of itself comes last."""
+    folder.mkdir(exist_ok=True)
+    link_folder(source / "vocabulary", folder / "vocabulary")
+    link(source / BEST, folder / BEST)
+    link(source / "config.yaml", folder / "config.yaml")
+    write_validated(folder, told)
