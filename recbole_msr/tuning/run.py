@@ -134,7 +134,7 @@ def search(options: SearchOptions) -> SearchResult:
         if confirmation is not None:
             best = confirmation.winner
             BestModel(settings).keep(study, best, confirmation.sentence(settings))
-        averaged = _describe_ensemble(settings, ensemble, best, budget)
+        averaged = _describe_ensemble(settings, ensemble, best, budget, interrupts.interrupted)
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
         confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
@@ -243,12 +243,12 @@ def _run_trials(
 
 
 def _describe_ensemble(
-    settings: SearchSettings, ensemble: Ensemble | None, best: FrozenTrial | None, budget: Budget
+    settings: SearchSettings, ensemble: Ensemble | None, best: FrozenTrial | None, budget: Budget, interrupted: bool
 ) -> dict[str, Any]:
     """Return the part `ensemble` of the summary, if there is one; it is tested if the winner is, and time is left."""
     if ensemble is None or best is None:
         return {}
-    tests = bool(settings.final_seeds)
+    tests = bool(settings.final_seeds) and not interrupted
     if tests and budget.over():
         logger.warning("the ensemble is not tested: no time was left for it; the same command with more time tests it")
         tests = False

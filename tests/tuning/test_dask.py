@@ -17,9 +17,11 @@ from recbole_msr.jobs.dask_worker import REFUSED, Order, run_order
 
 from .conftest import SPACE
 from .postgres import postgres_server
-from .test_workers import TRIALS, check_whole, states, study_of, wait_for, wait_until
+from .test_workers import check_whole, states, study_of, wait_for, wait_until
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install 'recbole-msr[dask]'")
+
+TRIALS = 4
 
 
 @pytest.fixture
@@ -71,13 +73,13 @@ def test_the_trial_of_a_lost_worker_goes_on_elsewhere(command, scheduler, dask_w
         running = [trial for trial in study_of(folder, url).trials if trial.state.name == "RUNNING"]
         groups = {trial.number: group_of(trial.user_attrs["worker"]) for trial in running}
         assert sorted(groups.values()) == sorted(worker.pid for worker in workers), "each trains in its own process"
-        victim = running[0]
+        victim = max(running, key=lambda trial: trial.number)
         os.killpg(groups[victim.number], signal.SIGKILL)
         _, told = process.communicate(timeout=900)
         assert process.returncode == 0, told
         assert "is gone; its trial is tried again elsewhere" in told
         study = study_of(folder, url)
-        lost = check_whole(study, folder, url)
+        lost = check_whole(study, folder, url, TRIALS)
         assert victim.number in [trial.number for trial in lost]
         (again,) = [trial for trial in study.trials if trial.user_attrs.get("replaces") == victim.number]
         survivor = next(worker.pid for worker in workers if worker.pid != groups[victim.number])
@@ -144,3 +146,19 @@ def test_a_search_without_the_package_says_what_to_install(search, monkeypatch):
 def test_dask_workers_import_nothing_large():
     code = "import sys, recbole_msr.jobs.dask_worker; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_lost_ends_the_command_and_what_ended_is_kept(
+    command, scheduler, dask_worker, start, tmp_path
+):
+    dask_worker()
+    process = start(command)
+    folder = tmp_path / "out"
+    wait_for(folder, None, lambda trials: states(trials)["COMPLETE"] >= 1, process)
+    scheduler.kill()
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert told.strip().splitlines()[-1].startswith("error: the Dask scheduler does not answer any more")
+    assert (folder / "best.yaml").is_file()
+    assert (folder / "summary.json").is_file()

@@ -89,9 +89,9 @@ def split_scores(checkpoint):
     for name, loader in (("valid", valid), ("test", test)):
         rows = loader._dataset[torch.arange(len(loader._dataset))]
         with torch.no_grad():
-            scores = model.predict_tasks(rows).double().numpy()
+            scores = model.predict_tasks(rows) if hasattr(model, "predict_tasks") else model.predict(rows)[:, None]
         labels = np.stack([rows["label_click"].numpy(), rows["label_like"].numpy()], axis=1)
-        found[name] = (labels, rows["scenario"].numpy(), scores)
+        found[name] = (labels, rows["scenario"].numpy(), scores.double().numpy())
     return found
 
 
@@ -146,6 +146,29 @@ def test_an_ensemble_comes_again_from_what_is_kept_and_skips_a_damaged_model(sea
     shutil.rmtree(tmp_path / "out" / "trials")
     assert "ensemble" not in search(trials=3, ensemble=2, **small).summary
     assert "no model of a trial is kept" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_model_of_one_task_joins_with_a_run_for_each_task(config, small, tmp_path, monkeypatch, no_pages):
+    monkeypatch.chdir(tmp_path)
+    told = recbole_msr.search(
+        **{"models": "FM,LR", "dataset": "tiny", "trials": 3, "ensemble": 3, "config": {**config, **small["config"]}},
+        **{"output": "out", "final_seeds": 0, "wandb": "disabled", "progress": False, "first": "off"},
+    ).summary["ensemble"]
+    assert len(told["candidates"]) == 3
+    total, means = 0, {}
+    for member in told["members"]:
+        paths = sorted((tmp_path / "out" / "trials" / str(member["trial"])).glob("*/best.ckpt"))
+        of_tasks = [split_scores(path)["valid"] for path in paths]  # the main task's first
+        means[member["trial"]] = np.concatenate([scores for _, _, scores in of_tasks], axis=1)
+        labels, scenario, _ = of_tasks[0]
+        assert member["value"] == pytest.approx(macro_auc(means[member["trial"]], labels, scenario), abs=1e-9)
+        total = total + member["weight"] * means[member["trial"]]
+    mean = total / sum(member["weight"] for member in told["members"])
+    assert told["valid"]["value"] == pytest.approx(macro_auc(mean, labels, scenario), abs=1e-9)
+    ensemble = recbole_msr.load(tmp_path / "out" / "ensemble")
+    assert ensemble.tasks == ["click", "like"]
+    assert ensemble.member_tasks == [["click"], ["like"]] * len(told["members"])
 
 
 def test_a_metric_that_is_not_of_cells_cannot_choose(search):

@@ -69,14 +69,14 @@ def sampled(trial):
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def check_whole(study, folder, storage=None):
-    """Exactly TRIALS ended, none of them twice; every trial that was lost was tried again with its parameters.
+def check_whole(study, folder, storage=None, count=TRIALS):
+    """Exactly `count` ended, none of them twice; every trial that was lost was tried again with its parameters.
 
     Trials that two machines took at the same moment are given up by one of them before they are trained.
     """
     ended = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-    assert len(ended) == TRIALS
-    assert len({tuple(sorted(trial.params.items())) for trial in ended}) == TRIALS
+    assert len(ended) == count
+    assert len({tuple(sorted(trial.params.items())) for trial in ended}) == count
     lost = [trial for trial in study.trials if trial.user_attrs.get("uncounted") == "lost"]
     for trial in lost:
         assert trial.state.name == "FAIL"
@@ -90,9 +90,9 @@ def check_whole(study, folder, storage=None):
     surplus = [trial for trial in study.trials if trial.user_attrs.get("uncounted") == "surplus"]
     assert not surplus or storage is not None, "workers of one folder take trials one after the other"
     assert not any(trial.intermediate_values for trial in surplus)
-    assert states(study.trials) == Counter(COMPLETE=TRIALS, FAIL=len(lost) + len(surplus))
+    assert states(study.trials) == Counter(COMPLETE=count, FAIL=len(lost) + len(surplus))
     frame = pd.read_csv(folder / "trials.csv")
-    assert (frame["state"] == "complete").sum() == TRIALS
+    assert (frame["state"] == "complete").sum() == count
     assert frame["auc"].max() == study.best_value
     return lost
 
