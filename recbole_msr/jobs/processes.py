@@ -94,6 +94,15 @@ class WorkerProcesses:
         errors = [line for line in lines if line.startswith("error: ")] or lines
         return errors[-1].removeprefix("error: ") if errors else f"it left no word in {self._log(name)}"
 
+    def interrupt(self, name: str) -> None:
+        """Ask a process to end, as Ctrl-C does; `wait` says when it has.
+
+        Args:
+            name: the process.
+        """
+        with contextlib.suppress(OSError, ValueError):  # ValueError: Windows has no such signal
+            self.running[name].send_signal(signal.SIGINT)
+
     def stop(self) -> None:
         """End those that run: first by an interrupt, so that they return their trials to the study."""
         for process in self.running.values():

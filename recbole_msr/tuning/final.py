@@ -137,11 +137,16 @@ def _run_workers(
     for mark in marks.values():
         mark.unlink(missing_ok=True)
 
+    def begun(run: Run) -> bool:
+        folders = final_folders(settings, trials[run[0]].trial, run[1]).values()
+        return any((folder / "metrics.csv").is_file() for folder in folders)
+
     def ended(count: int) -> None:
         if count > bar.n:
             bar.update(count - bar.n)
 
-    lost = run_finals(settings, groups, lambda run: over(run) or marks[run].is_file(), ended, budget.deadline)
+    deadline = budget.deadline
+    lost = run_finals(settings, groups, lambda run: over(run) or marks[run].is_file(), begun, ended, deadline)
     return lost | {run: mark.read_text(encoding="utf-8") for run, mark in marks.items() if mark.is_file()}
 
 

@@ -43,10 +43,13 @@ def run_finals(
     settings: SearchSettings,
     groups: Sequence[Group],
     over: Callable[[Run], bool],
+    begun: Callable[[Run], bool],
     ended: Callable[[int], Any],
     deadline: float | None,
 ) -> dict[Run, str]:
     """Run groups in worker processes, which share them out; a worker begins none that does not fit into its time.
+
+    A worker that has trained no epoch of its group by the deadline is interrupted; others stop after their epoch.
 
     A group whose worker was killed is tried again seed by seed: together they may have needed too much memory.
 
@@ -54,6 +57,7 @@ def run_finals(
         settings: the search.
         groups: what a worker trains together.
         over: returns whether a training has ended, well or with a reason that its worker left.
+        begun: returns whether a training has ended an epoch.
         ended: called again and again with the number of trainings that have ended.
         deadline: `time.monotonic()` at which the command shall be over.
 
@@ -65,6 +69,8 @@ def run_finals(
         while workers.remain():
             workers.start()
             workers.collect()
+            if deadline is not None and time.monotonic() > deadline:
+                workers.interrupt(begun)
             ended(workers.count_ended())
     finally:
         workers.processes.stop()
@@ -88,6 +94,7 @@ class _FinalWorkers:
         self._waiting = list(groups)
         self._tries = {run: 0 for group in groups for run in group.runs}
         self._running: dict[int, list[Group]] = {}  # number of the worker: its groups
+        self._interrupted: set[int] = set()
         self.failed: dict[Run, str] = {}
 
     def remain(self) -> bool:
@@ -123,8 +130,8 @@ class _FinalWorkers:
                 continue
             del self._running[index]
             unfinished = [group for group in groups if not all(map(self._over, group.runs))]
-            if not unfinished or code == 0:  # those that are not over did not fit into the time
-                continue
+            if not unfinished or code == 0 or index in self._interrupted:
+                continue  # those that are not over did not fit into the time
             if code > 0:
                 error = self.processes.last_error(_name(index))
                 self.failed |= {run: error for group in unfinished for run in group.runs if not self._over(run)}
@@ -133,6 +140,15 @@ class _FinalWorkers:
                 if not self._over(run):
                     self._retry_or_give_up(run, unfinished[0], code)
             self._waiting += unfinished[1:]
+
+    def interrupt(self, begun: Callable[[Run], bool]) -> None:
+        """Interrupt the workers that have trained no epoch of what they are at, and begin nothing more."""
+        self._waiting.clear()
+        for index, groups in self._running.items():
+            unfinished = [group for group in groups if not all(map(self._over, group.runs))]
+            if index not in self._interrupted and unfinished and not any(map(begun, unfinished[0].runs)):
+                self._interrupted.add(index)
+                self.processes.interrupt(_name(index))
 
     def _retry_or_give_up(self, run: Run, group: Group, code: int) -> None:
         self._tries[run] += 1
