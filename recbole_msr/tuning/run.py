@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -48,6 +50,7 @@ from recbole_msr.tuning.space.store_parameter import Stores
 from recbole_msr.tuning.study import check_study, counted_trials, is_exhausted, storage_errors
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_state import is_cut_off, values_of
+from recbole_msr.tuning.trials import COMMAND
 from recbole_msr.tuning.trials_table import trials_frame, write_trials
 from recbole_msr.tuning.worker_loop import open_search, run_trials, wanted_trials
 
@@ -117,6 +120,7 @@ def search(options: SearchOptions) -> SearchResult:
         study, data = _open_study(settings, space, recbole_config)
         settings.write()
         lock.begun = True
+        os.environ[COMMAND] = uuid.uuid4().hex
         deadline = None if settings.timeout is None else started + settings.timeout
         on_cluster = None if cluster is None else _on_cluster(settings, cluster, options.workers, deadline)
         failure, ensemble, confirmation = None, None, None

@@ -23,7 +23,11 @@ from recbole_msr.tuning.trial_state import KEPT_EPOCHS, RESUMED
 logger = logging.getLogger(__name__)
 
 KILLED = "its worker was killed"
-"""Reason of a trial that was lost in this way."""
+"""Reason of a trial that was lost in this way, while the command that had started the worker went on."""
+KILLED_WITH_COMMAND = "its worker was killed, with the whole command"
+"""The same where the command ended, too: hardly the trial's fault, so that it is tried more often."""
+_AS_ONE = 5
+"""So many kills of whole commands count as one of a worker."""
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
@@ -89,15 +93,19 @@ def predecessors(trial: Any, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]
 
 
 def fruitless_kills(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return how often the worker of a lost trial, or of those before it, was killed since it last kept a new epoch."""
-    most, kills = 0, 0
+    """Return how often the worker of a lost trial, or of those before it, was killed since it last kept a new epoch.
+
+    Five kills of a whole command count as one.
+    """
+    most, kills, whole = 0, 0, 0
     for one in [*reversed(predecessors(trial, trials)), trial]:
         kept = int(one.user_attrs.get(KEPT_EPOCHS, 0))
         if kept > most:
-            most, kills = kept, 0
-        elif one.user_attrs.get("reason") == KILLED:
-            kills += 1
-    return kills
+            most, kills, whole = kept, 0, 0
+        else:
+            kills += one.user_attrs.get("reason") == KILLED
+            whole += one.user_attrs.get("reason") == KILLED_WITH_COMMAND
+    return kills + whole // _AS_ONE
 
 
 def trial_folders(search: Path) -> Iterator[tuple[int, TrialFolder]]:

@@ -39,12 +39,14 @@ from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.samplers import GridOnce
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import counted_trials, epochs_of, is_exhausted, quiet, storage_errors
-from recbole_msr.tuning.trial_folder import KILLED, fruitless_kills
+from recbole_msr.tuning.trial_folder import KILLED, KILLED_WITH_COMMAND, fruitless_kills
 from recbole_msr.tuning.trial_sampler import SeededByTrial
 from recbole_msr.tuning.trial_state import counts, has_succeeded, values_of
 
 logger = logging.getLogger(__name__)
 
+COMMAND = "RECBOLE_MSR_SEARCH"
+"""Environment variable of a search's processes: which command they belong to."""
 BEAT_SECONDS = 20.0
 """Seconds between two heartbeats of a worker."""
 SILENT_SECONDS = 120.0
@@ -175,6 +177,8 @@ class Trials:
                     self._prepare(self._study)
                     trial = self._study.ask()
                     trial.set_user_attr("worker", self.worker)
+                    if COMMAND in os.environ:
+                        trial.set_user_attr("command", os.environ[COMMAND])
                     if self._is_surplus(trial):
                         self._fail(self._frozen(trial), _SURPLUS, _ONE_TOO_MANY, trial)
                         continue
@@ -234,7 +238,8 @@ class Trials:
             if _is_duplicate(trial, trials):  # its worker was killed before it could give the trial up
                 self._fail(trial, _SURPLUS, _ONE_TOO_MANY)
             else:
-                self._lose(trial, KILLED)
+                same = trial.user_attrs.get("command") == os.environ.get(COMMAND)
+                self._lose(trial, KILLED if same else KILLED_WITH_COMMAND)
         trials = self._study.get_trials(deepcopy=False)
         replaced = {trial.user_attrs.get("replaces") for trial in trials}
         for trial in trials:

@@ -18,7 +18,7 @@ from benchmarks import kills
 from recbole_msr.jobs.interrupts import TerminatedError
 from recbole_msr.tuning.objective import Objective
 from recbole_msr.tuning.study import candidates, epochs_of
-from recbole_msr.tuning.trial_folder import KILLED, LAST, fruitless_kills
+from recbole_msr.tuning.trial_folder import KILLED, KILLED_WITH_COMMAND, LAST, fruitless_kills
 
 from .conftest import SPACE
 from .test_workers import study_of
@@ -174,14 +174,21 @@ def test_a_second_interrupt_ends_at_once(tmp_path, start):
     assert process.wait(timeout=60) == -signal.SIGINT
 
 
-def _killed_trial(study, worker, kept=0, replaces=None):
+def _killed_trial(study, worker, kept=0, replaces=None, reason=KILLED):
     """Add a trial whose worker was killed."""
-    attributes = {"reason": KILLED, "uncounted": "lost", "worker": worker}
+    attributes = {"reason": reason, "uncounted": "lost", "worker": worker}
     if replaces is not None:
         attributes |= {"replaces": replaces, "retry_of": 0}
     if kept:
         attributes["kept_epochs"] = kept
     study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attributes))
+
+
+def test_kills_of_the_whole_command_hardly_count():
+    study = optuna.create_study()
+    for number, reason in enumerate([*[KILLED_WITH_COMMAND] * 9, KILLED, KILLED_WITH_COMMAND]):
+        _killed_trial(study, "w", replaces=number - 1 if number else None, reason=reason)
+    assert [fruitless_kills(trial, study.trials) for trial in study.trials] == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
