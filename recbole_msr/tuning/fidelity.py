@@ -67,9 +67,12 @@ def rung_settings(rung: Rung, precision: str | None) -> dict[str, Any]:
 
 
 DEFAULT = (Rung(1 / 9), Rung(1 / 3))
-"""The rungs that `auto` takes (docs/search.md has what they tell and cost)."""
+"""The rungs that `auto` chooses from (docs/search.md has what they tell and cost)."""
 LEAST_ROWS = 25_000
-"""Training rows from which on `auto` takes them: on the smallest data that they were measured on they gain."""
+"""Rows that a rung of `auto` has at least.
+
+An epoch over as many rows has told something on all data that were measured; on a share of fewer, one of them told
+nothing, and a search with it lost."""
 LEAST_TRIALS = 30
 """Trials from which on `auto` takes them where the budget is a number of trials."""
 
@@ -170,7 +173,8 @@ def choose_ladder(settings: SearchSettings, rows: int) -> Ladder:
     hindrance = hindrance or _unsuited(settings) or _too_small(settings, rows)
     if hindrance is not None:
         return Ladder(reason=hindrance)
-    return Ladder(DEFAULT, f"there are {rows:,} training rows, at least {LEAST_ROWS:,}")
+    rungs = tuple(rung for rung in DEFAULT if round(rung.share * rows) >= LEAST_ROWS)
+    return Ladder(rungs, f"there are {rows:,} training rows, {LEAST_ROWS:,} or more at each of them")
 
 
 def check_fidelity(settings: SearchSettings) -> str | None:
@@ -211,8 +215,8 @@ def _unsuited(settings: SearchSettings) -> str | None:
 
 def _too_small(settings: SearchSettings, rows: int) -> str | None:
     """Return why the data or the budget are too small for rungs; None if they are not."""
-    if rows < LEAST_ROWS:
-        return f"{rows:,} training rows are too few (below {LEAST_ROWS:,})"
+    if round(DEFAULT[-1].share * rows) < LEAST_ROWS:
+        return f"{rows:,} training rows are too few: {DEFAULT[-1]} of them are less than {LEAST_ROWS:,}"
     if settings.trials is not None and settings.trials < LEAST_TRIALS:
         return f"--trials={settings.trials} are too few to end most of them early (below {LEAST_TRIALS})"
     return None

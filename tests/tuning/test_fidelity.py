@@ -23,6 +23,9 @@ from recbole_msr.tuning.settings import SearchSettings
 
 from .conftest import SPACE
 
+MANY = 9 * LEAST_ROWS
+"""Training rows that are enough for all rungs."""
+
 
 def settings(fidelity="auto", **given):
     names = {"model": "HiNet", "dataset": "tiny", "study": "s", "output": "out"}
@@ -56,11 +59,14 @@ def test_what_is_no_rung_is_refused(given):
 
 
 def test_small_data_and_small_budgets_get_none():
-    assert choose_ladder(settings(), LEAST_ROWS).rungs
-    assert choose_ladder(settings(timeout=None, trials=LEAST_TRIALS), LEAST_ROWS).rungs
-    assert not choose_ladder(settings(), LEAST_ROWS - 1).rungs
-    assert not choose_ladder(settings(timeout=None, trials=LEAST_TRIALS - 1), LEAST_ROWS).rungs
-    assert not choose_ladder(settings("off"), LEAST_ROWS).rungs
+    """A rung has enough rows, and the budget allows more trials than can be looked at in full."""
+    assert str(choose_ladder(settings(), 9 * LEAST_ROWS)) == "1/9,1/3"
+    assert str(choose_ladder(settings(), 9 * LEAST_ROWS - 9)) == "1/3"
+    assert str(choose_ladder(settings(), 3 * LEAST_ROWS)) == "1/3"
+    assert not choose_ladder(settings(), 3 * LEAST_ROWS - 3).rungs
+    assert choose_ladder(settings(timeout=None, trials=LEAST_TRIALS), MANY).rungs
+    assert not choose_ladder(settings(timeout=None, trials=LEAST_TRIALS - 1), MANY).rungs
+    assert not choose_ladder(settings("off"), MANY).rungs
     assert choose_ladder(settings("1/4:2", trials=2), 10).rungs == (Rung(0.25, 2),)
 
 
@@ -75,11 +81,11 @@ def test_small_data_and_small_budgets_get_none():
     ],
 )
 def test_what_does_not_go_with_rungs_leaves_them_out_or_is_refused(given, told):
-    left_out = choose_ladder(settings(**given), LEAST_ROWS)
+    left_out = choose_ladder(settings(**given), MANY)
     assert not left_out.rungs
     assert told in left_out.reason
     with pytest.raises(InputError, match=told):
-        choose_ladder(settings("1/9", **given), LEAST_ROWS)
+        choose_ladder(settings("1/9", **given), MANY)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
