@@ -21,21 +21,10 @@ from recbole_msr.jobs.options import same_fields
 from recbole_msr.schema import Schema
 from recbole_msr.threads import log_worker_threads, share
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.models import PROTOCOL, ROWS_MODEL
 from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
 
-PROTOCOL = (
-    "epochs",
-    "stopping_step",
-    "eval_step",
-    "eval_args",
-    "train_neg_sample_args",
-    "min_scenario_rows",
-    "metrics",
-)
-"""Keys that every run takes from the reference's configuration, whatever its own model's defaults are."""
-ROWS_MODEL = "SharedBottom"
-"""A multi-task model: its splits keep rows that lack the main task's label."""
 _KNOWLEDGE = "minilm/full"
 _SHARED_KEYS = ("seed", "data_seed", "valid_metric", "trainer", "threads", "dataset", "main_task")
 _RUN_KEYS = ("output_dir", "resume", "save_predictions", "only_scenario")

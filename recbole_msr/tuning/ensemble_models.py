@@ -28,6 +28,7 @@ from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import label_field
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.models import ROWS_MODEL
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_settings import trial_settings
 from recbole_msr.tuning.trial_state import values_of
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 MOST_CANDIDATES = 20
 """Number of best trials from which an ensemble is chosen."""
-_ROWS_MODEL = "SharedBottom"
-"""A model of all tasks: its splits keep the rows that lack the label of one."""
 _CACHE = "valid.npz"
 _BATCH_ROWS = 4096
 
@@ -57,7 +56,7 @@ class EnsembleRows:
         from recbole.data import create_dataset
 
         keys = {**trial_settings(settings, {}), "strict": False}
-        self._config = training_config(_ROWS_MODEL, settings.dataset, keys)
+        self._config = training_config(ROWS_MODEL, settings.dataset, keys)
         with reading_data(self._config):
             self._splits = create_dataset(self._config).build()
         self.tasks: list[str] = self._splits[1].schema.task_names

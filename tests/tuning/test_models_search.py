@@ -126,3 +126,14 @@ def test_a_model_that_cannot_be_built_is_left_out_of_auto_and_refused_in_a_list(
 def test_a_time_limit_that_is_too_short_for_an_epoch_is_refused(over):
     with pytest.raises(InputError, match="too short: an epoch of the cheapest model"):
         over("LR,FM", None, timeout=1e-4)
+
+
+@pytest.mark.slow
+def test_rungs_judge_a_model_of_one_task_by_all_tasks(over):
+    result = over("FM,SharedBottom", 2, fidelity="1/2:1", config={"epochs": 1})
+    by_model = {trial.user_attrs["model"]: trial for trial in result.study.get_trials()}
+    assert set(by_model) == {"FM", "SharedBottom"}
+    for trial in by_model.values():
+        (rung,) = trial.user_attrs["rungs"]
+        assert (rung["share"], rung["epochs"]) == (0.5, 1)
+        assert trial.intermediate_values[1] == rung["value"]
