@@ -54,11 +54,12 @@ def key_of(space: Space, params: Mapping[str, Any]) -> str | None:
         return None
 
 
-def points(space: Space, most: int = MOST_POINTS) -> dict[str, dict[str, Any]] | None:
+def points(space: Space, given: Mapping[str, Any], most: int = MOST_POINTS) -> dict[str, dict[str, Any]] | None:
     """Return all points of a space, with conditions: the key of their settings -> their parameters.
 
     Args:
         space: the space.
+        given: parameters that all of them have.
         most: maximum number of points.
 
     Returns:
@@ -67,7 +68,7 @@ def points(space: Space, most: int = MOST_POINTS) -> dict[str, dict[str, Any]] |
     found: dict[str, dict[str, Any]] = {}
     path: list[list[int]] = []  # [which value is taken, how many there are] for each parameter in turn
     try:
-        for number, (settings, params) in enumerate(_walk(space, path)):
+        for number, (settings, params) in enumerate(_walk(space, given, path)):
             if number >= most:
                 return None
             found.setdefault(settings_key(settings), params)
@@ -76,7 +77,9 @@ def points(space: Space, most: int = MOST_POINTS) -> dict[str, dict[str, Any]] |
     return found
 
 
-def _walk(space: Space, path: list[list[int]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _walk(
+    space: Space, given: Mapping[str, Any], path: list[list[int]]
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Go through all combinations in the order of the space, the last parameter fastest."""
     while True:
         depth = 0
@@ -89,7 +92,7 @@ def _walk(space: Space, path: list[list[int]]) -> Iterator[tuple[dict[str, Any],
             depth += 1
             return values[path[depth - 1][0]]
 
-        drawing = Drawing({}, take)
+        drawing = Drawing(given, take)
         yield space.suggest(drawing), dict(drawing.params)
         while path and path[-1][0] + 1 == path[-1][1]:
             path.pop()

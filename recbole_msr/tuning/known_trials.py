@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from recbole_msr.tuning.drawing import MOST_POINTS, key_of, points
+from recbole_msr.tuning.drawing import MOST_POINTS, key_of, points, settings_key
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_view import params_of
 from recbole_msr.tuning.trial_state import counts
@@ -25,11 +24,18 @@ class KnownTrials:
     def __init__(self, space: Space) -> None:
         self._space = space
         self._keys: dict[int, str | None] = {}
+        self._points: dict[str, dict[str, dict[str, Any]] | None] = {}
 
-    @cached_property
-    def points(self) -> dict[str, dict[str, Any]] | None:
-        """Return the parameters of all points by the key of their settings; None where these are too many."""
-        return points(self._space) if _may_be_exhausted(self._space) else None
+    def points(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+        """Return the parameters of all points by the key of their settings; None where these are too many.
+
+        Args:
+            given: parameters that the points have.
+        """
+        name = settings_key(given)
+        if name not in self._points:
+            self._points[name] = points(self._space, given) if _may_be_counted(self._space, given) else None
+        return self._points[name]
 
     def key(self, params: Mapping[str, Any]) -> str | None:
         """Return the key of the settings that parameters give; None where they do not give all of them."""
@@ -70,14 +76,15 @@ class KnownTrials:
         others = (other for other in trials if other.number != trial.number and counts(other) and is_before(other))
         return next((other for other in others if self.key_of_trial(other) == key), None)
 
-    def is_exhausted(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether every point of the space has been tried, or is under way."""
-        return self.points is not None and self.points.keys() <= self.by_key(trials).keys()
+    def is_exhausted(self, trials: Sequence[FrozenTrial], given: Mapping[str, Any]) -> bool:
+        """Return whether every point of the space with the given parameters has been tried, or is under way."""
+        every = self.points(given)
+        return every is not None and every.keys() <= self.by_key(trials).keys()
 
 
-def _may_be_exhausted(space: Space) -> bool:
+def _may_be_counted(space: Space, given: Mapping[str, Any]) -> bool:
     """Return whether it is worth counting the points: the parameters that every trial has do not give too many."""
-    always = [parameter for parameter in space.parameters if not parameter.when]
+    always = [parameter for parameter in space.parameters if not parameter.when and parameter.name not in given]
     if any(parameter.is_endless for parameter in always):
         return False
     listed = [parameter.grid() or {} for parameter in always]

@@ -21,6 +21,7 @@ from recbole_msr.tuning.model_costs import MODEL_COSTS
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.joint import MODEL
 from recbole_msr.tuning.space.space import Space
+from recbole_msr.tuning.study import is_exhausted
 from recbole_msr.tuning.trial_settings import trial_config
 
 
@@ -77,6 +78,8 @@ def next_model(
         for model in settings.models
         if costs.get(model, {}).get("refused") is None
     }
+    # A model of which every point has been tried makes way for the others.
+    taking = {model: cost for model, cost in taking.items() if not is_exhausted(study, {MODEL: model})} or taking
     objective, smaller = settings.objectives.index(settings.quality), smaller_is_better(settings.quality)
     known = records(trials, list(taking), objective, smaller)
     return ModelChoice(taking)(known, None if math.isinf(left) else left)

@@ -168,11 +168,16 @@ def grid_points(study: optuna.Study) -> int | None:
     return len(study.sampler.points) if isinstance(study.sampler, GridOnce) else None
 
 
-def is_exhausted(study: optuna.Study) -> bool:
-    """Return whether every point of a study's space has been tried, or is under way; a grid's end is its points'."""
-    return isinstance(study.sampler, SeededByTrial) and study.sampler.known.is_exhausted(
-        study.get_trials(deepcopy=False)
-    )
+def is_exhausted(study: optuna.Study, given: Mapping[str, Any] | None = None) -> bool:
+    """Return whether every point of a study's space has been tried, or is under way; a grid has an end of its own.
+
+    Args:
+        study: the study.
+        given: only the points with these parameters count: those of one model, for instance.
+    """
+    if not isinstance(study.sampler, SeededByTrial):
+        return False
+    return study.sampler.known.is_exhausted(study.get_trials(deepcopy=False), given or {})
 
 
 class quiet:

@@ -134,11 +134,11 @@ class SeededByTrial(BaseSampler):
 
     def _untried(self, draw: _Draw, taken: Mapping[str, Any], name: str) -> _Point | None:
         """Return a point that no trial has tried, drawn at random; None where there is none."""
-        points = self.known.points
+        points = self.known.points(draw.given)
         if points is None:
             drawn = (draw(RandomSampler(seed=_hash(f"{name}/random/{attempt}"))) for attempt in range(_RANDOM_DRAWS))
             return next((point for point in drawn if point.key not in taken), None)
-        left = [params for key, params in points.items() if key not in taken and draw.may_be(params)]
+        left = [params for key, params in points.items() if key not in taken]
         return draw.at(random.Random(_hash(f"{name}/untried")).choice(left)) if left else None
 
     def _learnt(self, study: Study, chosen: Mapping[str, Any]) -> list[FrozenTrial]:
@@ -190,7 +190,7 @@ class _Draw:
         trials: Sequence[FrozenTrial],
         scope: str,
     ) -> None:
-        self._space, self._study, self._trial, self._given = space, study, trial, given
+        self._space, self._study, self._trial, self.given = space, study, trial, given
         self._trials, self._scope = trials, scope
 
     def __call__(self, sampler: BaseSampler) -> _Point:
@@ -208,16 +208,12 @@ class _Draw:
 
         return self._point(take, view.noted.get(trial._trial_id, {}))
 
-    def may_be(self, params: Mapping[str, Any]) -> bool:
-        """Return whether a point agrees with the parameters that are given."""
-        return all(params.get(name) == value for name, value in self._given.items())
-
     def at(self, params: Mapping[str, Any]) -> _Point:
         """Return the point with these parameters."""
         return self._point(lambda name, _: params[name], {})
 
     def _point(self, take: Callable[[str, BaseDistribution], Any], noted: Mapping[str, Any]) -> _Point:
-        drawing = Drawing(self._given, take)
+        drawing = Drawing(self.given, take)
         settings = self._space.suggest(drawing)
         return _Point(dict(drawing.params), dict(drawing.distributions), noted, settings_key(settings))
 

@@ -53,6 +53,8 @@ SILENT_SECONDS = 120.0
 """Seconds without a heartbeat after which a worker of another folder is taken for dead."""
 _WAIT_SECONDS = 0.5
 _LOST, _SURPLUS, _REPEAT = "lost", "surplus", "repeat"
+_MOST_REPEATS = 100
+"""Number of trials in a row with known settings after which no other is asked for."""
 _ONCE_WELL = 10
 """How many times `max_failures` failed trials in a row end a search in which a trial has succeeded."""
 _ONE_TOO_MANY = "one too many: another worker has taken it at the same moment"
@@ -166,7 +168,8 @@ class Trials:
 
     def _next(self, waits: bool = True) -> Trial | None:
         """Return the next trial, or None when the budget is spent. Wait while all that are left are running."""
-        while True:
+        repeats = 0
+        while repeats < _MOST_REPEATS:
             with self._taking:
                 self.reap()
                 finished, running = self._count()
@@ -185,10 +188,13 @@ class Trials:
                     _ = trial.relative_params  # draws its point now, while no other worker takes one
                     if not self._is_repeat(trial):
                         return trial
+                    repeats += 1
                     continue
             if not waits:
                 return None
             time.sleep(_WAIT_SECONDS)
+        logger.warning("no further trial begins: the settings of the last %d were known already", repeats)
+        return None
 
     def _spent(self, finished: int) -> bool:
         if self._budget is not None and self._budget.trials_over():

@@ -80,11 +80,12 @@ def sorted_(settings):
 
 def test_the_points_of_a_space_with_conditions_are_all_its_settings():
     space = Space.load(SMALL)
-    found = [space.settings(params) for params in points(space).values()]
+    found = [space.settings(params) for params in points(space, {}).values()]
     assert sorted_(map(str, found)) == sorted_(map(str, by_hand()))
-    assert points(Space.load(FLOATS)) is None
-    assert points(Space.load(NUMBERS), most=11) is None
-    assert len(points(Space.load(NUMBERS), most=12)) == 12
+    assert points(Space.load(FLOATS), {}) is None
+    assert len(points(space, {"kind": "plain"})) == 3
+    assert points(Space.load(NUMBERS), {}, most=11) is None
+    assert len(points(Space.load(NUMBERS), {}, most=12)) == 12
 
 
 @pytest.mark.parametrize(
@@ -149,8 +150,12 @@ def test_a_model_without_points_left_makes_way_for_another(tmp_path):
     parsed = Space.load(space)
     settings = open_(tmp_path, space)[1]
     study = open_study(settings, parsed, "data", {"auc": False}, 1, choose_model=lambda trials, seed: "A")
+    study.enqueue_trial({"model": "A"})
+    study.enqueue_trial({"model": "A"})
     trained = work((study, settings, parsed))
     assert trained[0] == {"model": "A"}
+    assert study.trials[1].user_attrs["repeat_of"] == 0
+    assert is_exhausted(study, {"model": "A"})
     assert sorted(settings["n"] for settings in trained[1:]) == [1, 2, 3]
 
 
