@@ -263,7 +263,7 @@ def summarise(
     """
     trials = counted_trials(study)
     states = Counter(trial.state for trial in trials)
-    defaults = defaults_trial(study)
+    defaults = defaults_trial(study, model=best.user_attrs.get("model") if best is not None else None)
     directions = ["minimize" if d == StudyDirection.MINIMIZE else "maximize" for d in study.directions]
     return {
         "study": settings.study,

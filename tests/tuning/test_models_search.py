@@ -1,6 +1,7 @@
 """`recbole_msr.search` over several models, from end to end on "tiny"."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import yaml
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.report.tuning.terminal import print_search
 from recbole_msr.tuning.settings import SearchSettings
 
 from .conftest import CONFIG
@@ -76,6 +78,14 @@ def test_one_study_over_models_of_all_tasks_and_of_one(over):
     assert result.summary["best"]["values"][0] == max(found["best"] for found in models.values())
     assert models["FM"]["defaults"] == first.value
     assert result.summary["model"] == yaml.safe_load(Path("out/best.yaml").read_text())["model"]
+    defaults = trials[result.summary["defaults"]["number"]]
+    assert defaults.user_attrs["model"] == result.summary["model"], "those of the best trial's model"
+    told = StringIO()
+    print_search(result.summary, file=told)
+    lines = [line.split() for line in told.getvalue().splitlines()]
+    for model, found in models.items():
+        (line,) = [line for line in lines if line[:1] == [model] and len(line) == 6]
+        assert (line[1], line[3]) == (f"{found['best']:.4f}", str(found["trials"]))
     with pytest.raises(InputError, match=r"models: \['SharedBottom', 'FM'\] -> \['SharedBottom', 'PLE'\]"):
         over("SharedBottom,PLE", 6, study="SharedBottom-FM-tiny")
 

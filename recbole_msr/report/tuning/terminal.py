@@ -40,6 +40,7 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             console.print(
                 Text(f"Trial {best['number']} has not ended ({best['cut_off']}): more time goes on with it.\n")
             )
+    _print_models(console, summary)
     _print_confirmation(console, summary)
     best_test, defaults_test = summary["final"], summary.get("final_defaults")
     for name, final in (("best", best_test), ("defaults", None if defaults_test == best_test else defaults_test)):
@@ -55,6 +56,35 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
                 (scenario, task, *(_spread_text(cell[metric]) for metric in part)) for scenario, task, cell in cells
             ]
             console.print(_table(title, ["scenario", "task", *map(metric_heading, part)], rows, 2))
+
+
+def _print_models(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print what each model of a search over several got of the budget, and what it gave, the best first."""
+    models = summary.get("models")
+    if not models:
+        return
+    directions = {objective["name"]: objective["direction"] for objective in summary["objectives"]}
+    smaller = directions[summary["valid_metric"]] == "minimize"
+
+    def place(model: str) -> float:
+        best = models[model]["best"]
+        return float("inf") if best is None else best if smaller else -best
+
+    rows = [
+        (
+            model,
+            *(_value_text(models[model][key]) for key in ("best", "defaults")),
+            f"{models[model]['trials']}",
+            f"{100 * (models[model]['share'] or 0):.0f} %",
+        )
+        for model in sorted(models, key=place)
+    ]
+    header = ["model", f"best {summary['valid_metric']}", "its defaults", "trials", "share of time"]
+    console.print(_table("Models", header, rows, 1))
+
+
+def _value_text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _print_confirmation(console: Console, summary: Mapping[str, Any]) -> None:
