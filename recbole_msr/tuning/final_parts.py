@@ -22,7 +22,7 @@ def final_tasks(settings: SearchSettings, trial: FrozenTrial) -> list[str | None
         settings: the search.
         trial: the trial.
     """
-    return tasks_of(settings, trial.user_attrs["settings"])
+    return tasks_of(settings, trial.user_attrs.get("settings", {}))
 
 
 def merged(settings: SearchSettings, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
