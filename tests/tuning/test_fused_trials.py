@@ -48,7 +48,7 @@ def by_number(result):
 def numbers(value):
     """All numbers of a structure that do not depend on the clock, one after the other."""
     if isinstance(value, dict):
-        return [n for key, one in value.items() if "second" not in key for n in numbers(one)]
+        return [n for key, one in value.items() if "second" not in key and key != "at" for n in numbers(one)]
     if isinstance(value, list):
         return [n for one in value for n in numbers(one)]
     return [float(value)] if isinstance(value, (int, float)) else []
