@@ -35,6 +35,8 @@ _PRIOR_SPREADS = 8.0
 """Number of values that the other models' spread counts for."""
 _PRIOR_FREEDOM = 3.0
 """Degrees of freedom before the first value: few, as surprises happen."""
+_UNTRIED = 2.0
+"""How much wider than other values the first value of a model may lie: models differ more than trials of one."""
 _LEAST_SPREAD = 1e-3
 """Least spread that is assumed, as a share of the best value."""
 
@@ -133,10 +135,9 @@ class ModelChoice:
             looks = [model for model in self._costs if known[model].begun == number and seconds[model] <= most]
             if looks:
                 return min(looks, key=lambda model: seconds[model])
-        tried = [model for model in self._costs if known[model].begun]
-        fitting = [model for model in tried if left is None or seconds[model] <= left]
+        fitting = [model for model in self._costs if left is None or seconds[model] <= left]
         if not fitting:
-            return min(tried, key=lambda model: seconds[model])  # its best epoch up to the end may still be the best
+            return cheapest  # its best epoch up to the end may still be the best
         worth = self.worth(known)
         return max(fitting, key=lambda model: worth[model])
 
@@ -159,11 +160,11 @@ class ModelChoice:
 def improvements(known: Mapping[str, Record]) -> dict[str, float]:
     """Return how much one more value of each model is expected to exceed the best value of all models.
 
-    Without any value it is 1 for all.
+    Without any value all are alike, but for the wider spread of those without a trial.
     """
     every = [value for record in known.values() for value in record.values]
     if not every:
-        return dict.fromkeys(known, 1.0)
+        return {model: 1.0 if record.begun else _UNTRIED for model, record in known.items()}
     best, centre = max(every), statistics.median(every)
     spreads = [spread for record in known.values() if len(record.values) > 1 and (spread := _spread(record.values)) > 0]
     usual = statistics.median(spreads) if spreads else _spread(every)
@@ -178,7 +179,8 @@ def _improvement(values: Sequence[float], best: float, centre: float, usual: flo
     own = _spread(values) if n > 1 else usual
     freedom = _PRIOR_FREEDOM + n
     variance = (_PRIOR_SPREADS * usual**2 + n * own**2) / (_PRIOR_SPREADS + n)
-    return expected_improvement(mean, math.sqrt(variance * (1 + 1 / (_PRIOR_VALUES + n))), freedom, best)
+    scale = math.sqrt(variance * (1 + 1 / (_PRIOR_VALUES + n))) * (1 if n else _UNTRIED)
+    return expected_improvement(mean, scale, freedom, best)
 
 
 def expected_improvement(mean: float, scale: float, freedom: float, best: float) -> float:

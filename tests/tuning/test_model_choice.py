@@ -144,3 +144,12 @@ def test_records_of_trials():
     waiting = create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"model": "b"}})
     assert model_of(waiting) == "b"
     assert records([waiting], ["a", "b"])["b"].begun == 0
+
+
+def test_where_no_first_look_is_quick_the_next_model_is_tried_before_one_again_and_again():
+    """Each trial takes a third of the time or more: a cheap model alone would get it all."""
+    choose = ModelChoice({"cheap": 60.0, "next": 100.0, "dear": 1000.0})
+    running = {"cheap": Record(running=1), "next": Record(), "dear": Record()}
+    assert choose(running, 240) == "next"
+    ended = {"cheap": Record([0.77], [60.0], ended=1), "next": Record(), "dear": Record()}
+    assert choose(ended, 240) == "next"
