@@ -200,6 +200,7 @@ def test_a_search_that_goes_on_draws_the_same_with_failures_among_its_trials(tmp
     }
 
 
+@pytest.mark.slow
 def test_few_of_the_last_trials_fail_where_the_best_lie_at_the_border_of_failure(tmp_path):
     found = [border.after("tpe", 2, seed, 80, tmp_path / str(seed)) for seed in range(3)]
     assert statistics.median(border.wasted(trials) for trials in found) <= 12
