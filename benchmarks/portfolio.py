@@ -29,8 +29,11 @@ from typing import Any
 
 from benchmarks.outside_data import SOURCE
 from benchmarks.portfolio_trials import SHARES, Results, collect
+from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import parse_yaml, write_yaml_text
 from recbole_msr.registry import describe, search_spaces
+from recbole_msr.tuning.first_configurations import check_configurations
+from recbole_msr.tuning.space.space import Space
 
 MOST = 12
 """Settings chosen for a model at most."""
@@ -92,6 +95,15 @@ def differing(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def outside(model: str, settings: Mapping[str, Any], space: Space) -> bool:
+    """Whether settings are outside of a model's space: a search could not try them."""
+    try:
+        check_configurations([differing(model, settings)], model, space, model)
+    except InputError:
+        return True
+    return False
 
 
 def file_of(model: str, values: Values, settings: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> str:
@@ -203,7 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{model}: {len(values)} settings were trained on all datasets, too few to choose from")
             continue
         settings = [line["settings"] for line in results.settings[model]]
-        chosen = choose(values)
+        space = Space.of_model(model)
+        chosen = choose({number: by for number, by in values.items() if not outside(model, settings[number], space)})
         print(f"{model}: {len(chosen) - 1} of {len(values)} settings")
         for number in better_everywhere(values):
             mean = statistics.mean(values[number][name] - values[0][name] for name in values[0])

@@ -7,8 +7,18 @@ import pytest
 import yaml
 
 from benchmarks import portfolio, portfolio_trials
-from benchmarks.portfolio import better_everywhere, choose, differing, expected_best, file_of, left_out_one, losses
+from benchmarks.portfolio import (
+    better_everywhere,
+    choose,
+    differing,
+    expected_best,
+    file_of,
+    left_out_one,
+    losses,
+    outside,
+)
 from benchmarks.portfolio_trials import Results
+from recbole_msr.tuning.space.space import Space
 
 VALUES = {
     0: {"a": 0.70, "b": 0.70, "c": 0.70},  # the defaults
@@ -84,6 +94,14 @@ def test_the_file_has_what_differs_from_the_defaults():
         "configurations": [{"learning_rate": 0.00346, "towers_per": "task"}, {"dropout": 0.0}],
     }
     assert "# a +0.0500, b -0.0100, c +0.0000" in text
+
+
+def test_settings_that_a_search_could_not_try_are_known():
+    space = Space.of_model("SharedBottom")
+    assert not outside("SharedBottom", {}, space)
+    assert not outside("SharedBottom", {"learning_rate": 0.00123456}, space)
+    assert outside("SharedBottom", {"learning_rate": 3.0}, space)
+    assert outside("SharedBottom", {"sub_experts": 3}, space)
 
 
 def test_collecting_goes_on_where_it_stopped_with_the_same_settings_on_all_data(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def command(config, tmp_path):
     return [
         *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
         *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--pruner=none", "--output=out"),
-        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=0", "--wandb=disabled"),
+        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=0", "--wandb=disabled", "--first=off"),
         *("--fused=off", "--dask=cluster.json"),
     ]
 

@@ -33,7 +33,7 @@ def command(config, tmp_path):
     return [
         *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
         *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
-        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=0", "--wandb=disabled"),
+        *("--config_files", "config.yaml", "--space=space.yaml", "--final-seeds=0", "--wandb=disabled", "--first=off"),
     ]
 
 
