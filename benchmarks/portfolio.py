@@ -39,7 +39,7 @@ MOST = 12
 """Settings chosen for a model at most."""
 LEAST_GAIN = 0.002
 """Mean loss that one more must take away."""
-FEWEST = 4
+FEWEST = 3
 """Settings that must have been trained on all datasets for a model to have first configurations."""
 TRIALS = (1, 2, 4, 8)
 Values = Mapping[int, Mapping[str, float]]
@@ -49,9 +49,9 @@ Values = Mapping[int, Mapping[str, float]]
 def losses(values: Values) -> dict[int, dict[str, float]]:
     """The loss of every settings on every dataset: 0 for the best, 1 for what a model that knows nothing has."""
     data = list(values[0])
-    best = {name: max(by_data[name] for by_data in values.values()) for name in data}
+    best = {name: max(by_data.get(name, -math.inf) for by_data in values.values()) for name in data}
     return {
-        number: {name: min((best[name] - by_data[name]) / (best[name] - 0.5), 1.0) for name in data}
+        number: {name: min((best[name] - by_data.get(name, -math.inf)) / (best[name] - 0.5), 1.0) for name in data}
         for number, by_data in values.items()
     }
 
@@ -69,7 +69,7 @@ def choose(values: Values, data: Iterable[str] | None = None, most: int = MOST, 
         Their numbers, in their order, with 0 in front.
     """
     names = list(values[0]) if data is None else list(data)
-    lost = losses({number: {name: by[name] for name in names} for number, by in values.items()})
+    lost = losses({number: {name: by[name] for name in names if name in by} for number, by in values.items()})
     chosen, least_lost = [0], dict(lost[0])
     while len(chosen) <= most:
         gains = {
@@ -106,7 +106,7 @@ def outside(model: str, settings: Mapping[str, Any], space: Space) -> bool:
     return False
 
 
-def file_of(model: str, values: Values, settings: Sequence[Mapping[str, Any]], chosen: Sequence[int]) -> str:
+def file_of(model: str, values: Values, settings: Mapping[int, Mapping[str, Any]], chosen: Sequence[int]) -> str:
     """The YAML file of a model's first configurations."""
     data = list(values[0])
     lines = [
@@ -117,7 +117,7 @@ def file_of(model: str, values: Values, settings: Sequence[Mapping[str, Any]], c
         "configurations:",
     ]
     for number in chosen[1:]:
-        gains = {name: values[number][name] - values[0][name] for name in data}
+        gains = {name: values[number].get(name, math.nan) - values[0][name] for name in data}
         shown = ", ".join(f"{name} {gain:+.4f}" for name, gain in gains.items() if math.isfinite(gain))
         text = write_yaml_text(differing(model, settings[number]), flow=True, width=10**6).strip()
         lines += [f"  # {shown}", f"  - {text}"]
@@ -133,11 +133,13 @@ def left_out_one(values: Values, random: Sequence[int]) -> dict[int, dict[str, t
     """
     found: dict[int, dict[str, tuple[float, float | None]]] = {}
     for left_out in values[0]:
-        others = [name for name in values[0] if name != left_out]
-        order = choose(values, others, most=max(TRIALS), least=-1.0)
+        others = [name for name in values[0] if name.split(" ")[0] != left_out.split(" ")[0]]
+        known = {number: by for number, by in values.items() if left_out in by}
+        order = choose(known, others, most=max(TRIALS), least=-1.0)
         for trials in TRIALS:
-            ours = max(values[number][left_out] for number in order[:trials])
-            drawn = expected_best([values[number][left_out] for number in random], trials - 1, values[0][left_out])
+            ours = max(known[number][left_out] for number in order[:trials])
+            at_random = [known[number][left_out] for number in random if number in known]
+            drawn = expected_best(at_random, trials - 1, values[0][left_out])
             found.setdefault(trials, {})[left_out] = (ours, drawn)
     return found
 
@@ -160,7 +162,8 @@ def report(results: Results, models: Sequence[str]) -> str:
         values = results.values(model)
         if len(values) < FEWEST:
             continue
-        random = [n for n in values if results.settings[model][n]["origin"] == "random"]
+        settings = results.of(model)
+        random = [n for n in values if settings[n]["origin"] == "random"]
         found = left_out_one(values, random)
         lines += [
             f"**{model}**: {len(values)} settings, {len(random)} of them random",
@@ -185,7 +188,7 @@ def report(results: Results, models: Sequence[str]) -> str:
 
 def better_everywhere(values: Values) -> list[int]:
     """Settings that are better than the defaults on every dataset, the best on average first."""
-    gains = {n: [by[name] - values[0][name] for name in values[0]] for n, by in values.items() if n}
+    gains = {n: [by[name] - values[0][name] for name in by] for n, by in values.items() if n}
     return sorted((n for n, each in gains.items() if min(each) > 0), key=lambda n: -statistics.mean(gains[n]))
 
 
@@ -195,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/portfolio"), help="results and datasets")
     parser.add_argument("--models", help="names with commas between them; by default all")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder with the raw data")
+    parser.add_argument(
+        "--fidelity", type=Path, help="fidelity.jsonl of benchmarks.fidelity, whose trainings count, too"
+    )
     parser.add_argument("--settings", type=int, default=40, help="settings of each model")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=8)
@@ -205,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.what == "collect":
         collect(given.folder, models, given.settings, given.rows, given.epochs, given.seconds, given.source)
         return
-    results = Results(given.folder)
+    results = Results(given.folder, given.fidelity)
     if given.what == "report":
         print(report(results, models))
         return
@@ -214,12 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if len(values) < FEWEST:
             print(f"{model}: {len(values)} settings were trained on all datasets, too few to choose from")
             continue
-        settings = [line["settings"] for line in results.settings[model]]
+        settings = {number: one["settings"] for number, one in results.of(model).items()}
         space = Space.of_model(model)
         chosen = choose({number: by for number, by in values.items() if not outside(model, settings[number], space)})
         print(f"{model}: {len(chosen) - 1} of {len(values)} settings")
         for number in better_everywhere(values):
-            mean = statistics.mean(values[number][name] - values[0][name] for name in values[0])
+            mean = statistics.mean(values[number][name] - values[0][name] for name in values[number])
             print(f"  better than the defaults everywhere, {mean:+.4f}: {json.dumps(settings[number])}")
         if len(chosen) > 1:
             given.out.mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             **{"loss_weighting": "uncertainty"},
         },
         {"embedding_learning_rate_factor": 3.0},
-        {"learning_rate": 0.003, "learning_rate_schedule": "cosine", "warmup_epochs": 1.0},
+        {"learning_rate": 0.003, "learning_rate_schedule": "cosine", "schedule_epochs": 8, "warmup_epochs": 0.5},
         {"bottom_hidden_sizes": [128], "tower_hidden_sizes": [8], "towers_per": "scenario", "batch_norm": True},
         {"embedding_size": 32, "embedding_dropout": 0.3},
         {"dropout": 0.0},
@@ -109,7 +111,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 """Changes of a model's defaults that are tried before random points; a key that its space lacks is left out of them.
 Those of SharedBottom with most keys stood out among random points (`benchmarks/fidelity.py`)."""
-SLOWEST = 1.6
+SLOWEST = 4.0
 """Settings that take so many times the defaults' processor time are given up."""
 LEAST_LIMIT = 6.0
 """But never before so many seconds."""
@@ -123,9 +125,11 @@ class Results:
 
     Args:
         folder: the folder.
+        fidelity: `fidelity.jsonl` of `benchmarks/fidelity.py`, whose full trainings count, too: random points of a
+            space, on datasets that are named with their rows.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fidelity: Path | None = None) -> None:
         self._plan, self._done = folder / "settings.jsonl", folder / "trainings.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.settings: dict[str, list[dict[str, Any]]] = {}
@@ -133,15 +137,22 @@ class Results:
             self.settings.setdefault(line["model"], []).append(line)
         self.trainings: list[dict[str, Any]] = list(_lines(self._done))
 
+        self._others = [_of_fidelity(line) for line in _lines(fidelity)] if fidelity is not None else []
+
     def values(self, model: str) -> dict[int, dict[str, float]]:
-        """Settings' numbers -> dataset -> value, of those that were trained on all datasets that any was trained on."""
+        """Settings' numbers -> dataset -> value, of those that were trained on all datasets."""
+        own = [line for line in self.trainings if line["model"] == model]
+        others = [line for line in self._others if line["model"] == model]
         found: dict[int, dict[str, float]] = {}
-        for line in self.trainings:
-            if line["model"] == model:
-                value = line["value"] if line["value"] is not None else float("-inf")
-                found.setdefault(line["number"], {})[line["data"]] = value
-        every = {data for values in found.values() for data in values}
-        return {number: values for number, values in sorted(found.items()) if set(values) == every}
+        for lines in (own, others):
+            for number, values in _complete(lines).items():
+                found.setdefault(number, {}).update(values)
+        return dict(sorted(found.items()))
+
+    def of(self, model: str) -> dict[int, dict[str, Any]]:
+        """Settings by number, each with `settings` and `origin`."""
+        found = dict(enumerate(self.settings.get(model, [])))
+        return found | {line["number"]: line for line in self._others if line["model"] == model and line["number"]}
 
     def plan(self, model: str, count: int) -> None:
         """Make a model's settings at least so many: the defaults, the variants, then random points of its space."""
@@ -188,6 +199,31 @@ class Results:
         """Keep a training."""
         self.trainings.append(line)
         _append(self._done, line)
+
+
+def _complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
+    """Numbers of settings -> dataset -> value, on the datasets that most have, of those that have them all."""
+    found: dict[int, dict[str, float]] = {}
+    for line in lines:
+        value = line["value"] if line["value"] is not None else -math.inf
+        found.setdefault(line["number"], {})[line["data"]] = value
+    counts = Counter(data for values in found.values() for data in values)
+    every = [data for data, count in counts.items() if 2 * count >= max(counts.values())]
+    return {
+        number: {data: values[data] for data in every}
+        for number, values in found.items()
+        if all(data in values for data in every)
+    }
+
+
+def _of_fidelity(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of `fidelity.jsonl` as one of a training; 0 are the defaults there, too."""
+    name = next(name for name in DATASETS if line["dataset"] == name or line["dataset"].startswith(f"{name}-"))
+    return {
+        **{"model": line["model"], "number": line["number"] and 1000 + line["number"], "origin": "random"},
+        **{"data": f"{name} ({line['rows']:,} rows)", "settings": line["settings"]},
+        "value": max(epoch["value"] for epoch in line["full"]),
+    }
 
 
 def collect(

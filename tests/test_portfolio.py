@@ -86,7 +86,7 @@ def test_only_what_is_better_on_every_dataset_is_better_everywhere():
 
 
 def test_the_file_has_what_differs_from_the_defaults():
-    settings = [{}, {"dropout": 0.2, "learning_rate": 0.0034567, "towers_per": "task"}, {}, {"dropout": 0.0}, {}]
+    settings = {1: {"dropout": 0.2, "learning_rate": 0.0034567, "towers_per": "task"}, 3: {"dropout": 0.0}}
     assert differing("SharedBottom", settings[1]) == {"learning_rate": 0.00346, "towers_per": "task"}
     text = file_of("SharedBottom", VALUES, settings, [0, 1, 3])
     assert yaml.safe_load(text) == {
@@ -122,6 +122,24 @@ def test_collecting_goes_on_where_it_stopped_with_the_same_settings_on_all_data(
         assert list(values) == [0, 1, 2]
         assert set(values[0]) == {"ml-100k", "yelp"}
     assert Results(tmp_path).settings["FM"][0]["settings"] == {}
+
+
+def test_trainings_of_the_fidelity_benchmark_count_too(tmp_path):
+    def line(number, dataset, values, settings):
+        return {
+            **{"model": "FM", "number": number, "dataset": dataset, "rows": 1234, "settings": settings},
+            "full": [{"value": value} for value in values],
+        }
+
+    lines = [line(0, "yelp-42", [0.6, 0.7, 0.65], {}), line(3, "yelp-42", [0.8, 0.5], {"learning_rate": 0.003})]
+    (tmp_path / "fidelity.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    results = Results(tmp_path, tmp_path / "fidelity.jsonl")
+    results.plan("FM", 1)
+    results.add({"model": "FM", "number": 0, "data": "yelp", "value": 0.66, "seconds": 1.0})
+    name = "yelp (1,234 rows)"
+    assert results.values("FM") == {0: {"yelp": 0.66, name: 0.7}, 1003: {name: 0.8}}
+    assert results.of("FM")[1003]["settings"] == {"learning_rate": 0.003}
+    assert choose(results.values("FM")) == [0, 1003]
 
 
 def test_a_line_cut_off_by_a_kill_is_trained_again(tmp_path):
