@@ -6,7 +6,8 @@
 
 `collect` trains (`benchmarks/portfolio_trials.py` has the method and what was cut); `DIR/trainings.jsonl` has a line a
 training, and the same command goes on. `choose` writes `search_spaces/first/MODEL.yaml`, `report` prints the tables of
-docs/search.md.
+docs/search.md, or puts them into it (`--page docs/search.md`). With `--fidelity=FILE` the full trainings of
+`benchmarks/fidelity.py` count, too.
 
 Choosing. The loss of settings on a dataset is the best value of all settings there minus theirs, as a share of the best
 value minus 0.5 (what an AUC is worth that knows nothing). The defaults come first, as in every search. Each further one
@@ -28,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.outside_data import SOURCE
-from benchmarks.portfolio_trials import SHARES, Results, collect
+from benchmarks.portfolio_trials import SHARES, Results, collect, differing
 from recbole_msr.errors import InputError
-from recbole_msr.files.yaml import parse_yaml, write_yaml_text
-from recbole_msr.registry import describe, search_spaces
+from recbole_msr.files.yaml import write_yaml_text
+from recbole_msr.registry import search_spaces
 from recbole_msr.tuning.first_configurations import check_configurations
 from recbole_msr.tuning.space.space import Space
 
@@ -83,18 +84,6 @@ def choose(values: Values, data: Iterable[str] | None = None, most: int = MOST, 
         chosen.append(following)
         least_lost = {name: min(least_lost[name], lost[following][name]) for name in names}
     return chosen
-
-
-def differing(model: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys in which settings differ from a model's defaults, numbers with three digits."""
-    defaults = parse_yaml(describe(model), model) or {}
-    recbole = {"learning_rate": 0.001, "train_batch_size": 2048, "weight_decay": 0.0}
-    rounded = {key: _rounded(value) for key, value in settings.items()}
-    return {key: value for key, value in rounded.items() if {**recbole, **defaults}.get(key, math.nan) != value}
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def outside(model: str, settings: Mapping[str, Any], space: Space) -> bool:
@@ -157,33 +146,50 @@ def expected_best(values: Sequence[float], draws: int, floor: float) -> float | 
 
 def report(results: Results, models: Sequence[str]) -> str:
     """The tables of docs/search.md: gains over the defaults, of settings that were chosen without the dataset."""
-    lines = []
+    lines: list[str] = []
     for model in models:
         values = results.values(model)
         if len(values) < FEWEST:
             continue
-        settings = results.of(model)
-        random = [n for n in values if settings[n]["origin"] == "random"]
-        found = left_out_one(values, random)
-        lines += [
-            f"**{model}**: {len(values)} settings, {len(random)} of them random",
-            "",
-            "| data | defaults | " + " | ".join(f"after {k}" for k in TRIALS[1:]) + " | random, 4 |",
-            "|---|" + "---:|" * (len(TRIALS) + 1),
-        ]
-        for name in values[0]:
-            base = values[0][name]
-            gains = " | ".join(f"{found[k][name][0] - base:+.4f}" for k in TRIALS[1:])
-            drawn = found[4][name][1]
-            lines.append(f"| {name} | {base:.4f} | {gains} | {'' if drawn is None else f'{drawn - base:+.4f}'} |")
-        means = " | ".join(
-            f"{statistics.mean(found[k][name][0] - values[0][name] for name in values[0]):+.4f}" for k in TRIALS[1:]
-        )
-        drawn_mean = [found[4][name][1] for name in values[0]]
-        known = [d - values[0][n] for d, n in zip(drawn_mean, values[0], strict=True) if d is not None]
-        mean = f"{statistics.mean(known):+.4f}" if known else ""
-        lines += [f"| mean | {statistics.mean(values[0].values()):.4f} | {means} | {mean} |", ""]
+        found = left_out_one(values, [number for number in results.random(model) if number in values])
+        samples = [name for name in values[0] if "(" not in name]
+        for names in (samples, [name for name in values[0] if name not in samples]):
+            if names:
+                trained = [number for number in values if names[0] in values[number]]
+                lines += [
+                    f"**{model}**, of {len(trained)} settings:",
+                    "",
+                    *_table(names, len(trained), values, found),
+                    "",
+                ]
     return "\n".join(lines)
+
+
+def _table(names: Sequence[str], settings: int, values: Values, found: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """Lines of a table: for each dataset the defaults, and the gains after some trials of ours and of random ones."""
+    counts = [trials for trials in TRIALS[1:] if trials < settings]
+    columns: dict[str, list[float]] = {f"after {trials}": [found[trials][n][0] for n in names] for trials in counts}
+    for trials in counts:
+        drawn = [found[trials][name][1] for name in names]
+        if None not in drawn and settings > 2 * trials:
+            columns[f"random, {trials}"] = drawn
+    rows = [[name, f"{values[0][name]:.4f}"] for name in names] + [["mean", ""]]
+    for each in columns.values():
+        gains = [value - values[0][name] for value, name in zip(each, names, strict=True)]
+        for row, gain in zip(rows, [*gains, statistics.mean(gains)], strict=True):
+            row.append(f"{gain:+.4f}")
+    head = ["left out", "defaults", *columns]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+
+
+def put(tables: str, page: Path | None) -> None:
+    """Print tables, or put them into a page between the marks."""
+    if page is None:
+        print(tables)
+        return
+    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- benchmarks.portfolio report -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    page.write_text(f"{before}{begin}\n{tables}\n{end}{after}", encoding="utf-8")
 
 
 def better_everywhere(values: Values) -> list[int]:
@@ -201,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fidelity", type=Path, help="fidelity.jsonl of benchmarks.fidelity, whose trainings count, too"
     )
+    parser.add_argument("--page", type=Path, help="where report puts its tables")
     parser.add_argument("--settings", type=int, default=40, help="settings of each model")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=8)
@@ -213,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     results = Results(given.folder, given.fidelity)
     if given.what == "report":
-        print(report(results, models))
+        put(report(results, models), given.page)
         return
     for model in models:
         values = results.values(model)

@@ -24,13 +24,16 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import optuna
 
 from benchmarks.outside_data import DATASETS, SOURCE, missing, prepare
+from recbole_msr.files.yaml import parse_yaml
+from recbole_msr.registry import describe
 from recbole_msr.tuning.space.space import Space
 
 SHARES = {
@@ -138,6 +141,11 @@ class Results:
         self.trainings: list[dict[str, Any]] = list(_lines(self._done))
 
         self._others = [_of_fidelity(line) for line in _lines(fidelity)] if fidelity is not None else []
+        for line in self._others:  # settings that were planned here as well, up to their numbers' first digits
+            model, same = line["model"], differing(line["model"], line["settings"], 1)
+            for planned in self.settings.get(model, []):
+                if differing(model, planned["settings"], 1) == same:
+                    line["number"] = planned["number"]
 
     def values(self, model: str) -> dict[int, dict[str, float]]:
         """Settings' numbers -> dataset -> value, of those that were trained on all datasets."""
@@ -152,7 +160,12 @@ class Results:
     def of(self, model: str) -> dict[int, dict[str, Any]]:
         """Settings by number, each with `settings` and `origin`."""
         found = dict(enumerate(self.settings.get(model, [])))
-        return found | {line["number"]: line for line in self._others if line["model"] == model and line["number"]}
+        return {line["number"]: line for line in self._others if line["model"] == model} | found
+
+    def random(self, model: str) -> list[int]:
+        """Numbers of the settings that are random points of the model's space."""
+        others = {line["number"] for line in self._others if line["model"] == model and line["number"]}
+        return sorted(others | {number for number, one in self.of(model).items() if one["origin"] == "random"})
 
     def plan(self, model: str, count: int) -> None:
         """Make a model's settings at least so many: the defaults, the variants, then random points of its space."""
@@ -199,6 +212,22 @@ class Results:
         """Keep a training."""
         self.trainings.append(line)
         _append(self._done, line)
+
+
+def differing(model: str, settings: Mapping[str, Any], digits: int = 3) -> dict[str, Any]:
+    """The keys in which settings differ from a model's defaults, numbers rounded to some digits."""
+    known = {"learning_rate": 0.001, "train_batch_size": 2048, "weight_decay": 0.0} | _defaults(
+        model
+    )  # RecBole's, ours
+    rounded = {
+        key: float(f"{value:.{digits}g}") if isinstance(value, float) else value for key, value in settings.items()
+    }
+    return {key: value for key, value in rounded.items() if known.get(key, math.nan) != value}
+
+
+@cache
+def _defaults(model: str) -> dict[str, Any]:
+    return parse_yaml(describe(model), model) or {}
 
 
 def _complete(lines: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
@@ -273,8 +302,6 @@ def train(
 ) -> dict[str, Any]:
     """One training: its value, best epoch, and seconds of processor time; or the reason why it has none."""
     from recbole_msr import run
-    from recbole_msr.files.yaml import parse_yaml
-    from recbole_msr.registry import describe
 
     fixed = {
         **data,
@@ -282,8 +309,7 @@ def train(
         **{"epochs": epochs, "stopping_step": 1, "threads": 1, "seed": SEED, "data_seed": SEED},
         **{"valid_metric": "auc/macro", "show_progress": False, "wandb": "disabled", "state": "ERROR"},
     }
-    defaults = parse_yaml(describe(model), model) or {}
-    batch = int(settings.get("train_batch_size", defaults.get("train_batch_size", 2048)))
+    batch = int(settings.get("train_batch_size", _defaults(model).get("train_batch_size", 2048)))
     scaled = {**fixed, **settings, "train_batch_size": batch // BATCH_SHARE}
     output = tempfile.mkdtemp(prefix="portfolio-")
     began = time.process_time()

@@ -131,14 +131,16 @@ def test_trainings_of_the_fidelity_benchmark_count_too(tmp_path):
             "full": [{"value": value} for value in values],
         }
 
-    lines = [line(0, "yelp-42", [0.6, 0.7, 0.65], {}), line(3, "yelp-42", [0.8, 0.5], {"learning_rate": 0.003})]
+    lines = [line(0, "yelp-42", [0.6, 0.7, 0.65], {}), line(3, "yelp-42", [0.8, 0.5], {"learning_rate": 0.007})]
     (tmp_path / "fidelity.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     results = Results(tmp_path, tmp_path / "fidelity.jsonl")
     results.plan("FM", 1)
     results.add({"model": "FM", "number": 0, "data": "yelp", "value": 0.66, "seconds": 1.0})
+    results = Results(tmp_path, tmp_path / "fidelity.jsonl")
     name = "yelp (1,234 rows)"
     assert results.values("FM") == {0: {"yelp": 0.66, name: 0.7}, 1003: {name: 0.8}}
-    assert results.of("FM")[1003]["settings"] == {"learning_rate": 0.003}
+    assert results.of("FM")[1003]["settings"] == {"learning_rate": 0.007}
+    assert results.random("FM") == [1003]
     assert choose(results.values("FM")) == [0, 1003]
 
 
@@ -151,6 +153,15 @@ def test_a_line_cut_off_by_a_kill_is_trained_again(tmp_path):
     assert len(again.trainings) == 1
     again.add({"model": "FM", "number": 1, "data": "a", "value": 0.5, "seconds": 1.0})
     assert [line["number"] for line in Results(tmp_path).trainings] == [0, 1]
+
+
+def test_tables_take_the_place_of_those_in_the_page(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- benchmarks.portfolio report -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        portfolio.put("| a |\n", page)
+    text = "before\n<!-- benchmarks.portfolio report -->\n\n| a |\n\n<!-- end -->\nafter\n"
+    assert page.read_text() == text
 
 
 def test_too_few_settings_write_no_file(tmp_path, capsys):

@@ -137,8 +137,8 @@ class _Over:
 def enqueue_first_trials(study: optuna.Study, space: Space, config: Any, settings: SearchSettings) -> None:
     """Make the defaults trial 0, so that the search never ends below them, and enqueue what is known to be good.
 
-    A grid has only its points. A study that has trials has begun already. Of a search over several models only the
-    defaults of its first are: `first_trials` has those of each, for whoever chooses the models.
+    A grid has only its points. A study that has trials has begun already. In a search over several models each model's
+    come when it is its turn (`tuning/model_turns.py`).
     """
     if settings.sampler["name"] == "grid":
         return
@@ -147,7 +147,6 @@ def enqueue_first_trials(study: optuna.Study, space: Space, config: Any, setting
             if settings.warm_start:
                 logger.warning("--warm-start is for a study's beginning: '%s' has trials already", settings.study)
             return
-        most = 1 if settings.models else settings.trials
-        for number, trial in enumerate(first_trials(settings, space, config)[:most]):
+        for number, trial in enumerate(first_trials(settings, space, config)[: settings.trials]):
             # Two machines may do this at the same time: of trials with the same mark only one is trained.
             study.enqueue_trial(trial.params, user_attrs={"origin": trial.origin, "first": f"trial {number}"})
