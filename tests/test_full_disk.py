@@ -62,7 +62,7 @@ def test_a_run_that_can_go_on(disk, capsys):
 
 @pytest.mark.parametrize("fill", ["begin", "trials", "final"])
 def test_a_search(fill, disk, capsys):
-    folder = disk({"begin": 4, "trials": 24, "final": 110}[fill])
+    folder = disk({"begin": 4, "trials": 24, "final": 240}[fill])
     options = ["--model=SharedBottom", "--output=disk/out", "--trials=40", "--wandb=disabled", "--final-seeds=3"]
     if fill == "final":
         options[2] = "--trials=1"

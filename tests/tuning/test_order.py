@@ -55,7 +55,7 @@ def test_a_searchs_files_rerun_to_its_value(backwards):
     assert again.summary["scenarios"] == ["women", "men"]
     assert again.summary["best_valid_score"] == found.best_value
 
-    (final,) = Path("out/final").glob("trial-*/config.yaml")
+    (final,) = Path("out/final").glob(f"trial-{found.summary['final']['trial']}-*/config.yaml")
     check_order(final)
     third = rerun(final, "third")
     assert third.summary["test"] == json.loads(final.with_name("result.json").read_text(encoding="utf-8"))["test"]

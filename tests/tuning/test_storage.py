@@ -45,7 +45,7 @@ def test_a_process_killed_while_it_writes_does_not_lock_the_others_out(tmp_path)
 def test_a_full_disk_is_told_and_what_ended_is_kept(search, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("mounting a small disk takes root")
     try:
