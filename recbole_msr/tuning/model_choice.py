@@ -27,7 +27,7 @@ from recbole_msr.tuning.space.joint import MODEL
 from recbole_msr.tuning.study_view import params_of
 from recbole_msr.tuning.trial_state import SO_FAR, counts
 
-LOOKS = (0.25, 0.05)
+LOOKS = (0.5, 0.05)
 """Largest shares of the time that is left which a model's first trial may take, its defaults, and its second one."""
 _PRIOR_VALUES = 0.5
 """Number of values that the other models' median counts for."""

@@ -79,7 +79,7 @@ def test_a_first_look_that_would_take_most_of_the_time_is_left_out():
     choose = ModelChoice({"cheap": 1.0, "huge": 30.0})
     assert choose.seconds(known) == {"cheap": 10.0, "huge": 300.0}, "ten seconds for a cost of 1"
     assert choose(known, 2000) == "huge"
-    assert choose(known, 600) == "cheap"
+    assert choose(known, 500) == "cheap"
     assert choose({"cheap": Record(), "huge": Record()}, 2) == "cheap", "something is tried in any case"
 
 
