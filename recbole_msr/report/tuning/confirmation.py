@@ -94,14 +94,17 @@ def _gains(confirmation: Mapping[str, Any]) -> list[str | Markup]:
         if gain.get("reason"):
             sentences.append(f"The winner less {what} (trial {gain['trial']}, {gain['model']}): {gain['reason']}.")
             continue
-        for key, difference in gain["differences"].items():
-            rows.append([f"{what} ({gain['model']})", key, *_tested(difference)])
+        rows += [
+            [f"{what} ({gain['model']})", key, *_tested(difference)]
+            for key, difference in gain["differences"].items()
+            if key.count("/") == 1  # cells would make the table as long as the page
+        ]
     if not rows:
         return sentences
     header = ["The winner less", "metric", "difference", "95 % interval", "p, adjusted", "verdict"]
     explanation = (
         "The gain on the test split, tested over its rows and the fresh seeds together, as a comparison tests its "
-        "entries; p is corrected by Holm for as many as the winner is compared with."
+        "entries; p is corrected by Holm for as many as the winner is compared with. Single cells are in summary.json."
     )
     return [*sentences, explanation, table(header, rows, caption="Gain on the test split", sortable=True)]
 

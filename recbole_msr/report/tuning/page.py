@@ -257,7 +257,7 @@ class _SearchPage:
             f"Every validation value ({metric}) that the search saw, by the time of the search; pauses between two "
             "commands are left out. The line is the best value of a model trained on all rows so far. Small faint "
             "marks are models trained on a share of the rows. Stars are defaults, diamonds first configurations, "
-            "squares come from earlier studies, circles were sampled."
+            "squares come from earlier studies, circles were sampled. A double click shows the values below, too."
         )
         return [explanation, quality_by_time(self._looks, metric, metric_is_bigger(self._summary))]
 

@@ -16,7 +16,8 @@ _SYMBOLS = dict(zip(FIRST, ("star", "diamond", "square", "circle"), strict=True)
 def quality_by_time(found: Sequence[Look], metric: str, bigger: bool) -> Markup:
     """Draw every validation value against the time of the search, and the best on all rows so far.
 
-    A colour a model; small and faint marks are of low rungs, trained on a share of the rows.
+    A colour a model; small and faint marks are of low rungs, trained on a share of the rows. The figure opens on the
+    better three quarters of the values on all rows.
 
     Args:
         found: the looks, in the order of time; at least one.
@@ -55,8 +56,22 @@ def quality_by_time(found: Sequence[Look], metric: str, bigger: bool) -> Markup:
         )
     drawn.update_layout(legend=LEGEND_ON_TOP, margin=MARGIN, hovermode="closest", showlegend=True)
     drawn.update_xaxes(title=f"{name} of search", rangemode="tozero", zeroline=False)
-    drawn.update_yaxes(title=f"{metric} on the validation split")
+    drawn.update_yaxes(title=f"{metric} on the validation split", range=_shown_range(found, bigger))
     return figure(drawn, f"{metric} by time", 440)
+
+
+def _shown_range(found: Sequence[Look], bigger: bool) -> list[float] | None:
+    """Return the range of values that the figure opens with: the better three quarters of those on all rows.
+
+    First epochs and low rungs would press all that matters into one line; a double click shows them.
+    """
+    values = sorted(look.value for look in found if look.share == 1.0)
+    if len(values) < 4 or values[0] == values[-1]:
+        return None
+    quarter = len(values) // 4
+    low, high = (values[quarter], values[-1]) if bigger else (values[0], values[-1 - quarter])
+    margin = 0.06 * (high - low) or 0.001
+    return [low - margin, high + margin]
 
 
 def time_by_model(groups: Sequence[Group]) -> Markup:
