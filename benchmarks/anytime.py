@@ -4,7 +4,7 @@ Method. For each data set (`benchmarks/outside_data.py`, all rows) and repetitio
 machine, each a command in a process of its own, with two workers of one thread each, an objective of auc/macro, and
 nothing else running:
     before       `search --model=HiNet` of another checkout (`--before`), or of this one with --fidelity=off and
-                 --first-configurations=off: TPE and the median pruner from the defaults on. The budget is its trials';
+                 --first=off: TPE and the median pruner from the defaults on. The budget is its trials';
                  its final test comes on top
     auto         `search --models=auto`: trials, confirmation, final test and page within the budget
     HiNet        `search --model=HiNet`, likewise
@@ -46,7 +46,7 @@ SETS = ("yelp", "kuairand", "ml-1m")
 SIDES = ("before", "auto", "HiNet", "hypertuning")
 OBJECTIVE = "auc/macro"
 _MAIN = "import sys; from recbole_msr.cli import main; sys.exit(main())"
-_OFF = ("--fidelity=off", "--first-configurations=off")
+_OFF = ("--fidelity=off", "--first=off")
 
 
 class Bench:
@@ -143,7 +143,7 @@ def _of_search(folder: Path) -> dict[str, Any]:
     return {
         "curve": best_so_far(found, bigger=True),
         "trials": summary["trials"],
-        "models": sorted({look.model for look in found}),
+        "models": sorted(summary.get("models") or {summary["model"]: None}),
         "best": summary["best"] and summary["best"]["values"][0],
         "test": final and _macro(final["test"]["cells"]),
         "seconds": summary["seconds"],

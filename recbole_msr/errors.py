@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+REFUSED = 2
+"""Exit code of a command, and of a worker, that bad input has ended; a worker is started again after any other."""
+
 
 class InputError(ValueError):
     """Bad input: the message names what cannot be used and says what would be right.

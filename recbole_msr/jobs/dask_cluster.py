@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_msr.errors import InputError, StorageError, one_line
-from recbole_msr.jobs.dask_worker import REFUSED, Order, run_order
-from recbole_msr.jobs.processes import PATIENCE_SECONDS, Crew, Restarts
+from recbole_msr.errors import InputError, one_line
+from recbole_msr.jobs.dask_worker import Order, run_order
+from recbole_msr.jobs.processes import Crew, PatientUpdate, Restarts
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def run_on_cluster(
     orders, restarts = _Orders(client, most, make), Restarts(count_ended)
     numbers: dict[str, int] = {}
     done: set[str] = set()
-    last_update = time.monotonic()
+    show = PatientUpdate(update)
     waits = False
     try:
         while orders.running or not done:
@@ -199,17 +199,10 @@ def run_on_cluster(
                 logger.warning("there is no Dask worker: waiting for one to join")
             waits = not there
             time.sleep(_POLL_SECONDS)
-            try:
-                update()
-                last_update = time.monotonic()
-            except StorageError:  # the workers have their own patience
-                if time.monotonic() - last_update > PATIENCE_SECONDS:
-                    raise
+            show()
             for address, code, error in orders.ended():
                 if code == 0:
                     done.add(address)
-                elif code == REFUSED:
-                    raise InputError(error)
                 else:
                     restarts.wait_before(address, numbers[address], code, error)
     finally:

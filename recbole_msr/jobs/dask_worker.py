@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_msr.errors import REFUSED
 from recbole_msr.version import __version__
 
-REFUSED = 2
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 10.0
 """For a process to give its trial back after an interrupt."""

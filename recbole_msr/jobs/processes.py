@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from recbole_msr import registry
-from recbole_msr.errors import InputError, StorageError
+from recbole_msr.errors import REFUSED, InputError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +26,6 @@ PATIENCE_SECONDS = 60.0
 """How long a storage may not answer; a worker that ends sooner after its start has ended early."""
 _RESTARTS = 3
 """Times in a row that a worker is started again after it has ended soon after its start."""
-REFUSED = 2
-"""Exit code of a worker whose search cannot go on; after any other it is started again."""
 
 
 class Crew(Protocol):
@@ -143,29 +141,45 @@ def run_workers(
     arguments = [] if stop_at is None else [f"--deadline={stop_at}"]
     workers, restarts = WorkerProcesses(crew, module), Restarts(count_ended)
     indices = {f"worker-{index}": index for index in range(crew.workers)}
-    last_update = time.monotonic()
+    show = PatientUpdate(update)
     try:
         for name, index in indices.items():
             workers.start(name, index, arguments)
             restarts.note_start(name)
         while workers.running:
             ended = workers.wait()
-            try:
-                update()
-                last_update = time.monotonic()
-            except StorageError:  # the workers have their own patience
-                if time.monotonic() - last_update > PATIENCE_SECONDS:
-                    raise
+            show()
             for name, code in ended.items():
                 if code != 0:
-                    error = workers.last_error(name)
-                    if code == REFUSED:
-                        raise InputError(error)
-                    restarts.wait_before(name, indices[name], code, error)
+                    restarts.wait_before(name, indices[name], code, workers.last_error(name))
                     workers.start(name, indices[name], arguments)
                     restarts.note_start(name)
     finally:
         workers.stop()
+
+
+class PatientUpdate:
+    """Shows the progress again and again; a storage that is gone for a moment is none of its errors.
+
+    Args:
+        update: shows the progress.
+    """
+
+    def __init__(self, update: Callable[[], None]) -> None:
+        self._update, self._last = update, time.monotonic()
+
+    def __call__(self) -> None:
+        """Show the progress.
+
+        Raises:
+            StorageError: the storage has not answered for `PATIENCE_SECONDS`.
+        """
+        try:
+            self._update()
+            self._last = time.monotonic()
+        except StorageError:  # the workers have their own patience
+            if time.monotonic() - self._last > PATIENCE_SECONDS:
+                raise
 
 
 class Restarts:
@@ -190,8 +204,10 @@ class Restarts:
         """Say that a worker is started again, and wait longer each time.
 
         Raises:
-            InputError: it has ended too often.
+            InputError: it has ended too often, or its search cannot go on (`error` says why).
         """
+        if code == REFUSED:
+            raise InputError(error)
         ended = self._count_ended()
         early = time.monotonic() - self._started[name] < PATIENCE_SECONDS and ended == self._ended_then[name]
         self._failures[name] = self._failures.get(name, 0) + 1 if early else 1

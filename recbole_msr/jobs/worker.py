@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_msr.errors import InputError, StorageError, one_line
+from recbole_msr.errors import REFUSED, InputError, StorageError, one_line
 from recbole_msr.jobs.failure import reason_of
-from recbole_msr.jobs.processes import REFUSED
 
 
 @dataclass(frozen=True)

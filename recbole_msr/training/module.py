@@ -107,9 +107,7 @@ class RecModule(pl.LightningModule):
                 losses, counts = _of_whole_batch(losses, counts if weight else torch.zeros_like(counts))
             loss = self._total(batch, losses, counts)
         else:
-            loss = self._loss(batch)
-            if isinstance(loss, tuple):
-                loss = torch.stack(loss).sum()
+            loss = whole_loss(self._loss(batch))
             if weight != 1.0:
                 loss = loss * weight
         detached = loss.detach()
@@ -371,6 +369,11 @@ class PackedData(pl.LightningDataModule):
     def test_dataloader(self) -> PackedLoader:
         """Return the loader of the test split."""
         return self._loader("test")
+
+
+def whole_loss(loss: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return a model's loss as one number: some of RecBole's models return its parts."""
+    return torch.stack(loss).sum() if isinstance(loss, tuple) else loss
 
 
 def _of_whole_batch(losses: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

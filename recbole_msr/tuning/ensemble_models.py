@@ -28,6 +28,7 @@ from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import label_field
 from recbole_msr.training.configure import training_config
+from recbole_msr.tuning.best_model import KEPT_TRIALS
 from recbole_msr.tuning.models import ROWS_MODEL
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_settings import trial_settings
@@ -35,8 +36,6 @@ from recbole_msr.tuning.trial_state import values_of
 
 logger = logging.getLogger(__name__)
 
-MOST_CANDIDATES = 20
-"""Number of best trials from which an ensemble is chosen."""
 _CACHE = "valid.npz"
 _BATCH_ROWS = 4096
 
@@ -181,7 +180,7 @@ def trial_models(settings: SearchSettings, study: optuna.Study) -> tuple[list[Tr
     models: list[TrialModel] = []
     for _, _, trial in sorted(found, key=lambda entry: entry[:2]):
         model = _trial_model(settings, trial)
-        if model is not None and len(models) < MOST_CANDIDATES:
+        if model is not None and len(models) < KEPT_TRIALS:
             models.append(model)
     most = max((sorted(task for own in model.tasks for task in own) for model in models), key=len, default=[])
     same = [model for model in models if sorted(task for own in model.tasks for task in own) == most]

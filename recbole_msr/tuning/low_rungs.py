@@ -15,6 +15,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial
 
 from recbole_msr.training.fast_paths import has_bfloat16
+from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, keep_ladder, passed_before, standing
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
@@ -157,8 +158,8 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
         for _ in range(_STEPS + 1):
             begin = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
-                loss = model.calculate_loss(rows)
-            (torch.stack(loss).sum() if isinstance(loss, tuple) else loss).backward()
+                loss = whole_loss(model.calculate_loss(rows))
+            loss.backward()
             taken.append(time.perf_counter() - begin)
         return min(taken[1:])
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.jobs.model_cost import parameters
+from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.joint import MODEL
 from recbole_msr.tuning.space.space import Space
@@ -147,9 +148,9 @@ def _measure_part(config: Any, data: StudyData) -> tuple[float, int]:
     best = float("inf")
     for _ in range(_STEPS):  # the first one is slower: the least counts
         started = time.perf_counter()
-        loss = model.calculate_loss(tables.train.batch(slice(0, rows)).to(config["device"]))
+        loss = whole_loss(model.calculate_loss(tables.train.batch(slice(0, rows)).to(config["device"])))
         optimizer.zero_grad()
-        (torch.stack(loss).sum() if isinstance(loss, tuple) else loss).backward()
+        loss.backward()
         optimizer.step()
         if config["device"].type == "cuda":
             torch.cuda.synchronize()

@@ -20,6 +20,7 @@ from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.versions import versions
+from recbole_msr.tuning.drawing import settings_key
 from recbole_msr.tuning.fidelity import Ladder
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
@@ -92,7 +93,8 @@ def choose(directions: Sequence[StudyDirection], values: Mapping[int, Sequence[f
 
 
 def _settings_key(trial: FrozenTrial) -> str:
-    return json.dumps(trial.user_attrs.get("settings", trial.number), sort_keys=True, default=str)
+    sampled = trial.user_attrs.get("settings")
+    return f"trial {trial.number}" if sampled is None else settings_key(sampled)
 
 
 def _dominates(losses: Sequence[float], others: Sequence[float]) -> bool:

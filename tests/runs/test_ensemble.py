@@ -14,6 +14,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.predict import Predictor
 from tests.conftest import SCENARIOS, SETTINGS
+from tests.runs.tiny import write_tiny
 
 FRAME = pd.DataFrame(
     {"user_id": ["u1", "u2", "nobody"], "item_id": ["i1", "i2", "i3"], "age": [20, 30, None]}, index=["a", "b", "c"]
@@ -24,22 +25,8 @@ FRAME = pd.DataFrame(
 def runs(tmp_path_factory):
     """Folders of finished runs by name: two models of all tasks, and RecBole's LR for each task alone."""
     folder = tmp_path_factory.mktemp("runs")
-    data = folder / "data" / "tiny"
-    data.mkdir(parents=True)
-    draw = np.random.default_rng(4)
-    pairs = draw.permutation(40 * 30)[:600]
-    tables = {
-        "user": {"user_id:token": [f"u{n}" for n in range(40)], "age:token": draw.integers(16, 60, 40)},
-        "inter": {
-            "user_id:token": [f"u{p // 30}" for p in pairs],
-            "item_id:token": [f"i{p % 30}" for p in pairs],
-            "rating:float": draw.integers(1, 6, 600),
-            "timestamp:float": np.arange(600),
-        },
-    }
-    for suffix, columns in tables.items():
-        pd.DataFrame(columns).to_csv(data / f"tiny.{suffix}", sep="\t", index=False)
-    common = {**SETTINGS, "load_col": None, "data_path": str(data.parent), "threads": 1, "epochs": 1}
+    data_path = write_tiny(folder)
+    common = {**SETTINGS, "load_col": None, "data_path": str(data_path), "threads": 1, "epochs": 1}
     common |= {"scenario": SCENARIOS[3], "learning_rate": 0.05}
 
     def train(name, model, **settings):

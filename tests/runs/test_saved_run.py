@@ -16,6 +16,7 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from tests.conftest import SCENARIOS, SETTINGS
+from tests.runs.tiny import write_tiny
 
 SMALL = {"sub_experts": 2, "expert_hidden_sizes": [8], "task_expert_hidden_sizes": [8], "tower_hidden_sizes": [4]}
 FRAME = pd.DataFrame(
@@ -27,22 +28,8 @@ FRAME = pd.DataFrame(
 def trained(tmp_path_factory):
     """A small HiNet with tasks, and RecBole's BPR without: the results of both runs, in folders "hinet" and "bpr"."""
     folder = tmp_path_factory.mktemp("runs")
-    data = folder / "data" / "tiny"
-    data.mkdir(parents=True)
-    draw = np.random.default_rng(4)
-    pairs = draw.permutation(40 * 30)[:600]
-    tables = {
-        "user": {"user_id:token": [f"u{n}" for n in range(40)], "age:token": draw.integers(16, 60, 40)},
-        "inter": {
-            "user_id:token": [f"u{p // 30}" for p in pairs],
-            "item_id:token": [f"i{p % 30}" for p in pairs],
-            "rating:float": draw.integers(1, 6, 600),
-            "timestamp:float": np.arange(600),
-        },
-    }
-    for suffix, columns in tables.items():
-        pd.DataFrame(columns).to_csv(data / f"tiny.{suffix}", sep="\t", index=False)
-    settings = {**SETTINGS, "load_col": None, "data_path": str(data.parent), "threads": 1, "epochs": 1}
+    data_path = write_tiny(folder)
+    settings = {**SETTINGS, "load_col": None, "data_path": str(data_path), "threads": 1, "epochs": 1}
     hinet = settings | SMALL | {"scenario": SCENARIOS[3], "output_dir": str(folder / "hinet")}
     bpr = settings | {"tasks": None, "output_dir": str(folder / "bpr"), "metrics": ["MRR"], "valid_metric": "MRR@10"}
     return {

@@ -235,16 +235,21 @@ def test_a_trial_that_fails_after_its_best_epoch_is_not_the_best(search, monkeyp
     assert not Path("out/trials/0").exists()
 
 
-def test_seeds_that_have_ended_are_not_trained_again(search, monkeypatch):
-    given = {"config": FIXED, "pruner": "none", "trials": 1, "trial_seeds": 3, "fused": "off"}
-    expected = search(output="whole", **given)
+def interrupt_and_go_on(search, monkeypatch, epochs, given):
+    """Interrupt a search after so many epochs, and give its command again: the result, and the epochs trained then."""
     with monkeypatch.context() as patch:
-        interrupt_after(patch, 8)
+        interrupt_after(patch, epochs)
         with pytest.raises(KeyboardInterrupt):
             search(output="cut", **given)
     with monkeypatch.context() as patch:
         second = interrupt_after(patch, 1000)
-        cut = search(output="cut", **given)
+        return search(output="cut", **given), second
+
+
+def test_seeds_that_have_ended_are_not_trained_again(search, monkeypatch):
+    given = {"config": FIXED, "pruner": "none", "trials": 1, "trial_seeds": 3, "fused": "off"}
+    expected = search(output="whole", **given)
+    cut, second = interrupt_and_go_on(search, monkeypatch, 8, given)
     assert [epoch for _, epoch in second] == [3, 4, 5, 6, 1, 2, 3, 4, 5, 6]
     assert cut.best_value == expected.best_value
     assert cut.study.trials[1].intermediate_values == expected.study.trials[0].intermediate_values
@@ -254,12 +259,6 @@ def test_trials_that_were_trained_together_go_on_alone(search, monkeypatch):
     space = {"model": "SharedBottom", "search": {"dropout": {"type": "float", "low": 0.0, "high": 0.4}}}
     given = {"config": FIXED, "pruner": "none", "trials": 2, "sampler": "random", "space": space, "fused": 2}
     expected = values(search(output="whole", **given).study)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 6)
-        with pytest.raises(KeyboardInterrupt):
-            search(output="cut", **given)
-    with monkeypatch.context() as patch:
-        second = interrupt_after(patch, 1000)
-        cut = search(output="cut", **given)
+    cut, second = interrupt_and_go_on(search, monkeypatch, 6, given)
     assert values(cut.study) == expected
     assert sorted(second) == [(number, epoch) for number in (2, 3) for epoch in (4, 5, 6)]

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from recbole_msr.cli import main
-from recbole_msr.errors import InputError
-from recbole_msr.jobs.dask_worker import REFUSED, Order, run_order
+from recbole_msr.errors import REFUSED, InputError
+from recbole_msr.jobs.dask_worker import Order, run_order
 
 from .conftest import SPACE
 from .postgres import postgres_server

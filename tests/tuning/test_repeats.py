@@ -12,11 +12,12 @@ from recbole_msr.errors import InputError
 from recbole_msr.tuning.drawing import points
 from recbole_msr.tuning.objective import Outcome
 from recbole_msr.tuning.outcome import best_trial
-from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import counted_trials, is_exhausted, open_study
 from recbole_msr.tuning.trial_state import SO_FAR, values_of
 from recbole_msr.tuning.trials import Trials
+
+from .test_trials import open_
 
 FLOATS = {"search": {name: {"type": "float", "low": 0.0, "high": 1.0} for name in ("a", "b")}}
 SMALL = {
@@ -29,23 +30,6 @@ SMALL = {
 NUMBERS = {
     "search": {"n": {"type": "int", "low": 1, "high": 4}, "x": {"type": "float", "low": 0, "high": 1, "step": 0.5}}
 }
-
-
-def open_(folder, space, **options):
-    parsed = Space.load(space)
-    given = {"sampler": {"name": "random"}, "pruner": {"name": "none"}, "objectives": ["auc"], "trials": 50}
-    settings = SearchSettings(
-        model="M",
-        dataset="d",
-        config={"seed": 1},
-        space=parsed.to_dict(),
-        study="s",
-        output=str(folder),
-        wandb="disabled",
-        **{**given, **options},
-    )
-    directions = {name: name == "parameters" for name in settings.objectives}
-    return open_study(settings, parsed, "data", directions, 1), settings, parsed
 
 
 def work(opened, value=lambda found: 1.0, trials=50):
