@@ -1,8 +1,8 @@
 """What a search has found by when, beside what a person had before: the targets of the search.
 
 Method. For each data set (`benchmarks/outside_data.py`, all rows) and repetition these sides take turns on the same
-machine, each a command in a process of its own, with two workers of one thread each, an objective of auc/macro, and
-nothing else running:
+machine, each a command in a process of its own, with two workers (`--workers`) of one thread each, an objective of
+auc/macro, and nothing else running on their cores:
     before       `search --model=HiNet` of another checkout (`--before`), or of this one with --fidelity=off and
                  --first=off: TPE and the median pruner from the defaults on. The budget is its trials';
                  its final test comes on top
@@ -14,6 +14,9 @@ nothing else running:
                  (2 epochs), not RecBole's 10. Needs `pip install hyperopt`
 and once a data set, outside of any budget:
     defaults     `compare` of the defaults of all models that `auto` searched, three seeds
+
+With `--portfolio` (folder of `benchmarks.portfolio collect`), `auto` and `HiNet` begin with first configurations that
+were chosen without this data set; those that the package ships know samples of it.
 
 The time to a value is read from the validated epochs and their times in the study; the ratio is the whole budget by the
 time to the value that `before` had at its end. `--repeat` makes as many rounds,
@@ -40,6 +43,8 @@ from typing import Any
 import yaml
 
 from benchmarks.outside_data import SOURCE, AbsentDataError, prepare
+from benchmarks.portfolio import choose_files
+from benchmarks.portfolio_trials import SHARES, Results
 from benchmarks.process import ROOT, machine
 
 SETS = ("yelp", "kuairand", "ml-1m")
@@ -58,10 +63,22 @@ class Bench:
         source: folder of the raw data.
         minutes: the budget.
         before: another checkout; None for this one with what is new turned off.
+        workers: processes of each side, of one thread each.
+        portfolio: results of `benchmarks/portfolio.py`; None for the first configurations that the package ships.
     """
 
-    def __init__(self, name: str, work: Path, source: Path, minutes: float, before: Path | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Path,
+        source: Path,
+        minutes: float,
+        before: Path | None,
+        workers: int = 2,
+        portfolio: Path | None = None,
+    ) -> None:
         self.name, self.folder, self.minutes, self.before = name, work / name, minutes, before
+        self.workers, self.portfolio = workers, portfolio
         self.dataset, self.config = prepare(name, work / "data", source=source)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.settings = self.folder / "settings.yaml"
@@ -88,15 +105,25 @@ class Bench:
         output = self.folder / f"{side}-{repetition}"
         shutil.rmtree(output, ignore_errors=True)  # a search that was cut off would have had more time than the others
         what = ["--models=auto"] if side == "auto" else ["--model=HiNet"]
-        off = _OFF if side == "before" and self.before is None else ()
+        first = _OFF if side == "before" and self.before is None else ()
+        if side != "before" and self.portfolio is not None:
+            first = (f"--first={self._first_configurations()}",)
         root = self.before if side == "before" and self.before is not None else ROOT
         arguments = [
             "search", *what, f"--dataset={self.dataset}", f"--config_files={self.settings}", f"--seed={seed}",
-            f"--timeout={self.minutes * 60:g}", "--workers=2", "--threads=1", f"--output={output}", "--wandb=disabled",
-            f"--objectives={OBJECTIVE}", *off,
+            f"--timeout={self.minutes * 60:g}", f"--workers={self.workers}", "--threads=1", f"--output={output}",
+            "--wandb=disabled", f"--objectives={OBJECTIVE}", *first,
         ]  # fmt: skip
         self._command(root, arguments, output.with_suffix(".log"))
         return _of_search(output)
+
+    def _first_configurations(self) -> Path:
+        """Return a folder of first configurations that were chosen without this dataset."""
+        folder = self.folder / "first"
+        if not folder.is_dir():
+            assert self.portfolio is not None
+            choose_files(Results(self.portfolio), list(SHARES), folder, self.name)
+        return folder
 
     def _defaults(self) -> dict[str, Any]:
         """Return the test values of the defaults of all models that `auto` searched, three seeds each."""
@@ -104,7 +131,7 @@ class Bench:
         output = self.folder / "defaults"
         arguments = [
             "compare", f"--models={','.join(models)}", f"--dataset={self.dataset}", f"--config_files={self.settings}",
-            "--seeds=3", "--workers=2", "--threads=1", f"--output={output}", "--wandb=disabled",
+            "--seeds=3", f"--workers={self.workers}", "--threads=1", f"--output={output}", "--wandb=disabled",
         ]  # fmt: skip
         self._command(ROOT, arguments, output.with_suffix(".log"))
         summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
@@ -308,6 +335,8 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=(*SIDES, "defaults"), default=[*SIDES, "defaults"])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--repeat", type=int, default=3, help="repetitions")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each side")
+    parser.add_argument("--portfolio", type=Path, help="first configurations without the dataset, from these results")
     parser.add_argument("--before", type=Path, help="the checkout of the version before")
     given = parser.parse_args()
     if given.hypertuning_worker:
@@ -317,7 +346,9 @@ def main() -> None:
     print(json.dumps(machine()), flush=True)
     for name in given.sets:
         try:
-            bench = Bench(name, given.work.resolve(), given.source, given.minutes, given.before)
+            bench = Bench(
+                name, given.work.resolve(), given.source, given.minutes, given.before, given.workers, given.portfolio
+            )
         except AbsentDataError as error:
             print(f"{name} is left out: {error}", flush=True)
             continue

@@ -1,13 +1,14 @@
 """First configurations of every model: settings that are good on many datasets, each where those before it are weak.
 
     python -m benchmarks.portfolio collect --folder=DIR [--models=HiNet,FM] [--rows=20000] [--seconds=3600]
-    python -m benchmarks.portfolio choose --folder=DIR
+    python -m benchmarks.portfolio choose --folder=DIR [--without=yelp --out=DIR]
     python -m benchmarks.portfolio report --folder=DIR
 
 `collect` trains (`benchmarks/portfolio_trials.py` has the method and what was cut); `DIR/trainings.jsonl` has a line a
 training, and the same command goes on. `choose` writes `search_spaces/first/MODEL.yaml`, `report` prints the tables of
 docs/search.md, or puts them into it (`--page docs/search.md`). With `--fidelity=FILE` the full trainings of
-`benchmarks/fidelity.py` count, too.
+`benchmarks/fidelity.py` count, too. `--without` leaves a dataset out, for a search that is then judged on it
+(`benchmarks/anytime.py` does that).
 
 Choosing. The loss of settings on a dataset is the best value of all settings there minus theirs, as a share of the best
 value minus 0.5 (what an AUC is worth that knows nothing). The defaults come first, as in every search. Each further one
@@ -212,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seconds", type=float, help="then nothing more is begun")
+    parser.add_argument("--without", default="", metavar="DATASET", help="choose as if there were no such dataset")
     parser.add_argument("--out", type=Path, default=search_spaces("first"), help="where choose writes its files")
     given = parser.parse_args(arguments)
     models = given.models.split(",") if given.models else list(SHARES)
@@ -222,8 +224,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.what == "report":
         put(report(results, models), given.page)
         return
+    choose_files(results, models, given.out, given.without)
+
+
+def choose_files(results: Results, models: Sequence[str], out: Path, without: str = "") -> None:
+    """Write the first configurations of every model that has been trained enough.
+
+    Args:
+        results: the trainings.
+        models: the models.
+        out: the folder of the files.
+        without: a dataset that is not looked at; "" for none.
+    """
     for model in models:
-        values = results.values(model)
+        values = {
+            number: {name: value for name, value in by.items() if not without or name.split(" ")[0] != without}
+            for number, by in results.values(model).items()
+        }
         if len(values) < FEWEST:
             print(f"{model}: {len(values)} settings were trained on all datasets, too few to choose from")
             continue
@@ -235,8 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             mean = statistics.mean(values[number][name] - values[0][name] for name in values[number])
             print(f"  better than the defaults everywhere, {mean:+.4f}: {json.dumps(settings[number])}")
         if len(chosen) > 1:
-            given.out.mkdir(parents=True, exist_ok=True)
-            (given.out / f"{model}.yaml").write_text(file_of(model, values, settings, chosen), encoding="utf-8")
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{model}.yaml").write_text(file_of(model, values, settings, chosen), encoding="utf-8")
 
 
 if __name__ == "__main__":

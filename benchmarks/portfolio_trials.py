@@ -37,18 +37,21 @@ from recbole_msr.registry import describe
 from recbole_msr.tuning.space.space import Space
 
 SHARES = {
-    **{"SharedBottom": 5.0, "HiNet": 7.0, "DeepFM": 2.0, "FM": 1.5, "MMoE": 1.5, "PLE": 1.2, "DCNV2": 1.0},
-    **{"STAR": 0.8, "WideDeep": 0.8, "AutoInt": 0.5, "AITM": 0.5, "HMoE": 0.5, "LR": 0.2, "OMoE": 0.2, "NFM": 0.2},
-    **{"xDeepFM": 0.1, "DCN": 0.1, "PNN": 0.1, "FwFM": 0.1, "AFM": 0.1, "FNN": 0.1},
+    **{"SharedBottom": 3.0, "HiNet": 5.0, "MMoE": 2.0, "PLE": 2.0, "STAR": 2.0, "HMoE": 1.5, "AITM": 1.0},
+    **{"FM": 1.0, "WideDeep": 1.0, "DeepFM": 2.0, "DCNV2": 1.5, "AutoInt": 1.5},
 }
 """Shares of the time, relative to each other."""
+_SMALL_STEPS = {"learning_rate": 0.0006, "train_batch_size": 1024, "batch_norm": True, "loss_weighting": "uncertainty"}
 _COMMON: list[dict[str, Any]] = [
+    {**_SMALL_STEPS},
     {"interaction": "fm"},
     {"learning_rate": 0.003},
     {"embedding_dropout": 0.3},
     {"weight_decay": 0.0003},
     {"learning_rate": 0.005, "weight_decay": 0.0005, "dropout": 0.4},
     {"interaction": "cross"},
+    {"batch_norm": True, "dropout": 0.4, "learning_rate": 0.003},
+    {"learning_rate": 0.003, "weight_decay": 0.0001, "embedding_size": 32},
 ]
 _ONE_TASK: list[dict[str, Any]] = [
     {"weight_decay": 0.0001},
@@ -64,8 +67,7 @@ _FEW = {"sub_experts": 3, "task_own_experts": 1, "task_shared_experts": 1}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "SharedBottom": [
         {"weight_decay": 0.0003},
-        *_COMMON[:3],
-        *_COMMON[4:],
+        *(one for one in _COMMON if one != {"weight_decay": 0.0003}),
         {
             **{"bottom_hidden_sizes": [256, 64, 256], "towers_per": "task", "learning_rate": 0.0006},
             **{"weight_decay": 0.000003, "train_batch_size": 1024, "batch_norm": True, "loss_weighting": "uncertainty"},
@@ -88,6 +90,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "HiNet": [
         {**_NARROW},
+        {**_SMALL_STEPS},
+        {**_NARROW, **_FEW, **_SMALL_STEPS},
         {**_NARROW, "interaction": "fm"},
         {**_NARROW, **_FEW, "learning_rate": 0.003, "weight_decay": 0.0003},
         {**_NARROW, "embedding_dropout": 0.3},
@@ -109,8 +113,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"learning_rate": 0.01, "weight_decay": 0.001},
         {"learning_rate": 0.005, "embedding_size": 8},
     ],
-    **dict.fromkeys(("MMoE", "PLE", "STAR", "AITM", "HMoE", "OMoE"), _COMMON),
-    **dict.fromkeys(("DeepFM", "DCNV2", "WideDeep", "AutoInt", "LR", "NFM", "xDeepFM", "DCN"), _ONE_TASK),
+    **dict.fromkeys(("MMoE", "PLE", "STAR", "AITM", "HMoE"), _COMMON),
+    **dict.fromkeys(("DeepFM", "DCNV2", "WideDeep", "AutoInt"), _ONE_TASK),
 }
 """Changes of a model's defaults that are tried before random points; a key that its space lacks is left out of them.
 Those of SharedBottom with most keys stood out among random points (`benchmarks/fidelity.py`)."""

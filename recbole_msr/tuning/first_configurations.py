@@ -60,7 +60,7 @@ def first_configurations(model: str, path: str | Path | None = None) -> list[dic
 
 
 def read_first(first: Any, models: list[str], space: Space) -> dict[str, list[dict[str, Any]]]:
-    """Read `--first`: on, off, or a file.
+    """Read `--first`: on, off, a file, or a folder with a file for each model.
 
     Args:
         first: its value.
@@ -71,7 +71,8 @@ def read_first(first: Any, models: list[str], space: Space) -> dict[str, list[di
         The first configurations of every model that has some.
 
     Raises:
-        InputError: the file cannot be read, or has a key or a value that the space does not hold.
+        InputError: a file cannot be read, or has a key or a value that the space does not hold; the folder has none of
+            these models.
     """
     word = str(first).strip().lower() if isinstance(first, (str, bool)) else None
     if word in (OFF, "false"):
@@ -80,12 +81,22 @@ def read_first(first: Any, models: list[str], space: Space) -> dict[str, list[di
         found = {model: first_configurations(model) for model in models}
         return {model: listed for model, listed in found.items() if listed}
     if not isinstance(first, (str, Path)):
-        raise InputError(f"--first must be on, off or the path of a file, got {first!r}")
+        raise InputError(f"--first must be on, off or the path of a file or a folder, got {first!r}")
     check_path("--first", first)
-    model = _model_of(first, models)
-    listed = first_configurations(model, first)
-    check_configurations(listed, model, space, str(first))
-    return {model: listed}
+    found = {model: first_configurations(model, path) for model, path in _own_files(Path(first), models).items()}
+    for model, listed in found.items():
+        check_configurations(listed, model, space, str(first))
+    return found
+
+
+def _own_files(path: Path, models: list[str]) -> dict[str, Path]:
+    """Return the file of each model that one's own file, or a folder of them, has first configurations of."""
+    if not path.is_dir():
+        return {_model_of(path, models): path}
+    found = {model: path / f"{model}.yaml" for model in models if (path / f"{model}.yaml").is_file()}
+    if not found:
+        raise InputError(f"--first={path}: the folder has no file of a model of the search, such as {models[0]}.yaml")
+    return found
 
 
 def _model_of(path: str | Path, models: list[str]) -> str:

@@ -20,6 +20,7 @@ from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, ke
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_parts import parts_of
+from recbole_msr.tuning.trial_state import is_defaults
 from recbole_msr.tuning.trial_training import TrialTraining
 from recbole_msr.tuning.trial_values import values_by_seed
 
@@ -107,11 +108,6 @@ class LowRungs:
             gc.collect()
         values = values_by_seed(runs)
         return sum(of_seed[0] for of_seed in values) / len(values)
-
-
-def is_defaults(trial: FrozenTrial) -> bool:
-    """Return whether a trial has a model's defaults."""
-    return trial.user_attrs.get("origin") in ("defaults", "near the defaults")
 
 
 def is_exempt(trials: list[FrozenTrial], number: int) -> bool:

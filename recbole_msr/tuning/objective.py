@@ -31,11 +31,14 @@ from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_folder import TrialFolder
 from recbole_msr.tuning.trial_parts import Part, parts_of
 from recbole_msr.tuning.trial_settings import trial_model, trial_settings
-from recbole_msr.tuning.trial_state import EPOCHS_BEFORE, KEPT_EPOCHS, SO_FAR
+from recbole_msr.tuning.trial_state import EPOCHS_BEFORE, KEPT_EPOCHS, SO_FAR, is_defaults
 from recbole_msr.tuning.trial_training import TrialTraining
 from recbole_msr.tuning.trial_values import merged_attributes, values_by_seed
 
 logger = logging.getLogger(__name__)
+
+FIRST_LOOK = 0.05
+"""Share of the timeout for which the pruner leaves a model's defaults alone in a search over several models."""
 
 
 @dataclass
@@ -172,12 +175,23 @@ class Objective:
         def report(epoch: int, score: float) -> None:
             self._keep_best(attempt, run)
             step = len(self._ladder) + epoch + 1
-            if self._reports(run) and attempt.report(score, step) and attempt.trial.should_prune():
+            compared = self._reports(run) and attempt.report(score, step) and not self._is_first_look(attempt)
+            if compared and attempt.trial.should_prune():
                 raise optuna.TrialPruned(f"pruned after epoch {epoch + 1} with {self._settings.quality} {score:.4f}")
             if epoch + 1 < run.epochs:
                 self._stop_after(f"epoch {epoch + 1} of {run.epochs}")
 
         return report
+
+    def _is_first_look(self, attempt: Attempt) -> bool:
+        """Return whether a trial is the defaults of a model among several, which no pruner ends in its first time.
+
+        Models learn at different paces: what one is worth is not known from how it compares after an epoch.
+        """
+        if not self._settings.models or not is_defaults(attempt.trial):
+            return False
+        timeout = self._settings.timeout
+        return timeout is None or time.perf_counter() - attempt.started < FIRST_LOOK * timeout
 
     def _stop_after(self, what: str) -> None:
         """End a trial if the time for trials is up."""

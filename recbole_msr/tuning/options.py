@@ -88,8 +88,8 @@ class SearchOptions(JobOptions):
     objectives: Annotated[SkipValidation[str | Sequence[str] | None], Argument("NAMES")] = None
     """Metrics of the validation split and costs, such as auc/macro,parameters,flops,latency; by default the
     configuration's valid_metric."""
-    first: Annotated[SkipValidation[str | Path | None], Argument("on|off|FILE")] = None
-    """First configurations, tried after the defaults: on, off, or a file of your own; by default on.
+    first: Annotated[SkipValidation[str | Path | None], Argument("on|off|PATH")] = None
+    """First configurations, tried after the defaults: on, off, a file of your own or a folder of them; by default on.
 
     They come with the package, for every model that was measured (`search_spaces/README.md`)."""
     warm_start: Annotated[SkipValidation[str | Path | Sequence[str | Path] | None], Argument("STUDIES")] = None

@@ -26,7 +26,7 @@ from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study import candidates, counted_trials
 from recbole_msr.tuning.trial_parts import tasks_of
 from recbole_msr.tuning.trial_settings import trial_config, trial_settings
-from recbole_msr.tuning.trial_state import is_cut_off, is_under_way, is_unfinished, values_of
+from recbole_msr.tuning.trial_state import SO_FAR, is_cut_off, is_under_way, is_unfinished, values_of
 from recbole_msr.version import __version__
 
 _ROUNDING = 1e-12
@@ -126,6 +126,8 @@ def defaults_trial(study: optuna.Study, pruned: bool = False, model: str | None 
 def reference_trial(study: optuna.Study, settings: SearchSettings) -> FrozenTrial | None:
     """Return the defaults of the model whose defaults were best on validation; of one model, its defaults.
 
+    Defaults that ended at a rung below all rows are not compared with those that saw them all.
+
     Args:
         study: the study.
         settings: the search.
@@ -133,7 +135,9 @@ def reference_trial(study: optuna.Study, settings: SearchSettings) -> FrozenTria
     values = {
         trial.number: found
         for trial in counted_trials(study)
-        if trial.user_attrs.get("origin") == "defaults" and (found := values_of(trial)) is not None
+        if trial.user_attrs.get("origin") == "defaults"
+        and (found := values_of(trial)) is not None
+        and (trial.state == TrialState.COMPLETE or trial.user_attrs.get(SO_FAR) is not None)
     }
     if not values:
         return defaults_trial(study, pruned=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 SO_FAR = "values_so_far"
 """Attribute of a trial that has validated an epoch on all data: its best values up to now; None of one that failed."""
@@ -17,6 +17,11 @@ EPOCHS_BEFORE = "epochs_before"
 def counts(trial: FrozenTrial) -> bool:
     """Return whether a trial counts towards `--trials`: a lost trial only if its worker finished it."""
     return "uncounted" not in trial.user_attrs or trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def is_defaults(trial: FrozenTrial | Trial) -> bool:
+    """Return whether a trial has a model's defaults, as near as the space holds them."""
+    return trial.user_attrs.get("origin") in ("defaults", "near the defaults")
 
 
 def values_of(trial: FrozenTrial) -> list[float] | None:

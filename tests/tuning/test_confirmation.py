@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pandas as pd
 import pytest
 import yaml
+from optuna.trial import TrialState, create_trial
 from sklearn.metrics import roc_auc_score
 
 import recbole_msr
@@ -19,6 +21,7 @@ from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning import budget as budget_module
 from recbole_msr.tuning import final as final_module
 from recbole_msr.tuning.options import SearchOptions
+from recbole_msr.tuning.outcome import reference_trial
 
 SPACE = {
     "model": "SharedBottom",
@@ -221,3 +224,18 @@ def test_final_runs_keep_their_predictions_and_their_settings(search):
     folder = Path(f"out/final/trial-{result.summary['best']['number']}-seed-2021")
     assert (folder / "predictions.parquet").is_file()
     assert yaml.safe_load((folder / "config.yaml").read_text())["save_predictions"] is True
+
+
+def test_the_reference_is_not_a_models_defaults_that_saw_few_rows():
+    study = optuna.create_study(direction="maximize")
+    for model, state, value in (("FM", TrialState.COMPLETE, 0.7), ("PLE", TrialState.PRUNED, 0.9)):
+        study.add_trial(
+            create_trial(
+                state=state,
+                value=value,
+                intermediate_values={1: value},
+                user_attrs={"origin": "defaults", "model": model},
+            )
+        )
+    settings = SimpleNamespace(tolerance=0.0)
+    assert reference_trial(study, settings).user_attrs["model"] == "FM"

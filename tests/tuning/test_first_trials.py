@@ -99,6 +99,18 @@ def test_a_file_of_ones_own_is_taken(tmp_path):
     assert read_first(str(path), ["LR"], Space.load(SPACE)) == {"LR": [{"learning_rate": 0.01}]}
 
 
+def test_a_folder_has_a_file_for_each_model(tmp_path):
+    (tmp_path / "LR.yaml").write_text("configurations: [{learning_rate: 0.01}]\n")
+    (tmp_path / "FM.yaml").write_text("configurations: [{embedding_size: 8}]\n")
+    assert read_first(tmp_path, ["LR", "HiNet"], Space.load(SPACE)) == {"LR": [{"learning_rate": 0.01}]}
+
+
+def test_a_folder_without_a_file_of_the_searchs_models_is_refused(tmp_path):
+    (tmp_path / "FM.yaml").write_text("configurations: [{embedding_size: 8}]\n")
+    with pytest.raises(InputError, match=r"no file of a model of the search, such as LR\.yaml"):
+        read_first(tmp_path, ["LR"], Space.load(SPACE))
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [

@@ -104,6 +104,13 @@ def test_a_winner_of_one_task_is_a_model_for_each_task(over, tiny_data):
     assert "--main_task=like" in text
 
 
+def test_the_pruner_leaves_every_models_defaults_alone(over):
+    strict = {"name": "percentile", "percentile": 0.1, "n_startup_trials": 0, "n_warmup_steps": 0}
+    result = over("LR,SharedBottom,MMoE,PLE", 4, pruner=strict, sampler="random")
+    states = {trial.user_attrs["model"]: trial.state.name for trial in result.study.get_trials()}
+    assert states == dict.fromkeys(("LR", "SharedBottom", "MMoE", "PLE"), "COMPLETE")
+
+
 def test_options_that_do_not_go_with_several_models(over):
     for options, told in (
         ({"space": "mine.yaml"}, "--space is one model's"),
