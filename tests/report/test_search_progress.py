@@ -51,6 +51,18 @@ def test_looks_are_in_order_and_pauses_are_left_out(trials):
     assert [look.model for look in found[:3]] == ["HiNet", "HiNet", "LR"]
 
 
+def test_a_trial_with_a_training_for_each_task_has_one_value_that_of_all_tasks(trials):
+    valid = {"macro": {"auc": 0.76}}
+    of_tasks = _trial(5, 1024, 1030, [(1025, 0.9), (1029, 0.62)], model="FM", values_so_far=[0.76], valid=valid)
+    of_tasks.user_attrs["history"] = [
+        row | {"task": task} for row, task in zip(of_tasks.user_attrs["history"], ("click", "like"), strict=True)
+    ]
+    (look,) = [look for look in looks([*trials, of_tasks], "auc/macro", "HiNet") if look.trial == 5]
+    assert (look.seconds, look.value, look.epoch) == (29, 0.76, 2)
+    of_tasks.user_attrs["values_so_far"] = None  # cut off before its second task
+    assert all(look.trial != 5 for look in looks([*trials, of_tasks], "auc/macro", "HiNet"))
+
+
 def test_the_best_so_far_leaves_out_shares_of_the_rows(trials):
     trials[2].user_attrs["rungs"] = [{"rung": 0, "share": 0.25, "epochs": 2, "value": 0.99, "seconds": 1.5}]
     found = looks(trials, "auc/macro", "HiNet")

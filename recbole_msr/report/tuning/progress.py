@@ -196,6 +196,8 @@ def _values(trial: FrozenTrial, metric: str) -> list[tuple[float, float, float, 
     end = trial.datetime_complete.timestamp() if trial.datetime_complete is not None else None
     column = f"valid/{metric}".lower()
     history = trial.user_attrs.get("history") or []
+    if any(row.get("task") is not None for row in history):
+        return [*values, *_of_all_tasks(trial, metric, history)]
     for row in history:
         value = next((value for key, value in row.items() if key.lower() == column), None)
         if value is None:
@@ -207,6 +209,17 @@ def _values(trial: FrozenTrial, metric: str) -> list[tuple[float, float, float, 
             when = at + share * ((end if end is not None else at) - at)
         values.append((when, float(value), 1.0, int(row["epoch"])))
     return values
+
+
+def _of_all_tasks(
+    trial: FrozenTrial, metric: str, history: Sequence[Mapping[str, Any]]
+) -> list[tuple[float, float, float, int]]:
+    """Return the one value of a trial whose tasks have a training each: an epoch's own value is of its task alone."""
+    name, _, over = metric.lower().partition("/")
+    value = trial.user_attrs.get("valid", {}).get(over, {}).get(name)
+    if trial.user_attrs.get("values_so_far") is None or value is None or "at" not in history[-1]:
+        return []
+    return [(float(history[-1]["at"]), float(value), 1.0, len(history))]
 
 
 class _BusyTime:
