@@ -27,7 +27,13 @@ SCENARIO_FIELD = "scenario"
 """Name of the token field that holds a row's scenario: ids 1..M in the declared order, 0 for an unknown one."""
 
 MISSING_LABEL = -1.0
-"""Stands for "this row carries no label of this task" wherever labels are kept as numbers."""
+"""Stands for "this row carries no label of this task" wherever labels of 0 and 1 are kept as numbers."""
+
+TaskType = Literal["binary", "number"]
+"""What a task's label is: 0 or 1, or a number."""
+
+MISSING_LABELS: dict[TaskType, float] = {"binary": MISSING_LABEL, "number": -math.inf}
+"""The same for each type of task: a value that no label of it can have."""
 
 UNKNOWN_SCENARIO = 0
 
@@ -36,8 +42,19 @@ _RESERVED_NAMES = ("macro", "worst", "all")
 
 
 def label_field(task: str) -> str:
-    """Return the name of the float column with the 0/1 labels of a task."""
+    """Return the name of the float column with the labels of a task."""
     return f"label_{task}"
+
+
+def wrong_labels(labels: np.ndarray, kind: TaskType) -> str | None:
+    """Say what is wrong with the labels (N,) of a task of some type, as they are kept; None if nothing is."""
+    if kind == "number":
+        wrong = ~np.isfinite(labels) & (labels != MISSING_LABELS[kind])
+        allowed = f"finite numbers or {MISSING_LABELS[kind]:g} (missing)"
+    else:
+        wrong = (labels != 0) & (labels != 1) & (labels != MISSING_LABEL)
+        allowed = f"0, 1 or {MISSING_LABEL:g} (missing)"
+    return f"labels must be {allowed}, got {labels[wrong][0]}" if wrong.any() else None
 
 
 def as_token(value: Any) -> str | None:
@@ -188,7 +205,7 @@ class Scenario(Settings):
 
 
 class Task(Settings):
-    """A binary label: a 0/1 field, or a number compared with a threshold."""
+    """A label: 0 or 1 (a 0/1 field, or a number compared with a threshold), or a number to be predicted itself."""
 
     name: str
     """The task's name in results: the key of the declaration."""
@@ -200,11 +217,24 @@ class Task(Settings):
     """Label 1 where the number is > this."""
     missing: Literal["error", "ignore"] = "error"
     """"error" (a row without a value stops the run) or "ignore" (such a row does not count for this task)."""
+    type: TaskType = "binary"
+    """"binary" (a label of 0 and 1) or "number" (a regression; predictions come in the field's unit)."""
+    transform: Literal["none", "log1p", "quantile"] = "none"
+    """Of a number, before it is brought to mean 0 and deviation 1 over the training rows: none, log(1 + y), or its
+    quantile among the training rows."""
+    loss: Literal["mse", "huber", "mae"] = "mse"
+    """Of a number so brought: squared error, Huber's with delta 1, or absolute error."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
         if self.at_least is not None and self.above is not None:
             raise ValueError("give at_least or above, not both")
+        if self.type == "number":
+            raise ValueError("type: number has metrics, but no model learns it yet")
+            if self.at_least is not None or self.above is not None:
+                raise ValueError("at_least and above make a label of 0 and 1, which type: number is not")
+        elif self.model_fields_set & {"transform", "loss"}:
+            raise ValueError("transform and loss are for type: number")
         return self
 
     @property
@@ -213,10 +243,11 @@ class Task(Settings):
         return label_field(self.name)
 
     def labels(self, values: Sequence[Any]) -> np.ndarray:
-        """Return labels 0, 1 or `MISSING_LABEL` of raw values, shape (N,), float32.
+        """Return the labels of raw values, shape (N,), float32: 0 and 1, or numbers, or `MISSING_LABELS` of the type.
 
         Raises:
-            InputError: a value is not a number, not 0/1 where no threshold is given, or missing where it may not be.
+            InputError: a value is not a number, not 0/1 where no threshold is given, missing where it may not be, or
+                one that the transform does not take.
         """
         numbers = np.asarray(values)
         if numbers.dtype.kind not in "fiub":
@@ -236,6 +267,8 @@ class Task(Settings):
                 "declare it: "
                 f"tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
             )
+        if self.type == "number":
+            return self._checked_numbers(numbers, missing)
         if self.at_least is not None:
             labels = numbers >= self.at_least
         elif self.above is not None:
@@ -250,6 +283,21 @@ class Task(Settings):
                 )
             labels = numbers == 1
         return np.where(missing, MISSING_LABEL, labels).astype(np.float32)
+
+    def _checked_numbers(self, numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        beyond = ~missing & (np.abs(numbers) > np.finfo(np.float32).max)
+        negative = ~missing & (numbers < 0) if self.transform == "log1p" else np.zeros(len(numbers), dtype=bool)
+        for wrong, rule in (
+            (beyond, "must hold finite numbers"),
+            (negative, "must hold numbers >= 0 for transform: log1p (none and quantile take any)"),
+        ):
+            if wrong.any():
+                raise InputError(
+                    f"task '{self.name}': field '{self.field}' {rule}, but holds {numbers[wrong][0]:g} in "
+                    f"{int(wrong.sum())} of {len(numbers)} rows (the first is interaction "
+                    f"{int(np.flatnonzero(wrong)[0]) + 1})"
+                )
+        return np.where(missing, MISSING_LABELS["number"], numbers).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -275,6 +323,16 @@ class Schema:
     def label_fields(self) -> list[str]:
         """The names of the tasks' float columns with labels, in the declared order."""
         return [task.label_field for task in self.tasks]
+
+    @property
+    def types(self) -> dict[str, TaskType]:
+        """The type of each task, by name, in the declared order."""
+        return {task.name: task.type for task in self.tasks}
+
+    @property
+    def missing_labels(self) -> list[float]:
+        """What stands for a missing label of each task, in the declared order."""
+        return [MISSING_LABELS[task.type] for task in self.tasks]
 
     @property
     def main_index(self) -> int:

@@ -134,13 +134,13 @@ class EntryResults:
         keys = dict.fromkeys(key for values in by_seed for key in values if "/" in key and key.split("/")[0] in common)
         return {key: spread([values.get(key) for values in by_seed]) for key in keys}
 
-    def worst_cell(self, metrics: Mapping[str, Any]) -> dict[str, str] | None:
-        """Return the scenario and task with the lowest mean AUC; None where none has one."""
+    def worst_cell(self, metrics: Mapping[str, Any], metric: str) -> dict[str, str] | None:
+        """Return the scenario and task with the lowest mean of the headline's metric; None where none has one."""
         cells = {
             (scenario, task): metrics[key]["mean"]
             for scenario in self.settings.scenarios
             for task in self.settings.tasks
-            if (key := f"auc/{scenario}/{task}") in metrics
+            if (key := f"{metric}/{scenario}/{task}") in metrics
         }
         if not cells:
             return None
@@ -304,7 +304,7 @@ def collect(
                 "seeds": seeds,
                 "test": test,
                 "valid": results.metrics("valid"),
-                "worst_cell": results.worst_cell(test),
+                "worst_cell": results.worst_cell(test, shared.headline),
                 "differences": differences_by_label.get(entry.label),
                 "transfer": transfers.get(entry.label),
                 "cost": results.cost(costs.get(entry.label)),
@@ -341,13 +341,15 @@ def _transfers(
             continue
         joint = [results.joint(seed, shared) for seed in seeds]
         alone = [results.alone(seed, shared) for seed in seeds]
-        untested[label] = {key: value for key, value in differences(joint, alone).items() if key.startswith("auc/")}
+        tested_keys = differences(joint, alone)
+        untested[label] = {key: value for key, value in tested_keys.items() if key.startswith(f"{shared.headline}/")}
     return {
         label: {
-            "macro": tested.get("auc/macro"),
+            "macro": tested.get(f"{shared.headline}/macro"),
             "cells": {
                 scenario: {
-                    task: _transfer_cell(settings, by_label[label], tested, scenario, task) for task in settings.tasks
+                    task: _transfer_cell(settings, by_label[label], tested, shared.headline, scenario, task)
+                    for task in settings.tasks
                 }
                 for scenario in settings.scenarios
             },
@@ -357,15 +359,20 @@ def _transfers(
 
 
 def _transfer_cell(
-    settings: CompareSettings, results: EntryResults, tested: Mapping[str, Any], scenario: str, task: str
+    settings: CompareSettings,
+    results: EntryResults,
+    tested: Mapping[str, Any],
+    metric: str,
+    scenario: str,
+    task: str,
 ) -> dict[str, Any] | None:
-    """Return the test AUC of one cell after either training, means over the seeds, and their difference."""
-    difference = tested.get(f"auc/{scenario}/{task}")
+    """Return a metric on test of one cell after either training, means over the seeds, and their difference."""
+    difference = tested.get(f"{metric}/{scenario}/{task}")
     if difference is None:
         return None
     seeds = _compared(settings, results)
-    joint = [results.evaluation(seed, "test").cells[scenario][task].auc for seed in seeds]
-    alone = [results.evaluation_alone(seed, scenario).cells[scenario][task].auc for seed in seeds]
+    joint = [results.evaluation(seed, "test").cells[scenario][task].value(metric) for seed in seeds]
+    alone = [results.evaluation_alone(seed, scenario).cells[scenario][task].value(metric) for seed in seeds]
     return {"joint": spread(joint)["mean"], "alone": spread(alone)["mean"], "difference": difference}
 
 

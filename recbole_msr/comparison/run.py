@@ -308,6 +308,7 @@ def _summarise(settings: CompareSettings, entries: list[dict[str, Any]], data: _
         "single_scenario": settings.single_scenario,
         "scenarios": data.shared.scenarios,
         "tasks": data.shared.tasks,
+        "task_types": data.shared.types,
         "main_task": settings.main_task,
         "rows": {name: len(split) for name, split in zip(("train", "valid", "test"), data.splits, strict=True)},
         "test_cells": data.shared.cells(),

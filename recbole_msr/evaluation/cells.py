@@ -10,8 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
-from recbole_msr.evaluation.metrics import METRICS, metric_keys
-from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO, label_field
+from recbole_msr.evaluation.metrics import METRICS, metric_keys, metrics_of
+from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
+from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, label_field, wrong_labels
+
+_COUNTS = ("type", "rows", "positives", "mean_label", "undefined")
+"""What a cell has beside its metrics."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,21 @@ class Cell:
 
     Attributes:
         rows: rows that carry the task's label; all else is about these.
-        positives: rows with label 1.
+        positives: rows with label 1; None for a task of numbers.
         values: metric -> value; None where it is undefined for these rows (`Metric.needs_classes`), as GAUC also is
             where no user has both classes or users are not known. A metric that the writer of a file did not know is
             absent.
-        undefined: why the cell has no AUC and counts in no mean; None for a cell that does.
+        undefined: why the cell counts in no mean (a binary task: why it has no AUC); None for a cell that does.
+        type: the task's.
+        mean_label: mean of the observed values of a task of numbers; None without rows, and for other tasks.
     """
 
     rows: int
-    positives: int
+    positives: int | None
     values: Mapping[str, float | None]
     undefined: str | None = None
+    type: TaskType = "binary"
+    mean_label: float | None = None
 
     @property
     def auc(self) -> float | None:
@@ -56,8 +64,14 @@ class Cell:
         return self.values.get(metric) if metric in METRICS else self.values[metric]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a flat mapping of plain JSON types: `rows`, `positives`, each metric, `undefined`."""
-        return {"rows": self.rows, "positives": self.positives, **self.values, "undefined": self.undefined}
+        """Return a flat mapping of plain JSON types: `rows`, `positives`, each metric, `undefined`.
+
+        A cell of another than a binary task also has its `type`, and `mean_label` in the place of `positives`.
+        """
+        counts: dict[str, Any] = {"rows": self.rows, "positives": self.positives}
+        if self.type != "binary":
+            counts = {"type": self.type, "rows": self.rows, "mean_label": self.mean_label}
+        return {**counts, **self.values, "undefined": self.undefined}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Cell:
@@ -67,11 +81,14 @@ class Cell:
             KeyError: it lacks its rows or positives.
             TypeError: it has a key that is no metric.
         """
-        values = {key: value for key, value in data.items() if key not in ("rows", "positives", "undefined")}
-        unknown = [key for key in values if key not in METRICS]
+        kind = data.get("type", "binary")
+        known = metrics_of([kind])
+        values = {key: value for key, value in data.items() if key not in _COUNTS}
+        unknown = [key for key in values if key not in known]
         if unknown:
-            raise TypeError(f"'{unknown[0]}' is no metric")
-        return cls(data["rows"], data["positives"], values, data.get("undefined"))
+            raise TypeError(f"'{unknown[0]}' is no metric" + ("" if kind == "binary" else f" of a task of type {kind}"))
+        positives = data["positives"] if kind == "binary" else None
+        return cls(data["rows"], positives, values, data.get("undefined"), kind, data.get("mean_label"))
 
 
 class Worst(NamedTuple):
@@ -102,9 +119,19 @@ class Evaluation:
         return list(self.pooled)
 
     @property
+    def types(self) -> dict[str, TaskType]:
+        """The type of each task."""
+        return {task: cell.type for task, cell in self.pooled.items()}
+
+    @property
     def metrics(self) -> list[str]:
         """The metrics that the cells hold: all of this version's, fewer in results of an earlier one."""
         return [metric for metric in METRICS if any(metric in cell.values for cell in self.pooled.values())]
+
+    @property
+    def applicable(self) -> list[str]:
+        """The metrics that this version computes for tasks of these types."""
+        return metrics_of(self.types.values())
 
     @property
     def undefined(self) -> list[tuple[str, str, str]]:
@@ -149,19 +176,20 @@ class Evaluation:
 
     def keys(self) -> list[str]:
         """Return the names of all values of `flat`, those that are undefined among them."""
-        return metric_keys(self.cells, self.pooled)
+        return metric_keys(self.cells, self.types, self.main_task)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types; what follows from the cells is in it too, for other readers."""
-        worst = {metric: self.worst(metric) for metric in METRICS}
+        metrics = self.applicable
+        worst = {metric: self.worst(metric) for metric in metrics}
         return {
             "main_task": self.main_task,
             "pooled": {task: cell.to_dict() for task, cell in self.pooled.items()},
             "cells": {
                 scenario: {task: cell.to_dict() for task, cell in row.items()} for scenario, row in self.cells.items()
             },
-            "macro": {metric: self.macro(metric) for metric in METRICS},
-            "macro_by_task": {task: {metric: self.macro(metric, task) for metric in METRICS} for task in self.tasks},
+            "macro": {metric: self.macro(metric) for metric in metrics},
+            "macro_by_task": {task: {metric: self.macro(metric, task) for metric in metrics} for task in self.tasks},
             "worst": {metric: None if cell is None else cell._asdict() for metric, cell in worst.items()},
             "undefined": [
                 {"scenario": scenario, "task": task, "reason": reason} for scenario, task, reason in self.undefined
@@ -202,6 +230,7 @@ def evaluate_cells(
     main_task: str,
     min_rows: int = 2,
     metrics: Iterable[str] = METRICS,
+    types: Mapping[str, TaskType] | None = None,
 ) -> Evaluation:
     """Compute the metrics of every scenario x task, and of each task over all rows.
 
@@ -210,9 +239,14 @@ def evaluate_cells(
     a positive. Means of all metrics are thus over the same cells, save that GAUC also needs a user with both classes.
     Pooled values ask for no `min_rows`.
 
+    A cell of a task of numbers is undefined with no rows or fewer than `min_rows`; its errors are still given where it
+    has rows, its XAUC where two values differ.
+
     Args:
-        predictions: (N, T) probabilities; as in RecBole, LogLoss clips what lies outside [0, 1]; so do ECE and PCOC.
-        labels: (N, T) of 0, 1, or `MISSING_LABEL` for a row that does not count for the task.
+        predictions: (N, T) probabilities, or numbers for a task of numbers; as in RecBole, LogLoss clips what lies
+            outside [0, 1]; so do ECE and PCOC.
+        labels: (N, T) of 0, 1, or numbers; and `MISSING_LABELS` of the task's type for a row that does not count for
+            the task.
         scenario: (N,) integers 1..M in the order of `scenario_names`; rows with 0 (unknown) count in no cell.
         users: (N,) whose AUC is averaged for GAUC; None leaves GAUC out.
         scenario_names: names of the scenarios, in their order.
@@ -220,7 +254,8 @@ def evaluate_cells(
         main_task: the task whose pooled values have no task in their key.
         min_rows: 2, the fewest an AUC can have, drops no cell unasked; raise it where an AUC of a handful of
             rows would decide the worst cell.
-        metrics: those that are computed; the cells know no others.
+        metrics: those that are computed, of those of the tasks' types; the cells know no others.
+        types: the tasks' types by name; binary where not given.
 
     Raises:
         FloatingPointError: a prediction is NaN.
@@ -228,27 +263,33 @@ def evaluate_cells(
     """
     predictions, labels, scenario = np.asarray(predictions), np.asarray(labels), np.asarray(scenario)
     user_code = None if users is None else ranks(users)
-    metrics = list(metrics)
-    _check(predictions, labels, scenario, user_code, scenario_names, task_names, main_task)
+    wanted = set(metrics)
+    kinds: list[TaskType] = [(types or {}).get(task, "binary") for task in task_names]
+    _check(predictions, labels, scenario, user_code, scenario_names, task_names, main_task, kinds)
     scenario = scenario.astype(np.int64)
 
     pooled: dict[str, Cell] = {}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
-    for column, task in enumerate(task_names):
-        labelled = labels[:, column] != MISSING_LABEL
+    for column, (task, kind) in enumerate(zip(task_names, kinds, strict=True)):
+        labelled = labels[:, column] != MISSING_LABELS[kind]
         rows = slice(None) if labelled.all() else labelled
-        user = None if user_code is None else user_code[rows]
-        scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
+        of_task = [metric for metric in metrics_of([kind]) if metric in wanted]
+        scored: ScoredRows | PredictedNumbers
+        if kind == "number":
+            scored = PredictedNumbers(predictions[rows, column], labels[rows, column])
+        else:
+            user = None if user_code is None else user_code[rows]
+            scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
         of_row = scenario[rows]
         groups = scored.grouped()
-        values = _values(groups, metrics)
+        values = _values(groups, of_task)
         (pooled[task],) = _cells(groups, values, [0], min_rows=1)
         if len(scenario_names) == 1 and (of_row == 1).all():
             of_scenarios = _cells(groups, values, [0], min_rows)
         else:
             del groups  # its arrays are as long as the rows: the next ones take their memory
             groups = scored.grouped(of_row)
-            of_scenarios = _cells(groups, _values(groups, metrics), range(1, len(scenario_names) + 1), min_rows)
+            of_scenarios = _cells(groups, _values(groups, of_task), range(1, len(scenario_names) + 1), min_rows)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
@@ -263,6 +304,7 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
         task: the one that is predicted; None for all of them.
     """
     inter, schema = split.inter_feat, getattr(split, "schema", None)
+    types: dict[str, TaskType] = {} if schema is None else schema.types
     if schema is None:
         main = config["LABEL_FIELD"]
         scenarios, tasks, fields = ["all"], [main], [main]
@@ -276,7 +318,7 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     users = inter[split.uid_field].numpy() if split.uid_field in inter else None
     least = config["min_scenario_rows"] or 1
     half = np.full(labels.shape, 0.5)
-    return evaluate_cells(half, labels, scenario, users, scenarios, tasks, main, min_rows=least)
+    return evaluate_cells(half, labels, scenario, users, scenarios, tasks, main, min_rows=least, types=types)
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:
@@ -284,50 +326,57 @@ def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str
 
     Args:
         cell: the main task's, of all rows.
-        names: RecBole's metrics; of these, `auc` and `logloss` are given.
+        names: RecBole's metrics; of these, `auc` and `logloss` are given, and of a task of numbers `mae` and `rmse`.
         decimals: RecBole's `metric_decimal_place`.
 
     Returns:
         Rounded values; NaN for what is undefined.
     """
-    values = {"auc": cell.auc, "logloss": cell.logloss}
+    values = {name: cell.value(name) for name in ("auc", "logloss", "mae", "rmse") if name in metrics_of([cell.type])}
     known = {name: values[name] for name in names if name in values}
     # NumPy rounds, and RecBole with it, not quite as Python does.
     return {name: float(round(np.float64(np.nan if one is None else one), decimals)) for name, one in known.items()}
 
 
-def _values(groups: ScoredGroups, metrics: Sequence[str]) -> dict[str, list[float]]:
+def _values(groups: ScoredGroups | NumberGroups, metrics: Sequence[str]) -> dict[str, list[float]]:
     """Return each metric's values of the groups, NaN where undefined."""
     return {name: METRICS[name].values(groups).tolist() for name in metrics}
 
 
 def _cells(
-    groups: ScoredGroups, columns: Mapping[str, Sequence[float]], numbers: Iterable[int], min_rows: int
+    groups: ScoredGroups | NumberGroups, columns: Mapping[str, Sequence[float]], numbers: Iterable[int], min_rows: int
 ) -> list[Cell]:
     """Return the cells of the groups with these numbers; of some there may be no rows."""
     places = {number: place for place, number in enumerate(groups.group.tolist())}
-    rows, positives = groups.rows.tolist(), groups.positives.tolist()
-    empty = Cell(0, 0, dict.fromkeys(columns), _why_undefined(0, 0, min_rows))
+    if isinstance(groups, NumberGroups):
+        empty = Cell(0, None, dict.fromkeys(columns), _few_rows(0, min_rows), "number")
+    else:
+        empty = Cell(0, 0, dict.fromkeys(columns), _few_rows(0, min_rows))
 
     def cell(place: int) -> Cell:
-        reason = _why_undefined(rows[place], positives[place], min_rows)
+        rows = int(groups.rows[place])
+        reason = _few_rows(rows, min_rows)
+        if not isinstance(groups, NumberGroups):
+            reason = reason or _one_class(rows, int(groups.positives[place]))
         values = {
             name: None if math.isnan(column[place]) or (reason and METRICS[name].needs_classes) else column[place]
             for name, column in columns.items()
         }
-        return Cell(rows[place], positives[place], values, reason)
+        if isinstance(groups, NumberGroups):
+            return Cell(rows, None, values, reason, "number", float(groups.mean_label[place]))
+        return Cell(rows, int(groups.positives[place]), values, reason)
 
     return [cell(places[number]) if number in places else empty for number in numbers]
 
 
-def _why_undefined(rows: int, positives: int, min_rows: int) -> str | None:
+def _few_rows(rows: int, min_rows: int) -> str | None:
     if rows == 0:
         return "no rows"
-    if rows < min_rows:
-        return f"{rows} row{'s' if rows > 1 else ''}, fewer than {min_rows}"
-    if positives in (0, rows):
-        return f"one class: all {int(positives > 0)}"
-    return None
+    return f"{rows} row{'s' if rows > 1 else ''}, fewer than {min_rows}" if rows < min_rows else None
+
+
+def _one_class(rows: int, positives: int) -> str | None:
+    return f"one class: all {int(positives > 0)}" if positives in (0, rows) else None
 
 
 def _check(
@@ -338,6 +387,7 @@ def _check(
     scenario_names: Sequence[str],
     task_names: Sequence[str],
     main_task: str,
+    kinds: Sequence[TaskType],
 ) -> None:
     if predictions.ndim != 2 or predictions.shape != labels.shape or predictions.shape[1] != len(task_names):
         raise ValueError(
@@ -359,9 +409,10 @@ def _check(
             f"scenario must hold integers from {UNKNOWN_SCENARIO} (unknown) to {len(scenario_names)}, got "
             f"{scenario[outside][0] if outside.any() else scenario.dtype}"
         )
-    wrong = (labels != 0) & (labels != 1) & (labels != MISSING_LABEL)
-    if wrong.any():
-        raise ValueError(f"labels must be 0, 1 or {MISSING_LABEL:g} (missing), got {labels[wrong][0]}")
+    for column, kind in enumerate(kinds):
+        wrong = wrong_labels(labels[:, column], kind)
+        if wrong is not None:
+            raise ValueError(wrong)
     nan = np.isnan(predictions)
     if nan.any():
         first, task = np.argwhere(nan)[0]

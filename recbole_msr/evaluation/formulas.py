@@ -33,11 +33,11 @@ class ScoredRows:
 
     def __init__(self, scores: np.ndarray, labels: np.ndarray, users: np.ndarray | None = None) -> None:
         self.scores, self.labels, self.users = np.asarray(scores), np.asarray(labels), users
-        self.order = _stable_order(_sortable(self.scores))
+        self.order = stable_order(sortable(self.scores))
         self.ordered = self.scores[self.order]
         # A row's place among the different scores, and 1 for a negative in the last bit: looked up together.
         narrow = np.int32 if len(self.order) < 2**30 else np.int64
-        self.places = np.cumsum(_changes(self.ordered), dtype=narrow) * 2 + (self.labels != 1)[self.order]
+        self.places = np.cumsum(changes(self.ordered), dtype=narrow) * 2 + (self.labels != 1)[self.order]
 
     def grouped(self, groups: np.ndarray | None = None) -> ScoredGroups:
         """Sort the rows into groups.
@@ -94,15 +94,15 @@ class ScoredGroups:
         if groups is not None and len(rows):
             narrow = groups.astype(np.uint16) if groups.max() < 2**16 else groups
             by_score = narrow[scored.order]
-            self._order = _stable_order(by_score)  # by group, and in each group still by score
+            self._order = stable_order(by_score)  # by group, and in each group still by score
             rows, by_group = rows[self._order], by_score[self._order]
-            self.starts = np.flatnonzero(_changes(by_group))
+            self.starts = np.flatnonzero(changes(by_group))
             self.group = by_group[self.starts].astype(np.int64)
         self.rows = np.diff(self.starts, append=len(rows))
 
         # Runs are rows of one group with one score. `below` has the negatives before each run, of all groups.
         edge = np.ones(len(rows) + 1, dtype=bool)
-        edge[:-1] = _changes(rows >> 1)
+        edge[:-1] = changes(rows >> 1)
         edge[self.starts] = True
         self._edges = edges = np.flatnonzero(edge)
         below = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -317,14 +317,14 @@ def auc_terms(scores: np.ndarray, labels: np.ndarray) -> tuple[float, tuple[np.n
     return value, (wins[code[positive]] / (2 * n), losses[code[~positive]] / (2 * p))
 
 
-def _changes(ordered: np.ndarray) -> np.ndarray:
+def changes(ordered: np.ndarray) -> np.ndarray:
     """Mark (N,) where a run of equal values begins."""
     begins = np.ones(len(ordered), dtype=bool)
     np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
     return begins
 
 
-def _sortable(values: np.ndarray) -> np.ndarray:
+def sortable(values: np.ndarray) -> np.ndarray:
     """Return unsigned integers (N,) that order as `values` do and are equal where these are."""
     if values.dtype.kind in "iu" and len(values):
         return values.astype(np.uint64) - np.uint64(int(values.min()) % 2**64)  # exact: it wraps around twice
@@ -342,7 +342,7 @@ def _sortable(values: np.ndarray) -> np.ndarray:
     return np.where(bits > sign, ~bits, bits | sign)
 
 
-def _stable_order(key: np.ndarray) -> np.ndarray:
+def stable_order(key: np.ndarray) -> np.ndarray:
     """Return the order (N,) that sorts non-negative integers, equal ones as they stood.
 
     Sixteen bits at a time, for which NumPy has a radix sort: several times faster than sorting floats or long integers.

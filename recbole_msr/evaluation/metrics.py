@@ -6,16 +6,16 @@ To add a metric, write its function in `recbole_msr.evaluation.formulas` and add
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation import formulas
-from recbole_msr.evaluation.formulas import ScoredGroups
+from recbole_msr.evaluation import formulas, number_formulas
+from recbole_msr.schema import TaskType
 
 
 class Direction(Enum):
@@ -31,13 +31,13 @@ class MeanOfTerms:
     """A metric as a mean of terms of the rows: what `recbole_msr.evaluation.significance` tests a difference by.
 
     Attributes:
-        terms: of predictions (N,) and labels (N,) of 0 and 1, the metric's value, and the terms: one array for all
-            rows, or one for the positives and one for the negatives; each has the value as its mean.
-        over: "rows", or "classes", where both classes are needed.
+        terms: of predictions (N,) and labels (N,), the metric's value, and the terms: one array for all rows, or one
+            for the positives and one for the negatives; each has the value as its mean.
+        over: "rows"; "classes", where both classes are needed; "pairs", of rows where two labels differ.
     """
 
     terms: Callable[[np.ndarray, np.ndarray], tuple[float, tuple[np.ndarray, ...]]]
-    over: Literal["rows", "classes"]
+    over: Literal["rows", "classes", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Metric:
         name: the key in results, configurations and files.
         heading: the name in tables and pages.
         direction: which values are better.
-        values: the values of G groups of rows (G,), NaN where a group has none.
+        values: the values of G groups of rows (G,), NaN where a group has none. The groups are what its task types
+            have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`.
+        types: the types of tasks that it is of.
         bounds: the least and the greatest possible value.
         needs_classes: undefined in a cell of one class or of fewer than `min_scenario_rows` rows. Other metrics have a
             value there, which counts in no mean.
@@ -63,7 +65,8 @@ class Metric:
     name: str
     heading: str
     direction: Direction
-    values: Callable[[ScoredGroups], np.ndarray]
+    values: Callable[[Any], np.ndarray]
+    types: tuple[TaskType, ...] = ("binary",)
     bounds: tuple[float, float] = (0.0, 1.0)
     needs_classes: bool = False
     undefined_reason: str = "undefined"
@@ -123,9 +126,53 @@ METRICS: dict[str, Metric] = {
             bounds=(0.0, math.inf),
             compared=("macro", "worst"),
         ),
+        Metric(
+            name="mae",
+            heading="MAE",
+            direction=Direction.SMALLER,
+            values=number_formulas.mean_absolute_error,
+            types=("number",),
+            bounds=(0.0, math.inf),
+            difference=MeanOfTerms(number_formulas.mae_terms, "rows"),
+            compared=("all rows",),
+            digits=".5g",
+        ),
+        Metric(
+            name="rmse",
+            heading="RMSE",
+            direction=Direction.SMALLER,
+            values=number_formulas.root_mean_squared_error,
+            types=("number",),
+            bounds=(0.0, math.inf),
+            difference=MeanOfTerms(number_formulas.rmse_terms, "rows"),
+            compared=("all rows",),
+            digits=".5g",
+        ),
+        Metric(
+            name="xauc",
+            heading="XAUC",
+            direction=Direction.LARGER,
+            values=number_formulas.ordered_pairs,
+            types=("number",),
+            undefined_reason="all values are equal",
+            difference=MeanOfTerms(number_formulas.xauc_terms, "pairs"),
+            compared=("macro", "worst", "tasks"),
+        ),
     )
 }
 """The metrics by name, in the order of tables."""
+
+
+def metrics_of(types: Iterable[TaskType]) -> list[str]:
+    """Return the metrics that tasks of any of these types have, in the order of tables."""
+    there = set(types)
+    return [name for name, metric in METRICS.items() if there.intersection(metric.types)]
+
+
+def headline(types: Iterable[TaskType]) -> str:
+    """Return the metric that models are ranked and judged by: AUC, or XAUC where no task of these types is binary."""
+    return "auc" if "binary" in set(types) else "xauc"
+
 
 _SMALLER_IN_RECBOLE = ("logloss", "rmse", "mae", "averagepopularity", "giniindex")
 """Metrics of RecBole that declare that smaller is better."""
@@ -196,12 +243,23 @@ def find_metric(wanted: str, known: Iterable[str]) -> str | None:
     return alike.pop() if len(alike) == 1 else None
 
 
-def metric_keys(scenarios: Iterable[str], tasks: Iterable[str]) -> list[str]:
-    """Return the names of all values that `Evaluation.flat` may have."""
-    tasks = list(tasks)
-    names = [*tasks, "macro", "worst", *(f"{task}/macro" for task in tasks)]
-    names += [f"{scenario}/{task}" for scenario in scenarios for task in tasks]
-    return [key for metric in METRICS for key in (metric, *(f"{metric}/{name}" for name in names))]
+def metric_keys(scenarios: Iterable[str], tasks: Mapping[str, TaskType], main_task: str) -> list[str]:
+    """Return the names of all values that `Evaluation.flat` may have.
+
+    Args:
+        scenarios: names of the scenarios.
+        tasks: name -> type of each task.
+        main_task: the task whose pooled values have no task in their key.
+    """
+    scenarios = list(scenarios)
+    keys: list[str] = []
+    for metric in metrics_of(tasks.values()):
+        of_metric = [task for task, kind in tasks.items() if kind in METRICS[metric].types]
+        names = [*of_metric, "macro", "worst", *(f"{task}/macro" for task in of_metric)]
+        names += [f"{scenario}/{task}" for scenario in scenarios for task in of_metric]
+        keys += [metric] if main_task in of_metric else []
+        keys += [f"{metric}/{name}" for name in names]
+    return keys
 
 
 def _metric_of(key: str) -> str:

@@ -20,7 +20,7 @@ from scipy.special import stdtr, stdtrit
 
 from recbole_msr.evaluation.formulas import ranks
 from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
-from recbole_msr.schema import MISSING_LABEL, UNKNOWN_SCENARIO
+from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, wrong_labels
 
 _ZERO = 1e-12
 """Errors and differences up to this are the rounding of numbers that are equal."""
@@ -64,13 +64,16 @@ class Difference:
 class Rows:
     """The test rows that all models predict.
 
-    Cells are defined as in `evaluate_cells`: both classes and at least `min_rows` rows that carry the task's label.
+    Cells are defined as in `evaluate_cells`: at least `min_rows` rows that carry the task's label, and both classes for
+    a binary task.
 
     Args:
-        labels: (N, T) of 0, 1, or `MISSING_LABEL` for a row that does not count for the task.
+        labels: (N, T) of 0, 1, or numbers; and `MISSING_LABELS` of the task's type for a row that does not count for
+            the task.
         scenario: (N,) integers 1..M in the order of `scenario_names`; rows with 0 (unknown) count in no cell.
         users: (N,) whose rows belong together; None takes every row as independent, which is DeLong's test.
         min_rows: of a defined cell.
+        types: the tasks' types by name; binary where not given.
 
     Raises:
         ValueError: the arguments do not fit each other.
@@ -84,6 +87,7 @@ class Rows:
         scenario_names: Sequence[str],
         task_names: Sequence[str],
         min_rows: int = 2,
+        types: Mapping[str, TaskType] | None = None,
     ) -> None:
         labels, scenario = np.asarray(labels), np.asarray(scenario)
         if labels.ndim != 2 or labels.shape[1] != len(task_names):
@@ -92,9 +96,11 @@ class Rows:
         for what, values in (("scenario", scenario), ("users", users)):
             if values is not None and np.shape(values) != (len(labels),):
                 raise ValueError(f"{what} must be ({len(labels)},), one value a row, got {np.shape(values)}")
-        wrong = (labels != 0) & (labels != 1) & (labels != MISSING_LABEL)
-        if wrong.any():
-            raise ValueError(f"labels must be 0, 1 or {MISSING_LABEL:g} (missing), got {labels[wrong][0]}")
+        kinds: list[TaskType] = [(types or {}).get(task, "binary") for task in task_names]
+        for column, kind in enumerate(kinds):
+            wrong = wrong_labels(labels[:, column], kind)
+            if wrong is not None:
+                raise ValueError(wrong)
         outside = (scenario < UNKNOWN_SCENARIO) | (scenario > len(scenario_names))
         if outside.any():
             raise ValueError(
@@ -105,13 +111,13 @@ class Rows:
         self.users = int(user.max(initial=-1)) + 1
         self.cells: dict[str, _Cell] = {}
         self.means: dict[str, list[str]] = {"macro": []}
-        for column, task in enumerate(task_names):
-            known = labels[:, column] != MISSING_LABEL
-            self._add(task, column, np.flatnonzero(known), labels, user, 1, pooled=True)
+        for column, (task, kind) in enumerate(zip(task_names, kinds, strict=True)):
+            known = labels[:, column] != MISSING_LABELS[kind]
+            self._add(task, column, np.flatnonzero(known), labels, user, 1, kind, pooled=True)
             self.means[f"{task}/macro"] = []
             for number, name in enumerate(scenario_names, 1):
                 key = f"{name}/{task}"
-                self._add(key, column, np.flatnonzero(known & (scenario == number)), labels, user, min_rows)
+                self._add(key, column, np.flatnonzero(known & (scenario == number)), labels, user, min_rows, kind)
                 if key in self.cells and self.cells[key].defined:
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
@@ -124,12 +130,13 @@ class Rows:
         labels: np.ndarray,
         user: np.ndarray,
         min_rows: int,
+        kind: TaskType,
         pooled: bool = False,
     ) -> None:
         if len(rows):
             label = labels[rows, column]
-            defined = len(rows) >= min_rows and 0 < (label == 1).sum() < len(rows)
-            self.cells[key] = _Cell(key, column, rows, label, user[rows], defined, pooled)
+            defined = len(rows) >= min_rows and (kind != "binary" or 0 < (label == 1).sum() < len(rows))
+            self.cells[key] = _Cell(key, column, rows, label, user[rows], defined, pooled, kind)
 
     def measure(self, predictions: np.ndarray) -> Measured:
         """Measure one model of one seed: its metrics, and the influence of each user on them.
@@ -137,9 +144,9 @@ class Rows:
         It takes two sorts a task and keeps no array of N rows, so it pays to measure each model once.
 
         Args:
-            predictions: (N, T) probabilities; NaN for a row that the model does not predict. What it does not predict
-                as a whole is absent from the result: a cell, a task, the mean over cells of which one is absent, the
-                value over all rows.
+            predictions: (N, T) probabilities or numbers; NaN for a row that the model does not predict. What it does
+                not predict as a whole is absent from the result: a cell, a task, the mean over cells of which one is
+                absent, the value over all rows.
 
         Raises:
             ValueError: the shape does not fit, or some rows of a cell are predicted and some are not.
@@ -170,7 +177,7 @@ class Measured(NamedTuple):
     values: dict[str, float]
     """Metric key of a task or of a cell -> value; what is undefined is absent."""
     sums: dict[str, Sums]
-    """The same keys -> for each class of the cell (AUC) or for all its rows (LogLoss) the influence of each user."""
+    """The same keys -> for each class of the cell (AUC) or for all its rows (others) the influence of each user."""
 
     def value(self, key: str) -> float | None:
         """Return the value of any metric key that is tested, means over cells among them; None if absent."""
@@ -204,8 +211,8 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
         reference: the same of the reference, in the same order of seeds.
 
     Returns:
-        `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, and the same of logloss; what is
-        undefined, or what one of them lacks with any seed, is absent.
+        `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, and the same of every metric that is
+        tested; what is undefined, or what one of them lacks with any seed, is absent.
 
     Raises:
         ValueError: no seeds, not as many on both sides, or measured on different rows.
@@ -321,17 +328,20 @@ class _Cell:
         user: np.ndarray,
         defined: bool,
         pooled: bool,
+        kind: TaskType,
     ) -> None:
         self.key, self.column, self.rows, self.defined, self.pooled = key, column, rows, defined, pooled
         self.label = label
         positive = label == 1
         parts: dict[str, tuple[_Part, ...]] = {"rows": (_Part(user),)}
-        if defined:
+        if kind == "number" and len(label) and label.min() < label.max():
+            parts["pairs"] = parts["rows"]
+        if kind == "binary" and defined:
             parts["classes"] = (_Part(user[positive]), _Part(user[~positive]))
         self.parts: dict[str, tuple[_Part, ...]] = {
             name: parts[metric.difference.over]
             for name, metric in METRICS.items()
-            if metric.difference is not None and metric.difference.over in parts
+            if kind in metric.types and metric.difference is not None and metric.difference.over in parts
         }
 
     def measure(self, score: np.ndarray) -> dict[str, tuple[float, Sums]]:
@@ -347,9 +357,11 @@ class _Cell:
 
 
 def _cells_of(rows: Rows, key: str) -> list[str]:
-    """Return the keys whose mean a key is: itself, but for a mean over cells."""
+    """Return the keys whose mean a key is: itself, but for a mean over the cells that can have the metric."""
     metric, name = key.split("/", 1)
-    return [f"{metric}/{cell}" for cell in rows.means[name]] if name in rows.means else [key]
+    if name not in rows.means:
+        return [key]
+    return [f"{metric}/{cell}" for cell in rows.means[name] if metric in rows.cells[cell].parts]
 
 
 def _row_variance(

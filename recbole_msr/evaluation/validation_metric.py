@@ -7,6 +7,7 @@ from typing import Any
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.cells import of_constant
 from recbole_msr.evaluation.metrics import METRICS, cannot_choose, find_metric, metric_keys, metric_name
+from recbole_msr.schema import TaskType
 
 
 def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
@@ -23,8 +24,10 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     """
     known = [name.lower() for name in config["metrics"]]
     schema = getattr(dataset, "schema", None)
-    tasks = [config["LABEL_FIELD"]] if schema is None else schema.task_names if several_tasks else [schema.main_task]
-    known += metric_keys(getattr(dataset, "scenario_names", ["all"]), tasks)
+    main: str = config["LABEL_FIELD"] if schema is None else schema.main_task
+    types: dict[str, TaskType] = {main: "binary"} if schema is None else schema.types
+    types = types if several_tasks else {main: types[main]}
+    known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main)
     refusal = cannot_choose(str(wanted))
     if refusal is not None:
         raise InputError(f"valid_metric {refusal}")
@@ -48,17 +51,19 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     Raises:
         InputError: it has no value, whatever is predicted; the message names the cells and why.
     """
-    if str(wanted).lower().split("/")[0] not in METRICS:
+    metric = str(wanted).lower().split("/")[0]
+    if metric not in METRICS:
         return
     found = of_constant(config, split, task)
+    if metric not in found.applicable:  # RecBole's of the same name
+        return
     if find_metric(str(wanted), found.flat()) is not None:
         return
     cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
-    cells += [
-        f"task '{task}' over all rows: one class ({cell.positives} of {cell.rows} rows are positive)"
-        for task, cell in found.pooled.items()
-        if cell.undefined is not None
-    ]
+    for of_task, cell in found.pooled.items():
+        if cell.undefined is not None:
+            classes = f"one class ({cell.positives} of {cell.rows} rows are positive)"
+            cells.append(f"task '{of_task}' over all rows: {classes if cell.type == 'binary' else cell.undefined}")
     raise InputError(
         f"valid_metric '{wanted}' has no value on the validation split of '{config['dataset']}', whatever is predicted"
         f" ({'; '.join(cells) or 'no user has both classes'}): choose another valid_metric, or give that "

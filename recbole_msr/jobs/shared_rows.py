@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.metrics import headline
 from recbole_msr.evaluation.significance import Rows
 from recbole_msr.jobs.failure import PARQUET_DAMAGE
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, label_field
+from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, TaskType, label_field
 
 AGAIN = "delete its folder, and the same command trains it again"
 """Advice for a damaged run of a comparison or a search."""
@@ -30,20 +31,26 @@ class SharedRows:
     def __init__(self, split: Any, least: int, tasks: Sequence[str] | None = None) -> None:
         inter, schema = split.inter_feat, split.schema
         self.tasks = list(schema.task_names if tasks is None else tasks)
+        self.types: dict[str, TaskType] = {task: schema.types[task] for task in self.tasks}
         self.labels = np.stack([inter[label_field(task)].numpy() for task in self.tasks], axis=1)
         self.scenario = split.row_scenario(inter).numpy()
         self.users = inter[split.uid_field].numpy() if split.uid_field in inter else None
         self.scenarios = list(split.scenario_names)
-        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least)
+        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types)
 
-    def cells(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Count rows and positives of every scenario and task."""
-        counts: dict[str, dict[str, dict[str, int]]] = {}
+    @property
+    def headline(self) -> str:
+        """The metric that models are ranked and judged by."""
+        return headline(self.types.values())
+
+    def cells(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Count rows and positives of every scenario and task; of a task of numbers there is the mean instead."""
+        counts: dict[str, dict[str, dict[str, Any]]] = {}
         for number, scenario in enumerate(self.scenarios, start=1):
             labels = self.labels[self.scenario == number]
             counts[scenario] = {
-                task: {"rows": int((column != MISSING_LABEL).sum()), "positives": int((column == 1).sum())}
-                for task, column in zip(self.tasks, labels.T, strict=True)
+                task: _count(column[column != MISSING_LABELS[kind]], kind)
+                for (task, kind), column in zip(self.types.items(), labels.T, strict=True)
             }
         return counts
 
@@ -77,18 +84,28 @@ class SharedRows:
         if scenario is not None:
             here &= self.scenario == self.scenarios.index(scenario) + 1
         if task is not None:  # a model of one task sees the rows that have its label
-            here &= self.labels[:, self.tasks.index(task)] != MISSING_LABEL
+            here &= self.labels[:, self.tasks.index(task)] != MISSING_LABELS[self.types[task]]
         for column, name in enumerate(self.tasks):
             if task not in (None, name):
                 continue
-            same = len(frame) == here.sum() and np.array_equal(frame[f"label_{name}"], self.labels[here, column])
+            labels = frame[f"label_{name}"].fillna(MISSING_LABELS[self.types[name]])  # of numbers null is none
+            same = len(frame) == here.sum() and np.array_equal(labels, self.labels[here, column])
             if scenario is None and same:
                 same = np.array_equal(frame[SCENARIO_FIELD], self.scenario[here])
             if not same:
                 raise InputError(f"{folder / 'predictions.parquet'} holds other rows than the test split")
             scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
-            if not ((scores >= 0) & (scores <= 1)).all():
+            is_number = self.types[name] == "number"
+            if not (np.isfinite(scores) if is_number else (scores >= 0) & (scores <= 1)).all():
+                what = "finite number" if is_number else "probability"
                 raise InputError(
-                    f"{folder / 'predictions.parquet'} is damaged: score_{name} is no probability everywhere: {AGAIN}"
+                    f"{folder / 'predictions.parquet'} is damaged: score_{name} is no {what} everywhere: {AGAIN}"
                 )
             into[here, column] = scores
+
+
+def _count(labels: np.ndarray, kind: TaskType) -> dict[str, Any]:
+    """Return the rows of labels that are there, and their positives, or the mean of numbers."""
+    if kind == "binary":
+        return {"rows": len(labels), "positives": int((labels == 1).sum())}
+    return {"rows": len(labels), "mean_label": float(labels.mean(dtype=np.float64)) if len(labels) else None}

@@ -18,8 +18,8 @@ _FIRST_METRICS = ("auc", "gauc", "logloss")
 def _shape(splits: Sequence[str]) -> dict[str, Any]:
     """Return the shape of a result.json; a metric that the version that wrote it did not know may be absent."""
     cell = {
-        **{"rows": int, "positives": int, "undefined?": str | None},
-        **{metric if metric in _FIRST_METRICS else f"{metric}?": float | None for metric in METRICS},
+        **{"rows": int, "positives?": int, "undefined?": str | None, "type?": str, "mean_label?": float | None},
+        **{f"{metric}?": float | None for metric in METRICS},
     }
     split = {
         "metrics": {str: float | None},
@@ -74,14 +74,13 @@ def _inconsistent(evaluation: Evaluation, result: Mapping[str, Any]) -> str | No
     if list(evaluation.cells) != result["scenarios"]:
         return f"its scenarios are {', '.join(evaluation.cells)}, not {', '.join(result['scenarios'] or [])}"
     tasks = set(evaluation.pooled)
-    metrics = set(evaluation.pooled[evaluation.main_task].values)
     rows = {"all scenarios": evaluation.pooled, **evaluation.cells}
     for scenario, row in rows.items():
         if set(row) != tasks:
             return f"{scenario} has other tasks than the whole"
         for task, cell in row.items():
-            if set(cell.values) != metrics:
-                return f"{scenario}, {task} has other metrics than task {evaluation.main_task} of all scenarios"
+            if set(cell.values) != set(evaluation.pooled[task].values) or cell.type != evaluation.pooled[task].type:
+                return f"{scenario}, {task} has other metrics than task {task} of all scenarios"
             bad = _out_of_range(cell)
             if bad is not None:
                 return f"{scenario}, {task}: {bad} is out of range"
@@ -93,4 +92,7 @@ def _out_of_range(cell: Cell) -> str | None:
         least, greatest = METRICS[name].bounds
         if value is not None and not least <= value <= greatest:
             return name
-    return None if 0 <= cell.positives <= cell.rows else "positives"
+    lacking = [metric for metric in _FIRST_METRICS if cell.type == "binary" and metric not in cell.values]
+    if lacking:
+        return lacking[0]
+    return None if cell.positives is None or 0 <= cell.positives <= cell.rows else "positives"

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.cells import Evaluation
-from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.tracking.upload import finish_uploads, sync_command, uploader
 from recbole_msr.tracking.worker import log_once, stop_dead_service, worker
 
@@ -191,7 +190,8 @@ class TrackedRun:
             evaluation: `Evaluation.to_dict()`.
         """
         result = Evaluation.from_dict(evaluation)
-        columns = ["scenario", "task", "rows", "positives", *METRICS, "undefined"]
+        counts = ["positives"] + ["mean_label"] * any(kind != "binary" for kind in result.types.values())
+        columns = ["scenario", "task", "rows", *counts, *result.applicable, "undefined"]
         named = [(scenario, task, cell) for scenario, row in result.cells.items() for task, cell in row.items()]
         named += [("(all rows)", task, cell) for task, cell in result.pooled.items()]
         rows = [[scenario, task, *map(cell.to_dict().get, columns[2:])] for scenario, task, cell in named]

@@ -418,4 +418,5 @@ def test_names_of_values_are_those_of_the_values():
     ],
 )
 def test_a_metric_is_found_as_it_is_written_else_by_the_only_name_that_differs_in_case(wanted, key):
-    assert find_metric(wanted, metric_keys(["A", "a", "B", "b", "C d", "E"], ["click", "Click", "buy"])) == key
+    tasks = dict.fromkeys(["click", "Click", "buy"], "binary")
+    assert find_metric(wanted, metric_keys(["A", "a", "B", "b", "C d", "E"], tasks, "click")) == key

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.spreadsheet import write_csv
 from recbole_msr.report.comparison.latex_markdown import latex, markdown
-from recbole_msr.report.comparison.tables import known_keys, ranked
+from recbole_msr.report.comparison.tables import headline, known_keys, ranked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ def leaderboard_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
         add_spread(key, [entry["test"].get(key) for entry in entries])
     for part in ("scenario", "task"):
         add(f"worst_{part}", "object", (_get(entry["worst_cell"], part) for entry in entries))
-    against = [_get(entry["differences"], "auc/macro") for entry in entries]
+    against = [_get(entry["differences"], f"{headline(summary)}/macro") for entry in entries]
     transfers = [_get(entry["transfer"], "macro") for entry in entries]
     for prefix, differences in (("difference", against), ("transfer", transfers)):
         names = {"mean": prefix, "low": f"{prefix}_low", "high": f"{prefix}_high"}
@@ -138,10 +138,10 @@ def differences_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
         for key in keys:
             add(entry["label"], "reference", key, _get(entry["differences"], key))
         if entry["transfer"] is not None:
-            add(entry["label"], "alone", "auc/macro", entry["transfer"]["macro"])
+            add(entry["label"], "alone", f"{headline(summary)}/macro", entry["transfer"]["macro"])
             for scenario, row in entry["transfer"]["cells"].items():
                 for task, cell in row.items():
-                    add(entry["label"], "alone", f"auc/{scenario}/{task}", _get(cell, "difference"))
+                    add(entry["label"], "alone", f"{headline(summary)}/{scenario}/{task}", _get(cell, "difference"))
     words = ("label", "against", "key", "scenario", "task", "metric")
     return _lines(lines, dict.fromkeys(words, "object") | _DIFFERENCE_TYPES)
 

@@ -14,7 +14,7 @@ from recbole_msr.report.comparison.differences import describe_difference, mark_
 from recbole_msr.report.comparison.figures import Point, cost_figure, forest
 from recbole_msr.report.comparison.leaderboard import leaderboard_part
 from recbole_msr.report.comparison.run_sections import RunSections
-from recbole_msr.report.comparison.tables import Entry, mean, mean_of
+from recbole_msr.report.comparison.tables import Entry, headline, mean, mean_of, metrics_in, task_types, tasks_with
 from recbole_msr.report.figures import figure_scripts
 from recbole_msr.report.html.page import Number, Page, choice, facts, heat_map, note, table, text
 
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 _MAX_KEYS = 80
 """Maximum number of metrics that the reader can pick to see differences in; cells.csv has the others."""
 _SIGNED = "{:+.4f}".format
-_FOUR = "{:.4f}".format
 _COSTS = {
     "parameters": "parameters",
     "flops": "FLOPs of one row",
@@ -102,7 +101,8 @@ class _ComparePage:
                 }
             )
         )
-        header = ["Scenario", *(words for task in summary["tasks"] for words in (f"{task}: rows", "positive"))]
+        second = {task: "positive" if kind == "binary" else "mean" for task, kind in task_types(summary).items()}
+        header = ["Scenario", *(words for task in summary["tasks"] for words in (f"{task}: rows", second[task]))]
         counts = [
             [scenario, *(number for task in summary["tasks"] for number in self._count(scenario, task))]
             for scenario in summary["scenarios"]
@@ -117,9 +117,9 @@ class _ComparePage:
         limit = f" or {summary['timeout']:g} seconds" if summary["timeout"] else ""
         return f"a search of {summary['trials']} trials{limit} for every model, {epochs}"
 
-    def _count(self, scenario: str, task: str) -> tuple[int | None, int | None]:
+    def _count(self, scenario: str, task: str) -> tuple[int | None, float | None]:
         cell = self._summary["test_cells"].get(scenario, {}).get(task) or {}
-        return cell.get("rows"), cell.get("positives")
+        return cell.get("rows"), cell.get("positives", cell.get("mean_label"))
 
     def _leaderboard(self) -> list[str | Markup]:
         return ["On the test split, on which nothing was selected.", leaderboard_part(self._summary)]
@@ -179,30 +179,33 @@ class _ComparePage:
         for key, title in _COSTS.items():
             points = []
             for number, entry in enumerate(self._entries):
-                cost, quality = entry["cost"].get(key), mean(entry, "auc/macro")
+                macro = f"{headline(self._summary)}/macro"
+                cost, quality = entry["cost"].get(key), mean(entry, macro)
                 cost = mean_of(cost) if isinstance(cost, Mapping) else cost
                 if cost is not None and quality is not None:
-                    deviation = entry["test"]["auc/macro"].get("deviation")
+                    deviation = entry["test"][macro].get("deviation")
                     points.append(Point(entry["label"], number, entry["kind"], float(cost), quality, deviation))
             if points:
-                options[title] = cost_figure(points, title, "macro AUC")
+                options[title] = cost_figure(points, title, f"macro {metric_heading(headline(self._summary))}")
         if not options:
             return [note("No cost is known of a model that has a result.")]
         return [
             "Above and to the left is better. On the front (filled, and named in the picture) are the models that no "
-            "other beats in one without losing in the other, by the means; whether a difference in AUC is more than "
-            "chance is in the leaderboard. A single-task model is paid for once a task, and its costs are added up.",
+            "other beats in one without losing in the other, by the means; whether a difference in "
+            f"{metric_heading(headline(self._summary))} is more than chance is in the leaderboard. A single-task model "
+            "is paid for once a task, and its costs are added up.",
             choice("Cost", options),
         ]
 
     def _cells(self) -> list[str | Markup]:
         if not self._tested:
             return [note("No model has a result.")]
-        places = [(scenario, task) for scenario in self._summary["scenarios"] for task in self._summary["tasks"]]
         labels = [str(entry["label"]) for entry in self._tested]
-        columns = [f"{scenario} · {task}" for scenario, task in places]
         options: dict[str, Markup] = {}
-        for metric in METRICS:
+        for metric in metrics_in(self._summary):
+            tasks = tasks_with(self._summary, metric)
+            places = [(scenario, task) for scenario in self._summary["scenarios"] for task in tasks]
+            columns = [f"{scenario} · {task}" for scenario, task in places]
             keys = [f"{metric}/{scenario}/{task}" for scenario, task in places]
             values = [[mean(entry, key) for key in keys] for entry in self._tested]
             if all(value is None for line in values for value in line):
@@ -216,7 +219,7 @@ class _ComparePage:
                 caption=f"{name}, mean over the seeds" + ("; best at 1, the palest" if ratio else ""),
                 corner="model \\ scenario · task",
                 scale="diverging" if ratio else "sequential",
-                show=_around_one if ratio else _FOUR,
+                show=_around_one if ratio else f"{{:{METRICS[metric].digits}}}".format,
                 reverse=smaller,
             )
             others = [entry for entry in self._tested if entry["differences"]]

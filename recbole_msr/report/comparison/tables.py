@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from recbole_msr.evaluation.metrics import METRICS, metric_heading
+from recbole_msr.evaluation.metrics import METRICS, metric_heading, metrics_of
+from recbole_msr.evaluation.metrics import headline as headline_of
 from recbole_msr.report.comparison.differences import describe_difference, mark_of
 from recbole_msr.report.tables import TableCell, TableColumn, TableData, TableRow
+from recbole_msr.schema import TaskType
 
 Entry = Mapping[str, Any]
 """One of `entries` in the summary of a comparison."""
@@ -25,20 +27,43 @@ class _Filled(NamedTuple):
 def known_keys(summary: Mapping[str, Any]) -> dict[str, tuple[str, str | None, str | None]]:
     """Return every metric key that the scenarios and tasks can have: (metric, scenario, task), in the tables' order."""
     keys: dict[str, tuple[str, str | None, str | None]] = {}
-    for metric in METRICS:
+    for metric in metrics_in(summary):
+        tasks = tasks_with(summary, metric)
         keys[f"{metric}/macro"] = keys[f"{metric}/worst"] = (metric, None, None)
-        for task in summary["tasks"]:
+        for task in tasks:
             keys[f"{metric}/{task}"] = keys[f"{metric}/{task}/macro"] = (metric, None, task)
         for scenario in summary["scenarios"]:
-            keys |= {f"{metric}/{scenario}/{task}": (metric, scenario, task) for task in summary["tasks"]}
+            keys |= {f"{metric}/{scenario}/{task}": (metric, scenario, task) for task in tasks}
     return keys
 
 
+def task_types(summary: Mapping[str, Any]) -> dict[str, TaskType]:
+    """Return the type of each task; a summary of binary tasks alone need not say."""
+    types = summary.get("task_types") or {}
+    return {task: types.get(task, "binary") for task in summary["tasks"]}
+
+
+def metrics_in(summary: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that the tasks can have, in the order of tables."""
+    return metrics_of(task_types(summary).values())
+
+
+def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
+    """Return the tasks that can have a metric."""
+    return [task for task, kind in task_types(summary).items() if kind in METRICS[metric].types]
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return the metric that entries are ranked and judged by."""
+    return headline_of(task_types(summary).values())
+
+
 def ranked(summary: Mapping[str, Any]) -> list[Entry]:
-    """Return the entries: the best mean of auc/macro on test first, then those without one, the failed ones last."""
+    """Return the entries: the best mean of the headline's macro on test first, then those without, last the failed."""
+    key = f"{headline(summary)}/macro"
 
     def place(entry: Entry) -> tuple[bool, bool, float]:
-        value = mean(entry, "auc/macro")
+        value = mean(entry, key)
         return entry["status"] == "failed", value is None, -(value or 0.0)
 
     return sorted(summary["entries"], key=place)
@@ -62,19 +87,21 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
     one only where the corrected test is significant. Tables by cell are left out where there is one cell or nothing
     is defined, the transfer table where no scenario was trained alone.
     """
-    scenarios, tasks = summary["scenarios"], summary["tasks"]
-    overall = [column for metric in METRICS for column in _overall_columns(summary, metric)]
+    scenarios, tasks, name = summary["scenarios"], summary["tasks"], metric_heading(headline(summary))
+    metrics = sorted(metrics_in(summary), key=lambda metric: metric != headline(summary))
+    overall = [column for metric in metrics for column in _overall_columns(summary, metric)]
     tables = [_metric_table(summary, "quality", "Quality over all scenarios", overall)]
-    for metric in METRICS if len(scenarios) * len(tasks) > 1 else ():
-        cells = [(scenario, task, f"{metric}/{scenario}/{task}") for scenario in scenarios for task in tasks]
+    for metric in metrics_in(summary) if len(scenarios) * len(tasks) > 1 else ():
+        of_metric = tasks_with(summary, metric)
+        cells = [(scenario, task, f"{metric}/{scenario}/{task}") for scenario in scenarios for task in of_metric]
         if any(mean(entry, key) is not None for entry in summary["entries"] for _, _, key in cells):
             tables.append(_metric_table(summary, metric, f"{metric_heading(metric)} by scenario and task", cells))
     if any(entry["transfer"] is not None for entry in summary["entries"]):
         tables.append(
             _table(
                 summary, "transfer",
-                "Transfer between scenarios: AUC when trained on all scenarios minus AUC when trained on that one "
-                "alone",
+                f"Transfer between scenarios: {name} when trained on all scenarios minus {name} when trained on that "
+                "one alone",
                 _transfer_columns(summary), "the same model trained on the scenario alone",
                 ["Below zero the transfer is negative: training together harms the scenario."],
             )
@@ -88,7 +115,7 @@ def _overall_columns(summary: Mapping[str, Any], metric: str) -> list[tuple[str,
         mean(entry, f"{metric}/macro") is None for entry in summary["entries"]
     ):
         return []
-    name, tasks = metric_heading(metric), summary["tasks"]
+    name, tasks = metric_heading(metric), tasks_with(summary, metric)
     columns = {
         "macro": [(name, "macro", f"{metric}/macro")],
         "worst": [(name, "worst cell", f"{metric}/worst")],
@@ -104,9 +131,10 @@ def leaderboard(summary: Mapping[str, Any]) -> TableData:
     The columns have the categories "quality METRIC", "quality" (transfer) and "cost"; those without a value are left
     out, but for the macro AUC.
     """
-    scenarios, tasks = summary["scenarios"], summary["tasks"]
+    scenarios = summary["scenarios"]
     columns: list[_Filled] = []
-    for metric in METRICS:
+    for metric in metrics_in(summary):
+        tasks = tasks_with(summary, metric)
         keys = [
             ("macro", f"{metric}/macro", "mean over all scenarios and tasks"),
             ("worst", f"{metric}/worst", "worst of all scenarios and tasks"),
@@ -154,7 +182,7 @@ def gaps(summary: Mapping[str, Any]) -> list[str]:
     """Return sentences on what is not in the tables, and why: entries that failed, cells that are undefined."""
     sentences = [failure(entry) for entry in summary["entries"] if entry["status"] != "complete"]
     cells = undefined(summary)
-    return sentences + ([f"Without an AUC, and in no mean: {', '.join(cells)}."] if cells else [])
+    return sentences + ([f"{without(summary)}, and in no mean: {', '.join(cells)}."] if cells else [])
 
 
 def how_tested(summary: Mapping[str, Any]) -> str:
@@ -175,15 +203,23 @@ def failure(entry: Entry) -> str:
     return f"{entry['label']} {what}: {reasons or 'no reason is known'}."
 
 
+def without(summary: Mapping[str, Any]) -> str:
+    """Return how a sentence begins on the cells that `undefined` lists."""
+    metrics = dict.fromkeys(metric_heading(headline_of([kind])) for kind in task_types(summary).values())
+    return f"Without an {' or '.join(metrics)}"
+
+
 def undefined(summary: Mapping[str, Any]) -> list[str]:
-    """Return SCENARIO/TASK of the cells that have no AUC in any entry, with their rows and positives where known."""
+    """Return SCENARIO/TASK of the cells without AUC (or XAUC) in any entry, with their rows and positives if known."""
     names = []
     tested = [entry for entry in summary["entries"] if entry["test"]]
     for scenario in summary["scenarios"]:
         for task in summary["tasks"]:
-            if tested and all(mean(entry, f"auc/{scenario}/{task}") is None for entry in tested):
+            key = f"{headline_of([task_types(summary)[task]])}/{scenario}/{task}"
+            if tested and all(mean(entry, key) is None for entry in tested):
                 cell = summary["test_cells"].get(scenario, {}).get(task)
-                count = "" if cell is None else f" ({cell['rows']} rows, {cell['positives']} positive)"
+                positives = "" if cell is None or "positives" not in cell else f", {cell['positives']} positive"
+                count = "" if cell is None else f" ({cell['rows']} rows{positives})"
                 names.append(f"{scenario}/{task}{count}")
     return names
 
@@ -251,9 +287,9 @@ def _metric_column(summary: Mapping[str, Any], key: str, column: TableColumn) ->
     """Fill a column with the means and deviations of one metric key, each marked by its test against the reference."""
     cells = []
     for entry in ranked(summary):
-        place = entry["worst_cell"] if key == "auc/worst" else None
+        place = entry["worst_cell"] if key == f"{headline(summary)}/worst" else None
         notes = [f"{place['scenario']} · {place['task']}"] if place else []
-        cell = _spread_cell(entry["test"].get(key), ".4f", notes)
+        cell = _spread_cell(entry["test"].get(key), METRICS[key.split("/")[0]].digits, notes)
         difference = (entry["differences"] or {}).get(key)
         if difference is not None and cell.value is not None:
             test = describe_difference(difference, str(summary["reference"]))
@@ -283,7 +319,10 @@ def _transfer_columns(summary: Mapping[str, Any]) -> list[_Filled]:
     entries = ranked(summary)
     against = "each scenario alone"
     transfers = [entry["transfer"] or {} for entry in entries]
-    description = "macro AUC of all scenarios together less that of each scenario alone; below 0 is negative transfer"
+    name = metric_heading(headline(summary))
+    description = (
+        f"macro {name} of all scenarios together less that of each scenario alone; below 0 is negative transfer"
+    )
     macro = [_difference_cell(transfer.get("macro"), against) for transfer in transfers]
     columns = [_Filled(TableColumn("", "macro", description, "quality"), macro)]
     for scenario in summary["scenarios"]:

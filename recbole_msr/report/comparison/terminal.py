@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.report.comparison.differences import p_clause
-from recbole_msr.report.comparison.tables import how_tested, ranked, seeds_note, tables_of
+from recbole_msr.report.comparison.tables import headline, how_tested, ranked, seeds_note, tables_of
 from recbole_msr.report.comparison.verdict import verdict
 from recbole_msr.report.tables import MISSING, TableCell, TableColumn, TableData, TableRow
 from recbole_msr.report.terminal_table import split_to_width, table_width, terminal_table
@@ -46,7 +46,7 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
     both = _side_by_side(quality, cost)
     fits = table_width(both, console.width) <= console.width
     tables = [both] if fits else [quality]
-    tables += [by_name[name] for name in ("auc", "transfer") if name in by_name]
+    tables += [by_name[name] for name in (headline(summary), "transfer") if name in by_name]
     tables += [] if fits else [cost]
     for table in tables:
         for part in split_to_width(table, console.width):
@@ -64,13 +64,13 @@ def _with_differences(quality: TableData, summary: Mapping[str, Any]) -> TableDa
         TableColumn("To reference", "95 % interval"),
         TableColumn("To reference", "corrected p"),
         quality.columns[1],
-        TableColumn("AUC", "worst is"),
+        TableColumn(quality.columns[1].group, "worst is"),
         *quality.columns[2:],
     ]
     rows = []
     for entry, row in zip(ranked(summary), quality.rows, strict=True):
         macro, worst, *others = row.cells
-        difference = (entry["differences"] or {}).get("auc/macro")
+        difference = (entry["differences"] or {}).get(f"{headline(summary)}/macro")
         cells = [TableCell()] * 3
         if difference is not None:
             low, high = difference["low"], difference["high"]

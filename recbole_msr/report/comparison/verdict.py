@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from recbole_msr.evaluation.metrics import metric_heading
 from recbole_msr.report.comparison.differences import p_clause
-from recbole_msr.report.comparison.tables import failure, mean, ranked, undefined
+from recbole_msr.report.comparison.tables import failure, headline, mean, ranked, undefined, without
 
-_KEY = "auc/macro"
 _MAX_NAMES = 8  # in a sentence
 
 
@@ -29,7 +29,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         sentences += _cells(summary, others)
     cells = undefined(summary)
     if cells:
-        sentences.append(f"Without an AUC, and in no mean: {_listed(cells)}.")
+        sentences.append(f"{without(summary)}, and in no mean: {_listed(cells)}.")
     sentences += [sentence for entry in ranked(summary) for sentence in _transfer(entry)]
     sentences += _smallest(summary, reference, others)
     if len(summary["seeds"]) == 1:
@@ -44,19 +44,20 @@ def _overall(
     summary: Mapping[str, Any], reference: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     name = f"{reference['label']} (reference)"
-    spread = reference["test"].get(_KEY)
+    key, metric = _key(summary), metric_heading(headline(summary))
+    spread = reference["test"].get(key)
     if spread is None or spread["mean"] is None:
-        why = "failed" if reference["status"] == "failed" else "has no macro AUC"
+        why = "failed" if reference["status"] == "failed" else f"has no macro {metric}"
         sentences = [f"{name} {why}: no difference to it could be tested, and the order of the others may be chance."]
-        values = [f"{e['label']} {_value(e['test'][_KEY])}" for e in others if mean(e, _KEY) is not None]
-        return sentences + ([f"Macro AUC on test, not tested: {', '.join(values)}."] if values else [])
+        values = [f"{e['label']} {_value(e['test'][key])}" for e in others if mean(e, key) is not None]
+        return sentences + ([f"Macro {metric} on test, not tested: {', '.join(values)}."] if values else [])
     seeds = len(spread["values"])
     about = f", mean ± deviation over {seeds} seeds" if seeds > 1 else ""
-    reaches = f"reaches a macro AUC of {_value(spread)} on test{about}."
+    reaches = f"reaches a macro {metric} of {_value(spread)} on test{about}."
     groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {"better": [], "worse": [], "same": []}
     untested = []
     for entry in others:
-        difference = (entry["differences"] or {}).get(_KEY)
+        difference = (entry["differences"] or {}).get(key)
         if difference is not None:
             kind = "better" if difference["better"] else "worse" if difference["worse"] else "same"
             groups[kind].append((entry["label"], difference))
@@ -81,17 +82,17 @@ def _overall(
             described = [f"{label} ({_described(difference, summary)})" for label, difference in groups[kind]]
             sentences.append(f"{start}: {'; '.join(described)}.")
     if untested:
-        sentences.append(f"Not compared, for want of a macro AUC of the same seeds: {_listed(untested)}.")
+        sentences.append(f"Not compared, for want of a macro {metric} of the same seeds: {_listed(untested)}.")
     return sentences
 
 
 def _cells(summary: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say in which cells the reference loses, and in which none differs from it."""
-    label = summary["reference"]
+    label, metric = summary["reference"], headline(summary)
     behind, level, tested = [], [], 0
     for scenario in summary["scenarios"]:
         for task in summary["tasks"]:
-            key = f"auc/{scenario}/{task}"
+            key = f"{metric}/{scenario}/{task}"
             pairs = [(entry["label"], (entry["differences"] or {}).get(key)) for entry in others]
             differences = [(other, difference) for other, difference in pairs if difference is not None]
             tested += bool(differences)
@@ -145,11 +146,11 @@ def _smallest(
     summary: Mapping[str, Any], reference: Mapping[str, Any], others: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """Name the smallest model that holds out; all tests are against the reference, so the others are measured by it."""
-    name, parameters = reference["label"], reference["cost"]["parameters"]
+    key, name, parameters = _key(summary), reference["label"], reference["cost"]["parameters"]
     tested = [
-        (entry["cost"]["parameters"], entry["label"], entry["differences"][_KEY]["worse"])
+        (entry["cost"]["parameters"], entry["label"], entry["differences"][key]["worse"])
         for entry in others
-        if (entry["differences"] or {}).get(_KEY) is not None and entry["cost"]["parameters"] is not None
+        if (entry["differences"] or {}).get(key) is not None and entry["cost"]["parameters"] is not None
     ]
     if parameters is None or not tested:
         return []
@@ -163,6 +164,10 @@ def _smallest(
     if smaller:
         return [f"Every model smaller than {name} ({parameters:,} parameters) is significantly worse."]
     return [f"{name} is the smallest of those compared ({parameters:,} parameters)."]
+
+
+def _key(summary: Mapping[str, Any]) -> str:
+    return f"{headline(summary)}/macro"
 
 
 def _value(spread: Mapping[str, Any]) -> str:

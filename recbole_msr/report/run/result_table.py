@@ -80,17 +80,24 @@ def markdown(evaluation: Evaluation) -> str:
 def _metrics(evaluation: Evaluation) -> list[str]:
     """Return the metrics that have a column."""
     defined = {key.split("/")[0] for key in evaluation.flat()}
-    return [name for name, metric in METRICS.items() if name in defined or not metric.hidden_if_undefined]
+    return [name for name in evaluation.applicable if name in defined or not METRICS[name].hidden_if_undefined]
 
 
 def _absent(evaluation: Evaluation) -> list[str]:
     """Return the metrics that the version that wrote the result did not know."""
     there = {metric for cell in evaluation.pooled.values() for metric in cell.values}
-    return [metric for metric in METRICS if metric not in there]
+    return [metric for metric in evaluation.applicable if metric not in there]
 
 
 def _header(metrics: Iterable[str]) -> list[str]:
     return ["Scenario", "Task", "Rows", "Positive", *map(metric_heading, metrics)]
+
+
+def _label_summary(cell: Cell) -> str:
+    """Return what the labels are like: the share of positives, or the mean of numbers."""
+    if not cell.rows:
+        return ""
+    return f"mean {cell.mean_label:.4g}" if cell.positives is None else f"{cell.positives / cell.rows:.1%}"
 
 
 def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) -> list[list[list[str]]]:
@@ -99,12 +106,17 @@ def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) ->
     def number(metric: str, value: float | None) -> str:
         return _ABSENT if metric in absent else undefined if value is None else shown(metric, value)
 
+    def of_task(metric: str, task: str | None, value: float | None) -> str:
+        applies = task is None or evaluation.types[task] in METRICS[metric].types
+        return number(metric, value) if applies else ""
+
     def line(name: str, task: str, cell: Cell) -> list[str]:
-        share = f"{cell.positives / cell.rows:.1%}" if cell.rows else ""
-        return [name, task, str(cell.rows), share, *(number(metric, cell.value(metric)) for metric in metrics)]
+        values = (of_task(metric, task, cell.value(metric)) for metric in metrics)
+        return [name, task, str(cell.rows), _label_summary(cell), *values]
 
     def mean(name: str, task: str | None) -> list[str]:
-        return ["macro mean", name, "", "", *(number(metric, evaluation.macro(metric, task)) for metric in metrics)]
+        values = (of_task(metric, task, evaluation.macro(metric, task)) for metric in metrics)
+        return ["macro mean", name, "", "", *values]
 
     sections = [
         [line(scenario, task, cell) for scenario, row in evaluation.cells.items() for task, cell in row.items()]
@@ -139,7 +151,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
     for metric in _metrics(evaluation):
         for scenario, row in evaluation.cells.items():
             for task, cell in row.items():
-                if metric not in absent and cell.undefined is None and cell.value(metric) is None:
+                applies = cell.type in METRICS[metric].types
+                if applies and metric not in absent and cell.undefined is None and cell.value(metric) is None:
                     reason = f"{metric_heading(metric)}: {METRICS[metric].undefined_reason}"
                     by_reason.setdefault(reason, []).append(f"{scenario}/{task}")
     notes = _other_worst(evaluation)
