@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.tables import table
 from recbole_msr.tuning.objective import Outcome
-from recbole_msr.tuning.samplers import SAMPLERS
+from recbole_msr.tuning.samplers import SAMPLERS, sampler_class
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study import open_study
@@ -77,8 +77,7 @@ def after(sampler: str, parameters: int, seed: int, trials: int, folder: Path) -
 def before(sampler: str, parameters: int, seed: int, trials: int, _: Path) -> list[FrozenTrial]:
     """Return the trials that Optuna's sampler makes by itself."""
     space = space_of(parameters)
-    class_name, options = SAMPLERS[sampler]
-    build = getattr(optuna.samplers, class_name)
+    build, options = sampler_class(sampler), SAMPLERS[sampler][1]
     study = optuna.create_study(direction="maximize", sampler=build(seed=seed, **options))
     study.enqueue_trial({f"x{i}": START for i in range(parameters)})
     for _number in range(trials):
@@ -120,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--samplers", default="tpe")
+    parser.add_argument("--samplers", default="local,tpe")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")

@@ -208,7 +208,7 @@ def _unsuited(settings: SearchSettings) -> str | None:
         return "--pruner=none ends no trial early"
     if settings.sampler["name"] == "grid":
         return "a grid compares all of its points"
-    if settings.sampler["name"] not in ("tpe", "random", "qmc"):
+    if settings.sampler["name"] not in ("local", "tpe", "random", "qmc"):
         return f"the sampler {settings.sampler['name']} learns from complete trials alone"
     return None
 

@@ -77,7 +77,7 @@ class SearchOptions(JobOptions):
     storage: Annotated[SkipValidation[str | None], Argument("URL")] = None
     """Database that several machines share; by default a journal file in the output folder."""
     sampler: Annotated[SkipValidation[str | Mapping[str, Any] | None], Argument("SAMPLER", "yaml")] = None
-    """Sampler: tpe, gp, cmaes, random, qmc, grid or nsga2; by default tpe.
+    """Sampler: local, tpe, gp, cmaes, random, qmc, grid or nsga2; by default local.
 
     A mapping has options, too: `{name: tpe, n_startup_trials: 20}`."""
     pruner: Annotated[SkipValidation[str | Mapping[str, Any] | None], Argument("PRUNER", "yaml")] = None

@@ -18,13 +18,21 @@ _WARMUP = {
 }
 _HALVING = {"reduction_factor": whole(2, _MOST), "bootstrap_count": whole(0, _MOST)}
 
+_TPE = {
+    **_STARTUP,
+    **dict.fromkeys(("multivariate", "group", "constant_liar"), flag()),
+    "n_ei_candidates": whole(1, 100_000),
+}
+
 OPTIONS: dict[str, dict[str, dict[str, Kind]]] = {
     "sampler": {
-        "tpe": {
-            **_STARTUP,
-            **dict.fromkeys(("multivariate", "group", "constant_liar"), flag()),
-            "n_ei_candidates": whole(1, 100_000),
+        "local": {
+            **_TPE,
+            "tpe_share": number(0, at_most=1),
+            "best": whole(1, 1000),
+            "changes": number(1, at_most=1000),
         },
+        "tpe": _TPE,
         "gp": {**_STARTUP, "deterministic_objective": flag()},
         "cmaes": {
             **_STARTUP,

@@ -15,16 +15,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.tuning.cmaes import JsonCmaEsSampler
+from recbole_msr.tuning.local_sampler import LocalSampler
 from recbole_msr.tuning.sampler_options import read_options
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.trial_sampler import ModelChooser, SeededByTrial
 
 _T = TypeVar("_T")
 
+_TPE = {"multivariate": True, "group": True, "constant_liar": True, "n_startup_trials": 10}
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Optuna's defaults, but for the options given here. A space with conditions falls into groups of parameters that
     # exist together; without `group`, TPE would model each of them alone.
-    "tpe": ("TPESampler", {"multivariate": True, "group": True, "constant_liar": True, "n_startup_trials": 10}),
+    "local": ("LocalSampler", {**_TPE}),
+    "tpe": ("TPESampler", _TPE),
     "gp": ("GPSampler", {"n_startup_trials": 10}),
     "cmaes": ("CmaEsSampler", {"with_margin": True}),
     "random": ("RandomSampler", {}),
@@ -88,6 +91,12 @@ class Named:
         return cls(plain["name"], {key: value for key, value in plain.items() if key != "name"})
 
 
+def sampler_class(name: str) -> Callable[..., BaseSampler]:
+    """Return the class of a sampler: Optuna's, or our own."""
+    found: Callable[..., BaseSampler] = LocalSampler if name == "local" else getattr(optuna.samplers, SAMPLERS[name][0])
+    return found
+
+
 def make_sampler(
     named: Named, space: Space, seed: int, choose_model: ModelChooser | None = None
 ) -> SeededByTrial | GridOnce:
@@ -102,9 +111,9 @@ def make_sampler(
     Raises:
         InputError: the sampler cannot be made with these options, or not for this space.
     """
-    class_name, defaults = SAMPLERS[named.name]
+    defaults = SAMPLERS[named.name][1]
     options = {**defaults, **named.options}
-    build: Callable[..., BaseSampler] = getattr(optuna.samplers, class_name)
+    build = sampler_class(named.name)
     if named.name == "grid":
         grid = space.grid()
         return _make("sampler", named, lambda: GridOnce(grid, seed=seed, **options))

@@ -96,7 +96,7 @@ class SearchSettings:
     epochs: int | None = SearchOptions.total_epochs
     timeout: float | None = SearchOptions.timeout
     workers: int = SearchOptions.workers
-    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "tpe"})
+    sampler: dict[str, Any] = field(default_factory=lambda: {"name": "local"})
     pruner: dict[str, Any] = field(default_factory=lambda: {"name": "median"})
     trial_seeds: int = SearchOptions.trial_seeds
     final_seeds: int = SearchOptions.final_seeds
@@ -196,7 +196,7 @@ def read_sampler(sampler: Any) -> dict[str, Any]:
     Raises:
         InputError: no such sampler or option.
     """
-    return Named.read("sampler", "tpe" if sampler is None else sampler, SAMPLERS).to_dict()
+    return Named.read("sampler", "local" if sampler is None else sampler, SAMPLERS).to_dict()
 
 
 def read_pruner(pruner: Any, objectives: Sequence[str]) -> dict[str, Any]:

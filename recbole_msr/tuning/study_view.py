@@ -68,6 +68,11 @@ class _Notes:
         return {key[length:]: value for key, value in attributes.items() if key.startswith(self._scope)}
 
 
+def is_shown_as_failed(trial: FrozenTrial) -> bool:
+    """Return whether `as_learnt` shows a trial as one that has failed."""
+    return float(trial.system_attrs.get(_CONSTRAINT, -1.0)) > 0
+
+
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
     """Return a trial's parameters: those given to it, those drawn for it, and those that it has asked for."""
     attributes = trial.system_attrs
