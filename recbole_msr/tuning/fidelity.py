@@ -68,11 +68,10 @@ def rung_settings(rung: Rung, precision: str | None) -> dict[str, Any]:
 
 DEFAULT = (Rung(1 / 9), Rung(1 / 3))
 """The rungs that `auto` chooses from (docs/search.md has what they tell and cost)."""
-LEAST_ROWS = 100_000
-"""Rows that a rung of `auto` has at least.
+LEAST_STEPS = 48
+"""Optimiser steps that a rung of `auto` takes at least with the search's batches (2,048 rows: 98,304 rows).
 
-With fewer, an epoch is a dozen of steps of the usual batches: on ml-1m and ml-100k all models were near an AUC of 0.5
-then, and a search with such a rung lost good ones."""
+With a dozen all models were near an AUC of 0.5 on ml-1m and ml-100k, and a search with such a rung lost good ones."""
 LEAST_TRIALS = 30
 """Trials from which on `auto` takes them where the budget is a number of trials."""
 
@@ -155,12 +154,13 @@ def _read_rungs(words: Sequence[str], given: Any) -> list[Rung]:
     return rungs
 
 
-def choose_ladder(settings: SearchSettings, rows: int) -> Ladder:
+def choose_ladder(settings: SearchSettings, rows: int, batch: int) -> Ladder:
     """Choose the rungs of a new study.
 
     Args:
         settings: the search.
         rows: number of training rows.
+        batch: rows of a training step, as the configuration says.
 
     Raises:
         InputError: rungs were asked for, and do not go together with another option.
@@ -170,11 +170,11 @@ def choose_ladder(settings: SearchSettings, rows: int) -> Ladder:
     hindrance = check_fidelity(settings)
     if settings.fidelity != "auto":
         return Ladder(tuple(_read_rungs(settings.fidelity.split(","), settings.fidelity)), "as --fidelity says")
-    hindrance = hindrance or _unsuited(settings) or _too_small(settings, rows)
+    hindrance = hindrance or _unsuited(settings) or _too_small(settings, rows, batch)
     if hindrance is not None:
         return Ladder(reason=hindrance)
-    rungs = tuple(rung for rung in DEFAULT if round(rung.share * rows) >= LEAST_ROWS)
-    return Ladder(rungs, f"there are {rows:,} training rows, {LEAST_ROWS:,} or more at each of them")
+    rungs = tuple(rung for rung in DEFAULT if round(rung.share * rows) >= LEAST_STEPS * batch)
+    return Ladder(rungs, f"there are {rows:,} training rows: at each of them {LEAST_STEPS} or more steps of {batch:,}")
 
 
 def check_fidelity(settings: SearchSettings) -> str | None:
@@ -213,10 +213,10 @@ def _unsuited(settings: SearchSettings) -> str | None:
     return None
 
 
-def _too_small(settings: SearchSettings, rows: int) -> str | None:
+def _too_small(settings: SearchSettings, rows: int, batch: int) -> str | None:
     """Return why the data or the budget are too small for rungs; None if they are not."""
-    if round(DEFAULT[-1].share * rows) < LEAST_ROWS:
-        return f"{rows:,} training rows are too few: {DEFAULT[-1]} of them are less than {LEAST_ROWS:,}"
+    if round(DEFAULT[-1].share * rows) < LEAST_STEPS * batch:
+        return f"{rows:,} training rows are too few: {DEFAULT[-1]} of them are below {LEAST_STEPS} steps of {batch:,}"
     if settings.trials is not None and settings.trials < LEAST_TRIALS:
         return f"--trials={settings.trials} are too few to end most of them early (below {LEAST_TRIALS})"
     return None

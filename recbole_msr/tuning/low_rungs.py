@@ -122,7 +122,7 @@ def set_ladder(study: optuna.Study, settings: SearchSettings, data: StudyData) -
     Raises:
         InputError: those asked for do not go together with another option, or with the study.
     """
-    ladder = choose_ladder(settings, len(data.train_split))
+    ladder = choose_ladder(settings, len(data.train_split), int(data.config["train_batch_size"]))
     if ladder.rungs and not study.get_trials(deepcopy=False):
         ladder = replace(ladder, precision=quicker_precision(settings, data))
     kept = keep_ladder(study, settings, ladder)

@@ -11,7 +11,7 @@ import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.tuning import low_rungs
 from recbole_msr.tuning.fidelity import (
-    LEAST_ROWS,
+    LEAST_STEPS,
     LEAST_TRIALS,
     FullDataPruner,
     Rung,
@@ -23,7 +23,8 @@ from recbole_msr.tuning.settings import SearchSettings
 
 from .conftest import SPACE
 
-MANY = 9 * LEAST_ROWS
+BATCH = 2048
+MANY = 9 * LEAST_STEPS * BATCH
 """Training rows that are enough for all rungs."""
 
 
@@ -59,15 +60,16 @@ def test_what_is_no_rung_is_refused(given):
 
 
 def test_small_data_and_small_budgets_get_none():
-    """A rung has enough rows, and the budget allows more trials than can be looked at in full."""
-    assert str(choose_ladder(settings(), 9 * LEAST_ROWS)) == "1/9,1/3"
-    assert str(choose_ladder(settings(), 9 * LEAST_ROWS - 9)) == "1/3"
-    assert str(choose_ladder(settings(), 3 * LEAST_ROWS)) == "1/3"
-    assert not choose_ladder(settings(), 3 * LEAST_ROWS - 3).rungs
-    assert choose_ladder(settings(timeout=None, trials=LEAST_TRIALS), MANY).rungs
-    assert not choose_ladder(settings(timeout=None, trials=LEAST_TRIALS - 1), MANY).rungs
-    assert not choose_ladder(settings("off"), MANY).rungs
-    assert choose_ladder(settings("1/4:2", trials=2), 10).rungs == (Rung(0.25, 2),)
+    """A rung has enough steps, and the budget allows more trials than can be looked at in full."""
+    assert str(choose_ladder(settings(), MANY, BATCH)) == "1/9,1/3"
+    assert str(choose_ladder(settings(), MANY - 9, BATCH)) == "1/3"
+    assert str(choose_ladder(settings(), MANY, 3 * BATCH)) == "1/3"
+    assert str(choose_ladder(settings(), MANY // 3, BATCH)) == "1/3"
+    assert not choose_ladder(settings(), MANY // 3 - 3, BATCH).rungs
+    assert choose_ladder(settings(timeout=None, trials=LEAST_TRIALS), MANY, BATCH).rungs
+    assert not choose_ladder(settings(timeout=None, trials=LEAST_TRIALS - 1), MANY, BATCH).rungs
+    assert not choose_ladder(settings("off"), MANY, BATCH).rungs
+    assert choose_ladder(settings("1/4:2", trials=2), 10, BATCH).rungs == (Rung(0.25, 2),)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +83,11 @@ def test_small_data_and_small_budgets_get_none():
     ],
 )
 def test_what_does_not_go_with_rungs_leaves_them_out_or_is_refused(given, told):
-    left_out = choose_ladder(settings(**given), MANY)
+    left_out = choose_ladder(settings(**given), MANY, BATCH)
     assert not left_out.rungs
     assert told in left_out.reason
     with pytest.raises(InputError, match=told):
-        choose_ladder(settings("1/9", **given), MANY)
+        choose_ladder(settings("1/9", **given), MANY, BATCH)
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
@@ -192,10 +194,11 @@ def test_a_trial_killed_at_a_low_rung_begins_again_there_and_one_killed_later_do
     plain = low_rungs.TrialTraining
 
     def counted(stop_at):
-        def build(settings, data, sampled, part, folder, rung, precision):
-            trained.append(rung.share)
-            if len(trained) == stop_at:
-                raise KeyboardInterrupt
+        def build(settings, data, sampled, part, folder=None, rung=None, precision=None):
+            if rung is not None:  # without one, the look at which precision is quicker
+                trained.append(rung.share)
+                if len(trained) == stop_at:
+                    raise KeyboardInterrupt
             return plain(settings, data, sampled, part, folder, rung, precision)
 
         return build
