@@ -11,7 +11,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -130,11 +130,21 @@ def _add_defaults(original: Any) -> Any:
             defaults = with_backbone(defaults, external.get("backbone"))
         defaults |= preset_settings(external.get("preset"), dataset, registration)
         internal.update(defaults)
+        if _predicts_numbers(external.get("tasks") or internal["tasks"], external.get("main_task")):
+            internal["metrics"], internal["valid_metric"] = ["MAE", "RMSE"], "MAE"
         has_tasks = external.get("tasks") or internal["tasks"]
         if has_tasks and dataset != "ml-100k" and "load_col" not in defaults:
             internal["load_col"] = None  # RecBole's default is the ids alone; its ml-100k comes with a list
 
     return _load_internal_config_dict
+
+
+def _predicts_numbers(tasks: Any, main_task: Any) -> bool:
+    """Return whether the main task is declared as one of numbers; what is wrong with a declaration is told later."""
+    if not isinstance(tasks, Mapping) or not tasks:
+        return False
+    main = tasks.get(next(iter(tasks)) if main_task is None else main_task)
+    return isinstance(main, Mapping) and main.get("type") == "number"
 
 
 def _derive_from_schema(original: Any) -> Any:
@@ -208,13 +218,18 @@ def _extend_collector(module: ModuleType) -> None:
     def make(original: Any) -> Any:
         def eval_batch_collect(self: Any, scores: Any, interaction: Any, positive_u: Any, positive_i: Any) -> None:
             if self.config["tasks"] is not None:
-                labelled = interaction[self.config["LABEL_FIELD"]] != MISSING_LABEL
+                labelled = interaction[self.config["LABEL_FIELD"]] != _missing_label(self.config)
                 scores, interaction = scores[labelled.to(scores.device)], interaction[labelled]
             original(self, scores, interaction, positive_u, positive_i)
 
         return eval_batch_collect
 
     _wrap(module.Collector, "eval_batch_collect", make)
+
+
+def _missing_label(config: Any) -> float:
+    schema = Schema.from_config(config)
+    return MISSING_LABEL if schema is None else schema.tasks[schema.main_index].missing_label
 
 
 def _extend_loading(module: ModuleType) -> None:

@@ -230,7 +230,6 @@ class Task(Settings):
         if self.at_least is not None and self.above is not None:
             raise ValueError("give at_least or above, not both")
         if self.type == "number":
-            raise ValueError("type: number has metrics, but no model learns it yet")
             if self.at_least is not None or self.above is not None:
                 raise ValueError("at_least and above make a label of 0 and 1, which type: number is not")
         elif self.model_fields_set & {"transform", "loss"}:
@@ -241,6 +240,11 @@ class Task(Settings):
     def label_field(self) -> str:
         """The name of the float column with the task's labels."""
         return label_field(self.name)
+
+    @property
+    def missing_label(self) -> float:
+        """What stands for a label that a row does not carry."""
+        return MISSING_LABELS[self.type]
 
     def labels(self, values: Sequence[Any]) -> np.ndarray:
         """Return the labels of raw values, shape (N,), float32: 0 and 1, or numbers, or `MISSING_LABELS` of the type.
@@ -297,7 +301,7 @@ class Task(Settings):
                     f"{int(wrong.sum())} of {len(numbers)} rows (the first is interaction "
                     f"{int(np.flatnonzero(wrong)[0]) + 1})"
                 )
-        return np.where(missing, MISSING_LABELS["number"], numbers).astype(np.float32)
+        return np.where(missing, self.missing_label, numbers).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -332,7 +336,7 @@ class Schema:
     @property
     def missing_labels(self) -> list[float]:
         """What stands for a missing label of each task, in the declared order."""
-        return [MISSING_LABELS[task.type] for task in self.tasks]
+        return [task.missing_label for task in self.tasks]
 
     @property
     def main_index(self) -> int:

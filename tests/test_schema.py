@@ -204,3 +204,39 @@ AGE = {"field": "age", "bins": [30]}
 def test_wrong_declarations_are_named(config, told):
     with pytest.raises(InputError, match=told):
         Schema.from_config(config)
+
+
+# Numbers
+
+
+def test_numbers_are_labels_as_they_are_and_a_missing_one_is_no_number():
+    task = _task(type="number", missing="ignore")
+    assert task.labels([1.5, "-2", None, 0]).tolist() == [1.5, -2, -math.inf, 0]
+    assert task.missing_label == -math.inf
+
+
+@pytest.mark.parametrize("transform", ["none", "quantile"])
+def test_negative_numbers_are_for_every_transform_but_log1p(transform):
+    assert _task(type="number", transform=transform).labels([-3, 2]).tolist() == [-3, 2]
+    with pytest.raises(InputError, match=r"task 't': field 'f' must hold numbers >= 0 .* holds -3 in 1 of 2 rows"):
+        _task(type="number", transform="log1p").labels([2, -3])
+
+
+def test_infinite_numbers_are_refused():
+    with pytest.raises(InputError, match=r"must hold finite numbers, but holds inf in 1 of 3 rows .* interaction 2"):
+        _task(type="number").labels([1.0, np.inf, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"type": "number", "at_least": 3}, "at_least and above make a label of 0 and 1"),
+        ({"transform": "log1p"}, "transform and loss are for type: number"),
+        ({"loss": "mae"}, "transform and loss are for type: number"),
+        ({"type": "number", "transform": "sqrt"}, "transform"),
+        ({"type": "regression"}, "type"),
+    ],
+)
+def test_what_does_not_go_with_a_type_is_refused(spec, told):
+    with pytest.raises(InputError, match=told):
+        _task(**spec)

@@ -193,7 +193,12 @@ class _EntryCheck:
             is_multi_task = self._check(entry.model, settings)
         except InputError as error:
             return Entry(entry.label, entry.model, settings, refused=" ".join(str(error).split()))
-        return Entry(entry.label, entry.model, settings, [None] if is_multi_task else list(self.schema.task_names))
+        return Entry(entry.label, entry.model, settings, [None] if is_multi_task else list(self._binary))
+
+    @property
+    def _binary(self) -> list[str]:
+        """The tasks that RecBole's models can learn."""
+        return [task for task, kind in self.schema.types.items() if kind == "binary"]
 
     def _check(self, model: str, settings: dict[str, Any]) -> bool:
         """Check an entry's settings, and give a model that needs knowledge the default's.
@@ -205,7 +210,10 @@ class _EntryCheck:
         changed = sorted({*PROTOCOL, *_SHARED_KEYS, *_RUN_KEYS} & set(settings))
         if changed:
             raise InputError(f"{', '.join(changed)} must be the same for all entries: give it for the comparison")
-        keys = {**self.config, **settings, "main_task": self.schema.main_task}
+        main = self.schema.main_task
+        if not is_multi_task and main not in self._binary:
+            main = next(iter(self._binary), main)
+        keys = {**self.config, **settings, "main_task": main}
         config = training_config(model, self.dataset, keys)
         if is_multi_task and config["backbone"] and config["knowledge"] is None and not self.searched:
             settings["knowledge"] = _KNOWLEDGE  # a search has its stores in the space

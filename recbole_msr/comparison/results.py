@@ -86,14 +86,16 @@ class EntryResults:
 
     def _merge(self, jobs: Sequence[Training], split: str, scenarios: Sequence[str]) -> Evaluation:
         parts = [Evaluation.from_dict(self._finished(job)[split]) for job in jobs]
-        tasks = self.settings.tasks
         pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
         cells = {
             scenario: {task: part.cells[scenario][task] for part in parts for task in part.cells[scenario]}
             for scenario in scenarios
         }
+        # A model of one task at a time learns binary tasks alone: what it does not predict has no cells.
+        tasks = [task for task in self.settings.tasks if task in pooled]
+        main = self.settings.main_task
         return Evaluation(
-            self.settings.main_task,
+            main if main in tasks else tasks[0],
             {task: pooled[task] for task in tasks},
             {scenario: {task: row[task] for task in tasks} for scenario, row in cells.items()},
         )

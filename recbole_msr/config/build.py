@@ -18,6 +18,7 @@ from recbole_msr.config.keys import check_keys, check_read
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.files.outputs import check_name, check_paths
 from recbole_msr.files.yaml import TypedSettings
+from recbole_msr.schema import Schema
 from recbole_msr.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     _check_data_device(config["data_device"])
     refuse_pickles(config)
     _check_declarations(config, model_class)
+    _check_labels(config, model_class)
     if config["strict"]:
         check_read(config.external_config_dict, config)
     if config["tasks"] is not None and not config["use_gpu"]:
@@ -115,6 +117,21 @@ def _check_declarations(config: Any, model_class: type) -> None:
             f"{config['model']} needs to know what it is to learn: declare tasks (and a scenario), for instance "
             "tasks: {click: {field: rating, at_least: 4}} and scenario: {field: age, bins: [25, 35]}"
         )
+
+
+def _check_labels(config: Any, model_class: type) -> None:
+    """Refuse a task of numbers where labels are taken for 0 and 1."""
+    schema = Schema.from_config(config)
+    if schema is None or schema.types[schema.main_task] == "binary":
+        return
+    main = f"main_task '{schema.main_task}' is of type {schema.types[schema.main_task]}"
+    if not hasattr(model_class, "predict_tasks"):
+        raise InputError(
+            f"{main}, and {config['model']}, one of RecBole's models, learns labels of 0 and 1: choose a binary "
+            "main_task, or a model of recbole-msr"
+        )
+    if config["trainer"] == "recbole":
+        raise InputError(f"{main}, and RecBole's own trainer takes labels for 0 and 1: set trainer: lightning")
 
 
 def _check_data_device(device: str | None) -> None:

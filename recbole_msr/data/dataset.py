@@ -20,11 +20,20 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, UNKNOWN_SCENARIO, Scenario, Schema, as_token
+from recbole_msr.schema import (
+    MISSING_LABEL,
+    MISSING_LABELS,
+    SCENARIO_FIELD,
+    UNKNOWN_SCENARIO,
+    Scenario,
+    Schema,
+    as_token,
+)
 from recbole_msr.threads import process_rank
 
 SPLITS = ("train", "valid", "test")
@@ -39,7 +48,8 @@ class ScenarioDataset(ColumnarDataset):
 
     It reads the same atomic files with the same filters and id maps as RecBole. From the raw values of the declared
     fields it derives the token field "scenario" (ids 1..M in the declared order; beside the field it comes from, so
-    in the user table for a user field) and one float column "label_<task>" a task (0, 1, or -1 for a missing label).
+    in the user table for a user field) and one float column "label_<task>" a task (0, 1, or -1 for a missing label; a
+    number, or -inf for a missing one).
     The label's source fields are dropped: a model never sees them.
 
     The split data are kept in a cache (see `recbole_msr.data.cache`), so that the next start skips all of this.
@@ -54,6 +64,7 @@ class ScenarioDataset(ColumnarDataset):
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
             that normalisation did.
+        label_scale: how each task of numbers is brought to one scale (set by `build`, see `data.label_scale`).
         data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
         all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
     """
@@ -77,6 +88,7 @@ class ScenarioDataset(ColumnarDataset):
         self._all_views: list[ScenarioDataset] | None = None
         self._turn: Any = None
         self.number_scale = {}
+        self.label_scale: dict[str, dict[str, Any]] = {}
         self.data_report = {"files": {}, "warnings": []}
         self._short_rows: list[str] = []
         self._split_report: dict[str, Any] = {}
@@ -503,6 +515,9 @@ class ScenarioDataset(ColumnarDataset):
             self.inter_feat = SelectedRows(first.source, rows, first.exact)
             self.inter_feat = pack_dataset(self)
             self._check_scenarios()
+            train = slice(self.split_sizes[0])
+            columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}
+            self.label_scale = label_scales(self.schema, columns)
             for task, field, auc in revealing_features(self):
                 self._note(
                     f"'{field}' alone ranks the task '{task}' almost perfectly (AUC {auc:.3f} on training rows): if it "
@@ -648,12 +663,17 @@ class ScenarioDataset(ColumnarDataset):
         self.scenario_shares = (counts / counts.sum()).tolist()
 
     def _count_cells(self, scenario: np.ndarray) -> None:
-        """Set `cells`: by split, the rows of every scenario, and by task how many are labelled 0 and 1 there."""
+        """Set `cells`: by split, the rows of every scenario, and by task how many are labelled 0 and 1 there.
+
+        Of a task of numbers, how many are the least of their scenario and above it.
+        """
         n, ends = len(self.scenario_names), np.cumsum(self.split_sizes)[:-1]
         parts = np.split(scenario, ends)
         by_task = {}
         for task in self.schema.tasks:
             labels = np.split(self.inter_feat[task.label_field].numpy(), ends)
+            if task.type == "number":
+                labels = [_above_least(of_part, part, n) for of_part, part in zip(labels, parts, strict=True)]
             by_task[task.name] = [
                 [np.bincount(part[label == value], minlength=n + 1)[1:].tolist() for value in (0, 1)]
                 for part, label in zip(parts, labels, strict=True)
@@ -675,10 +695,11 @@ class ScenarioDataset(ColumnarDataset):
                     counts = self.cells["labels"][task.name][number]
                     classes = [value for value in (0, 1) if counts[value][index]]
                     if len(classes) < 2:
-                        labels_there = f"only the label {classes[0]:g}" if len(classes) else "no label"
+                        is_number = task.type == "number"
+                        one = "one and the same number" if is_number else f"only the label {(classes or [0])[0]:g}"
                         logger.warning(
-                            "scenario '%s' has %s of task '%s' in the %s split: its AUC is undefined there",
-                            name, labels_there, task.name, split,
+                            "scenario '%s' has %s of task '%s' in the %s split: its %s is undefined there",
+                            name, one if classes else "no label", task.name, split, "XAUC" if is_number else "AUC",
                         )  # fmt: skip
 
     def _views(self) -> list[ScenarioDataset]:
@@ -760,8 +781,17 @@ class ScenarioDataset(ColumnarDataset):
 
 def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> PackedRows:
     """Return the rows that carry the main task's label: a single-task model can use no others."""
-    labelled = inter[schema.tasks[schema.main_index].label_field] != MISSING_LABEL
+    main = schema.tasks[schema.main_index]
+    labelled = inter[main.label_field] != main.missing_label
     return inter if bool(labelled.all()) else inter.part(labelled, joined)
+
+
+def _above_least(labels: np.ndarray, scenario: np.ndarray, n_scenarios: int) -> np.ndarray:
+    """Return 1 for numbers above the least of their scenario, 0 for these, `MISSING_LABEL` for missing ones; (N,)."""
+    known = labels != MISSING_LABELS["number"]
+    least = np.full(n_scenarios + 1, np.inf)
+    np.minimum.at(least, scenario[known], labels[known])
+    return np.where(known, labels > least[scenario], MISSING_LABEL)
 
 
 class _OneScenario(Scenario):

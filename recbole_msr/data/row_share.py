@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 
@@ -16,7 +18,13 @@ _LEVELS = 4
 
 
 def share_rows(
-    table: PackedTable, share: float, seed: int, user: str | None, scenario: str | None, labels: list[str]
+    table: PackedTable,
+    share: float,
+    seed: int,
+    user: str | None,
+    scenario: str | None,
+    labels: list[str],
+    numbers: Collection[str] = (),
 ) -> torch.Tensor:
     """Return the rows of a share: all rows of some users, or single rows where the table has hardly any.
 
@@ -33,6 +41,8 @@ def share_rows(
             `LEAST_USERS` of them: rows are drawn one by one.
         scenario: column of the scenarios' ids; likewise, all rows are of one scenario.
         labels: columns of the labels, 0 or 1, and below 0 where there is none.
+        numbers: those of these columns that hold numbers, and -inf where there is none: a positive is one above the
+            median.
 
     Returns:
         Row numbers in ascending order.
@@ -46,11 +56,17 @@ def share_rows(
     users = _groups(given, length)
     scenarios = columns.get(scenario) if scenario is not None else None
     scenarios = np.zeros(length, dtype=np.int64) if scenarios is None else np.unique(scenarios, return_inverse=True)[1]
-    values = [columns[name] for name in labels if name in columns]
+    values = [_binary(columns[name]) if name in numbers else columns[name] for name in labels if name in columns]
     draw = _draw(users, scenarios, values, seed)
     chosen = draw < share
     chosen[_needed(users, scenarios, values, draw)] = True
     return torch.from_numpy(np.flatnonzero(chosen[users]))
+
+
+def _binary(numbers: np.ndarray) -> np.ndarray:
+    """Return 1 for numbers above the median, 0 for others, -1 where there is none; (N,)."""
+    known = np.isfinite(numbers)
+    return np.where(known, numbers > (np.median(numbers[known]) if known.any() else 0), -1.0)
 
 
 def _groups(users: np.ndarray | None, length: int) -> np.ndarray:

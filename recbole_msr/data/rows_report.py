@@ -12,7 +12,7 @@ import pandas as pd
 from recbole.utils import FeatureType
 
 from recbole_msr.data.rows import Packed
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD
+from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Task
 
 _SAMPLE = 20_000
 """Training rows that features are tried on."""
@@ -80,7 +80,7 @@ def log_rows(dataset: Any, folder: Path | None = None) -> None:
 
 
 def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
-    """Find single features that rank a task's label almost perfectly on the training rows.
+    """Find single features that rank a task's label almost perfectly on the training rows; numbers by their median.
 
     The mean label of every value is taken from half of a sample of rows, and ranks the other half, so that an id with
     one row has no advantage. The values of a sequence, up to the first `_VALUES`, are taken together: their log odds
@@ -94,7 +94,7 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
     """
     n, packed = dataset.split_sizes[0], dataset.inter_feat.packed
     rows = np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)
-    labels = {task.name: _values(packed, task.label_field, rows)[:, 0] for task in dataset.schema.tasks}
+    labels = {task.name: _binary(task, _values(packed, task.label_field, rows)[:, 0]) for task in dataset.schema.tasks}
     revealing = []
     for field, values in _columns(dataset, packed, rows):
         codes = _codes(dataset, field, values)
@@ -103,6 +103,15 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
             if auc is not None and auc > ALMOST_PERFECT:
                 revealing.append((task, field, auc))
     return revealing
+
+
+def _binary(task: Task, labels: np.ndarray) -> np.ndarray:
+    """Return labels 0, 1 or `MISSING_LABEL` (n,): of numbers, whether they are above their median."""
+    if task.type == "binary":
+        return labels
+    known = labels != task.missing_label
+    middle = np.median(labels[known]) if known.any() else 0.0
+    return np.where(known, labels > middle, MISSING_LABEL)
 
 
 def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

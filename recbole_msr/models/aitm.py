@@ -6,6 +6,7 @@ Targeted Display Advertising", KDD 2021, arXiv 2105.08489.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ class AITM(MultiScenarioRecommender):
 
     The second term of L, the behavioural expectation calibrator, says that a later step (a purchase) cannot be likelier
     than the one before it (a click); set `calibrator_weight: 0` for tasks of which this is not true. It counts over the
-    rows that carry task t's label. AIT is one and the same for all tasks, as in the authors' code.
+    rows that carry task t's label, where tasks t and t - 1 are binary. AIT is one and the same for all tasks, as in the
+    authors' code.
 
     The paper knows no scenarios: with `towers_per: scenario_task` f_t, g_t and W_t are each scenario's own. With one
     task it is a tower. The keys and their defaults are in properties/model/AITM.yaml.
@@ -82,4 +84,9 @@ class AITM(MultiScenarioRecommender):
     def calibration(self, logits: Tensor) -> Tensor:
         """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits (B, T); 0 for the first task."""
         y = logits.sigmoid()
-        return self.calibrator_weight * F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))
+        excess = F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))
+        if self.number_targets:
+            binary = [str(t) not in self.number_targets for t in range(self.n_tasks)]
+            both = [False, *(before and here for before, here in pairwise(binary))]
+            excess = torch.where(torch.tensor(both, device=y.device), excess, 0.0)
+        return self.calibrator_weight * excess

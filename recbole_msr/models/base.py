@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS, weightings_where
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import FeatureEmbedding
+from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
@@ -27,6 +28,8 @@ class MultiScenarioRecommender(ContextRecommender):
     """A RecBole model for M scenarios and T tasks: a subclass defines `logits`, and has the rest.
 
     x = embed(interaction),   y = sigmoid(logits(x, scenario)),   L as in `calculate_loss`.
+
+    A task of numbers has its `NumberTarget` in the place of the sigmoid and the cross-entropy: `logits` gives its z.
 
     It trains under RecBole's own trainer and any loop that calls `calculate_loss`. `predict` is the main
     task, for RecBole's metrics; `predict_tasks` is all of them.
@@ -40,6 +43,7 @@ class MultiScenarioRecommender(ContextRecommender):
         task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
         features: a `FeatureEmbedding`; `features.output_size` is D.
         loss_weighting: a word of `LOSS_WEIGHTINGS`; "fixed" wherever there is one task.
+        number_targets: by the index of the task, as text, what a task of numbers has beside the binary ones.
         log_variances: s (T,), learned, for the uncertainty weighting; None for every other.
 
     Raises:
@@ -71,6 +75,14 @@ class MultiScenarioRecommender(ContextRecommender):
         self.task_names = schema.task_names
         self.label_fields = schema.label_fields
         self.main_index = schema.main_index
+        self.missing_labels = schema.missing_labels
+        self.number_targets = nn.ModuleDict(
+            {
+                str(index): NumberTarget(task.transform, task.loss, dataset.label_scale[task.name])
+                for index, task in enumerate(schema.tasks)
+                if task.type == "number"
+            }
+        )
         self.scenario_names = list(dataset.scenario_names)
         self._add_features(config, dataset)
         self.embedding_size = config["embedding_size"]
@@ -123,30 +135,38 @@ class MultiScenarioRecommender(ContextRecommender):
         return scenario
 
     def labels_of(self, interaction: Any) -> Tensor:
-        """Return each row's labels (B, T): 0, 1, or `MISSING_LABEL`."""
+        """Return each row's labels (B, T): 0 and 1, or numbers; `missing_labels` where there is none."""
         return torch.stack([interaction[field] for field in self.label_fields], dim=1)
 
     def predict_tasks(self, interaction: Any) -> Tensor:
-        """Probability of every task (B, T).
+        """Probability of every task, or the number in the field's unit (B, T).
 
         A row of an unknown scenario gets the mean of what the M scenarios would predict for it, weighted by
         their shares of the training rows.
         """
         x, scenario = self.embed(interaction), self.scenario_of(interaction)
-        y = self._probabilities(x, scenario.clamp(min=0))
+        y = self.predictions(self.logits(x, scenario.clamp(min=0)))
         unknown = scenario < 0
         if not unknown.any():
             return y
-        each = [self._probabilities(x[unknown], torch.full_like(scenario[unknown], m)) for m in range(self.n_scenarios)]
+        x, scenario = x[unknown], scenario[unknown]
+        each = [self.predictions(self.logits(x, torch.full_like(scenario, m))) for m in range(self.n_scenarios)]
         mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
         return y.index_put((unknown,), mean)
 
-    def _probabilities(self, x: Tensor, scenario: Tensor) -> Tensor:
-        # In half precision a sigmoid would tie many rows that the logits tell apart.
-        return self.logits(x, scenario).float().sigmoid()
+    def predictions(self, logits: Tensor) -> Tensor:
+        """Return what is predicted of logits (B, T): probabilities, or numbers in the field's unit (B, T)."""
+        logits = logits.float()  # in half precision a sigmoid would tie many rows that the logits tell apart
+        y = logits.sigmoid()
+        if not self.number_targets:
+            return y
+        columns = list(y.unbind(dim=1))
+        for index, target in self.number_targets.items():
+            columns[int(index)] = target.predictions(logits[:, int(index)])
+        return torch.stack(columns, dim=1)
 
     def predict(self, interaction: Any) -> Tensor:
-        """Probability of the main task (B,)."""
+        """Probability of the main task, or its number (B,)."""
         return self.predict_tasks(interaction)[:, self.main_index]
 
     def calculate_loss(self, interaction: Any) -> Tensor:
@@ -154,7 +174,8 @@ class MultiScenarioRecommender(ContextRecommender):
 
         With `loss_weighting: uncertainty`, L = sum_t exp(-s_t) L_t + s_t / 2 over the tasks that have a label in the
         batch: what Kendall et al. (CVPR 2018, eq. 10) have for a classification, L_t / sigma_t^2 + log sigma_t, with
-        s_t = log sigma_t^2. It begins with s = 0, all weights 1.
+        s_t = log sigma_t^2. It begins with s = 0, all weights 1. For a task of numbers with `loss: mse` it is their
+        regression's, exp(-s_t) L_t / 2 + s_t / 2.
 
         Raises:
             InputError: `loss_weighting` is one that only the Lightning trainer has.
@@ -168,6 +189,11 @@ class MultiScenarioRecommender(ContextRecommender):
         if self.log_variances is None:
             return losses.sum()
         s = self.log_variances
+        if self.number_targets:
+            factors = torch.ones_like(losses)
+            for index, target in self.number_targets.items():
+                factors[int(index)] = 0.5 if target.loss == "mse" else 1.0
+            losses = factors * losses
         return torch.where(counts > 0, (-s).exp() * losses + s / 2, 0.0).sum()
 
     def task_losses(self, interaction: Any) -> Tensor:
@@ -183,16 +209,36 @@ class MultiScenarioRecommender(ContextRecommender):
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Return lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
 
+        A task of numbers has the loss of its `NumberTarget` instead of the BCE.
+
         A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
         is 0 and no gradient flows from it.
         """
         scenario, labels = self.scenario_of(interaction), self.labels_of(interaction)
-        counts = (labels != MISSING_LABEL) & (scenario >= 0).unsqueeze(1)
+        counts = self._labelled(labels) & (scenario >= 0).unsqueeze(1)
         scenario = scenario.clamp(min=0)
         logits = self.logits(self.embed(interaction), scenario).float()
-        bce = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
-        losses = self.loss_weights[scenario] * bce + self.calibration(logits)
+        losses = self.loss_weights[scenario] * self._label_losses(logits, labels) + self.calibration(logits)
         return torch.where(counts, losses, 0.0), counts
+
+    def _labelled(self, labels: Tensor) -> Tensor:
+        """Return which labels (B, T) are there (B, T)."""
+        if not self.number_targets:
+            return labels != MISSING_LABEL
+        pairs = zip(labels.unbind(dim=1), self.missing_labels, strict=True)
+        return torch.stack([column != missing for column, missing in pairs], dim=1)
+
+    def _label_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return each label's own loss (B, T); what it is where a label is missing does not matter."""
+        if not self.number_targets:
+            return F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+        columns = []
+        for index, (z, y) in enumerate(zip(logits.unbind(1), labels.unbind(1), strict=True)):
+            if str(index) in self.number_targets:
+                columns.append(self.number_targets[str(index)].losses(z, y))
+            else:
+                columns.append(F.binary_cross_entropy_with_logits(z, y.clamp(min=0), reduction="none"))
+        return torch.stack(columns, dim=1)
 
     def calibration(self, logits: Tensor) -> Tensor | float:
         """Return a model's own term of the loss for every row and task (B, T), of its logits (B, T); 0 here."""

@@ -194,7 +194,13 @@ class Facts:
 
         inter = train.inter_feat
         self._scenario = train.row_scenario(inter).numpy() - 1
-        self._labels = {task: inter[train.schema.tasks[i].label_field].numpy() for i, task in enumerate(self.tasks)}
+        binary = (task for task in train.schema.tasks if task.type == "binary")
+        self._labels = {task.name: inter[task.label_field].numpy() for task in binary}
+        if self.liked not in self._labels:
+            raise InputError(
+                f"prompts tell what is liked, which task '{self.liked}', one of numbers, does not say: give liked, a "
+                f"binary task ({', '.join(self._labels) or 'there is none'})"
+            )
         self._user, self.users = _by_token(inter[train.uid_field].numpy(), train.field2id_token[train.uid_field])
         self._item, self.items = _by_token(inter[train.iid_field].numpy(), train.field2id_token[train.iid_field])
         times = train.row_times()

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_msr.schema import MISSING_LABEL
-
 _SETTINGS = (
     *("scenario", "tasks", "data_seed", "eval_args"),
     *("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "field_separator", "seq_separator", "encoding"),
@@ -70,7 +68,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
 def _rows(train: Any) -> dict[str, Any]:
     """Count and digest the training rows that carry the main task's label: ids, scenario, labels, in order."""
     inter, schema = train.inter_feat, train.schema
-    kept = inter[schema.tasks[schema.main_index].label_field].numpy() != MISSING_LABEL
+    main = schema.tasks[schema.main_index]
+    kept = inter[main.label_field].numpy() != main.missing_label
     digest = hashlib.blake2b(json.dumps(schema.task_names).encode(), digest_size=16)
     for field in (train.uid_field, train.iid_field):
         # External ids: RecBole's own depend on which further fields were loaded.
@@ -78,8 +77,9 @@ def _rows(train: Any) -> dict[str, Any]:
         digest.update(tokens[inter[field].numpy()[kept]].tobytes())
     names = pd.util.hash_array(np.array(["", *train.scenario_names], dtype=object), categorize=False)
     digest.update(names[train.row_scenario(inter).numpy()[kept]].tobytes())
-    for field in schema.label_fields:
-        digest.update(inter[field].numpy()[kept].astype(np.int8).tobytes())
+    for task in schema.tasks:
+        kind = np.int8 if task.type == "binary" else np.float32
+        digest.update(inter[task.label_field].numpy()[kept].astype(kind).tobytes())
     return {"count": int(kept.sum()), "digest": digest.hexdigest()}
 
 

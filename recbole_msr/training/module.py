@@ -307,7 +307,8 @@ class RecModule(pl.LightningModule):
             scenario = rows[SCENARIO_FIELD].cpu().numpy()
         labels = torch.stack([rows[field] for field in label_fields], dim=1).cpu().numpy()
         least = self._config["min_scenario_rows"] or 1
-        return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least)
+        types = {} if self._schema is None else self._schema.types
+        return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least, types=types)
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:
         """Return the configured metrics of the main task, those that are not known yet computed by RecBole."""
@@ -320,7 +321,7 @@ class RecModule(pl.LightningModule):
             return OrderedDict(metrics_of_cell)
         main = self._schema.main_index if self._schema is not None and scores.shape[1] > 1 else 0
         label = rows[self._config["LABEL_FIELD"]].cpu()
-        present = label >= 0
+        present = label.isfinite() if cell.type == "number" else label >= 0
         struct = DataStruct()
         struct.set("rec.score", scores[present, main])
         struct.set("data.label", label[present])

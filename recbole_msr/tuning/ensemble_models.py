@@ -97,6 +97,7 @@ class EnsembleRows:
             self._main if self._main in tasks else tasks[0],
             min_rows=self._config["min_scenario_rows"] or 1,
             metrics=METRICS if all_metrics else [self.metric.split("/")[0].lower()],
+            types=split.schema.types,
         )
 
     def value(self, evaluation: Evaluation) -> float | None:

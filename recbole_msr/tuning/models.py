@@ -222,6 +222,9 @@ class _Check:
         data_path = rows["data_path"]
         if fingerprint(config, data_path, self.dataset) != fingerprint(rows, data_path, self.dataset):
             return "its settings lead to other rows, fields, labels or another split than the others'"
+        not_binary = [task for task, kind in schema.types.items() if kind != "binary"]
+        if not_binary and not hasattr(registry.model_class(model), "predict_tasks"):
+            return f"it learns labels of 0 and 1, and task '{not_binary[0]}' is of type {schema.types[not_binary[0]]}"
         return _structure(model, schema)
 
     def _full(self, model: str) -> Any:

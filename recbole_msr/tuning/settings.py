@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.metrics import METRICS, metric_name
+from recbole_msr.evaluation.metrics import metric_name, metrics_of
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
+from recbole_msr.schema import Schema
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
@@ -118,9 +119,11 @@ class SearchSettings:
             raise InputError("a search needs a budget: --trials=N, --timeout=TIME or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
-        if self.ensemble and self.quality.split("/")[0].lower() not in METRICS:
+        schema = Schema.from_config(self.config) if self.config.get("tasks") else None
+        metrics = metrics_of(["binary"] if schema is None else schema.types.values())
+        if self.ensemble and self.quality.split("/")[0].lower() not in metrics:
             raise InputError(
-                f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(METRICS)}), not by "
+                f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(metrics)}), not by "
                 f"{self.quality}: give another valid_metric, or leave --ensemble out"
             )
         if len(self.objectives) > 1:

@@ -45,7 +45,8 @@ class Tables:
             schema = Schema.from_config(self._config)
             labels = schema.label_fields if schema is not None else []
             user, seed = self._config["USER_ID_FIELD"], int(self._config["data_seed"])
-            rows = share_rows(self.train, share, seed, user, SCENARIO_FIELD, labels)
+            numbers = [task.label_field for task in schema.tasks if task.type == "number"] if schema is not None else []
+            rows = share_rows(self.train, share, seed, user, SCENARIO_FIELD, labels, numbers)
             self._shares[share] = self.train.part(rows)
         return self._shares[share]
 

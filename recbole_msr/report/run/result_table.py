@@ -16,6 +16,8 @@ from recbole_msr.evaluation.metrics import METRICS, metric_heading, shown
 
 _UNDEFINED, _SHORT = "undefined", "\N{EN DASH}"
 _ABSENT = "n/a"
+_NAMES = 4
+"""Columns before the metrics."""
 
 
 def result_table(evaluation: Evaluation, title: str | None = None) -> Table:
@@ -61,7 +63,8 @@ def _table(evaluation: Evaluation, metrics: Sequence[str], title: str | None, no
             table.add_column(name, justify="right", no_wrap=True)
     for section in _sections(evaluation, metrics, _SHORT):  # the word, in many columns, would leave names no room
         for row in section:
-            table.add_row(*map(Text, row))
+            if any(row[_NAMES:]):  # else of a task that has none of these metrics
+                table.add_row(*map(Text, row))
         table.add_section()
     return table
 

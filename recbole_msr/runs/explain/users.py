@@ -81,7 +81,8 @@ def view_user(
     fields = None
     if total:
         fields = {name: float(squares[part].sum()) / total for name, part in _field_slices(model.features)}
-    change = (model.logits(moved, scenario).sigmoid() - model.logits(x, scenario).sigmoid()).mean(dim=0).tolist()
+    after, before = (model.predictions(model.logits(inputs, scenario)) for inputs in (moved, x))
+    change = (after - before).mean(dim=0).tolist()
     return UserView(
         token, by_scenario, known, prompt, (float(movement.mean()), float(movement.max())), fields,
         dict(zip(model.task_names, change, strict=True)),
