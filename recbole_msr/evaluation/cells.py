@@ -326,13 +326,15 @@ def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str
 
     Args:
         cell: the main task's, of all rows.
-        names: RecBole's metrics; of these, `auc` and `logloss` are given, and of a task of numbers `mae` and `rmse`.
+        names: RecBole's metrics; of these, `auc` and `logloss` are given. Of a task of numbers `mae` and `rmse` are,
+            and those that need labels of 0 and 1 are undefined.
         decimals: RecBole's `metric_decimal_place`.
 
     Returns:
         Rounded values; NaN for what is undefined.
     """
-    values = {name: cell.value(name) for name in ("auc", "logloss", "mae", "rmse") if name in metrics_of([cell.type])}
+    computed = ("auc", "logloss") if cell.type == "binary" else ("auc", "gauc", "logloss", "mae", "rmse")
+    values = {name: cell.value(name) for name in computed}
     known = {name: values[name] for name in names if name in values}
     # NumPy rounds, and RecBole with it, not quite as Python does.
     return {name: float(round(np.float64(np.nan if one is None else one), decimals)) for name, one in known.items()}

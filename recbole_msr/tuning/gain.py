@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial
 
 from recbole_msr.config.build import reading_data
 from recbole_msr.errors import InputError, one_line
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import METRICS, headline
 from recbole_msr.evaluation.significance import Measured, adjust, differences
 from recbole_msr.jobs.shared_rows import SharedRows
+from recbole_msr.schema import Schema
 from recbole_msr.tuning.final_folders import final_folders
 from recbole_msr.tuning.settings import SearchSettings
 
@@ -43,8 +44,8 @@ def gains(
 
     Returns:
         For each of the others `trial`, `model`, `seeds`, `metric` (the key that answers for all: that of validation
-        where it is tested, else the macro AUC), `differences` (metric key -> what `evaluation.significance.adjust`
-        returns), and `reason`, why there are none.
+        where it is tested, else the macro AUC, or the macro XAUC without a binary task), `differences` (metric key ->
+        what `evaluation.significance.adjust` returns), and `reason`, why there are none.
     """
     found: dict[str, dict[str, Any] | None] = {}
     tested: dict[int, FrozenTrial] = {}
@@ -119,5 +120,7 @@ def _headline(settings: SearchSettings, config: Any, tested: Mapping[str, Any]) 
     metric, _, rest = settings.quality.partition("/")
     if metric in METRICS and not rest:
         rest = str(config["main_task"])
-    keys = (f"{metric}/{rest}", "auc/macro", f"auc/{config['main_task']}")
+    schema = Schema.from_config(config)
+    first = headline(["binary"] if schema is None else schema.types.values())
+    keys = (f"{metric}/{rest}", f"{first}/macro", f"{first}/{config['main_task']}")
     return next((key for key in keys if key in tested), None)

@@ -107,3 +107,48 @@ def test_what_cannot_be_learnt_is_one_line(data_path, tmp_path, settings, told):
 def test_recboles_models_learn_a_binary_main_task_alone():
     with pytest.raises(InputError, match="main_task 'time' is of type number, and DeepFM, one of RecBole's models"):
         build_config("DeepFM", "ml-100k", {"tasks": TASKS, "main_task": "time", "use_gpu": False})
+
+
+@pytest.mark.slow
+def test_a_comparison_tests_numbers_and_trains_recboles_models_for_the_binary_tasks(data_path, tmp_path):
+    comparison = recbole_msr.compare(
+        models=["SharedBottom", "OMoE", "DeepFM"],
+        dataset="tiny",
+        seeds=2,
+        output=tmp_path / "out",
+        workers=1,
+        config={key: value for key, value in SETTINGS.items() if key not in ("save_predictions", "state")}
+        | {"data_path": str(data_path), "epochs": 1},
+    )
+    by_label = {entry["label"]: entry for entry in comparison.summary["entries"]}
+    assert {entry["status"] for entry in by_label.values()} == {"complete"}
+    ours, theirs = by_label["OMoE"], by_label["DeepFM"]
+    assert {"mae/time", "rmse/time", "xauc/macro", "auc/macro", "auc/click"} <= set(ours["differences"])
+    difference = ours["test"]["mae/time"]["mean"] - by_label["SharedBottom"]["test"]["mae/time"]["mean"]
+    assert ours["differences"]["mae/time"]["mean"] == pytest.approx(difference, rel=1e-4, abs=1e-3)
+    assert "auc/click" in theirs["differences"]
+    assert not any(key.startswith(("mae", "xauc")) for key in {*theirs["test"], *theirs["differences"]})
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "XAUC" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", ["off", 2])
+def test_a_search_is_for_a_metric_of_numbers(data_path, tmp_path, fused):
+    found = recbole_msr.search(
+        model="SharedBottom",
+        dataset="tiny",
+        trials=3,
+        fused=fused,
+        final_seeds=2,
+        confirm=1,
+        objectives="mae/macro",
+        output=tmp_path / "out",
+        workers=1,
+        config={key: value for key, value in SETTINGS.items() if key not in ("save_predictions", "state")}
+        | {"data_path": str(data_path), "epochs": 1},
+    )
+    values = [trial.value for trial in found.study.trials if trial.value is not None]
+    assert found.best_value == min(values)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Gain in XAUC" in page or "The best trial is that of the defaults" in page

@@ -366,5 +366,6 @@ def _cost_notes(summary: Mapping[str, Any]) -> list[str]:
     threads = "1 thread" if summary["threads"] == 1 else f"{summary['threads']} threads"
     where = f"Measured on {summary['device']}, {summary['workers']} at a time, {threads} each."
     if any(entry["kind"] == "single-task" for entry in summary["entries"]):
-        return ["For models of one task, the sum over the models of all tasks.", where]
+        which = "all" if set(task_types(summary).values()) == {"binary"} else "the binary"
+        return [f"For models of one task, the sum over the models of {which} tasks.", where]
     return [where]

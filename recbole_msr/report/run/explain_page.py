@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.metrics import headline, metric_heading
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.report.html.page import Page, facts, heat_map, note, table, text
 from recbole_msr.report.run.result_table import print_result
@@ -107,16 +108,22 @@ def page(explanation: Explanation) -> Page:
 
 def _results(explanation: Explanation) -> list[str | Markup]:
     assert explanation.evaluation is not None
-    cells, tasks = explanation.evaluation.cells, explanation.evaluation.tasks
-    auc = [[cells[name][task].auc for task in tasks] for name in cells]
-    rows = [(name, *(cells[name][task].rows for task in tasks)) for name in cells]
+    cells, types = explanation.evaluation.cells, explanation.evaluation.types
+    parts: list[str | Markup] = []
+    for kind in dict.fromkeys(types.values()):
+        metric, of_kind = headline([kind]), [task for task in types if types[task] == kind]
+        values = [[row[task].value(metric) for task in of_kind] for row in cells.values()]
+        caption = f"{metric_heading(metric)} on the test rows"
+        parts.append(
+            heat_map(list(cells), of_kind, values, caption=caption, corner="scenario \\ task", show="{:.4f}".format)
+        )
     undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in explanation.evaluation.undefined]
-    four = "{:.4f}".format
+    rows = [(name, *(row[task].rows for task in types)) for name, row in cells.items()]
     return [
-        heat_map(list(cells), tasks, auc, caption="AUC on the test rows", corner="scenario \\ task", show=four),
+        *parts,
         *([f"Undefined: {'; '.join(undefined)}."] if undefined else []),
-        table(["Scenario", *tasks], rows, caption="Test rows that carry the task's label"),
-    ]  # fmt: skip
+        table(["Scenario", *types], rows, caption="Test rows that carry the task's label"),
+    ]
 
 
 def _scenarios(explanation: Explanation) -> list[str | Markup]:

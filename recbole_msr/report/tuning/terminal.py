@@ -48,12 +48,14 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
         cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
-        metrics = [metric for metric in METRICS if all(metric in cell for _, _, cell in cells)]
+        metrics = [metric for metric in METRICS if any(metric in cell for _, _, cell in cells)]
         seeds = ", ".join(map(str, final["seeds"]))
         title = f"Test of the {name} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
         for part in _parts(metrics, console.width):
             rows = [
-                (scenario, task, *(_spread_text(cell[metric]) for metric in part)) for scenario, task, cell in cells
+                (scenario, task, *(_metric_text(metric, cell) for metric in part))
+                for scenario, task, cell in cells
+                if any(metric in cell for metric in part)  # else it is of a task without these metrics
             ]
             console.print(_table(title, ["scenario", "task", *map(metric_heading, part)], rows, 2))
 
@@ -168,11 +170,15 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], n_l
     return table
 
 
-def _spread_text(spread: Mapping[str, Any]) -> str:
+def _metric_text(metric: str, cell: Mapping[str, Any]) -> str:
+    return _spread_text(cell[metric], METRICS[metric].digits) if metric in cell else ""
+
+
+def _spread_text(spread: Mapping[str, Any], digits: str = ".4f") -> str:
     if spread["mean"] is None:
         return "undefined"
-    deviation = f" ± {spread['deviation']:.4f}" if spread["deviation"] is not None else ""
-    return f"{spread['mean']:.4f}{deviation}"
+    deviation = f" ± {spread['deviation']:{digits}}" if spread["deviation"] is not None else ""
+    return f"{spread['mean']:{digits}}{deviation}"
 
 
 def print_ensemble(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
