@@ -19,9 +19,9 @@ With `--portfolio` (folder of `benchmarks.portfolio collect`), `auto` and `HiNet
 were chosen without this data set; those that the package ships know samples of it.
 
 The time to a value is read from the validated epochs and their times in the study; the ratio is the whole budget by the
-time to the value that `before` had at its end. `--repeat` makes as many rounds,
-each with another seed; the table has medians. Every result is kept in `--work`, and what is there is not measured
-again: the same command goes on after an interruption.
+time to the value that `before` had at its end. `--repeat` makes as many rounds, each with another seed; the table has
+medians, and `--picture` draws the curves. Every result is kept in `--work`, and what is there is not measured anew: the
+same command goes on after an interruption.
 
     python -m benchmarks.anytime --work=DIR [--sets yelp kuairand] [--minutes 10] [--repeat 3] [--before CHECKOUT]
 """
@@ -42,6 +42,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.anytime_picture import write_picture
 from benchmarks.outside_data import SOURCE, AbsentDataError, prepare
 from benchmarks.portfolio import choose_files
 from benchmarks.portfolio_trials import SHARES, Results
@@ -337,6 +338,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="repetitions")
     parser.add_argument("--workers", type=int, default=2, help="processes of each side")
     parser.add_argument("--portfolio", type=Path, help="first configurations without the dataset, from these results")
+    parser.add_argument("--picture", type=Path, help="SVG file for the curves")
     parser.add_argument("--before", type=Path, help="the checkout of the version before")
     given = parser.parse_args()
     if given.hypertuning_worker:
@@ -360,6 +362,8 @@ def main() -> None:
                     print(f"{name}: {side}, repetition {repetition + 1}: done", flush=True)
     for line in rows_of(results):
         print(line)
+    if given.picture is not None:
+        write_picture(results, given.picture)
 
 
 if __name__ == "__main__":
