@@ -11,7 +11,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.errors import InputError
@@ -25,7 +24,7 @@ from recbole_msr.tuning.outcome import best_trial, write_best
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
 from recbole_msr.tuning.trial_parts import parts_of, tasks_of
-from recbole_msr.tuning.trial_state import SO_FAR, counts, values_of
+from recbole_msr.tuning.trial_state import best_first, counts, values_of
 
 KEPT_TRIALS = 20
 """Number of trials whose models are kept: the best ones by validation."""
@@ -134,19 +133,13 @@ class BestModel:
                     ended.append((trial, folder))
                 elif trial.user_attrs.get("retry_of", number) in over or trial.user_attrs["uncounted"] != "lost":
                     folder.remove()
-            models = [pair for pair in ended if pair[0].state != TrialState.FAIL and self._quality(pair[0]) is not None]
             index = self._settings.objectives.index(self._settings.quality)
-            sign = 1 if study.directions[index] == StudyDirection.MINIMIZE else -1
-            models.sort(key=lambda pair: (sign * (self._quality(pair[0]) or 0.0), pair[0].number))
+            valued = (trial for trial, _ in ended if trial.state != TrialState.FAIL)
             best = best_trial(study, self._settings.tolerance)
-            kept = {trial.number for trial, _ in models[:KEPT_TRIALS]} | ({best.number} if best is not None else set())
+            kept = {trial.number for trial in best_first(valued, index, study.directions[index])[:KEPT_TRIALS]}
+            kept |= {best.number} if best is not None else set()
             for trial, folder in ended:
                 folder.end(trial.number in kept)
-
-    def _quality(self, trial: FrozenTrial) -> float | None:
-        """Return a trial's best value of the first objective that is a metric."""
-        values = trial.user_attrs.get(SO_FAR) or trial.values
-        return values[self._settings.objectives.index(self._settings.quality)] if values else None
 
 
 def _take_run(source: Path, folder: Path, told: Mapping[str, Any]) -> None:

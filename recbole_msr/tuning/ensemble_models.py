@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from recbole_msr.config.build import reading_data
@@ -32,7 +31,7 @@ from recbole_msr.tuning.best_model import KEPT_TRIALS
 from recbole_msr.tuning.models import ROWS_MODEL
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_settings import trial_settings
-from recbole_msr.tuning.trial_state import values_of
+from recbole_msr.tuning.trial_state import best_first
 
 logger = logging.getLogger(__name__)
 
@@ -172,25 +171,14 @@ def trial_models(settings: SearchSettings, study: optuna.Study) -> tuple[list[Tr
     the time, are among them with their best epoch.
     """
     index = settings.objectives.index(settings.quality)
-    sign = 1 if study.directions[index] == StudyDirection.MINIMIZE else -1
-    found = []
-    for trial in study.get_trials(deepcopy=False):
-        value = _quality(trial, index)
-        if value is not None and np.isfinite(value):
-            found.append((sign * value, trial.number, trial))
     models: list[TrialModel] = []
-    for _, _, trial in sorted(found, key=lambda entry: entry[:2]):
+    for trial in best_first(study.get_trials(deepcopy=False), index, study.directions[index]):
         model = _trial_model(settings, trial)
         if model is not None and len(models) < KEPT_TRIALS:
             models.append(model)
     most = max((sorted(task for own in model.tasks for task in own) for model in models), key=len, default=[])
     same = [model for model in models if sorted(task for own in model.tasks for task in own) == most]
     return same, most
-
-
-def _quality(trial: FrozenTrial, index: int) -> float | None:
-    values = values_of(trial)
-    return None if values is None else float(values[index])
 
 
 def _trial_model(settings: SearchSettings, trial: FrozenTrial) -> TrialModel | None:

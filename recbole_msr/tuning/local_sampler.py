@@ -21,7 +21,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.tuning.study_view import is_shown_as_failed
-from recbole_msr.tuning.trial_state import SO_FAR
+from recbole_msr.tuning.trial_state import SO_FAR, best_first
 
 STEPS = (0.05, 0.15, 0.4)
 """Standard deviations of a change of a number, as shares of its range, one of which is drawn."""
@@ -98,13 +98,9 @@ def _by_value(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection
     """Return the trials with a value of training on all rows, the best first; none with several objectives."""
     if len(directions) > 1:
         return []
-    sign = -1.0 if directions[0] == StudyDirection.MAXIMIZE else 1.0
-    valued = []
-    for trial in trials:
-        values = trial.values if trial.state == TrialState.COMPLETE else trial.user_attrs.get(SO_FAR)
-        if values and math.isfinite(values[0]) and trial.state.is_finished() and not is_shown_as_failed(trial):
-            valued.append((sign * values[0], trial.number, trial))
-    return [trial for _, _, trial in sorted(valued, key=lambda entry: entry[:2])]
+    ended = (trial for trial in trials if trial.state.is_finished() and not is_shown_as_failed(trial))
+    full = (trial for trial in ended if trial.state == TrialState.COMPLETE or trial.user_attrs.get(SO_FAR) is not None)
+    return best_first(full, 0, directions[0])
 
 
 def _contains(kind: Any, value: Any) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 SO_FAR = "values_so_far"
@@ -31,6 +35,20 @@ def values_of(trial: FrozenTrial) -> list[float] | None:
     """
     so_far: list[float] | None = trial.user_attrs.get(SO_FAR)
     return trial.values if so_far is None or trial.state == TrialState.COMPLETE else so_far
+
+
+def best_first(trials: Iterable[FrozenTrial], index: int, direction: StudyDirection) -> list[FrozenTrial]:
+    """Return the trials that have a value, the best first; of equal ones the earlier.
+
+    Args:
+        trials: the trials.
+        index: which of their values counts.
+        direction: which of two is better.
+    """
+    sign = 1 if direction == StudyDirection.MINIMIZE else -1
+    found = [(trial, values[index]) for trial in trials if (values := values_of(trial)) is not None]
+    valued = [(sign * value, trial.number, trial) for trial, value in found if math.isfinite(value)]
+    return [trial for _, _, trial in sorted(valued, key=lambda entry: entry[:2])]
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:

@@ -68,7 +68,7 @@ def test_a_model_that_was_given_is_not_chosen():
     assert set(second.params) == {"model", "A.x"}
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "nsga2", "qmc", "random"])
+@pytest.mark.parametrize("sampler", ["local", "tpe", "gp", "cmaes", "nsga2", "qmc", "random"])
 def test_the_same_seed_gives_the_same_trials_with_failures_among_them(sampler):
     space = Space.load(NUMBERS)
 
