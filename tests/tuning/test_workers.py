@@ -22,14 +22,14 @@ from tests.tracking.read_back import runs
 from .conftest import SPACE
 from .postgres import postgres_server
 
-TRIALS = 8
+TRIALS = 5
 
 
 @pytest.fixture
 def command(config, tmp_path):
     """The command of a search with two workers, as a list; further arguments may be appended."""
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 30, "stopping_step": 30}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "epochs": 20, "stopping_step": 20}))
     return [
         *(sys.executable, "-c", "import sys; from recbole_msr.cli import main; sys.exit(main())"),
         *("search", "--model=SharedBottom", "--dataset=tiny", f"--trials={TRIALS}", "--workers=2", "--pruner=none"),
@@ -99,7 +99,7 @@ def check_whole(study, folder, storage=None, count=TRIALS):
 
 def kill_twice_and_finish(command, start, folder, storage=None):
     """SIGKILL to all processes of the search while trials are under way, two times; then let it end."""
-    for least in (1, 4):
+    for least in (1, 3):
         process = start(command)
 
         def under_way(trials, least=least):
@@ -170,7 +170,7 @@ def test_two_machines_share_a_study_in_postgresql_and_survive_kills(command, sta
     """Two commands with folders of their own stand for two machines; one is killed, and goes on."""
     with postgres_server() as url:
         here, there = tmp_path / "here", tmp_path / "there"
-        longer = [*command, f"--storage={url}", "--epochs=100", "--stopping_step=100"]
+        longer = [*command, f"--storage={url}", "--epochs=60", "--stopping_step=60"]
         first = start([*longer, f"--output={here}"])
         wait_for(here, url, lambda trials: states(trials)["RUNNING"] >= 1, first)
         second = start([*longer, f"--output={there}", "--workers=1"])
