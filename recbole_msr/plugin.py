@@ -130,8 +130,9 @@ def _add_defaults(original: Any) -> Any:
             defaults = with_backbone(defaults, external.get("backbone"))
         defaults |= preset_settings(external.get("preset"), dataset, registration)
         internal.update(defaults)
-        if _predicts_numbers(external.get("tasks") or internal["tasks"], external.get("main_task")):
-            internal["metrics"], internal["valid_metric"] = ["MAE", "RMSE"], "MAE"
+        main_type = _main_type(external.get("tasks") or internal["tasks"], external.get("main_task"))
+        if main_type in _METRICS:
+            internal["metrics"], internal["valid_metric"] = _METRICS[main_type], _METRICS[main_type][0]
         has_tasks = external.get("tasks") or internal["tasks"]
         if has_tasks and dataset != "ml-100k" and "load_col" not in defaults:
             internal["load_col"] = None  # RecBole's default is the ids alone; its ml-100k comes with a list
@@ -139,12 +140,16 @@ def _add_defaults(original: Any) -> Any:
     return _load_internal_config_dict
 
 
-def _predicts_numbers(tasks: Any, main_task: Any) -> bool:
-    """Return whether the main task is declared as one of numbers; what is wrong with a declaration is told later."""
+_METRICS = {"number": ["MAE", "RMSE"], "classes": ["LogLoss"]}
+"""By the type of the main task what RecBole's metrics are if nothing is said; the first chooses the epoch."""
+
+
+def _main_type(tasks: Any, main_task: Any) -> str | None:
+    """Return the type that the main task is declared with; what is wrong with a declaration is told later."""
     if not isinstance(tasks, Mapping) or not tasks:
-        return False
+        return None
     main = tasks.get(next(iter(tasks)) if main_task is None else main_task)
-    return isinstance(main, Mapping) and main.get("type") == "number"
+    return str(main.get("type")) if isinstance(main, Mapping) else None
 
 
 def _derive_from_schema(original: Any) -> Any:

@@ -29,10 +29,15 @@ SCENARIO_FIELD = "scenario"
 MISSING_LABEL = -1.0
 """Stands for "this row carries no label of this task" wherever labels of 0 and 1 are kept as numbers."""
 
-TaskType = Literal["binary", "number"]
-"""What a task's label is: 0 or 1, or a number."""
+TaskType = Literal["binary", "number", "classes", "ordered"]
+"""What a task's label is: 0 or 1, a number, one of several classes, or one of several that stand for numbers."""
 
-MISSING_LABELS: dict[TaskType, float] = {"binary": MISSING_LABEL, "number": -math.inf}
+MISSING_LABELS: dict[TaskType, float] = {
+    "binary": MISSING_LABEL,
+    "number": -math.inf,
+    "classes": MISSING_LABEL,
+    "ordered": MISSING_LABEL,
+}
 """The same for each type of task: a value that no label of it can have."""
 
 UNKNOWN_SCENARIO = 0
@@ -51,6 +56,9 @@ def wrong_labels(labels: np.ndarray, kind: TaskType) -> str | None:
     if kind == "number":
         wrong = ~np.isfinite(labels) & (labels != MISSING_LABELS[kind])
         allowed = f"finite numbers or {MISSING_LABELS[kind]:g} (missing)"
+    elif kind != "binary":
+        wrong = (labels != np.floor(labels)) | (labels < MISSING_LABEL)
+        allowed = f"numbers of classes, from 0, or {MISSING_LABEL:g} (missing)"
     else:
         wrong = (labels != 0) & (labels != 1) & (labels != MISSING_LABEL)
         allowed = f"0, 1 or {MISSING_LABEL:g} (missing)"
@@ -126,6 +134,14 @@ def _tokens(group: str, values: Any) -> tuple[str, ...]:
                 "word, such as 'NO'"
             )
     return tuple(str(as_token(value)) for value in values)
+
+
+def _classes(values: Any) -> tuple[str, ...]:
+    """Read the classes of a task as they are written in an atomic file."""
+    tokens = _tokens("classes", values)
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"classes must be different, got {list(tokens)}")
+    return tokens
 
 
 Name = Annotated[str, BeforeValidator(_name)]
@@ -205,7 +221,7 @@ class Scenario(Settings):
 
 
 class Task(Settings):
-    """A label: 0 or 1 (a 0/1 field, or a number compared with a threshold), or a number to be predicted itself."""
+    """A label: 0 or 1 (a 0/1 field, or a number compared with a threshold), a number to be predicted, or a class."""
 
     name: str
     """The task's name in results: the key of the declaration."""
@@ -217,8 +233,13 @@ class Task(Settings):
     """Label 1 where the number is > this."""
     missing: Literal["error", "ignore"] = "error"
     """"error" (a row without a value stops the run) or "ignore" (such a row does not count for this task)."""
-    type: TaskType = "binary"
-    """"binary" (a label of 0 and 1) or "number" (a regression; predictions come in the field's unit)."""
+    type: Literal["binary", "number", "classes"] = "binary"
+    """"binary" (a label of 0 and 1), "number" (a regression; predictions come in the field's unit) or "classes" (one of
+    several values, each with a probability)."""
+    classes: Annotated[tuple[str, ...], BeforeValidator(_classes)] | None = None
+    """The classes in their order; by default the field's values, numbers ascending, else by text."""
+    ordered: bool = False
+    """Classes stand for numbers: the expected value is predicted too."""
     transform: Literal["none", "log1p", "quantile"] = "none"
     """Of a number, before it is brought to mean 0 and deviation 1 over the training rows: none, log(1 + y), or its
     quantile among the training rows."""
@@ -234,7 +255,17 @@ class Task(Settings):
                 raise ValueError("at_least and above make a label of 0 and 1, which type: number is not")
         elif self.model_fields_set & {"transform", "loss"}:
             raise ValueError("transform and loss are for type: number")
+        if self.type == "classes":
+            if self.at_least is not None or self.above is not None:
+                raise ValueError("at_least and above make a label of 0 and 1, which type: classes is not")
+        elif self.model_fields_set & {"classes", "ordered"}:
+            raise ValueError("classes and ordered are for type: classes")
         return self
+
+    @property
+    def kind(self) -> TaskType:
+        """The type, by which losses and metrics are chosen."""
+        return "ordered" if self.ordered else self.type
 
     @property
     def label_field(self) -> str:
@@ -244,7 +275,7 @@ class Task(Settings):
     @property
     def missing_label(self) -> float:
         """What stands for a label that a row does not carry."""
-        return MISSING_LABELS[self.type]
+        return MISSING_LABELS[self.kind]
 
     def labels(self, values: Sequence[Any]) -> np.ndarray:
         """Return the labels of raw values, shape (N,), float32: 0 and 1, or numbers, or `MISSING_LABELS` of the type.
@@ -264,13 +295,7 @@ class Task(Settings):
                 )
         numbers = numbers.astype(np.float64)
         missing = np.isnan(numbers)
-        if missing.any() and self.missing == "error":
-            raise InputError(
-                f"task '{self.name}': field '{self.field}' has no number in {int(missing.sum())} of {len(numbers)} "
-                f"rows (the first is interaction {int(np.flatnonzero(missing)[0]) + 1}). If rows may lack this label, "
-                "declare it: "
-                f"tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
-            )
+        self.check_missing(missing)
         if self.type == "number":
             return self._checked_numbers(numbers, missing)
         if self.at_least is not None:
@@ -287,6 +312,20 @@ class Task(Settings):
                 )
             labels = numbers == 1
         return np.where(missing, MISSING_LABEL, labels).astype(np.float32)
+
+    def check_missing(self, missing: np.ndarray) -> None:
+        """Refuse rows without a value (N,), where the declaration does not allow them.
+
+        Raises:
+            InputError: names the first one.
+        """
+        if missing.any() and self.missing == "error":
+            raise InputError(
+                f"task '{self.name}': field '{self.field}' has no {'value' if self.type == 'classes' else 'number'} in "
+                f"{int(missing.sum())} of {len(missing)} rows (the first is interaction "
+                f"{int(np.flatnonzero(missing)[0]) + 1}). If rows may lack this label, declare it: "
+                f"tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
+            )
 
     def _checked_numbers(self, numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
         beyond = ~missing & (np.abs(numbers) > np.finfo(np.float32).max)
@@ -331,7 +370,7 @@ class Schema:
     @property
     def types(self) -> dict[str, TaskType]:
         """The type of each task, by name, in the declared order."""
-        return {task.name: task.type for task in self.tasks}
+        return {task.name: task.kind for task in self.tasks}
 
     @property
     def missing_labels(self) -> list[float]:

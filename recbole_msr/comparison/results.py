@@ -108,7 +108,7 @@ class EntryResults:
     def joint(self, seed: int, shared: SharedRows) -> Measured:
         """Measure the predictions of the joint training."""
         if seed not in self._joint:
-            table = np.full(shared.labels.shape, np.nan)
+            table = np.full(shared.rows.shape, np.nan)
             for job in self.parts(seed):
                 shared.place(table, self.folder(job), job.task, None)
             self._joint[seed] = shared.rows.measure(table)
@@ -116,7 +116,7 @@ class EntryResults:
 
     def alone(self, seed: int, shared: SharedRows) -> Measured:
         """Measure the predictions of the trainings on single scenarios, each for its own rows."""
-        table = np.full(shared.labels.shape, np.nan)
+        table = np.full(shared.rows.shape, np.nan)
         for scenario in self.settings.scenarios:
             parts = self.parts(seed, scenario)
             if all(self.results[job] is not None for job in parts):

@@ -224,6 +224,7 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         "tokens": list(dataset.field2id_token),
         **{key: getattr(dataset, key) for key in _KEPT},
         "label_scale": dataset.label_scale,
+        "label_classes": dataset.label_classes,
         "split_sizes": [int(size) for size in dataset.split_sizes],
         "data_report": dataset.data_report,
         "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
@@ -294,7 +295,8 @@ def read_state(dataset: Any, folder: Path) -> None:
     dataset.field2token_id = TokenIds(dataset.field2id_token)
     for key in (*_KEPT, "split_sizes"):
         setattr(dataset, key, state[key])
-    dataset.label_scale = state.get("label_scale", {})  # what earlier versions wrote has none: tasks were binary
+    for key in ("label_scale", "label_classes"):  # what earlier versions wrote has none: tasks were binary
+        setattr(dataset, key, state.get(key, {}))
     # Runs of earlier versions have none beside their vocabularies.
     dataset.data_report = state.get("data_report", {"files": {}, "warnings": []})
     for name in ("user", "item"):

@@ -20,6 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
@@ -27,11 +28,12 @@ from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import (
     MISSING_LABEL,
-    MISSING_LABELS,
     SCENARIO_FIELD,
     UNKNOWN_SCENARIO,
     Scenario,
     Schema,
+    Task,
+    TaskType,
     as_token,
 )
 from recbole_msr.threads import process_rank
@@ -39,6 +41,13 @@ from recbole_msr.threads import process_rank
 SPLITS = ("train", "valid", "test")
 
 _KNOWN_IDS = "filter_inter_by_user_or_item"
+_ONE_LABEL: dict[TaskType, tuple[str, str]] = {
+    "binary": ("only the label {:g}", "AUC is undefined"),
+    "number": ("one and the same number", "XAUC is undefined"),
+    "ordered": ("one class", "XAUC is undefined"),
+    "classes": ("one class", "accuracy says nothing"),
+}
+"""What a scenario has where its labels are all the same, and what follows; by the type of the task."""
 _LARGE_NUMBER = 1e4
 """Of a numerical feature: from there on it is told to normalise it."""
 
@@ -49,7 +58,7 @@ class ScenarioDataset(ColumnarDataset):
     It reads the same atomic files with the same filters and id maps as RecBole. From the raw values of the declared
     fields it derives the token field "scenario" (ids 1..M in the declared order; beside the field it comes from, so
     in the user table for a user field) and one float column "label_<task>" a task (0, 1, or -1 for a missing label; a
-    number, or -inf for a missing one).
+    number, or -inf for a missing one; the number of a class from 0, or -1).
     The label's source fields are dropped: a model never sees them.
 
     The split data are kept in a cache (see `recbole_msr.data.cache`), so that the next start skips all of this.
@@ -64,6 +73,7 @@ class ScenarioDataset(ColumnarDataset):
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
             that normalisation did.
+        label_classes: of each task of classes their names, in the order of their numbers.
         label_scale: how each task of numbers is brought to one scale (set by `build`, see `data.label_scale`).
         data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
         all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
@@ -89,6 +99,7 @@ class ScenarioDataset(ColumnarDataset):
         self._turn: Any = None
         self.number_scale = {}
         self.label_scale: dict[str, dict[str, Any]] = {}
+        self.label_classes: dict[str, list[str]] = {}
         self.data_report = {"files": {}, "warnings": []}
         self._short_rows: list[str] = []
         self._split_report: dict[str, Any] = {}
@@ -375,7 +386,7 @@ class ScenarioDataset(ColumnarDataset):
             self._check_numbers()
         for table, counts in self.data_report["files"].items():
             counts["used"] = len(getattr(self, f"{table}_feat"))
-        labels = {task.label_field: task.labels(_numbers(self.inter_feat[task.field])) for task in self.schema.tasks}
+        labels = {task.label_field: self._labels(task) for task in self.schema.tasks}
         scenario_source, scenario = self._scenario_column()
         for field in dict.fromkeys(task.field for task in self.schema.tasks):
             self._drop_field(field)
@@ -390,6 +401,15 @@ class ScenarioDataset(ColumnarDataset):
         getattr(self, f"{scenario_source.value}_feat")[SCENARIO_FIELD] = scenario
         self.set_field_property(SCENARIO_FIELD, FeatureType.TOKEN, scenario_source, 1)
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
+
+    def _labels(self, task: Task) -> np.ndarray:
+        """Return the labels of a task (N,), and note its classes."""
+        if task.type != "classes":
+            return task.labels(_numbers(self.inter_feat[task.field]))
+        if self.field2type[task.field].value.endswith("seq"):
+            raise InputError(f"task '{task.name}': field '{task.field}' holds a sequence; a row has one class")
+        self.label_classes[task.name], labels = class_labels(task, self.inter_feat[task.field].values)
+        return labels
 
     def _scenario_column(self) -> tuple[FeatureSource, np.ndarray]:
         """Return the feature table the scenario belongs to, and its ids for every row of that table."""
@@ -410,7 +430,7 @@ class ScenarioDataset(ColumnarDataset):
         # Every value is looked at once, not once a row; one more at the end for a missing value.
         codes, found = pd.factorize(values)
         distinct = [*np.asarray(found, dtype=object), None]
-        self.scenario_names = declared.fixed_names() or _natural_order(distinct)
+        self.scenario_names = declared.fixed_names() or natural_order(distinct)
         if len(self.scenario_names) != len(set(self.scenario_names)):
             raise InputError(f"scenario: two scenarios have the same name in {self.scenario_names}")
         self._note_absent(source, distinct)
@@ -518,9 +538,15 @@ class ScenarioDataset(ColumnarDataset):
             train = slice(self.split_sizes[0])
             columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}
             self.label_scale = label_scales(self.schema, columns)
-            for task, field, auc in revealing_features(self):
+            for task in self.schema.tasks:
+                if task.type == "classes":
+                    rest = self.inter_feat[task.label_field].numpy()[self.split_sizes[0] :]
+                    names = self.label_classes[task.name]
+                    for warning in check_trained(task, names, columns[task.name], rest):
+                        self._note(warning)
+            for name, field, auc in revealing_features(self):
                 self._note(
-                    f"'{field}' alone ranks the task '{task}' almost perfectly (AUC {auc:.3f} on training rows): if it "
+                    f"'{field}' alone ranks the task '{name}' almost perfectly (AUC {auc:.3f} on training rows): if it "
                     "is known only after what is predicted, the model must not see it; unload_col: "
                     f"{{{getattr(self.field2source[field], 'value', 'inter')}: [{field}]}} leaves it out"
                 )
@@ -665,15 +691,16 @@ class ScenarioDataset(ColumnarDataset):
     def _count_cells(self, scenario: np.ndarray) -> None:
         """Set `cells`: by split, the rows of every scenario, and by task how many are labelled 0 and 1 there.
 
-        Of a task of numbers, how many are the least of their scenario and above it.
+        Of a task of numbers or classes, how many are the least of their scenario and above it.
         """
         n, ends = len(self.scenario_names), np.cumsum(self.split_sizes)[:-1]
         parts = np.split(scenario, ends)
         by_task = {}
         for task in self.schema.tasks:
             labels = np.split(self.inter_feat[task.label_field].numpy(), ends)
-            if task.type == "number":
-                labels = [_above_least(of_part, part, n) for of_part, part in zip(labels, parts, strict=True)]
+            if task.type != "binary":
+                none = task.missing_label
+                labels = [_above_least(of_part, part, n, none) for of_part, part in zip(labels, parts, strict=True)]
             by_task[task.name] = [
                 [np.bincount(part[label == value], minlength=n + 1)[1:].tolist() for value in (0, 1)]
                 for part, label in zip(parts, labels, strict=True)
@@ -695,11 +722,11 @@ class ScenarioDataset(ColumnarDataset):
                     counts = self.cells["labels"][task.name][number]
                     classes = [value for value in (0, 1) if counts[value][index]]
                     if len(classes) < 2:
-                        is_number = task.type == "number"
-                        one = "one and the same number" if is_number else f"only the label {(classes or [0])[0]:g}"
+                        there, metric = _ONE_LABEL[task.kind]
+                        there = there.format(*classes) if classes else "no label"
                         logger.warning(
-                            "scenario '%s' has %s of task '%s' in the %s split: its %s is undefined there",
-                            name, one if classes else "no label", task.name, split, "XAUC" if is_number else "AUC",
+                            "scenario '%s' has %s of task '%s' in the %s split: its %s there",
+                            name, there, task.name, split, metric,
                         )  # fmt: skip
 
     def _views(self) -> list[ScenarioDataset]:
@@ -786,9 +813,9 @@ def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> Pac
     return inter if bool(labelled.all()) else inter.part(labelled, joined)
 
 
-def _above_least(labels: np.ndarray, scenario: np.ndarray, n_scenarios: int) -> np.ndarray:
+def _above_least(labels: np.ndarray, scenario: np.ndarray, n_scenarios: int, missing: float) -> np.ndarray:
     """Return 1 for numbers above the least of their scenario, 0 for these, `MISSING_LABEL` for missing ones; (N,)."""
-    known = labels != MISSING_LABELS["number"]
+    known = labels != missing
     least = np.full(n_scenarios + 1, np.inf)
     np.minimum.at(least, scenario[known], labels[known])
     return np.where(known, labels > least[scenario], MISSING_LABEL)
@@ -810,15 +837,6 @@ class _OneScenario(Scenario):
 
 def _alone(schema: Schema, name: str) -> Schema:
     return replace(schema, scenario=_OneScenario.model_construct(**vars(schema.scenario), name=name))
-
-
-def _natural_order(values: Any) -> list[str]:
-    """Return the distinct values as text; in the order of numbers where all are numbers, else of text."""
-    tokens = [token for token in dict.fromkeys(map(as_token, values)) if token is not None]
-    numbers = pd.to_numeric(pd.Series(tokens, dtype=object), errors="coerce")
-    if numbers.notna().all():
-        return [tokens[i] for i in np.argsort(numbers.to_numpy(), kind="stable")]
-    return sorted(tokens)
 
 
 def _numbers(column: pd.Series) -> Any:

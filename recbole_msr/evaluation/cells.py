@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recbole_msr.evaluation.class_formulas import ClassGroups, PredictedClasses
 from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
+from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.evaluation.metrics import METRICS, metric_keys, metrics_of
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, label_field, wrong_labels
@@ -24,13 +26,14 @@ class Cell:
 
     Attributes:
         rows: rows that carry the task's label; all else is about these.
-        positives: rows with label 1; None for a task of numbers.
+        positives: rows with label 1; None for another than a binary task.
         values: metric -> value; None where it is undefined for these rows (`Metric.needs_classes`), as GAUC also is
             where no user has both classes or users are not known. A metric that the writer of a file did not know is
             absent.
         undefined: why the cell counts in no mean (a binary task: why it has no AUC); None for a cell that does.
         type: the task's.
-        mean_label: mean of the observed values of a task of numbers; None without rows, and for other tasks.
+        mean_label: mean of the observed values of a task of numbers or ordered classes; None without rows, and for
+            other tasks.
     """
 
     rows: int
@@ -231,6 +234,7 @@ def evaluate_cells(
     min_rows: int = 2,
     metrics: Iterable[str] = METRICS,
     types: Mapping[str, TaskType] | None = None,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> Evaluation:
     """Compute the metrics of every scenario x task, and of each task over all rows.
 
@@ -239,14 +243,14 @@ def evaluate_cells(
     a positive. Means of all metrics are thus over the same cells, save that GAUC also needs a user with both classes.
     Pooled values ask for no `min_rows`.
 
-    A cell of a task of numbers is undefined with no rows or fewer than `min_rows`; its errors are still given where it
-    has rows, its XAUC where two values differ.
+    A cell of a task of numbers or classes is undefined with no rows or fewer than `min_rows`; its errors are still
+    given where it has rows, its XAUC where two values differ.
 
     Args:
-        predictions: (N, T) probabilities, or numbers for a task of numbers; as in RecBole, LogLoss clips what lies
-            outside [0, 1]; so do ECE and PCOC.
-        labels: (N, T) of 0, 1, or numbers; and `MISSING_LABELS` of the task's type for a row that does not count for
-            the task.
+        predictions: (N, T) probabilities, or numbers for a task of numbers, and for a task of classes a column for each
+            class (`Layout`); as in RecBole, LogLoss clips what lies outside [0, 1]; so do ECE and PCOC.
+        labels: (N, T) of 0, 1, numbers, or numbers of classes from 0; and `MISSING_LABELS` of the task's type for a row
+            that does not count for the task.
         scenario: (N,) integers 1..M in the order of `scenario_names`; rows with 0 (unknown) count in no cell.
         users: (N,) whose AUC is averaged for GAUC; None leaves GAUC out.
         scenario_names: names of the scenarios, in their order.
@@ -256,6 +260,7 @@ def evaluate_cells(
             rows would decide the worst cell.
         metrics: those that are computed, of those of the tasks' types; the cells know no others.
         types: the tasks' types by name; binary where not given.
+        classes: of each task of classes the names of its classes.
 
     Raises:
         FloatingPointError: a prediction is NaN.
@@ -264,32 +269,37 @@ def evaluate_cells(
     predictions, labels, scenario = np.asarray(predictions), np.asarray(labels), np.asarray(scenario)
     user_code = None if users is None else ranks(users)
     wanted = set(metrics)
-    kinds: list[TaskType] = [(types or {}).get(task, "binary") for task in task_names]
-    _check(predictions, labels, scenario, user_code, scenario_names, task_names, main_task, kinds)
+    _check(predictions, labels, scenario, user_code, scenario_names, task_names, main_task)
+    layout = Layout.of(task_names, types, classes)
+    _check_predictions(predictions, labels, layout)
     scenario = scenario.astype(np.int64)
 
     pooled: dict[str, Cell] = {}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
-    for column, (task, kind) in enumerate(zip(task_names, kinds, strict=True)):
+    for column, (task, kind) in enumerate(layout.types.items()):
         labelled = labels[:, column] != MISSING_LABELS[kind]
         rows = slice(None) if labelled.all() else labelled
         of_task = [metric for metric in metrics_of([kind]) if metric in wanted]
+        own, label = predictions[rows, layout.columns[task]], labels[rows, column]
         scored: ScoredRows | PredictedNumbers
         if kind == "number":
-            scored = PredictedNumbers(predictions[rows, column], labels[rows, column])
+            scored = PredictedNumbers(own[:, 0], label)
+        elif kind in CLASS_TYPES:
+            scored = PredictedClasses(own, label, layout.class_values(task))
         else:
             user = None if user_code is None else user_code[rows]
-            scored = ScoredRows(predictions[rows, column], labels[rows, column], user)
+            scored = ScoredRows(own[:, 0], label, user)
         of_row = scenario[rows]
         groups = scored.grouped()
         values = _values(groups, of_task)
-        (pooled[task],) = _cells(groups, values, [0], min_rows=1)
+        (pooled[task],) = _cells(groups, values, [0], 1, kind)
         if len(scenario_names) == 1 and (of_row == 1).all():
-            of_scenarios = _cells(groups, values, [0], min_rows)
+            of_scenarios = _cells(groups, values, [0], min_rows, kind)
         else:
             del groups  # its arrays are as long as the rows: the next ones take their memory
             groups = scored.grouped(of_row)
-            of_scenarios = _cells(groups, _values(groups, of_task), range(1, len(scenario_names) + 1), min_rows)
+            numbers = range(1, len(scenario_names) + 1)
+            of_scenarios = _cells(groups, _values(groups, of_task), numbers, min_rows, kind)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
@@ -317,8 +327,11 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     labels = np.stack([inter[field].numpy() for field in fields], axis=1)
     users = inter[split.uid_field].numpy() if split.uid_field in inter else None
     least = config["min_scenario_rows"] or 1
-    half = np.full(labels.shape, 0.5)
-    return evaluate_cells(half, labels, scenario, users, scenarios, tasks, main, min_rows=least, types=types)
+    layout = Layout.of(tasks, types, getattr(split, "label_classes", None))
+    half = np.full((len(labels), layout.width), 0.5)
+    return evaluate_cells(
+        half, labels, scenario, users, scenarios, tasks, main, min_rows=least, types=types, classes=layout.classes
+    )
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:
@@ -346,14 +359,17 @@ def _values(groups: ScoredGroups | NumberGroups, metrics: Sequence[str]) -> dict
 
 
 def _cells(
-    groups: ScoredGroups | NumberGroups, columns: Mapping[str, Sequence[float]], numbers: Iterable[int], min_rows: int
+    groups: ScoredGroups | NumberGroups,
+    columns: Mapping[str, Sequence[float]],
+    numbers: Iterable[int],
+    min_rows: int,
+    kind: TaskType,
 ) -> list[Cell]:
     """Return the cells of the groups with these numbers; of some there may be no rows."""
     places = {number: place for place, number in enumerate(groups.group.tolist())}
-    if isinstance(groups, NumberGroups):
-        empty = Cell(0, None, dict.fromkeys(columns), _few_rows(0, min_rows), "number")
-    else:
-        empty = Cell(0, 0, dict.fromkeys(columns), _few_rows(0, min_rows))
+    positives = 0 if kind == "binary" else None
+    empty = Cell(0, positives, dict.fromkeys(columns), _few_rows(0, min_rows), kind)
+    has_mean = isinstance(groups, NumberGroups) and not (isinstance(groups, ClassGroups) and not groups.is_ordered)
 
     def cell(place: int) -> Cell:
         rows = int(groups.rows[place])
@@ -365,7 +381,8 @@ def _cells(
             for name, column in columns.items()
         }
         if isinstance(groups, NumberGroups):
-            return Cell(rows, None, values, reason, "number", float(groups.mean_label[place]))
+            mean = float(groups.mean_label[place]) if has_mean else None
+            return Cell(rows, None, values, reason, kind, mean)
         return Cell(rows, int(groups.positives[place]), values, reason)
 
     return [cell(places[number]) if number in places else empty for number in numbers]
@@ -389,9 +406,8 @@ def _check(
     scenario_names: Sequence[str],
     task_names: Sequence[str],
     main_task: str,
-    kinds: Sequence[TaskType],
 ) -> None:
-    if predictions.ndim != 2 or predictions.shape != labels.shape or predictions.shape[1] != len(task_names):
+    if predictions.ndim != 2 or labels.ndim != 2 or labels.shape != (len(predictions), len(task_names)):
         raise ValueError(
             f"predictions and labels must both be (rows, {len(task_names)} tasks), "
             f"got {predictions.shape} and {labels.shape}"
@@ -411,7 +427,16 @@ def _check(
             f"scenario must hold integers from {UNKNOWN_SCENARIO} (unknown) to {len(scenario_names)}, got "
             f"{scenario[outside][0] if outside.any() else scenario.dtype}"
         )
-    for column, kind in enumerate(kinds):
+
+
+def _check_predictions(predictions: np.ndarray, labels: np.ndarray, layout: Layout) -> None:
+    rows = len(predictions)
+    if predictions.shape[1] != layout.width:
+        what = f"{layout.width} tasks" if layout.width == len(layout.types) else f"{layout.width} columns of tasks"
+        raise ValueError(
+            f"predictions and labels must both be (rows, {what}), got {predictions.shape} and {labels.shape}"
+        )
+    for column, kind in enumerate(layout.types.values()):
         wrong = wrong_labels(labels[:, column], kind)
         if wrong is not None:
             raise ValueError(wrong)
@@ -420,5 +445,5 @@ def _check(
         first, task = np.argwhere(nan)[0]
         raise FloatingPointError(
             f"predictions are NaN in {int(nan.any(axis=1).sum())} of {rows} rows "
-            f"(the first is row {first}, task '{task_names[task]}'): the training has diverged"
+            f"(the first is row {first}, task '{layout.names[task]}'): the training has diverged"
         )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation import formulas, number_formulas
+from recbole_msr.evaluation import class_formulas, formulas, number_formulas
 from recbole_msr.schema import TaskType
 
 
@@ -31,8 +31,8 @@ class MeanOfTerms:
     """A metric as a mean of terms of the rows: what `recbole_msr.evaluation.significance` tests a difference by.
 
     Attributes:
-        terms: of predictions (N,) and labels (N,), the metric's value, and the terms: one array for all rows, or one
-            for the positives and one for the negatives; each has the value as its mean.
+        terms: of predictions (N,), or (N, K) of K classes, and labels (N,), the metric's value, and the terms: one
+            array for all rows, or one for the positives and one for the negatives; each has the value as its mean.
         over: "rows"; "classes", where both classes are needed; "pairs", of rows where two labels differ.
     """
 
@@ -49,7 +49,7 @@ class Metric:
         heading: the name in tables and pages.
         direction: which values are better.
         values: the values of G groups of rows (G,), NaN where a group has none. The groups are what its task types
-            have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`.
+            have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`, `class_formulas.ClassGroups`.
         types: the types of tasks that it is of.
         bounds: the least and the greatest possible value.
         needs_classes: undefined in a cell of one class or of fewer than `min_scenario_rows` rows. Other metrics have a
@@ -108,8 +108,9 @@ METRICS: dict[str, Metric] = {
             heading="LogLoss",
             direction=Direction.SMALLER,
             values=formulas.log_loss,
+            types=("binary", "classes", "ordered"),
             bounds=(0.0, math.inf),
-            difference=MeanOfTerms(formulas.log_loss_terms, "rows"),
+            difference=MeanOfTerms(class_formulas.log_loss_terms, "rows"),
             compared=("macro", "all rows"),
         ),
         Metric(
@@ -127,11 +128,20 @@ METRICS: dict[str, Metric] = {
             compared=("macro", "worst"),
         ),
         Metric(
+            name="accuracy",
+            heading="Accuracy",
+            direction=Direction.LARGER,
+            values=class_formulas.accuracy,
+            types=("classes", "ordered"),
+            difference=MeanOfTerms(class_formulas.accuracy_terms, "rows"),
+            compared=("macro", "worst", "tasks"),
+        ),
+        Metric(
             name="mae",
             heading="MAE",
             direction=Direction.SMALLER,
             values=number_formulas.mean_absolute_error,
-            types=("number",),
+            types=("number", "ordered"),
             bounds=(0.0, math.inf),
             difference=MeanOfTerms(number_formulas.mae_terms, "rows"),
             compared=("all rows",),
@@ -142,7 +152,7 @@ METRICS: dict[str, Metric] = {
             heading="RMSE",
             direction=Direction.SMALLER,
             values=number_formulas.root_mean_squared_error,
-            types=("number",),
+            types=("number", "ordered"),
             bounds=(0.0, math.inf),
             difference=MeanOfTerms(number_formulas.rmse_terms, "rows"),
             compared=("all rows",),
@@ -153,7 +163,7 @@ METRICS: dict[str, Metric] = {
             heading="XAUC",
             direction=Direction.LARGER,
             values=number_formulas.ordered_pairs,
-            types=("number",),
+            types=("number", "ordered"),
             undefined_reason="all values are equal",
             difference=MeanOfTerms(number_formulas.xauc_terms, "pairs"),
             compared=("macro", "worst", "tasks"),
@@ -170,8 +180,14 @@ def metrics_of(types: Iterable[TaskType]) -> list[str]:
 
 
 def headline(types: Iterable[TaskType]) -> str:
-    """Return the metric that models are ranked and judged by: AUC, or XAUC where no task of these types is binary."""
-    return "auc" if "binary" in set(types) else "xauc"
+    """Return the metric that models are ranked and judged by.
+
+    It is AUC; XAUC where no task of these types is binary, and the accuracy where none is of numbers either.
+    """
+    there = set(types)
+    if "binary" in there:
+        return "auc"
+    return "xauc" if there & {"number", "ordered"} else "accuracy"
 
 
 _SMALLER_IN_RECBOLE = ("logloss", "rmse", "mae", "averagepopularity", "giniindex")

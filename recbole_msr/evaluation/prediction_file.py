@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_msr.evaluation.layout import Layout
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, Schema, label_field
 
@@ -17,36 +18,40 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
 
     Columns: `scenario` (1..M, in the order of result.json's `scenarios`), `user` (RecBole's id; where there are users),
     and for every task that the run predicts `label_TASK` (0, 1, or -1 for none) and `score_TASK` (the probability); of
-    a task of numbers both are numbers, and a missing label is null.
+    a task of numbers both are numbers, and a missing label is null. A task of classes has `score_TASK=CLASS` for each
+    class, and `label_TASK` is the number of the class among these, from 0.
 
     Args:
         path: the file.
-        scores: (N, T) predictions of all tasks, or (N, 1) of the main task.
+        scores: (N, C) predictions of all tasks (`Layout`), or (N, 1) of the main task.
         split: the split as a built dataset, N rows.
     """
     import pandas as pd
 
     inter, schema = split.inter_feat, getattr(split, "schema", None)
-    tasks = _tasks(schema, scores.shape[1]) if schema is not None else {split.label_field: split.label_field}
-    types = {} if schema is None else schema.types
     columns: dict[str, np.ndarray] = {}
     if schema is not None:
         columns[SCENARIO_FIELD] = split.row_scenario(inter).numpy().astype(np.int16)
     if split.uid_field in inter:
         columns["user"] = inter[split.uid_field].numpy()
-    for column, (task, label) in enumerate(tasks.items()):
-        labels = inter[label].numpy()
-        if types.get(task) == "number":
+    layout = _layout(split, schema, scores.shape[1])
+    for task, kind in layout.types.items():
+        labels = inter[split.label_field if schema is None else label_field(task)].numpy()
+        if kind == "number":
             columns[f"label_{task}"] = np.where(labels == MISSING_LABELS["number"], np.nan, labels)
         else:
             columns[f"label_{task}"] = labels.astype(np.int8)
-        columns[f"score_{task}"] = scores[:, column].float().cpu().numpy()
+        own = layout.columns[task]
+        for name, column in zip(layout.names[own], scores[:, own].float().cpu().numpy().T, strict=True):
+            columns[f"score_{name}"] = column
     frame = pd.DataFrame(columns)
     options: dict[str, Any] = {"index": False, "compression": "zstd", "write_page_checksum": True}
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, **options))
 
 
-def _tasks(schema: Schema, count: int) -> dict[str, str]:
-    """Return the tasks that `count` predicted columns are about, with the fields of their labels."""
-    names = schema.task_names if count == len(schema.tasks) else [schema.main_task]
-    return {name: label_field(name) for name in names}
+def _layout(split: Any, schema: Schema | None, count: int) -> Layout:
+    """Return the tasks that `count` predicted columns are about, and their columns."""
+    if schema is None:
+        return Layout({split.label_field: "binary"})
+    every = Layout(schema.types, split.label_classes)
+    return every if count == every.width else Layout({schema.main_task: schema.types[schema.main_task]})

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.formulas import ranks
+from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, wrong_labels
 
@@ -74,6 +76,10 @@ class Rows:
         users: (N,) whose rows belong together; None takes every row as independent, which is DeLong's test.
         min_rows: of a defined cell.
         types: the tasks' types by name; binary where not given.
+        classes: of each task of classes the names of its classes.
+
+    Attributes:
+        shape: of the predictions: (N, T), more columns where tasks have classes.
 
     Raises:
         ValueError: the arguments do not fit each other.
@@ -88,16 +94,17 @@ class Rows:
         task_names: Sequence[str],
         min_rows: int = 2,
         types: Mapping[str, TaskType] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         labels, scenario = np.asarray(labels), np.asarray(scenario)
         if labels.ndim != 2 or labels.shape[1] != len(task_names):
             raise ValueError(f"labels must be (rows, {len(task_names)} tasks), got {labels.shape}")
-        self.shape = labels.shape
+        self.layout = Layout.of(task_names, types, classes)
+        self.shape = len(labels), self.layout.width
         for what, values in (("scenario", scenario), ("users", users)):
             if values is not None and np.shape(values) != (len(labels),):
                 raise ValueError(f"{what} must be ({len(labels)},), one value a row, got {np.shape(values)}")
-        kinds: list[TaskType] = [(types or {}).get(task, "binary") for task in task_names]
-        for column, kind in enumerate(kinds):
+        for column, kind in enumerate(self.layout.types.values()):
             wrong = wrong_labels(labels[:, column], kind)
             if wrong is not None:
                 raise ValueError(wrong)
@@ -111,13 +118,13 @@ class Rows:
         self.users = int(user.max(initial=-1)) + 1
         self.cells: dict[str, _Cell] = {}
         self.means: dict[str, list[str]] = {"macro": []}
-        for column, (task, kind) in enumerate(zip(task_names, kinds, strict=True)):
+        for column, (task, kind) in enumerate(self.layout.types.items()):
             known = labels[:, column] != MISSING_LABELS[kind]
-            self._add(task, column, np.flatnonzero(known), labels, user, 1, kind, pooled=True)
+            self._add(task, task, np.flatnonzero(known), labels[:, column], user, 1, pooled=True)
             self.means[f"{task}/macro"] = []
             for number, name in enumerate(scenario_names, 1):
                 key = f"{name}/{task}"
-                self._add(key, column, np.flatnonzero(known & (scenario == number)), labels, user, min_rows, kind)
+                self._add(key, task, np.flatnonzero(known & (scenario == number)), labels[:, column], user, min_rows)
                 if key in self.cells and self.cells[key].defined:
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
@@ -125,18 +132,18 @@ class Rows:
     def _add(
         self,
         key: str,
-        column: int,
+        task: str,
         rows: np.ndarray,
         labels: np.ndarray,
         user: np.ndarray,
         min_rows: int,
-        kind: TaskType,
         pooled: bool = False,
     ) -> None:
         if len(rows):
-            label = labels[rows, column]
+            label, kind = labels[rows], self.layout.types[task]
             defined = len(rows) >= min_rows and (kind != "binary" or 0 < (label == 1).sum() < len(rows))
-            self.cells[key] = _Cell(key, column, rows, label, user[rows], defined, pooled, kind)
+            columns, values = self.layout.columns[task], self.layout.class_values(task)
+            self.cells[key] = _Cell(key, columns, rows, label, user[rows], defined, pooled, kind, values)
 
     def measure(self, predictions: np.ndarray) -> Measured:
         """Measure one model of one seed: its metrics, and the influence of each user on them.
@@ -144,9 +151,9 @@ class Rows:
         It takes two sorts a task and keeps no array of N rows, so it pays to measure each model once.
 
         Args:
-            predictions: (N, T) probabilities or numbers; NaN for a row that the model does not predict. What it does
-                not predict as a whole is absent from the result: a cell, a task, the mean over cells of which one is
-                absent, the value over all rows.
+            predictions: (N, T) probabilities or numbers, as `evaluate_cells` takes them; NaN for a row that the model
+                does not predict. What it does not predict as a whole is absent from the result: a cell, a task, the
+                mean over cells of which one is absent, the value over all rows.
 
         Raises:
             ValueError: the shape does not fit, or some rows of a cell are predicted and some are not.
@@ -158,14 +165,14 @@ class Rows:
         sums: dict[str, Sums] = {}
         nan = np.isnan(predictions)
         for key, cell in self.cells.items():
-            missing = int(nan[cell.rows, cell.column].sum())
+            missing = int(nan[cell.rows, cell.columns].any(axis=1).sum())
             if missing and not cell.pooled and missing < len(cell.rows):
                 raise ValueError(
                     f"predictions of {key} are NaN in {missing} of {len(cell.rows)} rows: a model predicts all "
                     "labelled rows of a cell or none"
                 )
             if not missing:
-                for metric, (value, parts) in cell.measure(predictions[cell.rows, cell.column]).items():
+                for metric, (value, parts) in cell.measure(predictions[cell.rows, cell.columns]).items():
                     values[f"{metric}/{key}"], sums[f"{metric}/{key}"] = value, parts
         return Measured(self, values, sums)
 
@@ -322,19 +329,20 @@ class _Cell:
     def __init__(
         self,
         key: str,
-        column: int,
+        columns: slice,
         rows: np.ndarray,
         label: np.ndarray,
         user: np.ndarray,
         defined: bool,
         pooled: bool,
         kind: TaskType,
+        values: np.ndarray | None,
     ) -> None:
-        self.key, self.column, self.rows, self.defined, self.pooled = key, column, rows, defined, pooled
-        self.label = label
+        self.key, self.columns, self.rows, self.defined, self.pooled = key, columns, rows, defined, pooled
+        self.label, self.kind, self._values = label, kind, values
         positive = label == 1
         parts: dict[str, tuple[_Part, ...]] = {"rows": (_Part(user),)}
-        if kind == "number" and len(label) and label.min() < label.max():
+        if kind in ("number", "ordered") and label.min() < label.max():
             parts["pairs"] = parts["rows"]
         if kind == "binary" and defined:
             parts["classes"] = (_Part(user[positive]), _Part(user[~positive]))
@@ -345,12 +353,16 @@ class _Cell:
         }
 
     def measure(self, score: np.ndarray) -> dict[str, tuple[float, Sums]]:
-        """Return each tested metric's value and each part's influences."""
+        """Return each tested metric's value and each part's influences, of the cell's own columns of predictions."""
+        score, label = (score if self.kind in CLASS_TYPES else score[:, 0]), self.label
+        if self._values is not None:  # what is said of numbers is said of the expected value
+            as_number = expected_values(score, self._values), self._values[label.astype(np.int64)]
         measured: dict[str, tuple[float, Sums]] = {}
         for name, parts in self.parts.items():
             test = METRICS[name].difference
             assert test is not None
-            value, terms = test.terms(score, self.label)
+            of_number = self._values is not None and "number" in METRICS[name].types
+            value, terms = test.terms(*as_number) if of_number else test.terms(score, label)
             influences = (part.influence(of_part, value) for part, of_part in zip(parts, terms, strict=True))
             measured[name] = value, tuple(influences)
         return measured

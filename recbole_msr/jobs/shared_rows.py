@@ -36,7 +36,8 @@ class SharedRows:
         self.scenario = split.row_scenario(inter).numpy()
         self.users = inter[split.uid_field].numpy() if split.uid_field in inter else None
         self.scenarios = list(split.scenario_names)
-        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types)
+        classes = split.label_classes
+        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes)
 
     @property
     def headline(self) -> str:
@@ -44,7 +45,7 @@ class SharedRows:
         return headline(self.types.values())
 
     def cells(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Count rows and positives of every scenario and task; of a task of numbers there is the mean instead."""
+        """Count rows and positives of every scenario and task; of another than a binary task the mean of numbers."""
         counts: dict[str, dict[str, dict[str, Any]]] = {}
         for number, scenario in enumerate(self.scenarios, start=1):
             labels = self.labels[self.scenario == number]
@@ -58,7 +59,7 @@ class SharedRows:
         """Write the predictions of a run into its rows of a table.
 
         Args:
-            into: the table, shape (N, T).
+            into: the table, of the shape of `rows`.
             folder: folder of the run.
             task: its only task; None for all.
             scenario: its only scenario; None for all.
@@ -94,18 +95,22 @@ class SharedRows:
                 same = np.array_equal(frame[SCENARIO_FIELD], self.scenario[here])
             if not same:
                 raise InputError(f"{folder / 'predictions.parquet'} holds other rows than the test split")
-            scores = frame[f"score_{name}"].to_numpy(dtype=np.float64)
+            columns = self.rows.layout.columns[name]
+            names = [f"score_{column}" for column in self.rows.layout.names[columns]]
+            scores = frame[names].to_numpy(dtype=np.float64)
             is_number = self.types[name] == "number"
             if not (np.isfinite(scores) if is_number else (scores >= 0) & (scores <= 1)).all():
                 what = "finite number" if is_number else "probability"
                 raise InputError(
-                    f"{folder / 'predictions.parquet'} is damaged: score_{name} is no {what} everywhere: {AGAIN}"
+                    f"{folder / 'predictions.parquet'} is damaged: {names[0]} is no {what} everywhere: {AGAIN}"
                 )
-            into[here, column] = scores
+            into[here, columns] = scores
 
 
 def _count(labels: np.ndarray, kind: TaskType) -> dict[str, Any]:
     """Return the rows of labels that are there, and their positives, or the mean of numbers."""
     if kind == "binary":
         return {"rows": len(labels), "positives": int((labels == 1).sum())}
+    if kind != "number":
+        return {"rows": len(labels)}
     return {"rows": len(labels), "mean_label": float(labels.mean(dtype=np.float64)) if len(labels) else None}

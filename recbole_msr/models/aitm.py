@@ -50,7 +50,7 @@ class AITM(MultiScenarioRecommender):
         n_each = self.n_scenarios if per_scenario else 1  # of every part of a task
         self.groups = Groups("scenario", n_each, 1)
         self.tower = MLPBank(
-            self.n_tasks * n_each,
+            self.n_outputs * n_each,
             self.features.output_size,
             option.sizes("tower_hidden_sizes"),
             activation,
@@ -59,18 +59,18 @@ class AITM(MultiScenarioRecommender):
         )
         k = self.tower.output_size
         self.hand_over = nn.ModuleList(
-            MLPBank(n_each, k, [k], activation, dropout, batch_norm) for _ in range(self.n_tasks - 1)
+            MLPBank(n_each, k, [k], activation, dropout, batch_norm) for _ in range(self.n_outputs - 1)
         )
-        self.transfer = InformationTransfer(k) if self.n_tasks > 1 else None
-        self.outputs = nn.ModuleList(MLPBank(n_each, k, [], output_size=1) for _ in range(self.n_tasks))
+        self.transfer = InformationTransfer(k) if self.n_outputs > 1 else None
+        self.outputs = nn.ModuleList(MLPBank(n_each, k, [], output_size=1) for _ in range(self.n_outputs))
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
-        towers = self.tower(x).unflatten(0, (self.n_tasks, -1))  # (T, M, B, k)
+        towers = self.tower(x).unflatten(0, (self.n_outputs, -1))  # (T, M, B, k)
         z = self._of_scenario(towers[0], scenario)
         logits = [self._of_scenario(self.outputs[0](z), scenario)]
-        for t in range(1, self.n_tasks):
+        for t in range(1, self.n_outputs):
             p = self._of_scenario(self.hand_over[t - 1](z), scenario)
             assert self.transfer is not None
             z = self.transfer(p, self._of_scenario(towers[t], scenario))
@@ -82,11 +82,11 @@ class AITM(MultiScenarioRecommender):
         return self.groups.pick(values, scenario).squeeze(0)
 
     def calibration(self, logits: Tensor) -> Tensor:
-        """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits (B, T); 0 for the first task."""
-        y = logits.sigmoid()
+        """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits; 0 for the first task."""
+        y = logits[:, [columns.start for columns in self.layout.columns.values()]].sigmoid()
         excess = F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))
-        if self.number_targets:
-            binary = [str(t) not in self.number_targets for t in range(self.n_tasks)]
+        binary = [kind == "binary" for kind in self.layout.types.values()]
+        if not all(binary):
             both = [False, *(before and here for before, here in pairwise(binary))]
             excess = torch.where(torch.tensor(both, device=y.device), excess, 0.0)
         return self.calibrator_weight * excess

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS, weightings_where
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
-from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema
+from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ class MultiScenarioRecommender(ContextRecommender):
 
     x = embed(interaction),   y = sigmoid(logits(x, scenario)),   L as in `calculate_loss`.
 
-    A task of numbers has its `NumberTarget` in the place of the sigmoid and the cross-entropy: `logits` gives its z.
+    A task of numbers has its `NumberTarget` in the place of the sigmoid and the cross-entropy: `logits` gives its z. A
+    task of K classes has K logits, with a softmax: inside a model it counts as K tasks, so `logits` is (B, C) with C
+    columns of `layout`, as many as tasks where none has classes.
 
     It trains under RecBole's own trainer and any loop that calls `calculate_loss`. `predict` is the main
     task, for RecBole's metrics; `predict_tasks` is all of them.
@@ -43,6 +46,7 @@ class MultiScenarioRecommender(ContextRecommender):
         task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
         features: a `FeatureEmbedding`; `features.output_size` is D.
         loss_weighting: a word of `LOSS_WEIGHTINGS`; "fixed" wherever there is one task.
+        layout: the tasks' columns of logits and predictions.
         number_targets: by the index of the task, as text, what a task of numbers has beside the binary ones.
         log_variances: s (T,), learned, for the uncertainty weighting; None for every other.
 
@@ -76,6 +80,8 @@ class MultiScenarioRecommender(ContextRecommender):
         self.label_fields = schema.label_fields
         self.main_index = schema.main_index
         self.missing_labels = schema.missing_labels
+        self.layout = Layout(schema.types, getattr(dataset, "label_classes", {}))
+        self._all_binary = set(schema.types.values()) == {"binary"}
         self.number_targets = nn.ModuleDict(
             {
                 str(index): NumberTarget(task.transform, task.loss, dataset.label_scale[task.name])
@@ -115,8 +121,18 @@ class MultiScenarioRecommender(ContextRecommender):
         """T."""
         return len(self.task_names)
 
+    @property
+    def n_outputs(self) -> int:
+        """C, the number of logits: T, and K instead of 1 for a task of K classes."""
+        return self.layout.width
+
+    @property
+    def output_names(self) -> list[str]:
+        """What each logit is of: a task, or TASK=CLASS."""
+        return self.layout.names
+
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
-        """Return every task's logit (B, T).
+        """Return every task's logit (B, C).
 
         Args:
             x: input vectors (B, D).
@@ -135,11 +151,11 @@ class MultiScenarioRecommender(ContextRecommender):
         return scenario
 
     def labels_of(self, interaction: Any) -> Tensor:
-        """Return each row's labels (B, T): 0 and 1, or numbers; `missing_labels` where there is none."""
+        """Return each row's labels (B, T): 0 and 1, numbers, or those of classes; `missing_labels` for none."""
         return torch.stack([interaction[field] for field in self.label_fields], dim=1)
 
     def predict_tasks(self, interaction: Any) -> Tensor:
-        """Probability of every task, or the number in the field's unit (B, T).
+        """Probability of every task and class, or the number in the field's unit (B, C).
 
         A row of an unknown scenario gets the mean of what the M scenarios would predict for it, weighted by
         their shares of the training rows.
@@ -155,19 +171,31 @@ class MultiScenarioRecommender(ContextRecommender):
         return y.index_put((unknown,), mean)
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return what is predicted of logits (B, T): probabilities, or numbers in the field's unit (B, T)."""
+        """Return what is predicted of logits (B, C): probabilities, or numbers in the field's unit (B, C)."""
         logits = logits.float()  # in half precision a sigmoid would tie many rows that the logits tell apart
-        y = logits.sigmoid()
-        if not self.number_targets:
-            return y
-        columns = list(y.unbind(dim=1))
-        for index, target in self.number_targets.items():
-            columns[int(index)] = target.predictions(logits[:, int(index)])
-        return torch.stack(columns, dim=1)
+        if self._all_binary:
+            return logits.sigmoid()
+        parts = []
+        for index, (kind, z) in enumerate(self._by_task(logits)):
+            if kind == "number":
+                parts.append(self.number_targets[str(index)].predictions(z.squeeze(1)).unsqueeze(1))
+            else:
+                parts.append(z.softmax(dim=1) if kind in CLASS_TYPES else z.sigmoid())
+        return torch.cat(parts, dim=1)
+
+    def _by_task(self, logits: Tensor) -> list[tuple[TaskType, Tensor]]:
+        """Return each task's type and its columns of the logits (B, C)."""
+        if logits.shape[1] != self.n_outputs:
+            raise InputError(
+                f"{type(self).__name__} has {logits.shape[1]} logits a row, and its tasks and classes need "
+                f"{self.n_outputs} ({', '.join(self.output_names)}): let `logits` give `n_outputs` of them"
+            )
+        return [(kind, logits[:, self.layout.columns[task]]) for task, kind in self.layout.types.items()]
 
     def predict(self, interaction: Any) -> Tensor:
-        """Probability of the main task, or its number (B,)."""
-        return self.predict_tasks(interaction)[:, self.main_index]
+        """Probability of the main task, or its number, or the number of its likeliest class (B,)."""
+        main = self.predict_tasks(interaction)[:, self.layout.columns[self.task_names[self.main_index]]]
+        return main.squeeze(1) if main.shape[1] == 1 else main.argmax(dim=1).float()
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """L, a scalar: the sum of `task_losses`, L = sum_t 1/N_t sum_b lambda_{i(b),t} BCE(y_bt, label_bt).
@@ -209,7 +237,7 @@ class MultiScenarioRecommender(ContextRecommender):
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Return lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
 
-        A task of numbers has the loss of its `NumberTarget` instead of the BCE.
+        A task of numbers has the loss of its `NumberTarget` instead of the BCE, one of classes the cross-entropy.
 
         A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
         is 0 and no gradient flows from it.
@@ -223,25 +251,27 @@ class MultiScenarioRecommender(ContextRecommender):
 
     def _labelled(self, labels: Tensor) -> Tensor:
         """Return which labels (B, T) are there (B, T)."""
-        if not self.number_targets:
+        if self._all_binary:
             return labels != MISSING_LABEL
         pairs = zip(labels.unbind(dim=1), self.missing_labels, strict=True)
         return torch.stack([column != missing for column, missing in pairs], dim=1)
 
     def _label_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each label's own loss (B, T); what it is where a label is missing does not matter."""
-        if not self.number_targets:
+        if self._all_binary:
             return F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
         columns = []
-        for index, (z, y) in enumerate(zip(logits.unbind(1), labels.unbind(1), strict=True)):
-            if str(index) in self.number_targets:
-                columns.append(self.number_targets[str(index)].losses(z, y))
+        for index, ((kind, z), y) in enumerate(zip(self._by_task(logits), labels.unbind(1), strict=True)):
+            if kind == "number":
+                columns.append(self.number_targets[str(index)].losses(z.squeeze(1), y))
+            elif kind in CLASS_TYPES:
+                columns.append(F.cross_entropy(z, y.clamp(min=0).long(), reduction="none"))
             else:
-                columns.append(F.binary_cross_entropy_with_logits(z, y.clamp(min=0), reduction="none"))
+                columns.append(F.binary_cross_entropy_with_logits(z.squeeze(1), y.clamp(min=0), reduction="none"))
         return torch.stack(columns, dim=1)
 
     def calibration(self, logits: Tensor) -> Tensor | float:
-        """Return a model's own term of the loss for every row and task (B, T), of its logits (B, T); 0 here."""
+        """Return a model's own term of the loss for every row and task (B, T), of its logits (B, C); 0 here."""
         return 0.0
 
 

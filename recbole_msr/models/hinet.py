@@ -69,7 +69,7 @@ class HiNet(MultiScenarioRecommender):
         depth = option.integer("task_layers")
         for level in range(depth):
             cgc = CGC(
-                self.n_tasks,
+                self.n_outputs,
                 width,
                 n_own=option.integer("task_own_experts"),
                 n_shared=option.integer("task_shared_experts", at_least=0),
@@ -85,7 +85,7 @@ class HiNet(MultiScenarioRecommender):
         # One tower a task, or one for each task in each scenario.
         self.tower_per_scenario = option.flag("tower_per_scenario")
         self.towers = MLPBank(
-            self.n_tasks * (self.n_scenarios if self.tower_per_scenario else 1),
+            self.n_outputs * (self.n_scenarios if self.tower_per_scenario else 1),
             width,
             option.sizes("tower_hidden_sizes", may_be_empty=True),
             activation,
@@ -106,6 +106,6 @@ class HiNet(MultiScenarioRecommender):
         """Return tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""
         if not self.tower_per_scenario:
             return self.towers(z).squeeze(-1).t()
-        all_scenarios = self.towers(z, [t for t in range(self.n_tasks) for _ in range(self.n_scenarios)])
-        by_task = torch.unflatten(all_scenarios, 0, (self.n_tasks, self.n_scenarios)).squeeze(-1)  # (T, M, B)
+        all_scenarios = self.towers(z, [t for t in range(self.n_outputs) for _ in range(self.n_scenarios)])
+        by_task = torch.unflatten(all_scenarios, 0, (self.n_outputs, self.n_scenarios)).squeeze(-1)  # (T, M, B)
         return by_task[:, scenario, torch.arange(len(scenario), device=z.device)].t()

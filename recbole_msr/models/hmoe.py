@@ -43,7 +43,7 @@ class HMoE(MultiScenarioRecommender):
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm, gate_batch_norm = option.flag("batch_norm"), option.flag("gate_batch_norm")
         width, n_experts = self.features.output_size, option.integer("experts")
-        self.groups = Groups("scenario_task", self.n_scenarios, self.n_tasks)
+        self.groups = Groups("scenario_task", self.n_scenarios, self.n_outputs)
         self.experts = MLPBank(n_experts, width, option.sizes("expert_hidden_sizes"), activation, dropout, batch_norm)
         self.gates = None
         if n_experts > 1:
@@ -59,7 +59,7 @@ class HMoE(MultiScenarioRecommender):
         )
         self.relations = option.choice("relations", PER)
         self.stop_gradient = option.flag("stop_gradient")
-        n_related = Groups(self.relations, self.n_scenarios, self.n_tasks).count
+        n_related = Groups(self.relations, self.n_scenarios, self.n_outputs).count
         self.relation_weights = GateBank(self.groups.count, width, n_related) if n_related > 1 else None
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
@@ -81,12 +81,12 @@ class HMoE(MultiScenarioRecommender):
     def _related(self, o: Tensor, own: Tensor) -> Tensor:
         """Return the o_j that each task's sum goes over (T or 1, B, J): of o (T * M, B) and each row's own (T, B)."""
         if self.relations == "scenario":
-            return torch.unflatten(o, 0, (self.n_tasks, self.n_scenarios)).transpose(1, 2)
+            return torch.unflatten(o, 0, (self.n_outputs, self.n_scenarios)).transpose(1, 2)
         return (own if self.relations == "task" else o).t().unsqueeze(0)
 
     def _own_weight(self, a: Tensor, scenario: Tensor) -> Tensor:
         """Return a_k's weight of o_k itself (T, B)."""
-        tasks = torch.arange(self.n_tasks, device=a.device).unsqueeze(1)
+        tasks = torch.arange(self.n_outputs, device=a.device).unsqueeze(1)
         place = {
             "scenario": scenario.unsqueeze(0),
             "task": tasks,

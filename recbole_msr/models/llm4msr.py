@@ -85,7 +85,7 @@ class LLM4MSR(MultiScenarioRecommender):
             fusion, alpha = option.choice("fusion", FUSIONS), option.number("fusion_alpha")
             if alpha == 0 and fusion != "gate":
                 raise InputError("'fusion_alpha' must not be 0: the scenario level would never learn")
-            self.scenario_level = ScenarioLevel(vectors, layers, self.n_tasks, fusion, alpha)
+            self.scenario_level = ScenarioLevel(vectors, layers, self.n_outputs, fusion, alpha)
 
     def _add_features(self, config: Any, dataset: Any) -> None:
         # Before all else: with the same seed its weights are those it would have alone.
@@ -122,7 +122,7 @@ class LLM4MSR(MultiScenarioRecommender):
         """Return the scenario level's share of each row's logits (B, T): alpha r_t; zeros without a scenario level."""
         x, scenario = self.embed(interaction), self.scenario_of(interaction).clamp(min=0)
         if self.scenario_level is None:
-            return x.new_zeros(len(x), self.n_tasks)
+            return x.new_zeros(len(x), self.n_outputs)
         strengths: Tensor = self.scenario_level(x, scenario)
         return strengths
 

@@ -37,11 +37,11 @@ class MMoE(MultiScenarioRecommender):
         batch_norm = option.flag("batch_norm")
         width, n_experts = self.features.output_size, option.integer("experts")
         self.experts = MLPBank(n_experts, width, option.sizes("expert_hidden_sizes"), activation, dropout, batch_norm)
-        gate_groups = Groups(option.choice("gates_per", PER), self.n_scenarios, self.n_tasks)
+        gate_groups = Groups(option.choice("gates_per", PER), self.n_scenarios, self.n_outputs)
         gate_batch_norm = option.flag("gate_batch_norm")
         self.gates = GateBank(gate_groups.count, width, n_experts, gate_batch_norm) if n_experts > 1 else None
         self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
             self.experts.output_size,
             option.sizes("tower_hidden_sizes", may_be_empty=True),
             activation,

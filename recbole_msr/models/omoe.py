@@ -40,7 +40,7 @@ class OMoE(MultiScenarioRecommender):
         gate_batch_norm = option.flag("gate_batch_norm")
         self.gate = GateBank(1, width, n_experts, gate_batch_norm) if n_experts > 1 else None
         self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
             self.experts.output_size,
             option.sizes("tower_hidden_sizes", may_be_empty=True),
             activation,

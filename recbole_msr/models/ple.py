@@ -39,7 +39,7 @@ class PLE(MultiScenarioRecommender):
         activation = option.choice("activation", ACTIVATIONS)
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm = option.flag("batch_norm")
-        groups = Groups(option.choice("experts_per", PER), self.n_scenarios, self.n_tasks)
+        groups = Groups(option.choice("experts_per", PER), self.n_scenarios, self.n_outputs)
         width, levels = self.features.output_size, option.integer("levels")
         self.levels = nn.Sequential()
         for level in range(levels):
@@ -58,7 +58,7 @@ class PLE(MultiScenarioRecommender):
             self.levels.append(cgc)
             width = cgc.output_size
         self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
             width,
             option.sizes("tower_hidden_sizes", may_be_empty=True),
             activation,

@@ -37,7 +37,7 @@ class SharedBottom(MultiScenarioRecommender):
             self.features.output_size, option.sizes("bottom_hidden_sizes"), activation, dropout, batch_norm
         )
         self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_tasks),
+            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
             self.bottom.output_size,
             option.sizes("tower_hidden_sizes", may_be_empty=True),
             activation,

@@ -45,11 +45,11 @@ class STAR(MultiScenarioRecommender):
         activation = option.choice("activation", ACTIVATIONS)
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm = option.flag("batch_norm")
-        self.groups = Groups(option.choice("specific_per", PER), self.n_scenarios, self.n_tasks)
+        self.groups = Groups(option.choice("specific_per", PER), self.n_scenarios, self.n_outputs)
         n_groups, width = self.groups.count, self.features.output_size
 
         self.input_norm = PartitionedNorm(n_groups, width) if option.flag("partitioned_norm") else None
-        n_outputs = self.n_tasks if self.groups.per == "scenario" else 1
+        n_outputs = self.n_outputs if self.groups.per == "scenario" else 1
         sizes = [width, *option.sizes("fcn_hidden_sizes"), n_outputs]
         self.fcn = nn.ModuleList(StarLinear(n_groups, d, h) for d, h in pairwise(sizes))
         self.norms = nn.ModuleList(PartitionedNorm(n_groups, h, centred=False) for h in sizes[1:-1] if batch_norm)
@@ -75,14 +75,14 @@ class STAR(MultiScenarioRecommender):
             activation,
             dropout,
             batch_norm,
-            output_size=self.n_tasks,
+            output_size=self.n_outputs,
         )
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         if self.groups.per == "task":
-            s_m = torch.cat([self._network(x, task) for task in range(self.n_tasks)], dim=1)
+            s_m = torch.cat([self._network(x, task) for task in range(self.n_outputs)], dim=1)
             return s_m + self._auxiliary(x, scenario)
         order = scenario.argsort(stable=True)
         parts = x[order].split(torch.bincount(scenario, minlength=self.n_scenarios).tolist())

@@ -235,14 +235,21 @@ class EnsembleScorer:
         tasks: Sequence[str],
     ) -> None:
         self._scorers, self.tasks = list(scorers), list(tasks)
-        # Column t of a member's matrix (its tasks, T) is its share of task t: the columns' sums over all members are 1.
-        self._shares = [np.zeros((len(scorer.tasks), len(tasks))) for scorer in scorers]
+        every = {task: names for scorer in self._scorers for task, names in scorer.columns.items()}
+        self.columns = {task: every[task] for task in self.tasks}
+        # Column c of a member's matrix (its columns, C) is its share of column c: their sums over all members are 1.
+        self._shares = [np.zeros((len(scorer.names), len(self.names))) for scorer in scorers]
         for scorer, weight, taken, shares in zip(scorers, weights, member_tasks, self._shares, strict=True):
-            for task in taken:
-                shares[scorer.tasks.index(task), self.tasks.index(task)] = weight
+            for name in (name for task in taken for name in scorer.columns[task]):
+                shares[scorer.names.index(name), self.names.index(name)] = weight
         total = sum(shares.sum(axis=0) for shares in self._shares)
         for shares in self._shares:
             shares /= total
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns of the scores."""
+        return [name for names in self.columns.values() for name in names]
 
     def score(self, rows: pd.DataFrame, batch_size: int = 8192) -> Scored:
         """Score the rows of a table as `Scorer.score` does."""
@@ -253,10 +260,10 @@ class EnsembleScorer:
         for one in scored:
             _take_most(unknown, one.unknown)
             _take_most(missing, one.missing)
-        return Scored(pd.DataFrame(means, columns=self.tasks, index=rows.index), unknown, missing)
+        return Scored(pd.DataFrame(means, columns=self.names, index=rows.index), unknown, missing)
 
     def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
-        """Score some rows of a file as `Scorer.score_batch` does; (n, T), float32."""
+        """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""
         by_member = [RowCounts.zero() for _ in self._scorers]
         scores = [s.score_batch(batch, path, batch_size, own) for s, own in zip(self._scorers, by_member, strict=True)]
         of_batch = RowCounts.zero()
@@ -272,7 +279,7 @@ class EnsembleScorer:
         return self._scorers[0].is_sequence(field)
 
     def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the weighted means (N, T) of the members' probabilities, each (N, its tasks)."""
+        """Return the weighted means (N, C) of the members' predictions, each (N, its columns)."""
         means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self._shares, strict=True))  # type: ignore[assignment]
         return means.astype(np.float32)
 

@@ -181,7 +181,7 @@ def _others(model: Any) -> Iterator[_Part]:
             yield _other("Information transfer", module, lambda u, _: _of_transfer(model, u), columns, by_scenario)
     relations = getattr(model, "relation_weights", None)
     if isinstance(relations, GateBank):
-        columns = _group_names(Groups(model.relations, model.n_scenarios, model.n_tasks), model)
+        columns = _group_names(Groups(model.relations, model.n_scenarios, model.n_outputs), model)
         lines = _lines(model.groups, model)
         yield _other("Relations", relations, lambda _, scores: scores.softmax(dim=-1), columns, lines)
 
@@ -241,15 +241,15 @@ def _mixture(gate: GateBank, model: Any) -> _Part:
 
 
 def _by_task(model: Any) -> Groups:
-    return Groups("task", model.n_scenarios, model.n_tasks)
+    return Groups("task", model.n_scenarios, model.n_outputs)
 
 
 def _group_names(groups: Groups, model: Any) -> list[str]:
     if groups.per == "task":
-        return list(model.task_names)
+        return list(model.output_names)
     if groups.per == "scenario":
         return list(model.scenario_names)
-    return [f"{task}, {scenario}" for task in model.task_names for scenario in model.scenario_names]
+    return [f"{task}, {scenario}" for task in model.output_names for scenario in model.scenario_names]
 
 
 def _lines(groups: Groups, model: Any) -> list[_Line]:
@@ -258,7 +258,7 @@ def _lines(groups: Groups, model: Any) -> list[_Line]:
     if groups.per == "scenario":
         return [_Line(name, m, m) for m, name in enumerate(scenarios)]
     lines = []
-    for t, task in enumerate(model.task_names):
+    for t, task in enumerate(model.output_names):
         for m, scenario in enumerate(scenarios):
             gate = t if groups.per == "task" else t * len(scenarios) + m
             lines.append(_Line(f"{task}, {scenario}" if len(scenarios) > 1 else task, gate, m))

@@ -60,7 +60,7 @@ class Predictor:
 def predict_file(
     run_dir: str | Path, data: str | Path, out: str | Path, batch_size: int = 8192, prefix: str = ""
 ) -> list[str]:
-    """Score the rows of a CSV or Parquet file; the output has the input's columns as they were, and one a task.
+    """Score the rows of a CSV or Parquet file; the output has the input's columns as they were, and those of `Scored`.
 
     Both files are read and written a part at a time, so memory does not grow with them.
 
@@ -85,7 +85,7 @@ def predict_file(
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, got {batch_size}")
     scorer = load(run_dir).scorer
-    names = [prefix + task for task in scorer.tasks]
+    names = [prefix + name for name in scorer.names]
     check_scored(data, out, names)
     counts = RowCounts.zero()
     with open_rows(data, max(batch_size, ENCODED_ROWS)) as (schema, batches):

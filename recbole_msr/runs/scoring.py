@@ -12,6 +12,8 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.class_formulas import expected_values
+from recbole_msr.evaluation.layout import Layout
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_encoder import RawRows, RowCounts, RowEncoder
 from recbole_msr.runs.row_files import Batch, row_place
@@ -25,7 +27,8 @@ class Scored(NamedTuple):
     """Scores, and the rows that lacked something.
 
     Attributes:
-        scores: (N, T), a column a task.
+        scores: (N, C), a column a task; a task of classes has one for each class, TASK=CLASS, and where the classes are
+            ordered one with the expected value under its own name.
         unknown: by field, rows with a value never seen in training, or in whose sequence there is one.
         missing: by numerical feature, rows without a number, for which the mean of the training data stands.
     """
@@ -45,6 +48,7 @@ class Scorer:
 
     Attributes:
         tasks: the names of the tasks T; of a model of one task, the main task.
+        columns: of each task, the names of its columns of the scores.
     """
 
     def __init__(self, config: Any, dataset: ScenarioDataset, model: Any) -> None:
@@ -52,6 +56,16 @@ class Scorer:
         self._encoder = RowEncoder(config, dataset, getattr(model, "features", None))
         schema = dataset.schema
         self.tasks: list[str] = schema.task_names if hasattr(model, "predict_tasks") else [schema.main_task]
+        self._layout = Layout.of(self.tasks, schema.types, dataset.label_classes)
+        self.columns = {
+            task: [*self._layout.names[columns], *([task] if self._layout.types[task] == "ordered" else [])]
+            for task, columns in self._layout.columns.items()
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns of the scores."""
+        return [name for names in self.columns.values() for name in names]
 
     @torch_threads()
     @torch.no_grad()
@@ -80,14 +94,14 @@ class Scorer:
         if repeated:
             raise InputError(f"the rows have two columns called '{repeated[0]}'")
         counts = RowCounts.zero()
-        scores = np.empty((len(rows), len(self.tasks)), dtype=np.float32)
+        scores = np.empty((len(rows), len(self.names)), dtype=np.float32)
         size = max(batch_size, ENCODED_ROWS)
         for start in range(0, len(rows), size) or [0]:  # no rows are encoded too: their columns are checked
             part = rows.iloc[start : start + size]
             columns = {name: arrow_column(part[name]) for name in readable}
             raw = RawRows(columns, names, len(part), "the rows", row_place(start), counts)
             scores[start : start + size] = self._score(raw, batch_size)
-        frame = pd.DataFrame(scores, columns=self.tasks, index=rows.index)
+        frame = pd.DataFrame(scores, columns=self.names, index=rows.index)
         return Scored(frame, dict(counts.unknown), dict(counts.missing))
 
     def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
@@ -100,7 +114,7 @@ class Scorer:
             counts: where rows that lack something are counted.
 
         Returns:
-            Scores (n, T), float32.
+            Scores (n, C), float32.
         """
         names = batch.columns.schema.names
         columns = {name: batch.columns.column(name) for name in names if name in self._encoder.columns}
@@ -115,10 +129,22 @@ class Scorer:
 
     def _score(self, rows: RawRows, batch_size: int) -> np.ndarray:
         inputs = self._encoder.encode(rows)
-        scores = np.empty((rows.size, len(self.tasks)), dtype=np.float32)
+        scores = np.empty((rows.size, self._layout.width), dtype=np.float32)
         predict = getattr(self._model, "predict_tasks", self._model.predict)
         for start in range(0, rows.size, batch_size):
             part = slice(start, start + batch_size)
             batch = Interaction({name: column[part] for name, column in inputs.items()}).to(self._device)
-            scores[part] = predict(batch).reshape(-1, len(self.tasks)).float().cpu().numpy()
-        return scores
+            scores[part] = predict(batch).reshape(-1, self._layout.width).float().cpu().numpy()
+        return self._with_expected(scores)
+
+    def _with_expected(self, scores: np.ndarray) -> np.ndarray:
+        """Add the expected values of ordered classes to the predictions of the model."""
+        if "ordered" not in self._layout.types.values():
+            return scores
+        parts = []
+        for task, columns in self._layout.columns.items():
+            parts.append(scores[:, columns])
+            values = self._layout.class_values(task)
+            if values is not None:
+                parts.append(expected_values(scores[:, columns], values).astype(np.float32)[:, None])
+        return np.concatenate(parts, axis=1)

@@ -85,7 +85,10 @@ class RecModule(pl.LightningModule):
         self._random: Any = None
         self._step: Any = None
         predicts_all_tasks = self._schema is not None and hasattr(model, "predict_tasks")
+        self._layout = getattr(model, "layout", None)
         self._columns = len(self._schema.tasks) if predicts_all_tasks and self._schema is not None else 1
+        if self._layout is not None:
+            self._columns = self._layout.width
 
     def _loss_function(self) -> Callable[[Any], Any]:
         loss: Callable[[Any], Any] = self.model.counted_losses if self._counted else self.model.calculate_loss
@@ -308,7 +311,10 @@ class RecModule(pl.LightningModule):
         labels = torch.stack([rows[field] for field in label_fields], dim=1).cpu().numpy()
         least = self._config["min_scenario_rows"] or 1
         types = {} if self._schema is None else self._schema.types
-        return evaluate_cells(scores.numpy(), labels, scenario, users, names, tasks, main, min_rows=least, types=types)
+        classes = {} if self._layout is None else self._layout.classes
+        return evaluate_cells(
+            scores.numpy(), labels, scenario, users, names, tasks, main, least, types=types, classes=classes
+        )
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:
         """Return the configured metrics of the main task, those that are not known yet computed by RecBole."""
@@ -319,7 +325,7 @@ class RecModule(pl.LightningModule):
         self._evaluator.metrics = [name for name in wanted if name not in metrics_of_cell]
         if not self._evaluator.metrics:
             return OrderedDict(metrics_of_cell)
-        main = self._schema.main_index if self._schema is not None and scores.shape[1] > 1 else 0
+        main = 0 if self._layout is None else self._layout.columns[self.evaluation.main_task].start
         label = rows[self._config["LABEL_FIELD"]].cpu()
         present = label.isfinite() if cell.type == "number" else label >= 0
         struct = DataStruct()

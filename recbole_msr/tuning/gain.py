@@ -90,7 +90,7 @@ def _differences(
 
     def measure(trial: FrozenTrial, seed: int) -> Measured:
         if (trial.number, seed) not in measured:
-            table = np.full(shared.labels.shape, np.nan)
+            table = np.full(shared.rows.shape, np.nan)
             for task, folder in final_folders(settings, trial, seed).items():
                 shared.place(table, folder, task, None)
             measured[trial.number, seed] = shared.rows.measure(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.layout import CLASS_TYPES
 from recbole_msr.evaluation.metrics import metric_name, metrics_of
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
@@ -120,7 +121,14 @@ class SearchSettings:
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
         schema = Schema.from_config(self.config) if self.config.get("tasks") else None
-        metrics = metrics_of(["binary"] if schema is None else schema.types.values())
+        types = {} if schema is None else schema.types
+        metrics = metrics_of(types.values() or ["binary"])
+        of_classes = [task for task, kind in types.items() if kind in CLASS_TYPES]
+        if self.ensemble and of_classes:
+            raise InputError(
+                f"an ensemble is of binary tasks and numbers, and task '{of_classes[0]}' is one of classes: leave "
+                "--ensemble out (recbole_msr.runs.ensemble.write_ensemble takes finished runs of any tasks)"
+            )
         if self.ensemble and self.quality.split("/")[0].lower() not in metrics:
             raise InputError(
                 f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(metrics)}), not by "

@@ -101,8 +101,10 @@ class _ComparePage:
                 }
             )
         )
-        second = {task: "positive" if kind == "binary" else "mean" for task, kind in task_types(summary).items()}
-        header = ["Scenario", *(words for task in summary["tasks"] for words in (f"{task}: rows", second[task]))]
+        second = {"binary": ["positive"], "number": ["mean"]}
+        header = ["Scenario"]
+        for task, kind in task_types(summary).items():
+            header += [f"{task}: rows", *second.get(kind, [])]
         counts = [
             [scenario, *(number for task in summary["tasks"] for number in self._count(scenario, task))]
             for scenario in summary["scenarios"]
@@ -117,9 +119,10 @@ class _ComparePage:
         limit = f" or {summary['timeout']:g} seconds" if summary["timeout"] else ""
         return f"a search of {summary['trials']} trials{limit} for every model, {epochs}"
 
-    def _count(self, scenario: str, task: str) -> tuple[int | None, float | None]:
+    def _count(self, scenario: str, task: str) -> list[float | None]:
         cell = self._summary["test_cells"].get(scenario, {}).get(task) or {}
-        return cell.get("rows"), cell.get("positives", cell.get("mean_label"))
+        counts = {"binary": ["positives"], "number": ["mean_label"]}.get(task_types(self._summary)[task], [])
+        return [cell.get(name) for name in ("rows", *counts)]
 
     def _leaderboard(self) -> list[str | Markup]:
         return ["On the test split, on which nothing was selected.", leaderboard_part(self._summary)]

@@ -97,10 +97,10 @@ def _header(metrics: Iterable[str]) -> list[str]:
 
 
 def _label_summary(cell: Cell) -> str:
-    """Return what the labels are like: the share of positives, or the mean of numbers."""
-    if not cell.rows:
-        return ""
-    return f"mean {cell.mean_label:.4g}" if cell.positives is None else f"{cell.positives / cell.rows:.1%}"
+    """Return what the labels are like: the share of positives, or the mean of numbers and ordered classes."""
+    if cell.positives is not None:
+        return f"{cell.positives / cell.rows:.1%}" if cell.rows else ""
+    return "" if cell.mean_label is None else f"mean {cell.mean_label:.4g}"
 
 
 def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) -> list[list[list[str]]]:

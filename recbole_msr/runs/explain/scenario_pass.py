@@ -65,7 +65,7 @@ class ScenarioPass:
         if model.scenario_level is None:
             return
         strengths = model.strengths(batch).abs().mean(dim=0).tolist()
-        self.strength[m] = dict(zip(model.task_names, strengths, strict=True))
+        self.strength[m] = dict(zip(model.output_names, strengths, strict=True))
         for other in self._shown:
             added = model.scenario_level(x, torch.full((len(x),), other))
             self._added[m, other] = added.mean(dim=0).tolist()
@@ -75,7 +75,7 @@ class ScenarioPass:
         if self._model is None or not self._added:
             return []
         names = [self._model.scenario_names[m] for m in self._shown]
-        no_rows: list[float | None] = [None] * self._model.n_tasks
+        no_rows: list[float | None] = [None] * self._model.n_outputs
         return [
             Matrix(
                 f"Scenario level: what is added to the logit of '{task}'",
@@ -88,5 +88,5 @@ class ScenarioPass:
                 [[self._added.get((i, j), no_rows)[t] for j in self._shown] for i in self._shown],
                 signed=True,
             )
-            for t, task in enumerate(self._model.task_names)
+            for t, task in enumerate(self._model.output_names)
         ]

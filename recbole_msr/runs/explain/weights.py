@@ -94,7 +94,7 @@ def mean_fusion(model: MultiScenarioRecommender, m: int, x: Tensor, scenario: Te
     if level is None:
         return {}
     alpha = level.gate(x, level.vectors(level.scenarios), scenario).mean(dim=0).tolist()
-    return {f"{task}, {model.scenario_names[m]}": a for task, a in zip(model.task_names, alpha, strict=True)}
+    return {f"{task}, {model.scenario_names[m]}": a for task, a in zip(model.output_names, alpha, strict=True)}
 
 
 def weight_lines(attention: Sequence[Matrix], gates: Sequence[GateUse], fusion: Mapping[str, float]) -> list[Weights]:

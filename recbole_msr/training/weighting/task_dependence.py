@@ -60,10 +60,12 @@ def task_parameter_mask(
 
 
 def _reads(model: MultiScenarioRecommender, device: torch.device) -> Tensor:
-    """Return whether task t's loss reads task u's logit (T, T): its own, and those that its `calibration` reads."""
-    reads = torch.eye(model.n_tasks, dtype=torch.bool, device=device)
+    """Return whether task t's loss reads logit c (T, C): its own, and those that its `calibration` reads."""
+    reads = torch.zeros(model.n_tasks, model.n_outputs, dtype=torch.bool, device=device)
+    for t, columns in enumerate(model.layout.columns.values()):
+        reads[t, columns] = True
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(64, model.n_tasks, generator=generator).to(device).requires_grad_()
+    logits = torch.randn(64, model.n_outputs, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():
         calibration = model.calibration(logits)
         if isinstance(calibration, Tensor) and calibration.requires_grad:
@@ -74,7 +76,7 @@ def _reads(model: MultiScenarioRecommender, device: torch.device) -> Tensor:
 
 
 def _gradients(model: MultiScenarioRecommender, x: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """For every parameter, where each task's logit has a gradient (T, numbers of the parameter)."""
+    """For every parameter, where each logit has a gradient (C, numbers of the parameter)."""
     generator = torch.Generator().manual_seed(0)
 
     def positive(like: Tensor, scale: float) -> Tensor:

@@ -1,0 +1,162 @@
+"""Runs with tasks of classes: tested, predicted, averaged, compared and searched for."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recbole_msr
+from recbole_msr.errors import InputError
+from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.runs.predict import predict_file
+from tests.runs.tiny import write_tiny
+
+TASKS = {
+    "click": {"field": "rating", "at_least": 4},
+    "stars": {"field": "rating", "type": "classes", "ordered": True},
+    "mood": {"field": "mood", "type": "classes", "missing": "ignore"},
+}
+SETTINGS = {
+    "scenario": {"field": "age", "bins": [30]},
+    "tasks": TASKS,
+    "embedding_size": 4,
+    "learning_rate": 0.02,
+    "epochs": 1,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+}
+STARS = [1, 2, 3, 4, 5]
+COLUMNS = ["click", *(f"stars={star}" for star in STARS), "stars", "mood=bad", "mood=good"]
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    path = write_tiny(tmp_path_factory.mktemp("classes"))
+    file = path / "tiny" / "tiny.inter"
+    rows = pd.read_csv(file, sep="\t")
+    rows["mood:token"] = np.where(rows["rating:float"] + np.arange(len(rows)) % 3 > 3, "good", "bad")
+    rows.loc[::9, "mood:token"] = None
+    rows.to_csv(file, sep="\t", index=False)
+    return path
+
+
+def _run(data_path, folder, model="SharedBottom", **settings):
+    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder), "save_predictions": True} | settings
+    return recbole_msr.run(model, "tiny", config=given)
+
+
+@pytest.fixture(scope="module")
+def trained(data_path, tmp_path_factory):
+    return _run(data_path, tmp_path_factory.mktemp("run") / "first")
+
+
+@pytest.fixture
+def rows(data_path):
+    frame = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t").rename(columns=lambda name: name.split(":")[0])
+    return frame[["user_id", "item_id"]].head(40)
+
+
+def test_test_metrics_are_those_of_the_predictions_file(trained):
+    table = pd.read_parquet(trained.folder / "predictions.parquet")
+    for task, names in (("stars", STARS), ("mood", ["bad", "good"])):
+        known = table[table[f"label_{task}"] >= 0]
+        probabilities = known[[f"score_{task}={name}" for name in names]].to_numpy(np.float64)
+        label = known[f"label_{task}"].to_numpy()
+        cell = trained.test.pooled[task]
+        assert cell.rows == len(known)
+        assert cell.value("accuracy") == pytest.approx((probabilities.argmax(axis=1) == label).mean())
+        losses = [-np.log(row[k]) for row, k in zip(probabilities, label, strict=True)]
+        assert cell.value("logloss") == pytest.approx(np.mean(losses), rel=1e-5)
+        if task == "stars":
+            errors = probabilities @ np.array(STARS) - np.array(STARS)[label]
+            assert cell.value("rmse") == pytest.approx((errors**2).mean() ** 0.5, rel=1e-5)
+
+
+def test_a_saved_run_predicts_each_class_and_the_expected_value_of_ordered_ones(trained, rows, tmp_path):
+    predicted = recbole_msr.load(trained.folder).predict(rows)
+    assert list(predicted) == COLUMNS
+    stars = predicted[[f"stars={star}" for star in STARS]].to_numpy(np.float64)
+    assert stars.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert predicted["stars"].to_numpy() == pytest.approx(stars @ np.array(STARS), rel=1e-5)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    predict_file(trained.folder, tmp_path / "rows.csv", tmp_path / "scored.csv")
+    written = pd.read_csv(tmp_path / "scored.csv")
+    assert list(written) == ["user_id", "item_id", *COLUMNS]
+    assert written["stars"].to_numpy() == pytest.approx(predicted["stars"].to_numpy(), abs=1e-5)
+
+
+def test_an_ensemble_averages_the_columns(trained, data_path, rows, tmp_path):
+    other = _run(data_path, tmp_path / "other", "OMoE", seed=3)
+    ensemble = write_ensemble(tmp_path / "both", [Member(trained.folder), Member(other.folder, 3)])
+    one, two = (recbole_msr.load(folder).predict(rows) for folder in (trained.folder, other.folder))
+    found = recbole_msr.load(ensemble).predict(rows)
+    assert list(found) == COLUMNS
+    assert found.to_numpy() == pytest.approx((one.to_numpy() + 3 * two.to_numpy()) / 4, abs=1e-5)
+
+
+def test_a_main_task_of_classes_is_validated_by_its_logloss(data_path, tmp_path):
+    made = _run(data_path, tmp_path / "run", main_task="stars")
+    assert made.summary["valid_metric"] == "logloss"
+    assert made.summary["test"]["metrics"] == {"logloss": round(made.test.pooled["stars"].value("logloss"), 4)}
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "gradnorm", "pcgrad"])
+def test_loss_weightings_take_classes(data_path, tmp_path, weighting):
+    made = _run(data_path, tmp_path / "run", loss_weighting=weighting)
+    assert np.isfinite(made.test.pooled["stars"].value("logloss"))
+
+
+@pytest.mark.parametrize(
+    ("task", "told"),
+    [
+        ({"field": "timestamp", "type": "classes"}, "holds 600 different values, more than the 100"),
+        ({"field": "rating", "type": "classes", "classes": [1, 2, 3, 4]}, "holds '5' in .* rows, which is none of"),
+        ({"field": "rating", "type": "classes", "at_least": 3}, "at_least and above make a label of 0 and 1"),
+        ({"field": "rating", "ordered": True}, "classes and ordered are for type: classes"),
+    ],
+)
+def test_what_cannot_be_learnt_is_one_line(data_path, tmp_path, task, told):
+    with pytest.raises(InputError, match=told) as raised:
+        _run(data_path, tmp_path / "run", tasks=TASKS | {"new": task})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_comparison_tests_classes(data_path, tmp_path):
+    compared = recbole_msr.compare(
+        models=["SharedBottom", "DeepFM"],
+        dataset="tiny",
+        seeds=2,
+        output=tmp_path / "out",
+        workers=1,
+        config=SETTINGS | {"data_path": str(data_path)},
+    )
+    by_label = {entry["label"]: entry for entry in compared.summary["entries"]}
+    assert {entry["status"] for entry in by_label.values()} == {"complete"}
+    assert "accuracy/mood" in by_label["SharedBottom"]["test"]
+    assert "auc/click" in by_label["DeepFM"]["differences"]
+    assert "Accuracy" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", ["off", 2])
+def test_a_search_is_for_a_metric_of_classes(data_path, tmp_path, fused):
+    tasks = {name: TASKS[name] for name in ("mood", "stars")}
+    found = recbole_msr.search(
+        model="SharedBottom",
+        dataset="tiny",
+        trials=3,
+        fused=fused,
+        final_seeds=2,
+        confirm=1,
+        objectives="accuracy/macro",
+        output=tmp_path / "out",
+        workers=1,
+        config=SETTINGS | {"data_path": str(data_path), "tasks": tasks},
+    )
+    assert found.best_value == max(trial.value for trial in found.study.trials if trial.value is not None)
+    with pytest.raises(InputError, match="an ensemble is of binary tasks and numbers"):
+        recbole_msr.search(
+            model="SharedBottom", dataset="tiny", trials=1, ensemble=2, objectives="accuracy/macro",
+            output=tmp_path / "other", config=SETTINGS | {"data_path": str(data_path), "tasks": tasks},
+        )  # fmt: skip
