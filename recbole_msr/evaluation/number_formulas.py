@@ -194,13 +194,14 @@ def _inversions(rank: np.ndarray) -> np.ndarray:
     """
     n = len(rank)
     width = max(_BLOCK, 1 << max(n - 1, 0).bit_length())
-    numbers = np.arange(width, dtype=np.int32 if width < 2**31 else np.int64)  # those beyond N are in no inversion
+    kind = np.int32 if width < 2**31 else np.int64
+    numbers: np.ndarray = np.arange(width, dtype=kind)  # those beyond N are in no inversion
     numbers[:n] = rank
     counts = np.zeros_like(numbers)
     while width > _BLOCK:
         half = width // 2
         high = (numbers & half) != 0
-        before = np.cumsum(high, dtype=numbers.dtype).reshape(-1, width)
+        before: np.ndarray = np.cumsum(high, dtype=numbers.dtype).reshape(-1, width)
         before -= before[:, :1] - high.reshape(-1, width)[:, :1]  # high ones up to here, in the block
         behind = half - np.arange(1, width + 1, dtype=numbers.dtype) + before  # low ones after here
         counts += np.where(high.reshape(-1, width), behind, before).reshape(-1)
@@ -214,7 +215,8 @@ def _inversions(rank: np.ndarray) -> np.ndarray:
             of_column[second] += inverted
     by_number = np.empty(numbers.shape, dtype=np.int64)
     by_number[columns.T.reshape(-1)] = of_column.T.reshape(-1)
-    return by_number[rank]
+    inversions: np.ndarray = by_number[rank]
+    return inversions
 
 
 def _halved(values: np.ndarray, high: np.ndarray, half: int) -> np.ndarray:

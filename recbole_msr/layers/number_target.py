@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 _LARGEST_LOG = 88.0
 """exp of it is still a float32."""
 
-_LOSSES = {
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda z, target: (z - target).square(),
     "huber": lambda z, target: F.huber_loss(z, target, reduction="none"),
     "mae": lambda z, target: (z - target).abs(),
@@ -57,8 +57,7 @@ class NumberTarget(nn.Module):
     def losses(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the loss of each row (B,), of outputs z (B,) and numbers y (B,); of a y that is not finite, any."""
         y = torch.where(y.isfinite(), y, self.typical)  # its gradient is masked, which does not help against NaN
-        losses: Tensor = _LOSSES[self.loss](z, (self._transformed(y) - self.mean) / self.scale)
-        return losses
+        return _LOSSES[self.loss](z, (self._transformed(y) - self.mean) / self.scale)
 
     def predictions(self, z: Tensor) -> Tensor:
         """Return predictions (B,) in the field's unit, of outputs z (B,)."""

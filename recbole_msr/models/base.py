@@ -178,10 +178,15 @@ class MultiScenarioRecommender(ContextRecommender):
         parts = []
         for index, (kind, z) in enumerate(self._by_task(logits)):
             if kind == "number":
-                parts.append(self.number_targets[str(index)].predictions(z.squeeze(1)).unsqueeze(1))
+                parts.append(self._number_target(index).predictions(z.squeeze(1)).unsqueeze(1))
             else:
                 parts.append(z.softmax(dim=1) if kind in CLASS_TYPES else z.sigmoid())
         return torch.cat(parts, dim=1)
+
+    def _number_target(self, index: int) -> NumberTarget:
+        target = self.number_targets[str(index)]
+        assert isinstance(target, NumberTarget)
+        return target
 
     def _by_task(self, logits: Tensor) -> list[tuple[TaskType, Tensor]]:
         """Return each task's type and its columns of the logits (B, C)."""
@@ -263,7 +268,7 @@ class MultiScenarioRecommender(ContextRecommender):
         columns = []
         for index, ((kind, z), y) in enumerate(zip(self._by_task(logits), labels.unbind(1), strict=True)):
             if kind == "number":
-                columns.append(self.number_targets[str(index)].losses(z.squeeze(1), y))
+                columns.append(self._number_target(index).losses(z.squeeze(1), y))
             elif kind in CLASS_TYPES:
                 columns.append(F.cross_entropy(z, y.clamp(min=0).long(), reduction="none"))
             else:
