@@ -82,6 +82,14 @@ class Budget:
             self._reserve, self._looked = self.reserve(), now
         return self._deadline - self._reserve - now
 
+    def trials_done(self) -> float:
+        """Return which share of the time for trials is over, from 0 to 1; 0 without a deadline."""
+        if self._deadline is None or not self._total:
+            return 0.0
+        left = self.trials_left()
+        whole = self._total - self._reserve
+        return min(max(1.0 - left / whole, 0.0), 1.0) if whole > 0 else 1.0
+
     def reserve(self) -> float:
         """Estimate the seconds that confirmation, test and page will take, at most `MOST_RESERVED` of the timeout."""
         if self._total is None:

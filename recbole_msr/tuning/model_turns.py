@@ -8,20 +8,21 @@ samples: of each model the defaults, the best of earlier searches and first conf
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.evaluation.metrics import smaller_is_better
+from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.first_trials import FirstTrial, first_trials
 from recbole_msr.tuning.model_choice import ModelChoice, model_of, records
 from recbole_msr.tuning.model_costs import MODEL_COSTS
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.joint import MODEL
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study import is_exhausted
+from recbole_msr.tuning.study import epochs_of, is_exhausted
 from recbole_msr.tuning.trial_settings import trial_config
 
 
@@ -31,11 +32,11 @@ class ModelTurns:
     Args:
         settings: the search.
         space: its space.
-        left: returns the seconds that are left for trials; infinity without a limit.
+        budget: the command's time.
     """
 
-    def __init__(self, settings: SearchSettings, space: Space, left: Callable[[], float]) -> None:
-        self._settings, self._space, self._left = settings, space, left
+    def __init__(self, settings: SearchSettings, space: Space, budget: Budget) -> None:
+        self._settings, self._space, self._budget = settings, space, budget
         self._given: dict[str, list[FirstTrial]] = {}
 
     def __call__(self, study: optuna.Study) -> None:
@@ -43,7 +44,7 @@ class ModelTurns:
         trials = study.get_trials(deepcopy=False)
         if any(trial.state == TrialState.WAITING for trial in trials):
             return
-        model = next_model(self._settings, study, trials, self._left())
+        model = next_model(self._settings, study, trials, self._budget.trials_left(), self._budget.trials_done())
         number = len({trial.user_attrs.get("first") for trial in trials if model_of(trial) == model} - {None})
         given = self._given_of(model)
         if number < len(given):
@@ -62,7 +63,11 @@ class ModelTurns:
 
 
 def next_model(
-    settings: SearchSettings, study: optuna.Study, trials: Sequence[FrozenTrial], left: float = math.inf
+    settings: SearchSettings,
+    study: optuna.Study,
+    trials: Sequence[FrozenTrial],
+    left: float = math.inf,
+    done: float = 0.0,
 ) -> str:
     """Choose the model of the next trial.
 
@@ -71,6 +76,7 @@ def next_model(
         study: its study, with the models' costs.
         trials: its trials.
         left: seconds that are left for trials; infinity without a limit.
+        done: share of the time that is over.
     """
     costs: dict[str, Any] = study.user_attrs.get(MODEL_COSTS, {})
     taking = {
@@ -82,4 +88,8 @@ def next_model(
     taking = {model: cost for model, cost in taking.items() if not is_exhausted(study, {MODEL: model})} or taking
     objective, smaller = settings.objectives.index(settings.quality), smaller_is_better(settings.quality)
     known = records(trials, list(taking), objective, smaller)
-    return ModelChoice(taking)(known, None if math.isinf(left) else left)
+    if settings.trials is not None:
+        done = max(done, sum(record.begun for record in known.values()) / settings.trials)
+    if settings.epochs is not None:
+        done = max(done, epochs_of(study) / settings.epochs)
+    return ModelChoice(taking)(known, None if math.isinf(left) else left, done)

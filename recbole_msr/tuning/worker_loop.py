@@ -70,7 +70,7 @@ def run_trials(
             after(trial)
 
     budget = Budget(settings, study, deadline)
-    turns = ModelTurns(settings, space, budget.trials_left) if settings.models else _nothing
+    turns = ModelTurns(settings, space, budget) if settings.models else _nothing
     with Trials(study, settings, wanted, budget, turns) as trials:
         objective = Objective(settings, space, data, budget, Ladder.of_study(study))
         trials.run(objective, ended, orphaned, FusedTrials(objective, settings, space, data, wanted))
