@@ -23,6 +23,8 @@ from recbole_msr.runs.result_file import read_result
 from recbole_msr.tuning.outcome import SUMMARY
 from recbole_msr.tuning.trials_table import read_trials
 
+_CALIBRATED_KEYS = ("logloss/macro", "ece/macro")
+
 
 class EntryResults:
     """The results of one entry, read from the folders of its runs."""
@@ -78,14 +80,37 @@ class EntryResults:
 
     def evaluation(self, seed: int, split: str) -> Evaluation:
         """Return the cells of all tasks, from one run or from one run for each task."""
-        return self._merge(self.parts(seed), split, self.settings.scenarios)
+        return self._merge([self._finished(job)[split] for job in self.parts(seed)], self.settings.scenarios)
 
     def evaluation_alone(self, seed: int, scenario: str) -> Evaluation:
         """Return the test cells of the training on one scenario."""
-        return self._merge(self.parts(seed, scenario), "test", [scenario])
+        return self._merge([self._finished(job)["test"] for job in self.parts(seed, scenario)], [scenario])
 
-    def _merge(self, jobs: Sequence[Training], split: str, scenarios: Sequence[str]) -> Evaluation:
-        parts = [Evaluation.from_dict(self._finished(job)[split]) for job in jobs]
+    def calibrated(self) -> dict[str, Any] | None:
+        """Return log loss and ECE of the test rows before and after calibration; None where it was not asked for.
+
+        Returns:
+            `method`, `by`, `left_out` (what has no map of its own), and for each of `before` and `after` a spread over
+            the seeds by metric key.
+        """
+        by_seed = [[self._finished(job).get("calibrated") for job in self.parts(seed)] for seed in self.seeds()]
+        if not by_seed or any(part is None for parts in by_seed for part in parts):
+            return None
+        parts = [part for parts in by_seed for part in parts if part is not None]
+        after = [self._merge([part["test"] for part in parts if part], self.settings.scenarios) for parts in by_seed]
+        before = [self.evaluation(seed, "test") for seed in self.seeds()]
+        return {
+            "method": parts[0]["method"],
+            "by": parts[0]["by"],
+            "left_out": sorted({line for part in parts for line in part["left_out"]}),
+            **{
+                when: {key: spread([one.flat().get(key) for one in found]) for key in _CALIBRATED_KEYS}
+                for when, found in (("before", before), ("after", after))
+            },
+        }
+
+    def _merge(self, results: Sequence[Mapping[str, Any]], scenarios: Sequence[str]) -> Evaluation:
+        parts = [Evaluation.from_dict(result) for result in results]
         pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
         cells = {
             scenario: {task: part.cells[scenario][task] for part in parts for task in part.cells[scenario]}
@@ -309,6 +334,7 @@ def collect(
                 "worst_cell": results.worst_cell(test, shared.headline),
                 "differences": differences_by_label.get(entry.label),
                 "transfer": transfers.get(entry.label),
+                "calibrated": results.calibrated(),
                 "cost": results.cost(costs.get(entry.label)),
                 **listing,
                 "config": results.config(),

@@ -258,6 +258,9 @@ _WAY_DOWN = Need(
     "is read with learning_rate_schedule: linear or cosine",
     refused="never",
 )
+_CALIBRATED = Need(
+    lambda run, _: run.config["calibrate"] != "none", "is read with calibrate: temperature or isotonic", refused="never"
+)
 _SCENARIOS = Need(
     lambda run, _: run.config["scenario"] is not None, "weighs scenarios, and none are declared", refused="never"
 )
@@ -618,6 +621,8 @@ KEYS: Mapping[str, Key] = {
     # The run's files
     "output_dir": _key(maybe(path("the path of a folder"))),
     "save_predictions": _key(flag(), _LIGHTNING),
+    "calibrate": _key(choice("none", "temperature", "isotonic"), _TASKS, _LIGHTNING),
+    "calibrate_by": _key(choice("task", "cell"), _TASKS, _LIGHTNING, _CALIBRATED),
     "resume": _key(flag()),
     "wandb": _key(maybe(text("online, offline or disabled"))),
     "strict": _key(flag()),

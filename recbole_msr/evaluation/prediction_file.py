@@ -34,7 +34,7 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
         columns[SCENARIO_FIELD] = split.row_scenario(inter).numpy().astype(np.int16)
     if split.uid_field in inter:
         columns["user"] = inter[split.uid_field].numpy()
-    layout = _layout(split, schema, scores.shape[1])
+    layout = layout_of_split(split, scores.shape[1])
     for task, kind in layout.types.items():
         labels = inter[split.label_field if schema is None else label_field(task)].numpy()
         if kind == "number":
@@ -49,8 +49,9 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
     write_atomically(path, lambda temporary: frame.to_parquet(temporary, **options))
 
 
-def _layout(split: Any, schema: Schema | None, count: int) -> Layout:
-    """Return the tasks that `count` predicted columns are about, and their columns."""
+def layout_of_split(split: Any, count: int) -> Layout:
+    """Return the tasks that `count` predicted columns of a split's rows are about, and their columns."""
+    schema: Schema | None = getattr(split, "schema", None)
     if schema is None:
         return Layout({split.label_field: "binary"})
     every = Layout(schema.types, split.label_classes)

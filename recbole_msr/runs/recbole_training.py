@@ -90,6 +90,8 @@ def check_recbole_settings(config: Any, resume: bool) -> None:
     """
     if config["save_predictions"]:
         raise InputError("save_predictions is for runs under Lightning: declare tasks, or set trainer: lightning")
+    if config["calibrate"] != "none":
+        raise InputError("calibrate is for runs under Lightning: declare tasks, or set trainer: lightning")
     if resume:
         raise InputError("RecBole's own trainer cannot resume a run; start it again (in another output_dir)")
     for key, plain in LIGHTNING_ONLY.items():

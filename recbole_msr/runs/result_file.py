@@ -21,16 +21,15 @@ def _shape(splits: Sequence[str]) -> dict[str, Any]:
         **{"rows": int, "positives?": int, "undefined?": str | None, "type?": str, "mean_label?": float | None},
         **{f"{metric}?": float | None for metric in METRICS},
     }
-    split = {
-        "metrics": {str: float | None},
-        **{"main_task?": str, "pooled?": {str: cell}, "cells?": {str: {str: cell}}},
-    }
+    of_cells = {"main_task?": str, "pooled?": {str: cell}, "cells?": {str: {str: cell}}}
+    split = {"metrics": {str: float | None}, **of_cells}
     return {
         **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
         "scenarios": ([str], None),
         "tasks": ([str], None),
         "main_task": str | None,
         **dict.fromkeys(splits, split),
+        "calibrated?": {"method": str, "by": str, "left_out": [str], "test": of_cells},
         "seconds": {"train": float},
         "rows_per_second": float | None,
     }

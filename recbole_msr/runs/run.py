@@ -19,12 +19,14 @@ from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError, one_line
+from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.prediction_file import write_predictions
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.memory import is_out_of_memory
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.runs.calibrated import CALIBRATION, calibrated_test, fit_calibration
 from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.initial_weights import Weights, write_start
@@ -303,7 +305,7 @@ class Run:
             epochs: what is known of its epochs.
             test: False leaves the test out.
         """
-        tested = {"test": self.test(trainer)} if test else {}
+        tested = self.test(trainer) if test else {}
         valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
         summary = {
             **validated(self.config, epochs),
@@ -313,14 +315,37 @@ class Run:
         return Outcome(summary, valid, trainer.evaluation, epochs.seconds_before)
 
     def test(self, trainer: LightningTrainer) -> dict[str, Any]:
-        """Test the best epoch's weights, which are in best.ckpt; return the test's part of result.json."""
+        """Test the best epoch's weights, which are in best.ckpt; return the test's part of result.json.
+
+        With `calibrate`, the probabilities of the validation rows are fitted before.
+        """
+        calibration = self._calibrate(trainer) if self.config["calibrate"] != "none" else None
         metrics = trainer.evaluate(self.loaders[2], show_progress=False)
         assert trainer.evaluation is not None
+        found: dict[str, Any] = {"test": {"metrics": finite_metrics(metrics), **trainer.evaluation.to_dict()}}
+        if calibration is not None:
+            assert trainer.test_scores is not None
+            split = self.loaders[2]._dataset
+            found["calibrated"] = calibrated_test(self.config, calibration, trainer.test_scores, split)
         if self.config["save_predictions"] and self.rank == 0:
             assert trainer.test_scores is not None
             predictions = self.folder.file("predictions.parquet")
             write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)
-        return {"metrics": finite_metrics(metrics), **trainer.evaluation.to_dict()}
+        return found
+
+    def _calibrate(self, trainer: LightningTrainer) -> Calibration:
+        """Fit the calibration on the validation rows, and keep it with the run."""
+        split = self.loaders[1]._dataset
+        if len(split) == 0:
+            raise InputError("calibrate is fitted on validation rows, and there are none: set calibrate: none")
+        trainer.evaluate(self.loaders[1], show_progress=False)
+        assert trainer.test_scores is not None
+        calibration = fit_calibration(self.config, trainer.test_scores, split)
+        if self.rank == 0:
+            self.folder.write_json(CALIBRATION, calibration.to_dict())
+            for line in calibration.left_out:
+                logger.warning("calibrate: %s", line)
+        return calibration
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """Write the vocabularies and tables by which `recbole-msr predict` turns a new row's values into ids."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.calibration import Calibration
+from recbole_msr.runs.calibrated import CALIBRATION, read_calibration
+from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.run_files import RunFiles, shared_property
 from recbole_msr.runs.scoring import Scored, Scorer
 from recbole_msr.training.checkpoint import apply_weights
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from recbole_msr.runs.explain.views import Explanation
+
+logger = logging.getLogger(__name__)
 
 
 class SavedRun(RunFiles):
@@ -59,7 +65,23 @@ class SavedRun(RunFiles):
     def scorer(self) -> Scorer:
         """The model with what encodes raw rows; for `predict`, `score` and files of rows."""
         dataset = self.dataset
-        return Scorer(self.recbole_config, dataset, self.model)
+        return Scorer(self.recbole_config, dataset, self.model, self.calibration)
+
+    @shared_property
+    def calibration(self) -> Calibration | None:
+        """What maps the model's probabilities (`calibrate`); None for a run that is not calibrated.
+
+        A trial's model and a run that was not tested are not calibrated yet.
+
+        Raises:
+            InputError: its file is missing or damaged.
+        """
+        if self.config.get("calibrate", "none") == "none":
+            return None
+        if not (self.folder / CALIBRATION).exists() and (self.folder / VALIDATED).exists():
+            logger.warning("%s: the probabilities are not calibrated, as the run was not tested", self.folder)
+            return None
+        return read_calibration(self.folder)
 
     @property
     def tasks(self) -> list[str]:

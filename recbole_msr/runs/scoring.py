@@ -12,11 +12,13 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_encoder import RawRows, RowCounts, RowEncoder
 from recbole_msr.runs.row_files import Batch, row_place
+from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 
 ENCODED_ROWS = 16_384
@@ -45,14 +47,18 @@ class Scorer:
         config: RecBole's Config of the run.
         dataset: the run's vocabularies and tables.
         model: the trained model, in evaluation mode.
+        calibration: maps its probabilities; None to leave them as they are.
 
     Attributes:
         tasks: the names of the tasks T; of a model of one task, the main task.
         columns: of each task, the names of its columns of the scores.
     """
 
-    def __init__(self, config: Any, dataset: ScenarioDataset, model: Any) -> None:
+    def __init__(
+        self, config: Any, dataset: ScenarioDataset, model: Any, calibration: Calibration | None = None
+    ) -> None:
         self._device, self._dataset, self._model = config["device"], dataset, model
+        self._calibration = calibration
         self._encoder = RowEncoder(config, dataset, getattr(model, "features", None))
         schema = dataset.schema
         self.tasks: list[str] = schema.task_names if hasattr(model, "predict_tasks") else [schema.main_task]
@@ -135,6 +141,8 @@ class Scorer:
             part = slice(start, start + batch_size)
             batch = Interaction({name: column[part] for name, column in inputs.items()}).to(self._device)
             scores[part] = predict(batch).reshape(-1, self._layout.width).float().cpu().numpy()
+        if self._calibration is not None:
+            scores = self._calibration(scores, inputs[SCENARIO_FIELD].numpy())
         return self._with_expected(scores)
 
     def _with_expected(self, scores: np.ndarray) -> np.ndarray:

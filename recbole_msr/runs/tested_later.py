@@ -39,7 +39,7 @@ def finish_with_test(folder: str | Path) -> RunResult:
         run.load()
         run.build()
         trainer = run.trainer()
-        tested = {"test": run.test(trainer)}
+        tested = run.test(trainer)
         place = list(summary).index("seconds")  # where a run that is tested at once has it
         head, tail = list(summary.items())[:place], list(summary.items())[place:]
         summary = {**dict(head), **tested, **dict(tail)}

@@ -57,7 +57,7 @@ class RecModule(pl.LightningModule):
         weighting: what weighs the losses of the tasks, where the model's own loss does not (`loss_weighting`).
         train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
         evaluation: the scenario x task cells of the last validation or test.
-        test_scores: (N, T) what the test has predicted, with `save_predictions`.
+        test_scores: (N, T) what the test has predicted, with `save_predictions` or `calibrate`.
         metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
             configuration names with RecBole's own values (rounded to `metric_decimal_place`).
     """
@@ -282,7 +282,7 @@ class RecModule(pl.LightningModule):
         labels = self._schema.label_fields if self._schema is not None else []
         needed = (self._config["USER_ID_FIELD"], self._config["LABEL_FIELD"], SCENARIO_FIELD, *labels)
         rows = loader.table.whole(needed)
-        if self.trainer.testing and self._config["save_predictions"]:
+        if self.trainer.testing and (self._config["save_predictions"] or self._config["calibrate"] != "none"):
             self.test_scores = scores
         self.evaluation = self._evaluate(scores, rows)
         self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, rows)

@@ -47,7 +47,7 @@ class LightningTrainer:
     Attributes:
         saved_model_file: where the best epoch's weights are.
         evaluation: the scenario x task cells of the last `evaluate`.
-        test_scores: (N, T) what it has predicted, with `save_predictions`.
+        test_scores: (N, T) what it has predicted, with `save_predictions` or `calibrate`.
         epochs: what is known of the epochs (`EpochKeeper`), after `fit`.
     """
 

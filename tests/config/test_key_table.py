@@ -396,6 +396,8 @@ CHANGES = {
     "schedule_epochs": (1, {"learning_rate_schedule": "linear", "epochs": 3}),
     "warmup_epochs": (0.5, {}),
     "save_predictions": (True, {}),
+    "calibrate": ("isotonic", {}),
+    "calibrate_by": ("cell", {"calibrate": "isotonic"}),
 }  # fmt: skip
 """Changes the run: another result, or an error of what it names. (value, what it is tried with)"""
 

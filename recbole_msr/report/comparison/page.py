@@ -14,9 +14,18 @@ from recbole_msr.report.comparison.differences import describe_difference, mark_
 from recbole_msr.report.comparison.figures import Point, cost_figure, forest
 from recbole_msr.report.comparison.leaderboard import leaderboard_part
 from recbole_msr.report.comparison.run_sections import RunSections
-from recbole_msr.report.comparison.tables import Entry, headline, mean, mean_of, metrics_in, task_types, tasks_with
+from recbole_msr.report.comparison.tables import (
+    Entry,
+    headline,
+    mean,
+    mean_of,
+    metrics_in,
+    tables_of,
+    task_types,
+    tasks_with,
+)
 from recbole_msr.report.figures import figure_scripts
-from recbole_msr.report.html.page import Number, Page, choice, facts, heat_map, note, table, text
+from recbole_msr.report.html.page import Number, Page, choice, facts, grid, heat_map, note, table, text
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +79,8 @@ class _ComparePage:
         }
         if any(entry["transfer"] for entry in self._entries):
             sections["Negative transfer"] = self._transfer
+        if any(entry.get("calibrated") for entry in self._entries):
+            sections["Calibration"] = self._calibration
         sections["Training curves"] = runs.curves
         if any(entry["searches"] for entry in self._entries):
             sections["Searches"] = runs.searches
@@ -240,6 +251,10 @@ class _ComparePage:
                     marks=[[sign_of(d) for d in line] for line in differences],
                 )
         return [choice("Numbers", options)]
+
+    def _calibration(self) -> list[str | Markup]:
+        (data,) = [data for data in tables_of(self._summary) if data.name == "calibration"]
+        return ["On the test split; fitted on the validation split.", grid(data, data.title), *data.notes]
 
     def _transfer(self) -> list[str | Markup]:
         having = [entry for entry in self._entries if entry["transfer"]]

@@ -106,6 +106,8 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
                 ["Below zero the transfer is negative: training together harms the scenario."],
             )
         )  # fmt: skip
+    if any(entry.get("calibrated") for entry in summary["entries"]):
+        tables.append(_calibration_table(summary))
     return [*tables, _table(summary, "cost", "Cost", _cost_columns(summary), None, _cost_notes(summary))]
 
 
@@ -331,6 +333,24 @@ def _transfer_columns(summary: Mapping[str, Any]) -> list[_Filled]:
             filled = [_difference_cell(cell.get("difference"), against) for cell in cells]
             columns.append(_Filled(TableColumn(scenario, task), filled))
     return columns
+
+
+def _calibration_table(summary: Mapping[str, Any]) -> TableData:
+    """Return log loss and ECE of the test rows before and after calibration."""
+    calibrated = [entry.get("calibrated") or {} for entry in ranked(summary)]
+    found = next(entry for entry in calibrated if entry)
+    columns = [
+        _Filled(
+            TableColumn(f"{metric_heading(metric)}, macro", when),
+            [_spread_cell(one.get(when, {}).get(f"{metric}/macro"), METRICS[metric].digits) for one in calibrated],
+        )
+        for metric in ("logloss", "ece")
+        for when in ("before", "after")
+    ]
+    lines = list(dict.fromkeys(line for one in calibrated for line in one.get("left_out", ())))
+    notes = [f"Without a map of its own: {'; '.join(lines)}."] if lines else []
+    title = f"Calibration on the validation rows ({found['method']}, by {found['by']})"
+    return _table(summary, "calibration", title, columns, None, notes)
 
 
 _COSTS = (

@@ -46,7 +46,7 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
     both = _side_by_side(quality, cost)
     fits = table_width(both, console.width) <= console.width
     tables = [both] if fits else [quality]
-    tables += [by_name[name] for name in (headline(summary), "transfer") if name in by_name]
+    tables += [by_name[name] for name in (headline(summary), "transfer", "calibration") if name in by_name]
     tables += [] if fits else [cost]
     for table in tables:
         for part in split_to_width(table, console.width):
