@@ -51,6 +51,11 @@ def label_field(task: str) -> str:
     return f"label_{task}"
 
 
+def weight_field(task: str) -> str:
+    """Return the name of the float column with the weights of a task's rows."""
+    return f"weight_{task}"
+
+
 def wrong_labels(labels: np.ndarray, kind: TaskType) -> str | None:
     """Say what is wrong with the labels (N,) of a task of some type, as they are kept; None if nothing is."""
     if kind == "number":
@@ -233,6 +238,8 @@ class Task(Settings):
     """Label 1 where the number is > this."""
     missing: Literal["error", "ignore"] = "error"
     """"error" (a row without a value stops the run) or "ignore" (such a row does not count for this task)."""
+    weight: Name | None = None
+    """The field with the weight of each row in the task's loss, numbers >= 0; without one all rows count alike."""
     type: Literal["binary", "number", "classes"] = "binary"
     """"binary" (a label of 0 and 1), "number" (a regression; predictions come in the field's unit) or "classes" (one of
     several values, each with a probability)."""
@@ -271,6 +278,11 @@ class Task(Settings):
     def label_field(self) -> str:
         """The name of the float column with the task's labels."""
         return label_field(self.name)
+
+    @property
+    def weight_field(self) -> str | None:
+        """The name of the float column with the task's weights; None where rows count alike."""
+        return None if self.weight is None else weight_field(self.name)
 
     @property
     def missing_label(self) -> float:
@@ -366,6 +378,11 @@ class Schema:
     def label_fields(self) -> list[str]:
         """The names of the tasks' float columns with labels, in the declared order."""
         return [task.label_field for task in self.tasks]
+
+    @property
+    def weight_fields(self) -> dict[str, str]:
+        """The names of the float columns with weights, by the tasks that have weights, in the declared order."""
+        return {task.name: task.weight_field for task in self.tasks if task.weight_field is not None}
 
     @property
     def types(self) -> dict[str, TaskType]:

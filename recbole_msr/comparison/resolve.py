@@ -198,7 +198,8 @@ class _EntryCheck:
     @property
     def _binary(self) -> list[str]:
         """The tasks that RecBole's models can learn."""
-        return [task for task, kind in self.schema.types.items() if kind == "binary"]
+        weighted = self.schema.weight_fields
+        return [task for task, kind in self.schema.types.items() if kind == "binary" and task not in weighted]
 
     def _check(self, model: str, settings: dict[str, Any]) -> bool:
         """Check an entry's settings, and give a model that needs knowledge the default's.

@@ -120,8 +120,13 @@ def _check_declarations(config: Any, model_class: type) -> None:
 
 
 def _check_labels(config: Any, model_class: type) -> None:
-    """Refuse a task of numbers where labels are taken for 0 and 1."""
+    """Refuse a task of numbers where labels are taken for 0 and 1, and weights where rows have none."""
     schema = Schema.from_config(config)
+    if schema is not None and schema.main_task in schema.weight_fields and not hasattr(model_class, "predict_tasks"):
+        raise InputError(
+            f"main_task '{schema.main_task}' has a weight, and {config['model']}, one of RecBole's models, counts "
+            "every row once: leave the weight out, or choose another main_task or a model of recbole-msr"
+        )
     if schema is None or schema.types[schema.main_task] == "binary":
         return
     main = f"main_task '{schema.main_task}' is of type {schema.types[schema.main_task]}"

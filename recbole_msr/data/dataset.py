@@ -22,6 +22,7 @@ from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
 from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
+from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
 from recbole_msr.data.vocabulary import TokenIds
@@ -256,6 +257,7 @@ class ScenarioDataset(ColumnarDataset):
 
     def _reset_index(self) -> None:
         self._check_numbers()
+        check_weights(self.schema.tasks, self.inter_feat, self._place)
         for name in self.feat_name_list:
             if getattr(self, name).empty:
                 counts = self.data_report["files"][name.removesuffix("_feat")]
@@ -289,6 +291,9 @@ class ScenarioDataset(ColumnarDataset):
 
     def _file(self, table: str) -> Path:
         return Path(self.dataset_path, f"{self.dataset_name}.{table}")
+
+    def _place(self, row: int) -> str:
+        return f"{self._file('inter')}, {self._line('inter', row)}"
 
     def _line(self, table: str, row: int) -> str:
         """Name the place of a row in its file, as "line 12 of ..."; `row` counts from 0, as the file was read."""
@@ -325,6 +330,7 @@ class ScenarioDataset(ColumnarDataset):
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
         wanted = {f"task '{task.name}'": task.field for task in self.schema.tasks}
+        wanted |= {f"task '{task.name}': weight": task.weight for task in self.schema.tasks if task.weight is not None}
         if self.schema.scenario.field is not None:
             wanted["scenario"] = self.schema.scenario.field
         for what, field in wanted.items():
@@ -338,6 +344,8 @@ class ScenarioDataset(ColumnarDataset):
                     f"task '{task.name}': field '{task.field}' is in the {where} file, but a label belongs to "
                     f"an interaction and must be in {token}.inter"
                 )
+            if task.weight is not None:
+                self._check_weight_field(task.name, task.weight)
             if task.field in (self.config["numerical_features"] or []):
                 raise InputError(
                     f"task '{task.name}' is read from '{task.field}', which numerical_features also gives to the model "
@@ -351,10 +359,18 @@ class ScenarioDataset(ColumnarDataset):
                     f"numerical_features: '{field}' is a {self.field2type[field].value} in the files, not a float; "
                     f"write {field}:float in the file's first line, or leave it out to have its values as categories"
                 )
-        for field in (SCENARIO_FIELD, *self.schema.label_fields):
+        for field in (SCENARIO_FIELD, *self.schema.label_fields, *self.schema.weight_fields.values()):
             sources = (self.schema.scenario.field, *(task.field for task in self.schema.tasks))
             if field in self.field2type and field not in sources:
                 raise InputError(f"the data have a field '{field}', a name this package needs: rename it in the files")
+
+    def _check_weight_field(self, task: str, field: str) -> None:
+        if self.field2source[field] != FeatureSource.INTERACTION or self.field2type[field] != FeatureType.FLOAT:
+            where = getattr(self.field2source[field], "value", self.field2source[field])
+            raise InputError(
+                f"task '{task}': weight: '{field}' is a {self.field2type[field].value} of the {where} file, but "
+                f"weights are numbers of interactions: a float column of {self._file('inter').name} ({field}:float)"
+            )
 
     def _explain_missing(self, field: str) -> str:
         available = {}
@@ -377,6 +393,7 @@ class ScenarioDataset(ColumnarDataset):
         if load:  # a list of columns: what is declared elsewhere need not be listed again
             if source == FeatureSource.INTERACTION:
                 load = load | {task.field for task in self.schema.tasks}
+                load = load | {task.weight for task in self.schema.tasks} - {None}
             listed = {field for fields in self.config["load_col"].values() if fields != "*" for field in fields}
             load = load | {self.schema.scenario.field} - listed - {None}
         return load, unload
@@ -384,11 +401,16 @@ class ScenarioDataset(ColumnarDataset):
     def _remap_ID_all(self) -> None:
         if self.benchmark_filename_list is not None:  # splits that are ready made are not filtered
             self._check_numbers()
+            check_weights(self.schema.tasks, self.inter_feat, self._place)
         for table, counts in self.data_report["files"].items():
             counts["used"] = len(getattr(self, f"{table}_feat"))
         labels = {task.label_field: self._labels(task) for task in self.schema.tasks}
+        for task in self.schema.tasks:
+            if task.weight_field is not None:
+                weights = self.inter_feat[task.weight].to_numpy(dtype=np.float32)
+                labels[task.weight_field] = np.nan_to_num(weights)  # missing where the label is
         scenario_source, scenario = self._scenario_column()
-        for field in dict.fromkeys(task.field for task in self.schema.tasks):
+        for field in dict.fromkeys((*(task.field for task in self.schema.tasks), *self._weights_alone())):
             self._drop_field(field)
         declared = self.schema.scenario
         if declared.field is not None and declared.field in self.field2type and not declared.keep_field:
@@ -401,6 +423,11 @@ class ScenarioDataset(ColumnarDataset):
         getattr(self, f"{scenario_source.value}_feat")[SCENARIO_FIELD] = scenario
         self.set_field_property(SCENARIO_FIELD, FeatureType.TOKEN, scenario_source, 1)
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
+
+    def _weights_alone(self) -> list[str]:
+        """Return the fields that are weights and nothing else."""
+        others = {self.schema.scenario.field, self.time_field, *(self.config["numerical_features"] or [])}
+        return [task.weight for task in self.schema.tasks if task.weight is not None and task.weight not in others]
 
     def _labels(self, task: Task) -> np.ndarray:
         """Return the labels of a task (N,), and note its classes."""
@@ -496,8 +523,9 @@ class ScenarioDataset(ColumnarDataset):
 
     @property
     def float_like_fields(self) -> list[str]:
-        """Float fields that may be normalised: labels may not."""
-        return [field for field in super().float_like_fields if field not in self.schema.label_fields]
+        """Float fields that may be normalised: labels and weights may not."""
+        kept = {*self.schema.label_fields, *self.schema.weight_fields.values()}
+        return [field for field in super().float_like_fields if field not in kept]
 
     # Splitting.
 
@@ -538,6 +566,7 @@ class ScenarioDataset(ColumnarDataset):
             train = slice(self.split_sizes[0])
             columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}
             self.label_scale = label_scales(self.schema, columns)
+            scale_weights(self.schema.tasks, self.inter_feat.packed, columns)
             for task in self.schema.tasks:
                 if task.type == "classes":
                     rest = self.inter_feat[task.label_field].numpy()[self.split_sizes[0] :]

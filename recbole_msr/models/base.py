@@ -80,6 +80,7 @@ class MultiScenarioRecommender(ContextRecommender):
         self.label_fields = schema.label_fields
         self.main_index = schema.main_index
         self.missing_labels = schema.missing_labels
+        self.weight_fields = [task.weight_field for task in schema.tasks]
         self.layout = Layout(schema.types, getattr(dataset, "label_classes", {}))
         self._all_binary = set(schema.types.values()) == {"binary"}
         self.number_targets = nn.ModuleDict(
@@ -242,7 +243,8 @@ class MultiScenarioRecommender(ContextRecommender):
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Return lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
 
-        A task of numbers has the loss of its `NumberTarget` instead of the BCE, one of classes the cross-entropy.
+        A task of numbers has the loss of its `NumberTarget` instead of the BCE, one of classes the cross-entropy. For a
+        task with weights w it is lambda_{i(b),t} w_bt BCE(y_bt, label_bt); the mean of w over training rows is 1.
 
         A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
         is 0 and no gradient flows from it.
@@ -251,8 +253,17 @@ class MultiScenarioRecommender(ContextRecommender):
         counts = self._labelled(labels) & (scenario >= 0).unsqueeze(1)
         scenario = scenario.clamp(min=0)
         logits = self.logits(self.embed(interaction), scenario).float()
-        losses = self.loss_weights[scenario] * self._label_losses(logits, labels) + self.calibration(logits)
+        weights = self._weights(interaction, scenario)
+        losses = weights * self._label_losses(logits, labels) + self.calibration(logits)
         return torch.where(counts, losses, 0.0), counts
+
+    def _weights(self, interaction: Any, scenario: Tensor) -> Tensor:
+        """Return lambda_{i(b),t} w_bt (B, T), of scenarios (B,): w is 1 for a task without weights."""
+        weights = self.loss_weights[scenario]
+        if not any(self.weight_fields):
+            return weights
+        columns = zip(weights.unbind(dim=1), self.weight_fields, strict=True)
+        return torch.stack([own if field is None else own * interaction[field] for own, field in columns], dim=1)
 
     def _labelled(self, labels: Tensor) -> Tensor:
         """Return which labels (B, T) are there (B, T)."""

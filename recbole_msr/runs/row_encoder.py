@@ -106,7 +106,8 @@ class RowEncoder:
             FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
             FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
         }
-        unread = {*inputs, *dataset.schema.label_fields, dataset.time_field}
+        schema = dataset.schema
+        unread = {*inputs, *schema.label_fields, *schema.weight_fields.values(), dataset.time_field}
         for field, source in dataset.field2source.items():
             if field in unread:
                 continue

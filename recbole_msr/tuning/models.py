@@ -225,6 +225,8 @@ class _Check:
         not_binary = [task for task, kind in schema.types.items() if kind != "binary"]
         if not_binary and not hasattr(registry.model_class(model), "predict_tasks"):
             return f"it learns labels of 0 and 1, and task '{not_binary[0]}' is of type {schema.types[not_binary[0]]}"
+        if schema.weight_fields and not hasattr(registry.model_class(model), "predict_tasks"):
+            return f"it counts every row once, and task '{next(iter(schema.weight_fields))}' has a weight"
         return _structure(model, schema)
 
     def _full(self, model: str) -> Any:
