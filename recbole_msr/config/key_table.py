@@ -40,6 +40,7 @@ from recbole_msr.value_kinds import (
 )
 
 LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
+HISTORY_POOLINGS = ("mean", "sum", "target_attention")
 INTERACTIONS = ("none", "fm", "cross")
 SHAPES = ("constant", "linear", "cosine")
 """Ways of the learning rate from step to step."""
@@ -253,6 +254,14 @@ _OWN_MODELS = Need(
     refused="always",
 )
 _CROSS = Need(lambda run, _: run.config["interaction"] == "cross", "is read with interaction: cross", refused="never")
+_HISTORY = Need(
+    lambda run, _: run.config["history"] is not None, "is read where a history is declared", refused="never"
+)
+_ATTENTION = Need(
+    lambda run, _: run.config["history_pooling"] == "target_attention",
+    "is read with history_pooling: target_attention",
+    refused="never",
+)
 _WAY_DOWN = Need(
     lambda run, _: run.config["learning_rate_schedule"] != "constant",
     "is read with learning_rate_schedule: linear or cosine",
@@ -552,6 +561,11 @@ KEYS: Mapping[str, Key] = {
     "main_task": _key(maybe(name("the name of a task"), word=False), _TASKS),
     "preset": _key(maybe(text("the name of a preset"))),
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
+    "history": _key(anything(), _OWN_MODELS),
+    "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),
+    "history_hidden_sizes": _key(
+        listing(whole(1), of_what="whole numbers of at least 1", at_least=1), _OWN_MODELS, _HISTORY, _ATTENTION
+    ),
     "min_scenario_rows": _key(whole(1), _TASKS),
     "data_seed": _key(
         whole(0, 2**63 - 1),

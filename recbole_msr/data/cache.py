@@ -41,6 +41,7 @@ from recbole.utils.argument_list import dataset_arguments
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from recbole_msr.data.history import HistoryRows, data_key
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
 from recbole_msr.files.json import mismatch, read_json
@@ -92,6 +93,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     """Return a hash of the files' content and of all settings that decide what the dataset and its splits are."""
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
+    made_by["history"] = data_key(config)
     made_by["files"] = {
         suffix: _remembered_digest(path, Path(_root(config), ".digests"))
         for suffix in _TABLES
@@ -240,6 +242,8 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         else:
             tensors[f"text/{field}"], tensors[f"ends/{field}"] = encode(tokens)
     state["shared"] = shared
+    if dataset.history is not None:
+        tensors |= {f"history/{name}": tensor for name, tensor in dataset.history.tensors().items()}
     for name in state["tables"]:
         feat = getattr(dataset, f"{name}_feat")
         if name != "inter":
@@ -302,6 +306,8 @@ def read_state(dataset: Any, folder: Path) -> None:
     for name in ("user", "item"):
         columns = {key.split("/", 1)[1]: t for key, t in tensors.items() if key.startswith(f"{name}/")}
         setattr(dataset, f"{name}_feat", Interaction(columns) if name in state["tables"] else None)
+    of_history = {key.removeprefix("history/"): t for key, t in tensors.items() if key.startswith("history/")}
+    dataset.history = HistoryRows.from_tensors(of_history) if of_history else None
     dataset.inter_feat = _rows(dataset, state, tensors) if "inter" in state["tables"] else None
     dataset.feat_name_list = [f"{name}_feat" for name in state["tables"]]
 

@@ -20,6 +20,14 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.history import (
+    HISTORY_FIELD,
+    HistoryRows,
+    HistorySettings,
+    check_fields,
+    check_given,
+    checked_times,
+)
 from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.row_weights import check_weights, scale_weights
@@ -36,6 +44,7 @@ from recbole_msr.schema import (
     Task,
     TaskType,
     as_token,
+    label_field,
 )
 from recbole_msr.threads import process_rank
 
@@ -74,6 +83,7 @@ class ScenarioDataset(ColumnarDataset):
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
             that normalisation did.
+        history: the training rows that histories are made of (set by `build`); None where no `history` is declared.
         label_classes: of each task of classes their names, in the order of their numbers.
         label_scale: how each task of numbers is brought to one scale (set by `build`, see `data.label_scale`).
         data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
@@ -88,13 +98,16 @@ class ScenarioDataset(ColumnarDataset):
     all_scenarios: ScenarioDataset | None = None
     cells: dict[str, Any]
     data_report: dict[str, Any]
+    history: HistoryRows | None = None
     _untimed = 0
+    _read_times: np.ndarray | None = None
 
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
         if schema is None:
             raise InputError("a multi-scenario dataset needs tasks, e.g. tasks: {click: {field: rating, at_least: 4}}")
         self.schema = schema
+        self.history_settings = HistorySettings.from_config(config)
         self._restored = False
         self._all_views: list[ScenarioDataset] | None = None
         self._turn: Any = None
@@ -151,6 +164,7 @@ class ScenarioDataset(ColumnarDataset):
         schema = Schema.from_config(config)
         assert schema is not None
         dataset.schema, dataset.config, dataset.dataset_name = schema, config, config["dataset"]
+        dataset.history_settings = HistorySettings.from_config(config)
         dataset.logger = logging.getLogger()
         dataset._get_preset()
         dataset._get_field_from_config()
@@ -499,6 +513,8 @@ class ScenarioDataset(ColumnarDataset):
                 self.number_scale[field] = {"mean": float(feat[field].mean()), "low": 0.0, "width": 1.0}
         self._untimed = int(self.inter_feat[self.time_field].isna().sum()) if self.time_field in self.inter_feat else 0
         super()._fill_nan()
+        if self.history_settings is not None and self.field2type.get(self.time_field) == FeatureType.FLOAT:
+            self._read_times = self._times  # the rows of a split are numbered as these are
 
     def _normalize(self) -> None:
         before = {}
@@ -561,6 +577,8 @@ class ScenarioDataset(ColumnarDataset):
             rows = torch.cat([split.inter_feat.rows for split in splits])
             first = splits[0].inter_feat
             self.inter_feat = SelectedRows(first.source, rows, first.exact)
+            if self.history_settings is not None:
+                self._add_histories(self.history_settings, rows)
             self.inter_feat = pack_dataset(self)
             self._check_scenarios()
             train = slice(self.split_sizes[0])
@@ -599,6 +617,41 @@ class ScenarioDataset(ColumnarDataset):
             if len(view) == 0:
                 raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
         return views
+
+    def _add_histories(self, settings: HistorySettings, rows: torch.Tensor) -> None:
+        """Set `history`, and give every row of the splits the column `HISTORY_FIELD`.
+
+        Args:
+            settings: the declaration.
+            rows: the place of every row in the file (N,); the training rows come first.
+        """
+        excluded = {SCENARIO_FIELD, self.time_field, *self.schema.label_fields}
+        kinds = {
+            field: (kind.value, str(getattr(self.field2source[field], "value", self.field2source[field])))
+            for field, kind in self.field2type.items()
+            if field not in excluded and field in self.field2source
+        }
+        check_fields(settings, kinds, self.schema.tasks)
+        check_given(settings, kinds, self.field2id_token)
+        if not settings.fields:
+            return
+        if settings.order == "position":
+            times = rows.numpy().astype(np.float64)
+        else:
+            times = checked_times(self._read_times, self._untimed, self.time_field)[rows.numpy()]
+        self._read_times = None
+        users = self.inter_feat[self.uid_field]
+        own = settings.scenario == "own"
+        scenarios = self.row_scenario(self.inter_feat) if own else torch.zeros_like(users)
+        pool = torch.arange(len(rows)) < self.split_sizes[0]
+        if settings.of is not None:
+            pool &= self.inter_feat[label_field(settings.of)] == 1
+        # Fields of items are looked up by the item's id.
+        kept = [self.iid_field, *(field for field in settings.fields if kinds[field][1] == "inter")]
+        values = {field: self.inter_feat[field][pool] for field in kept}
+        places = pool.nonzero().squeeze(1)
+        self.history = HistoryRows.from_rows(users[pool], scenarios[pool], places, times[pool.numpy()], values)
+        self.inter_feat[HISTORY_FIELD] = self.history.find(users, scenarios, times)
 
     def _report_splits(self, before: list[int], views: list[ScenarioDataset]) -> None:
         no_label = f"task '{self.schema.main_task}' has no label"
@@ -824,15 +877,27 @@ class ScenarioDataset(ColumnarDataset):
             columns = getattr(self, f"{source.value}_feat").interaction
             ids = torch.where(columns[SCENARIO_FIELD] == index, 1, UNKNOWN_SCENARIO)
             setattr(self, f"{source.value}_feat", Interaction(columns | {SCENARIO_FIELD: ids}))
+        train = inside[: self.split_sizes[0]]
         self.inter_feat = self.inter_feat.part(inside, (self.user_feat, self.item_feat))
         packed = self.inter_feat.packed  # a copy, by the selection
         packed.tokens[:, packed.places[SCENARIO_FIELD][1]] = 1
+        if self.history is not None:
+            self._leave_histories(train)
         self.field2id_token = self.field2id_token.copy()
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", name])
         self.field2token_id = TokenIds(self.field2id_token)
         self.schema = _alone(self.schema, name)
         self.split_sizes, self.scenario_names, self.scenario_shares = sizes, [name], [1.0]
         self._count_cells(np.ones(len(self.inter_feat), dtype=np.int64))
+
+    def _leave_histories(self, train: torch.Tensor) -> None:
+        """Let histories be of the named training rows alone (a mask of all training rows), as rows of scenario 1."""
+        assert self.history is not None
+        packed = self.inter_feat.packed
+        kept, ranges = self.history.select(train[self.history.places], packed.column(HISTORY_FIELD))
+        self.history = replace(kept, scenarios=kept.scenarios.clamp(max=1))
+        start = packed.places[HISTORY_FIELD][1]
+        packed.tokens[:, start : start + 2] = ranges.int()
 
 
 def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> PackedRows:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.data.rows import Packed
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Task
 
@@ -138,7 +139,7 @@ def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:
 
 def _codes(dataset: Any, field: str, values: np.ndarray) -> np.ndarray | None:
     """Code the values (n, L) from 0, with -1 where a row has fewer; return None for a field that is no input."""
-    if field == SCENARIO_FIELD or field in dataset.schema.label_fields:
+    if field in (SCENARIO_FIELD, HISTORY_FIELD, *dataset.schema.label_fields):
         return None
     kind = dataset.field2type[field]
     if kind == FeatureType.TOKEN:

@@ -11,9 +11,11 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor, nn
 
 from recbole_msr.config.key_table import INTERACTIONS
+from recbole_msr.data.history import HistorySettings
 from recbole_msr.data.occurrence import occurring
 from recbole_msr.errors import InputError
 from recbole_msr.layers.dropout import Dropout
+from recbole_msr.layers.history import HistoryFeatures
 from recbole_msr.layers.interaction import BiInteraction, CrossNetwork, Part
 from recbole_msr.options import Options
 
@@ -46,6 +48,8 @@ class FeatureEmbedding(nn.Module):
 
     What no training row has (a user of the test rows alone, say) no row trains: in evaluation it is read as index 0, so
     that all such values, and those that the vocabulary lacks, come to the same.
+
+    - What `history` declares (`HistoryFeatures`) stands behind them; a given column is no other feature then.
 
     Fields stand in x by kind, then by name, whatever the order of columns in the files.
 
@@ -95,6 +99,8 @@ class FeatureEmbedding(nn.Module):
             FeatureType.TOKEN_SEQ: self.token_seq_fields,
             FeatureType.FLOAT: self.float_fields,
         }
+        histories = HistorySettings.from_config(config)
+        exclude = {*exclude, *(histories.given if histories is not None else ())}
         for field in sorted(dataset.fields(source=_FEATURE_SOURCES)):
             kind = dataset.field2type[field]
             is_token = kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
@@ -124,6 +130,9 @@ class FeatureEmbedding(nn.Module):
         self._note_seen(dataset, fields)
         self.dropout = Dropout(option.number("embedding_dropout", at_least=0, below=1))
         self.columns = [Part(field, width) for field, width in widths.items()]
+        self.history = HistoryFeatures(config, histories, dataset, widths) if histories is not None else None
+        if self.history is not None:
+            self.columns += [Part(name, width) for name, width in self.history.parts]
         if self.numerical_as == "raw":
             self.columns += [Part(field, 1, is_number=True) for field in self.float_fields]
         self.interaction: BiInteraction | CrossNetwork | None = None
@@ -206,11 +215,24 @@ class FeatureEmbedding(nn.Module):
                 number[:, :1] * table(self._read_as(field, number[:, 1].long()))
                 for (field, number), table in zip(numbers.items(), self.float_tables, strict=True)
             ]
+        if self.history is not None:
+            parts.append(self.history(interaction, self.look_up, self._read_as))
         if parts:
             parts = [self.dropout(torch.cat(parts, dim=1))]
         if self.numerical_as == "raw":
             parts += [number[:, :1] for number in numbers.values()]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def look_up(self, field: str, ids: Tensor) -> Tensor:
+        """Return the vectors (..., K) of ids of a token field (...), or of a token_seq field (..., S)."""
+        ids = self._read_as(field, ids)
+        if field in self.token_seq_fields:
+            bag = self.seq_tables[self.token_seq_fields.index(field)]
+            vectors: Tensor = bag(ids.reshape(-1, ids.shape[-1]))
+            return vectors.view(*ids.shape[:-1], vectors.shape[-1])
+        number = self.token_fields.index(field)
+        found: Tensor = self.table(ids + self.offsets[number]) if self.tables is None else self.tables[number](ids)
+        return found
 
     def _of_tokens(self, interaction: Any) -> list[Tensor]:
         """Return the embeddings of the token fields, one after the other in one tensor or in several."""

@@ -14,6 +14,7 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.errors import InputError
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.runs.row_columns import Vocabulary, distinct_values, gather, to_id_sequences, to_numbers
@@ -120,7 +121,21 @@ class RowEncoder:
                 encoded = self._encode_field(field, rows, stored, unknown_key)
                 if encoded is not None:
                     inputs[field] = encoded
+        if dataset.history is not None:
+            inputs[HISTORY_FIELD] = self._history_rows(rows, inputs[dataset.uid_field], inputs[SCENARIO_FIELD])
         return inputs
+
+    def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor) -> Tensor:
+        """Return where the kept training rows before each row are (N, 2); a row without a time is after them all."""
+        dataset = self._dataset
+        settings, history = dataset.history_settings, dataset.history
+        assert settings is not None
+        assert history is not None
+        times = np.full(rows.size, np.inf)
+        if settings.order == "time" and dataset.time_field in rows.columns:
+            given = to_numbers(dataset.time_field, rows.columns[dataset.time_field], rows.place)
+            times = np.where(np.isnan(given), np.inf, given)
+        return history.find(users, scenarios if settings.scenario == "own" else torch.zeros_like(users), times)
 
     def _encode_field(
         self, field: str, rows: RawRows, stored: Tensor | None, unknown_key: np.ndarray | None

@@ -289,6 +289,8 @@ TOLD = {
     "schedule_epochs": 3,
     "cross_layers": 3,
     "cross_rank": 3,
+    "history_pooling": "sum",
+    "history_hidden_sizes": [3],
 }
 """Deliberately without effect: the reason is told, and stands in the table."""
 
@@ -320,6 +322,7 @@ NO_NUMBER = {
 """Changes no number: the reason, or the tests of what it does change."""
 
 KNOWN = {"knowledge": "random", "knowledge_features": ["user"], "knowledge_size": 6}
+HISTORY = {"history": {"fields": ["item_id"]}}
 PRICE = {"numerical_features": ["price"]}
 CHANGES = {
     "data_path": ("nowhere", {}),
@@ -366,6 +369,9 @@ CHANGES = {
     "preset": ("ml-1m", {}),
     "only_scenario": ("age>=30", {}),
     "min_scenario_rows": (40, {}),
+    "history": ({"fields": ["item_id"]}, {}),
+    "history_pooling": ("sum", HISTORY),
+    "history_hidden_sizes": ([3], HISTORY | {"history_pooling": "target_attention"}),
     "data_seed": (5, {}),
     "knowledge": ("none", KNOWN),
     "knowledge_features": (["item"], KNOWN),

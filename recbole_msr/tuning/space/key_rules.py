@@ -19,7 +19,17 @@ from recbole_msr.tuning.space.space import Space
 _DATA = {
     *cache._KEYS,
     *dataset_arguments,
-    *("dataset", "data_path", "preset", "main_task", "data_seed", "seed", "train_neg_sample_args", "repeatable"),
+    *(
+        "dataset",
+        "data_path",
+        "history",
+        "preset",
+        "main_task",
+        "data_seed",
+        "seed",
+        "train_neg_sample_args",
+        "repeatable",
+    ),
     *("dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "min_scenario_rows"),
 }
 """Keys that change the rows, the labels or the split. (RecBole's own datasets split by `seed`.)"""
