@@ -39,7 +39,7 @@ from recbole_msr.tuning.space.space import Space
 
 MOST = 12
 """Settings chosen for a model at most."""
-LEAST_GAIN = 0.002
+LEAST_GAIN = 0.0005
 """Mean loss that one more must take away."""
 FEWEST = 3
 """Settings that must have been trained on all datasets for a model to have first configurations."""
