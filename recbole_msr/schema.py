@@ -10,7 +10,7 @@ A configuration says, for instance::
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -54,6 +54,15 @@ def label_field(task: str) -> str:
 def weight_field(task: str) -> str:
     """Return the name of the float column with the weights of a task's rows."""
     return f"weight_{task}"
+
+
+def is_conditional(name: str) -> bool:
+    """Say whether a name of results is a probability given another label, such as "buy|click", and no task.
+
+    >>> is_conditional("buy|click"), is_conditional("buy")
+    (True, False)
+    """
+    return "|" in name
 
 
 def wrong_labels(labels: np.ndarray, kind: TaskType) -> str | None:
@@ -252,6 +261,10 @@ class Task(Settings):
     quantile among the training rows."""
     loss: Literal["mse", "huber", "mae"] = "mse"
     """Of a number so brought: squared error, Huber's with delta 1, or absolute error."""
+    after: Name | None = None
+    """The task without which this one cannot be: p(buy) = p(click) p(buy | click) for a purchase after a click."""
+    strict: bool = False
+    """With `after`: refuse rows with label 1 of this task and 0 of the one before it, instead of a warning."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Task:
@@ -267,6 +280,10 @@ class Task(Settings):
                 raise ValueError("at_least and above make a label of 0 and 1, which type: classes is not")
         elif self.model_fields_set & {"classes", "ordered"}:
             raise ValueError("classes and ordered are for type: classes")
+        if self.after is not None and self.type != "binary":
+            raise ValueError(f"after is for labels of 0 and 1, which type: {self.type} is not")
+        if self.after is None and "strict" in self.model_fields_set:
+            raise ValueError("strict goes with after, the task that comes before this one")
         return self
 
     @property
@@ -399,6 +416,39 @@ class Schema:
         """The place of the main task among the tasks, from 0."""
         return self.task_names.index(self.main_task)
 
+    @property
+    def parents(self) -> dict[str, str]:
+        """The task before each task that is declared with `after`, by name, in the declared order."""
+        return {task.name: task.after for task in self.tasks if task.after is not None}
+
+    @property
+    def conditionals(self) -> dict[str, tuple[str, str]]:
+        """The probabilities that are predicted beside the tasks: "buy|click" -> buy, click."""
+        return {f"{task}|{parent}": (task, parent) for task, parent in self.parents.items()}
+
+    @property
+    def predicted_types(self) -> dict[str, TaskType]:
+        """The type of each task and then of each conditional, by name: all that a model of all tasks predicts."""
+        return {**self.types, **dict.fromkeys(self.conditionals, "binary")}
+
+    def labels(self, names: Sequence[str], column: Callable[[str], np.ndarray]) -> np.ndarray:
+        """Return the labels of tasks and conditionals (N, number of names).
+
+        A conditional has its task's labels, where the task before it has label 1; elsewhere they are missing.
+
+        Args:
+            names: names of tasks, and of `conditionals`.
+            column: the labels (N,) of a label field.
+        """
+        columns = []
+        for name in names:
+            task, parent = self.conditionals.get(name, (name, None))
+            labels = column(label_field(task))
+            if parent is not None:
+                labels = np.where(column(label_field(parent)) == 1, labels, MISSING_LABEL).astype(labels.dtype)
+            columns.append(labels)
+        return np.stack(columns, axis=1)
+
     @classmethod
     def from_config(cls, config: Any) -> Schema | None:
         """Read the schema of a configuration (a mapping or a RecBole Config); None where it declares no tasks.
@@ -417,6 +467,7 @@ class Schema:
         names = [task.name for task in declared]
         if len(set(names)) < len(names):
             raise InputError(f"two tasks have the same name in {names}")
+        _check_order(declared)
         main = names[0] if main_task is None else _declared_name("main_task", main_task)
         if main not in names:
             raise InputError(f"main_task '{main}' is not among the tasks {names}{nearest(main, names)}")
@@ -460,6 +511,33 @@ def _task_name(key: Any) -> str:
 def _task(name: str, declared: Any) -> Task:
     declared = {"field": declared} if isinstance(declared, str) else declared
     return validate(Task, declared, f"task '{name}'", example="{field: rating, at_least: 4}", preset={"name": name})
+
+
+def _check_order(tasks: Sequence[Task]) -> None:
+    """Refuse tasks after a task that there is not, that has no label of 0 and 1, or that comes after them in turn."""
+    by_name = {task.name: task for task in tasks}
+    for task in tasks:
+        if task.after is None:
+            continue
+        if task.after not in by_name:
+            others = [name for name in by_name if name != task.name]
+            hint = nearest(task.after, others) or "."
+            raise InputError(
+                f"task '{task.name}': after: there is no task '{task.after}'{hint} The others are: {', '.join(others)}"
+            )
+        parent = by_name[task.after]
+        if parent.type != "binary":
+            raise InputError(
+                f"task '{task.name}': after: task '{parent.name}' is of type {parent.type}, and a task comes after one "
+                "with labels of 0 and 1"
+            )
+    for task in tasks:
+        path = [task.name]
+        while (before := by_name[path[-1]].after) is not None:
+            if before in path:
+                circle = [*path[path.index(before) :], before]
+                raise InputError(f"tasks come after one another in a circle ({' after '.join(circle)}): take one out")
+            path.append(before)
 
 
 def _scenario(declared: Any) -> Scenario:

@@ -240,3 +240,46 @@ def test_infinite_numbers_are_refused():
 def test_what_does_not_go_with_a_type_is_refused(spec, told):
     with pytest.raises(InputError, match=told):
         _task(**spec)
+
+
+BUY = {"field": "bought", "after": "click"}
+
+
+def test_a_task_after_another_has_a_conditional():
+    schema = _schema(tasks=CLICK | {"buy": BUY})
+    assert schema.parents == {"buy": "click"}
+    assert schema.conditionals == {"buy|click": ("buy", "click")}
+    assert list(schema.predicted_types) == ["click", "buy", "buy|click"]
+
+
+def test_a_conditional_has_a_label_where_the_task_before_it_has_label_1():
+    columns = {"label_click": np.array([0.0, 1, 1, 1, -1]), "label_buy": np.array([1.0, 0, 1, -1, 1])}
+    labels = _schema(tasks=CLICK | {"buy": BUY}).labels(["buy", "buy|click"], columns.__getitem__)
+    assert labels.T.tolist() == [[1, 0, 1, -1, 1], [-1, 0, 1, -1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ({"buy": BUY}, r"task 'buy': after: there is no task 'click'"),
+        (
+            CLICK | {"buy": BUY | {"after": "klick"}},
+            r"task 'buy': after: there is no task 'klick'; did you mean 'click'",
+        ),
+        (CLICK | {"buy": BUY | {"after": "buy"}}, r"in a circle \(buy after buy\)"),
+        (
+            {"a": {"field": "f", "after": "c"}, "b": {"field": "f", "after": "a"}, "c": {"field": "f", "after": "b"}},
+            r"in a circle \(a after c after b after a\)",
+        ),
+        ({"click": {"field": "f", "type": "number"}, "buy": BUY}, r"task 'click' is of type number"),
+        ({"click": {"field": "f", "type": "classes"}, "buy": BUY}, r"task 'click' is of type classes"),
+        (CLICK | {"buy": BUY | {"type": "number"}}, r"task 'buy': after is for labels of 0 and 1"),
+        (CLICK | {"buy": {"field": "f", "strict": True}}, r"task 'buy': strict goes with after"),
+        (CLICK | {"buy": BUY | {"strict": "yes"}}, r"task 'buy': strict must be true or false"),
+        (CLICK | {"buy": BUY | {"after": ["click"]}}, r"task 'buy': after.*is no name"),
+    ],
+)
+def test_a_wrong_order_of_tasks_is_one_line(tasks, told):
+    with pytest.raises(InputError, match=told) as raised:
+        _schema(tasks=tasks)
+    assert "\n" not in str(raised.value)

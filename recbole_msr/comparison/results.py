@@ -20,6 +20,7 @@ from recbole_msr.files.yaml import read_yaml
 from recbole_msr.jobs.shared_rows import AGAIN, SharedRows
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.result_file import read_result
+from recbole_msr.schema import is_conditional
 from recbole_msr.tuning.outcome import SUMMARY
 from recbole_msr.tuning.trials_table import read_trials
 
@@ -52,7 +53,7 @@ class EntryResults:
         }
         result = read_result(folder / "result.json", expected, AGAIN)
         expected_tasks = [job.task] if job.task is not None else settings.tasks
-        tasks = list(result["test"].get("pooled", {}))
+        tasks = [task for task in result["test"].get("pooled", {}) if not is_conditional(task)]
         if sorted(tasks) != sorted(expected_tasks):
             raise InputError(
                 f"{folder / 'result.json'} is of another run: it has results for {', '.join(tasks) or 'no task'}, "

@@ -20,6 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.conversions import check_conversions
 from recbole_msr.data.history import (
     HISTORY_FIELD,
     HistoryRows,
@@ -419,6 +420,8 @@ class ScenarioDataset(ColumnarDataset):
         for table, counts in self.data_report["files"].items():
             counts["used"] = len(getattr(self, f"{table}_feat"))
         labels = {task.label_field: self._labels(task) for task in self.schema.tasks}
+        for warning in check_conversions(self.schema, labels):
+            self._note(warning)
         for task in self.schema.tasks:
             if task.weight_field is not None:
                 weights = self.inter_feat[task.weight].to_numpy(dtype=np.float32)

@@ -14,7 +14,7 @@ from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.evaluation.metrics import METRICS, metric_keys, metrics_of
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
-from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, label_field, wrong_labels
+from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, is_conditional, wrong_labels
 
 _COUNTS = ("type", "rows", "positives", "mean_label", "undefined")
 """What a cell has beside its metrics."""
@@ -144,17 +144,19 @@ class Evaluation:
     def macro(self, metric: str, task: str | None = None) -> float | None:
         """Return the unweighted mean of a metric over the defined cells of one task or of all; None without any.
 
+        Conditionals, such as "buy|click", are not among all tasks: they say the same as the tasks in another way.
+
         That of PCOC is a plain mean too: cells above and below 1 cancel out, and the worst cell shows them.
         """
-        values = [value for (_, of), value in self._defined(metric) if task in (None, of)]
+        values = [v for (_, of), v in self._defined(metric) if of == task or (task is None and not is_conditional(of))]
         return float(np.mean(values)) if values else None
 
     def worst(self, metric: str = "auc") -> Worst | None:
         """Return the defined cell with the lowest AUC or GAUC, the highest LogLoss or ECE, or the PCOC farthest from 1.
 
-        The distance of PCOC is |log PCOC|: 2 is as far as 1/2. Of equals it is the first.
+        The distance of PCOC is |log PCOC|: 2 is as far as 1/2. Of equals it is the first. Conditionals do not count.
         """
-        cells = [Worst(*name, value) for name, value in self._defined(metric)]
+        cells = [Worst(*name, value) for name, value in self._defined(metric) if not is_conditional(name[1])]
         return max(cells, key=lambda cell: METRICS[metric].badness(cell.value)) if cells else None
 
     def flat(self) -> dict[str, float]:
@@ -311,20 +313,19 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     Args:
         config: RecBole's configuration.
         split: a split as a built dataset.
-        task: the one that is predicted; None for all of them.
+        task: the one that is predicted; None for all of them, with the conditionals.
     """
     inter, schema = split.inter_feat, getattr(split, "schema", None)
-    types: dict[str, TaskType] = {} if schema is None else schema.types
+    types: dict[str, TaskType] = {} if schema is None else schema.predicted_types
     if schema is None:
         main = config["LABEL_FIELD"]
-        scenarios, tasks, fields = ["all"], [main], [main]
+        scenarios, tasks, labels = ["all"], [main], inter[main].numpy()[:, None]
         scenario = np.ones(len(split), dtype=np.int64)
     else:
         main = task or schema.main_task
         scenarios, scenario = split.scenario_names, split.row_scenario(inter).numpy()
-        tasks = schema.task_names if task is None else [task]
-        fields = [label_field(name) for name in tasks]
-    labels = np.stack([inter[field].numpy() for field in fields], axis=1)
+        tasks = list(types) if task is None else [task]
+        labels = schema.labels(tasks, lambda field: inter[field].numpy())
     users = inter[split.uid_field].numpy() if split.uid_field in inter else None
     least = config["min_scenario_rows"] or 1
     layout = Layout.of(tasks, types, getattr(split, "label_classes", None))

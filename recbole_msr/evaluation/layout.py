@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recbole_msr.schema import TaskType
+from recbole_msr.schema import Schema, TaskType
 
 CLASS_TYPES: tuple[TaskType, ...] = ("classes", "ordered")
 """Types of tasks that are predicted by a probability for each class."""
@@ -35,6 +35,21 @@ class Layout:
     ) -> Layout:
         """Return the layout of some tasks, which are binary where no type is given."""
         return cls({task: (types or {}).get(task, "binary") for task in tasks}, classes or {})
+
+    @classmethod
+    def predicted(cls, schema: Schema, classes: Mapping[str, Sequence[str]], width: int) -> Layout:
+        """Return the layout of `width` predictions: of all tasks and conditionals, of all tasks, or of the main one.
+
+        Args:
+            schema: the declared tasks.
+            classes: of each task of classes, the names of its classes.
+            width: the number of columns.
+        """
+        for types in (schema.predicted_types, schema.types):
+            layout = cls(types, classes)
+            if layout.width == width:
+                return layout
+        return cls({schema.main_task: schema.types[schema.main_task]}, classes)
 
     @property
     def columns(self) -> dict[str, slice]:

@@ -10,7 +10,7 @@ import torch
 
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.files.atomic import write_atomically
-from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, Schema, label_field
+from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, Schema
 
 
 def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
@@ -19,7 +19,8 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
     Columns: `scenario` (1..M, in the order of result.json's `scenarios`), `user` (RecBole's id; where there are users),
     and for every task that the run predicts `label_TASK` (0, 1, or -1 for none) and `score_TASK` (the probability); of
     a task of numbers both are numbers, and a missing label is null. A task of classes has `score_TASK=CLASS` for each
-    class, and `label_TASK` is the number of the class among these, from 0.
+    class, and `label_TASK` is the number of the class among these, from 0. A conditional such as "buy|click" has both
+    columns as a task has, its label missing where click is not 1.
 
     Args:
         path: the file.
@@ -35,8 +36,8 @@ def write_predictions(path: Path, scores: torch.Tensor, split: Any) -> None:
     if split.uid_field in inter:
         columns["user"] = inter[split.uid_field].numpy()
     layout = layout_of_split(split, scores.shape[1])
-    for task, kind in layout.types.items():
-        labels = inter[split.label_field if schema is None else label_field(task)].numpy()
+    labels_of = labels_of_split(split, layout)
+    for (task, kind), labels in zip(layout.types.items(), labels_of.T, strict=True):
         if kind == "number":
             columns[f"label_{task}"] = np.where(labels == MISSING_LABELS["number"], np.nan, labels)
         else:
@@ -54,5 +55,13 @@ def layout_of_split(split: Any, count: int) -> Layout:
     schema: Schema | None = getattr(split, "schema", None)
     if schema is None:
         return Layout({split.label_field: "binary"})
-    every = Layout(schema.types, split.label_classes)
-    return every if count == every.width else Layout({schema.main_task: schema.types[schema.main_task]})
+    return Layout.predicted(schema, split.label_classes, count)
+
+
+def labels_of_split(split: Any, layout: Layout) -> np.ndarray:
+    """Return the labels of a split's rows (N, T), of the tasks and conditionals of a layout."""
+    schema: Schema | None = getattr(split, "schema", None)
+    if schema is None:
+        labels: np.ndarray = split.inter_feat[split.label_field].numpy()[:, None]
+        return labels
+    return schema.labels(list(layout.types), lambda field: split.inter_feat[field].numpy())

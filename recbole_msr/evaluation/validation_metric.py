@@ -25,7 +25,7 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     known = [name.lower() for name in config["metrics"]]
     schema = getattr(dataset, "schema", None)
     main: str = config["LABEL_FIELD"] if schema is None else schema.main_task
-    types: dict[str, TaskType] = {main: "binary"} if schema is None else schema.types
+    types: dict[str, TaskType] = {main: "binary"} if schema is None else schema.predicted_types
     types = types if several_tasks else {main: types[main]}
     known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main)
     refusal = cannot_choose(str(wanted))

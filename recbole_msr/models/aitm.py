@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.task_chain import task_chains
 from recbole_msr.layers.transfer import InformationTransfer
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
@@ -23,6 +24,10 @@ from recbole_msr.options import Options
 
 class AITM(MultiScenarioRecommender):
     """Tasks in order, as declared: what task t - 1 has learnt is handed on to task t.
+
+    Where tasks are declared with `after`, a task is handed what the task that it comes after has learnt, and a task
+    without `after` is handed nothing. Probabilities are then products along the chain, as in every model, and need no
+    calibrator.
 
     q_t     = f_t(x)                               the tower of task t, an MLP of width k
     p_{t-1} = g_{t-1}(z_{t-1})                     what task t - 1 hands over, one layer
@@ -58,31 +63,39 @@ class AITM(MultiScenarioRecommender):
             batch_norm,
         )
         k = self.tower.output_size
-        self.hand_over = nn.ModuleList(
-            MLPBank(n_each, k, [k], activation, dropout, batch_norm) for _ in range(self.n_outputs - 1)
-        )
-        self.transfer = InformationTransfer(k) if self.n_outputs > 1 else None
+        self.sources = self._sources()
+        self.hand_over = nn.ModuleList(MLPBank(n_each, k, [k], activation, dropout, batch_norm) for _ in self.sources)
+        self.transfer = InformationTransfer(k) if self.sources else None
         self.outputs = nn.ModuleList(MLPBank(n_each, k, [], output_size=1) for _ in range(self.n_outputs))
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         towers = self.tower(x).unflatten(0, (self.n_outputs, -1))  # (T, M, B, k)
-        z = self._of_scenario(towers[0], scenario)
-        logits = [self._of_scenario(self.outputs[0](z), scenario)]
-        for t in range(1, self.n_outputs):
-            p = self._of_scenario(self.hand_over[t - 1](z), scenario)
+        z = {t: self._of_scenario(towers[t], scenario) for t in range(self.n_outputs) if t not in self.sources}
+        for (t, source), hand_over in zip(self.sources.items(), self.hand_over, strict=True):
+            p = self._of_scenario(hand_over(z[source]), scenario)
             assert self.transfer is not None
-            z = self.transfer(p, self._of_scenario(towers[t], scenario))
-            logits.append(self._of_scenario(self.outputs[t](z), scenario))
+            z[t] = self.transfer(p, self._of_scenario(towers[t], scenario))
+        logits = [self._of_scenario(output(z[t]), scenario) for t, output in enumerate(self.outputs)]
         return torch.cat(logits, dim=1)
+
+    def _sources(self) -> dict[int, int]:
+        """Return by output the output that hands over to it, those that hand over before those that are handed to."""
+        if not self.parents:
+            return {t: t - 1 for t in range(1, self.n_outputs)}
+        starts = {task: columns.start for task, columns in self.layout.columns.items()}
+        chains = sorted(task_chains(self.task_names, self.parents).values(), key=len)
+        return {starts[chain[-1]]: starts[chain[-2]] for chain in chains}
 
     def _of_scenario(self, values: Tensor, scenario: Tensor) -> Tensor:
         """Return each row's own (B, ...) of what every scenario's part gives (M, B, ...)."""
         return self.groups.pick(values, scenario).squeeze(0)
 
     def calibration(self, logits: Tensor) -> Tensor:
-        """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits; 0 for the first task."""
+        """Return alpha * max(y_t - y_{t-1}, 0) (B, T) of logits; 0 for the first task, and where tasks have `after`."""
+        if self.parents:
+            return logits.new_zeros(len(logits), self.n_tasks)
         y = logits[:, [columns.start for columns in self.layout.columns.values()]].sigmoid()
         excess = F.pad((y[:, 1:] - y[:, :-1]).relu(), (1, 0))
         binary = [kind == "binary" for kind in self.layout.types.values()]

@@ -18,6 +18,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.number_target import NumberTarget
+from recbole_msr.layers.task_chain import chain_losses, chain_probability, task_chains
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType
@@ -34,6 +35,9 @@ class MultiScenarioRecommender(ContextRecommender):
     task of K classes has K logits, with a softmax: inside a model it counts as K tasks, so `logits` is (B, C) with C
     columns of `layout`, as many as tasks where none has classes.
 
+    The logit of a task after another is that of p(task | the task before it). p(task) is the product along its chain,
+    and its loss is the product's, over all rows (`layers.task_chain`).
+
     It trains under RecBole's own trainer and any loop that calls `calculate_loss`. `predict` is the main
     task, for RecBole's metrics; `predict_tasks` is all of them.
 
@@ -46,7 +50,9 @@ class MultiScenarioRecommender(ContextRecommender):
         task_names, scenario_names: the T tasks and M scenarios, in the order of columns and ids everywhere.
         features: a `FeatureEmbedding`; `features.output_size` is D.
         loss_weighting: a word of `LOSS_WEIGHTINGS`; "fixed" wherever there is one task.
-        layout: the tasks' columns of logits and predictions.
+        layout: the tasks' columns of logits.
+        predicted: the columns of predictions: those of the tasks, then of the conditionals, such as "buy|click".
+        parents: the task before each task that comes after one, by name.
         number_targets: by the index of the task, as text, what a task of numbers has beside the binary ones.
         log_variances: s (T,), learned, for the uncertainty weighting; None for every other.
 
@@ -82,6 +88,12 @@ class MultiScenarioRecommender(ContextRecommender):
         self.missing_labels = schema.missing_labels
         self.weight_fields = [task.weight_field for task in schema.tasks]
         self.layout = Layout(schema.types, getattr(dataset, "label_classes", {}))
+        self.predicted = Layout(schema.predicted_types, self.layout.classes)
+        self.parents = schema.parents
+        self._chains = {  # by the index of the last task, the columns of its logits
+            self.task_names.index(task): [self.layout.columns[name].start for name in chain]
+            for task, chain in task_chains(self.task_names, self.parents).items()
+        }
         self._all_binary = set(schema.types.values()) == {"binary"}
         self.number_targets = nn.ModuleDict(
             {
@@ -156,10 +168,12 @@ class MultiScenarioRecommender(ContextRecommender):
         return torch.stack([interaction[field] for field in self.label_fields], dim=1)
 
     def predict_tasks(self, interaction: Any) -> Tensor:
-        """Probability of every task and class, or the number in the field's unit (B, C).
+        """Probability of every task and class, or the number in the field's unit (B, P).
+
+        There are as many columns as in `predicted`: those of the C logits, then the conditionals.
 
         A row of an unknown scenario gets the mean of what the M scenarios would predict for it, weighted by
-        their shares of the training rows.
+        their shares of the training rows. A conditional is then the quotient of such means.
         """
         x, scenario = self.embed(interaction), self.scenario_of(interaction)
         y = self.predictions(self.logits(x, scenario.clamp(min=0)))
@@ -169,20 +183,43 @@ class MultiScenarioRecommender(ContextRecommender):
         x, scenario = x[unknown], scenario[unknown]
         each = [self.predictions(self.logits(x, torch.full_like(scenario, m))) for m in range(self.n_scenarios)]
         mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
-        return y.index_put((unknown,), mean)
+        return y.index_put((unknown,), self._with_quotients(mean) if self._chains else mean)
+
+    def _with_quotients(self, y: Tensor) -> Tensor:
+        """Make the conditionals of predictions (B, P) the quotients of their tasks' probabilities."""
+        of_tasks, *quotients = y[:, : self.n_outputs], *y[:, self.n_outputs :].split(1, dim=1)
+        for number, (task, parent) in enumerate(self.parents.items()):
+            p, before = (y[:, self.layout.columns[name]] for name in (task, parent))
+            quotients[number] = torch.where(before > 0, p / before, quotients[number])
+        return torch.cat([of_tasks, *quotients], dim=1)
 
     def predictions(self, logits: Tensor) -> Tensor:
-        """Return what is predicted of logits (B, C): probabilities, or numbers in the field's unit (B, C)."""
+        """Return what is predicted of logits (B, C): probabilities, or numbers in the field's unit (B, P)."""
         logits = logits.float()  # in half precision a sigmoid would tie many rows that the logits tell apart
-        if self._all_binary:
+        if self._all_binary and not self._chains:
             return logits.sigmoid()
         parts = []
         for index, (kind, z) in enumerate(self._by_task(logits)):
             if kind == "number":
                 parts.append(self._number_target(index).predictions(z.squeeze(1)).unsqueeze(1))
+            elif index in self._chains:
+                parts.append(chain_probability(self._chain_logits(index, logits)).unsqueeze(1))
             else:
                 parts.append(z.softmax(dim=1) if kind in CLASS_TYPES else z.sigmoid())
-        return torch.cat(parts, dim=1)
+        given = [logits[:, columns[-1:]].sigmoid() for columns in self._chains.values()]
+        return torch.cat([*parts, *given], dim=1)
+
+    def _chain_logits(self, index: int, logits: Tensor) -> list[Tensor]:
+        """Return the logits (B,) of the tasks that lead to one, from the first to itself, of logits (B, C)."""
+        return [logits[:, column] for column in self._chains[index]]
+
+    def task_reads_logits(self) -> Tensor:
+        """Return whether task t's probability reads logit c (T, C): its own, and those of the tasks before it."""
+        reads = torch.zeros(self.n_tasks, self.n_outputs, dtype=torch.bool)
+        for t, columns in enumerate(self.layout.columns.values()):
+            reads[t, columns] = True
+            reads[t, self._chains.get(t, [])] = True
+        return reads
 
     def _number_target(self, index: int) -> NumberTarget:
         target = self.number_targets[str(index)]
@@ -243,7 +280,8 @@ class MultiScenarioRecommender(ContextRecommender):
     def row_losses(self, interaction: Any) -> tuple[Tensor, Tensor]:
         """Return lambda_{i(b),t} BCE(y_bt, label_bt) (B, T), and which of them count (B, T).
 
-        A task of numbers has the loss of its `NumberTarget` instead of the BCE, one of classes the cross-entropy. For a
+        A task of numbers has the loss of its `NumberTarget` instead of the BCE, one of classes the cross-entropy. A
+        task after another has the BCE of the product of probabilities, whatever the label of the task before it. For a
         task with weights w it is lambda_{i(b),t} w_bt BCE(y_bt, label_bt); the mean of w over training rows is 1.
 
         A row counts for task t if it carries t's label and its scenario is known; where it does not, its loss
@@ -274,7 +312,7 @@ class MultiScenarioRecommender(ContextRecommender):
 
     def _label_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each label's own loss (B, T); what it is where a label is missing does not matter."""
-        if self._all_binary:
+        if self._all_binary and not self._chains:
             return F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
         columns = []
         for index, ((kind, z), y) in enumerate(zip(self._by_task(logits), labels.unbind(1), strict=True)):
@@ -282,6 +320,8 @@ class MultiScenarioRecommender(ContextRecommender):
                 columns.append(self._number_target(index).losses(z.squeeze(1), y))
             elif kind in CLASS_TYPES:
                 columns.append(F.cross_entropy(z, y.clamp(min=0).long(), reduction="none"))
+            elif index in self._chains:
+                columns.append(chain_losses(self._chain_logits(index, logits), y.clamp(min=0)))
             else:
                 columns.append(F.binary_cross_entropy_with_logits(z.squeeze(1), y.clamp(min=0), reduction="none"))
         return torch.stack(columns, dim=1)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.cells import evaluate_cells
-from recbole_msr.evaluation.prediction_file import layout_of_split
+from recbole_msr.evaluation.prediction_file import labels_of_split, layout_of_split
 from recbole_msr.files.json import read_json
-from recbole_msr.schema import label_field
 
 CALIBRATION = "calibration.json"
 METRICS = ("auc", "logloss", "ece", "pcoc")
@@ -26,15 +24,14 @@ class SplitRows:
 
     Args:
         split: the split as a built dataset, N rows.
-        columns: number of predicted columns: of all tasks, or of the main task alone.
+        columns: number of predicted columns: of all tasks, with conditionals if there are any, or of the main task.
     """
 
     def __init__(self, split: Any, columns: int) -> None:
         self.layout = layout_of_split(split, columns)
         self.main, self.scenarios = split.schema.main_task, list(split.scenario_names)
-        inter = split.inter_feat
-        self.labels = np.stack([inter[label_field(task)].numpy() for task in self.layout.types], axis=1)
-        self.scenario = split.row_scenario(inter).numpy()
+        self.labels = labels_of_split(split, self.layout)
+        self.scenario = split.row_scenario(split.inter_feat).numpy()
 
 
 def fit_calibration(config: Any, scores: torch.Tensor, split: Any) -> Calibration:

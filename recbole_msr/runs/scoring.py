@@ -30,7 +30,7 @@ class Scored(NamedTuple):
 
     Attributes:
         scores: (N, C), a column a task; a task of classes has one for each class, TASK=CLASS, and where the classes are
-            ordered one with the expected value under its own name.
+            ordered one with the expected value under its own name. Last come the conditionals, such as "buy|click".
         unknown: by field, rows with a value never seen in training, or in whose sequence there is one.
         missing: by numerical feature, rows without a number, for which the mean of the training data stands.
     """
@@ -51,7 +51,7 @@ class Scorer:
 
     Attributes:
         tasks: the names of the tasks T; of a model of one task, the main task.
-        columns: of each task, the names of its columns of the scores.
+        columns: of each task and conditional, the names of its columns of the scores.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Scorer:
         self._encoder = RowEncoder(config, dataset, getattr(model, "features", None))
         schema = dataset.schema
         self.tasks: list[str] = schema.task_names if hasattr(model, "predict_tasks") else [schema.main_task]
-        self._layout = Layout.of(self.tasks, schema.types, dataset.label_classes)
+        self._layout = getattr(model, "predicted", None) or Layout.of(self.tasks, schema.types, dataset.label_classes)
         self.columns = {
             task: [*self._layout.names[columns], *([task] if self._layout.types[task] == "ordered" else [])]
             for task, columns in self._layout.columns.items()

@@ -18,6 +18,7 @@ from recbole.utils import init_seed
 from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells, recbole_metrics
+from recbole_msr.evaluation.layout import Layout
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
@@ -87,8 +88,8 @@ class RecModule(pl.LightningModule):
         predicts_all_tasks = self._schema is not None and hasattr(model, "predict_tasks")
         self._layout = getattr(model, "layout", None)
         self._columns = len(self._schema.tasks) if predicts_all_tasks and self._schema is not None else 1
-        if self._layout is not None:
-            self._columns = self._layout.width
+        if hasattr(model, "predicted"):
+            self._columns = model.predicted.width
 
     def _loss_function(self) -> Callable[[Any], Any]:
         loss: Callable[[Any], Any] = self.model.counted_losses if self._counted else self.model.calculate_loss
@@ -298,20 +299,18 @@ class RecModule(pl.LightningModule):
 
     def _evaluate(self, scores: torch.Tensor, rows: Interaction) -> Evaluation:
         users = rows[self._config["USER_ID_FIELD"]].cpu().numpy() if self._config["USER_ID_FIELD"] in rows else None
+        classes = {} if self._layout is None else self._layout.classes
         if self._schema is None:
             names, tasks, main = ["all"], [self._config["LABEL_FIELD"]], self._config["LABEL_FIELD"]
-            label_fields, scenario = tasks, np.ones(len(rows), dtype=np.int64)
+            labels, scenario = rows[main].cpu().numpy()[:, None], np.ones(len(rows), dtype=np.int64)
         else:
             names = self.trainer.datamodule.scenario_names  # type: ignore[attr-defined]
             main = self._schema.main_task
-            has_all_tasks = scores.shape[1] > 1 or len(self._schema.tasks) == 1
-            tasks = self._schema.task_names if has_all_tasks else [main]
-            label_fields = self._schema.label_fields if has_all_tasks else [self._config["LABEL_FIELD"]]
+            tasks = list(Layout.predicted(self._schema, classes, scores.shape[1]).types)
+            labels = self._schema.labels(tasks, lambda field: rows[field].cpu().numpy())
             scenario = rows[SCENARIO_FIELD].cpu().numpy()
-        labels = torch.stack([rows[field] for field in label_fields], dim=1).cpu().numpy()
         least = self._config["min_scenario_rows"] or 1
-        types = {} if self._schema is None else self._schema.types
-        classes = {} if self._layout is None else self._layout.classes
+        types = {} if self._schema is None else self._schema.predicted_types
         return evaluate_cells(
             scores.numpy(), labels, scenario, users, names, tasks, main, least, types=types, classes=classes
         )

@@ -25,7 +25,7 @@ from recbole_msr.files.json import read_json
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, latency, parameters
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.saved_run import SavedRun
-from recbole_msr.schema import label_field
+from recbole_msr.schema import is_conditional, label_field
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.best_model import KEPT_TRIALS
 from recbole_msr.tuning.models import ROWS_MODEL
@@ -137,7 +137,7 @@ class TrialModel:
         """
         scores = np.full((len(table), len(tasks)), np.nan)
         for folder, own in zip(self.folders, self.tasks, strict=True):
-            predicted = _predict(SavedRun(folder).model, table, len(own))
+            predicted = _predict(SavedRun(folder).model, table)  # conditionals stand behind the tasks
             for column, task in enumerate(own):
                 if task in tasks:
                     scores[:, list(tasks).index(task)] = predicted[:, column]
@@ -204,21 +204,21 @@ def _trial_model(settings: SearchSettings, trial: FrozenTrial) -> TrialModel | N
 
 
 def _predicted_tasks(result: dict[str, Any]) -> list[str]:
-    """Return the tasks that a run predicts, by its validated.json: those that were validated."""
+    """Return the tasks that a run predicts, by its validated.json: those that were validated, no conditionals."""
     valid = result.get("valid")
     pooled = valid.get("pooled") if isinstance(valid, dict) else None
-    return [str(task) for task in pooled] if isinstance(pooled, dict) else []
+    return [str(task) for task in pooled if not is_conditional(task)] if isinstance(pooled, dict) else []
 
 
 @torch.no_grad()
-def _predict(model: Any, table: PackedTable, columns: int) -> np.ndarray:
-    """Predict all rows of a table; (N, columns)."""
+def _predict(model: Any, table: PackedTable) -> np.ndarray:
+    """Predict all rows of a table; (N, columns of the model)."""
     predict = getattr(model, "predict_tasks", model.predict)
     device = next(model.parameters()).device
     parts = []
     for start in range(0, len(table), _BATCH_ROWS):
         batch = table.batch(slice(start, start + _BATCH_ROWS)).to(device)
-        parts.append(predict(batch).reshape(-1, columns).double().cpu().numpy())
+        parts.append(predict(batch).reshape(len(batch), -1).double().cpu().numpy())
     return np.concatenate(parts)
 
 

@@ -13,7 +13,7 @@ from recbole_msr.evaluation.layout import CLASS_TYPES
 from recbole_msr.evaluation.metrics import metric_name, metrics_of
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
-from recbole_msr.schema import Schema
+from recbole_msr.schema import Schema, is_conditional
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
@@ -128,6 +128,11 @@ class SearchSettings:
             raise InputError(
                 f"an ensemble is of binary tasks and numbers, and task '{of_classes[0]}' is one of classes: leave "
                 "--ensemble out (recbole_msr.runs.ensemble.write_ensemble takes finished runs of any tasks)"
+            )
+        if self.ensemble and is_conditional(self.quality.split("/")[-1]):
+            raise InputError(
+                f"an ensemble averages the tasks' probabilities and is not chosen by {self.quality}, a metric of a "
+                "conditional: give another valid_metric, or leave --ensemble out"
             )
         if self.ensemble and self.quality.split("/")[0].lower() not in metrics:
             raise InputError(

@@ -82,3 +82,42 @@ def test_the_number_of_parameters_is_that_of_the_equations(make_model, per, n_ea
     model, _ = make_model(3, "AITM", **SMALL, towers_per=per)
     towers = 2 * mlp_size(model.features.output_size, 8, 6)
     assert count(model) == n_each * (towers + mlp_size(6, 6) + 2 * mlp_size(6, 1)) + 3 * 6 * 6
+
+
+AFTER = {
+    "buy": {"field": "rating", "at_least": 5, "after": "cart"},
+    "share": {"field": "rating", "at_least": 2},
+    "click": {"field": "rating", "at_least": 3},
+    "cart": {"field": "rating", "at_least": 4, "after": "click"},
+}
+HANDED_OVER = {"cart": ("click", 0), "buy": ("cart", 1)}
+"""By task the one before it, and the number of its layer that hands over."""
+
+
+def test_after_says_which_task_hands_over_to_which(make_model):
+    model, rows = make_model(2, "AITM", **SMALL, tasks=AFTER, towers_per="task")
+    names = list(AFTER)
+
+    def z_of(state, task, x):
+        q = bank(state, "tower", names.index(task), x)
+        if task not in HANDED_OVER:
+            return q
+        before, number = HANDED_OVER[task]
+        p = bank(state, f"hand_over.{number}", 0, z_of(state, before, x))
+        h1, h2, h3 = (state[f"transfer.h{n}.weight"] for n in (1, 2, 3))
+        w = softmax(np.array([(h2 @ u) @ (h3 @ u) / np.sqrt(len(u)) for u in (p, q)]))
+        return w[0] * (h1 @ p) + w[1] * (h1 @ q)
+
+    def slow(state, x, i, t):
+        return bank(state, f"outputs.{t}", 0, z_of(state, names[t], x), n_linear=1)[0]
+
+    assert_logits_equal(model, rows, slow)
+
+
+def test_tasks_with_after_need_no_calibrator(make_model):
+    model, rows = make_model(2, "AITM", **SMALL, tasks=AFTER, calibrator_weight=0.6)
+    x, scenario = model.embed(rows), model.scenario_of(rows)
+    assert not model.calibration(model.logits(x, scenario)).any()
+    y = model.predict_tasks(rows)
+    assert (y[:, 0] <= y[:, 3]).all()
+    assert (y[:, 3] <= y[:, 2]).all()

@@ -85,7 +85,7 @@ def view_user(
     change = (after - before).mean(dim=0).tolist()
     return UserView(
         token, by_scenario, known, prompt, (float(movement.mean()), float(movement.max())), fields,
-        dict(zip(model.output_names, change, strict=True)),
+        dict(zip(model.predicted.names, change, strict=True)),
     )  # fmt: skip
 
 

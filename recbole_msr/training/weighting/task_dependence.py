@@ -60,10 +60,8 @@ def task_parameter_mask(
 
 
 def _reads(model: MultiScenarioRecommender, device: torch.device) -> Tensor:
-    """Return whether task t's loss reads logit c (T, C): its own, and those that its `calibration` reads."""
-    reads = torch.zeros(model.n_tasks, model.n_outputs, dtype=torch.bool, device=device)
-    for t, columns in enumerate(model.layout.columns.values()):
-        reads[t, columns] = True
+    """Return whether task t's loss reads logit c (T, C): those of its chain, and those that its `calibration` reads."""
+    reads = model.task_reads_logits().to(device)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(64, model.n_outputs, generator=generator).to(device).requires_grad_()
     with torch.enable_grad():

@@ -1,0 +1,119 @@
+"""Runs with a task behind a task: what is evaluated, written, predicted, compared and searched."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recbole_msr
+from recbole_msr.errors import InputError
+from tests.runs.tiny import write_tiny
+
+TASKS = {
+    "click": {"field": "rating", "at_least": 3},
+    "buy": {"field": "rating", "at_least": 5, "after": "click"},
+}
+SETTINGS = {
+    "scenario": {"field": "age", "bins": [30]},
+    "tasks": TASKS,
+    "embedding_size": 4,
+    "learning_rate": 0.02,
+    "epochs": 2,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "state": "ERROR",
+    "save_predictions": True,
+}
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    return write_tiny(tmp_path_factory.mktemp("chains"))
+
+
+def _run(data_path, folder, model="SharedBottom", **settings):
+    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder)} | settings
+    return recbole_msr.run(model, "tiny", config=given)
+
+
+@pytest.fixture(scope="module")
+def trained(data_path, tmp_path_factory):
+    return _run(data_path, tmp_path_factory.mktemp("run") / "first", valid_metric="auc/buy|click")
+
+
+def _auc(scores, labels):
+    pairs = [(p > n) + (p == n) / 2 for p in scores[labels == 1] for n in scores[labels == 0]]
+    return np.mean(pairs)
+
+
+def test_the_conditional_is_evaluated_on_the_clicked_rows(trained):
+    rows = pd.read_parquet(trained.folder / "predictions.parquet")
+    clicked = rows[rows["label_click"] == 1]
+    cell = trained.test.pooled["buy|click"]
+    assert (cell.rows, cell.positives) == (len(clicked), int(clicked["label_buy"].sum()))
+    expected = _auc(clicked["score_buy|click"].to_numpy(), clicked["label_buy"].to_numpy())
+    assert cell.auc == pytest.approx(expected, rel=1e-6)
+    assert (rows.loc[rows["label_click"] == 0, "label_buy|click"] == -1).all()
+
+
+def test_macro_and_worst_are_of_the_tasks_alone(trained):
+    cells = [(scenario, task, cell.auc) for scenario, row in trained.test.cells.items() for task, cell in row.items()]
+    of_tasks = [value for _, task, value in cells if task in TASKS]
+    assert len(cells) == len(of_tasks) + 2
+    assert trained.test.macro("auc") == pytest.approx(np.mean(of_tasks))
+    assert trained.test.worst("auc").value == min(of_tasks)
+    assert trained.test.macro("auc", "buy|click") == np.mean([value for _, task, value in cells if task not in TASKS])
+
+
+def test_a_saved_run_predicts_the_product_and_the_conditional(trained, data_path):
+    rows = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")
+    frame = rows.rename(columns=lambda name: name.split(":")[0])[["user_id", "item_id"]]
+    predicted = recbole_msr.load(trained.folder).predict(frame)
+    assert list(predicted) == ["click", "buy", "buy|click"]
+    np.testing.assert_allclose(predicted["click"] * predicted["buy|click"], predicted["buy"], rtol=1e-5)
+
+
+def test_a_result_names_the_conditional_beside_the_tasks(trained):
+    assert trained.summary["tasks"] == ["click", "buy"]
+    assert trained.summary["valid_metric"] == "auc/buy|click"
+    assert list(trained.summary["test"]["pooled"]) == ["click", "buy", "buy|click"]
+
+
+@pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
+def test_every_loss_weighting_takes_a_task_behind_a_task(data_path, tmp_path, weighting):
+    made = _run(data_path, tmp_path / "run", loss_weighting=weighting, epochs=1)
+    assert np.isfinite(made.test.pooled["buy"].logloss)
+
+
+def test_conversions_without_a_click_are_told_in_the_result_and_refused_by_strict(data_path, tmp_path):
+    tasks = {"like": {"field": "rating", "at_least": 5}, "click": {"field": "rating", "above": 3, "after": "like"}}
+    made = _run(data_path, tmp_path / "run", tasks=tasks, epochs=1)
+    ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
+    told = f"task 'click' has label 1 in {(ratings == 4).sum()} of {(ratings > 3).sum()} rows"
+    assert any(told in warning for warning in made.summary["data_report"]["warnings"])
+    with pytest.raises(InputError, match="strict: true refuses that"):
+        _run(data_path, tmp_path / "strict", tasks=tasks | {"click": tasks["click"] | {"strict": True}})
+
+
+def test_an_ensemble_predicts_the_tasks(trained, data_path, tmp_path):
+    from recbole_msr.runs.ensemble import Member, write_ensemble
+
+    folder = write_ensemble(tmp_path / "both", [Member(trained.folder), Member(trained.folder)])
+    frame = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i3", "i4"]})
+    alone = recbole_msr.load(trained.folder).predict(frame)
+    pd.testing.assert_frame_equal(recbole_msr.load(folder).predict(frame), alone[["click", "buy"]])
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_models_of_all_tasks_and_of_one(data_path, tmp_path):
+    comparison = recbole_msr.compare(
+        models=["SharedBottom", "DeepFM"],
+        dataset="tiny",
+        seeds=1,
+        output=tmp_path / "out",
+        workers=1,
+        config={key: value for key, value in SETTINGS.items() if key not in ("save_predictions", "state")}
+        | {"data_path": str(data_path), "epochs": 1},
+    )
+    assert comparison.summary["tasks"] == ["click", "buy"]
+    assert [entry["status"] for entry in comparison.summary["entries"]] == ["complete", "complete"]
