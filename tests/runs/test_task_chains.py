@@ -90,7 +90,7 @@ def test_conversions_without_a_click_are_told_in_the_result_and_refused_by_stric
     made = _run(data_path, tmp_path / "run", tasks=tasks, epochs=1)
     ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
     told = f"task 'click' has label 1 in {(ratings == 4).sum()} of {(ratings > 3).sum()} rows"
-    assert any(told in warning for warning in made.summary["data_report"]["warnings"])
+    assert any(told in warning for warning in made.summary["data"]["warnings"])
     with pytest.raises(InputError, match="strict: true refuses that"):
         _run(data_path, tmp_path / "strict", tasks=tasks | {"click": tasks["click"] | {"strict": True}})
 
