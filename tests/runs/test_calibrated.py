@@ -80,3 +80,13 @@ def test_a_missing_or_damaged_calibration_is_refused(runs, tmp_path):
             recbole_msr.load(path.parent).calibration  # noqa: B018
     finally:
         path.write_text(content)
+
+
+def test_a_conditional_has_a_map_of_its_own(tmp_path):
+    tasks = {"click": {"field": "rating", "at_least": 3}, "buy": {"field": "rating", "at_least": 5, "after": "click"}}
+    config = {**CONFIG, "data_path": str(write_tiny(tmp_path)), "epochs": 1, "eval_args": SPLIT, "tasks": tasks}
+    config |= {"calibrate": "temperature", "output_dir": str(tmp_path / "run"), "show_progress": False}
+    made = recbole_msr.run("SharedBottom", "tiny", config=config)
+    assert list(made.summary["calibrated"]["test"]["pooled"]) == ["click", "buy", "buy|click"]
+    kept = json.loads((tmp_path / "run" / "calibration.json").read_text())
+    assert kept["columns"] == {"click": 0, "buy": 1, "buy|click": 2}
