@@ -29,6 +29,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     settings = {key: None if config[key] in ("[0,inf)", {}, []) else config[key] for key in _SETTINGS}
     # The mode says which items are ranked at evaluation, not which rows are where.
     settings["eval_args"] = {key: value for key, value in (config["eval_args"] or {}).items() if key != "mode"}
+    settings["tasks"] = settings["tasks"] and {name: _unweighted(task) for name, task in config["tasks"].items()}
     content: dict[str, Any] = {
         "dataset": dataset.dataset_name,
         "settings": json.loads(json.dumps(settings, default=str)),
@@ -43,6 +44,11 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         of_all = getattr(dataset, "all_scenarios", None)
         content["training_rows"] = _rows(dataset if of_all is None else of_all)
     return content
+
+
+def _unweighted(task: Any) -> Any:
+    """Return a declared task without its weight, which no prompt is made of."""
+    return {key: value for key, value in task.items() if key != "weight"} if isinstance(task, Mapping) else task
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

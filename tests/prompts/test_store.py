@@ -366,6 +366,8 @@ def test_knowledge_of_other_data_is_refused_with_what_differs(tmp_path, make_tra
     knowledge.check(make_train())
     knowledge.check(make_train(load_col=None))  # other fields, the same rows
     knowledge.check(make_train(main_task="like"))
+    tasks = make_train().config["tasks"]
+    knowledge.check(make_train(tasks=tasks | {"like": tasks["like"] | {"weight": "timestamp"}}))
     other_bins = {"scenario": {"field": "age", "bins": [30, 40]}}
     for settings, told in [
         ({"data_seed": 7}, "data_seed: 2020 -> 7"),
