@@ -57,3 +57,18 @@ def test_labels_of_rows_of_weight_zero_do_not_matter(made_and_rows):
         gradients.append([p.grad.clone() for p in made.parameters() if p.grad is not None])
         rows["label_click"][:50] = 1 - rows["label_click"][:50]
     assert all((one == two).all() for one, two in zip(*gradients, strict=True))
+
+
+def test_a_weighted_task_after_another_weighs_the_loss_of_the_product(make_model):
+    tasks = {
+        "click": {"field": "rating", "at_least": 3},
+        "buy": {"field": "rating", "at_least": 5, "after": "click", "weight": "timestamp"},
+    }
+    made, rows = make_model(2, "SharedBottom", tasks=tasks)
+    made.eval()
+    z = made.logits(made.embed(rows), made.scenario_of(rows)).tolist()
+    loss = 0.0
+    for logits, label, weight in zip(z, rows["label_buy"].tolist(), rows["weight_buy"].tolist(), strict=True):
+        p = math.prod(1 / (1 + math.exp(-logit)) for logit in logits)
+        loss -= weight * math.log(p if label else 1 - p)
+    assert made.task_losses(rows)[1].item() == pytest.approx(loss / len(z), rel=1e-5)
