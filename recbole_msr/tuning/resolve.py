@@ -79,7 +79,7 @@ def _model_dataset_space(options: SearchOptions, config: dict[str, Any]) -> tupl
     model = require("model", model, "--model=NAME, or 'model: NAME' in a configuration file")
     dataset = _dataset(options, in_config["dataset"], config)
     registry.model_class(model)
-    space = (space or Space.of_model(model)).resolve(dataset)
+    space = (space or Space.of_model(model, config)).resolve(dataset)
     fixed = {key: value for key, value in config.items() if key in space.keys}
     return model, dataset, space.fixing(fixed) if fixed else space
 

@@ -35,7 +35,7 @@ def joint_space(models: Sequence[str], dataset: str, fixed: Mapping[str, Mapping
 
 
 def _parameters_of(model: str, dataset: str, fixed: Mapping[str, Any]) -> list[Parameter]:
-    space = Space.of_model(model).resolve(dataset)
+    space = Space.of_model(model, fixed).resolve(dataset)
     kept = {key: value for key, value in space.fixed.items() if key not in fixed}
     keys = {parameter.name: parameter.key for parameter in space.parameters}
     searched = settled(

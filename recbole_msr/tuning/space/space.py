@@ -69,13 +69,22 @@ class Space:
             raise InputError(f"{name} is nested too deeply, or too large") from error
 
     @classmethod
-    def of_model(cls, model: str) -> Space:
+    def of_model(cls, model: str, settings: Mapping[str, Any] | None = None) -> Space:
         """Return the space that comes with the package.
+
+        Args:
+            model: the model's name.
+            settings: the configuration that all trials share; where it declares a `history` that the model reads, the
+                space has `parts/history.yaml` too.
 
         Raises:
             InputError: there is none for this model.
         """
-        return cls.load(_shipped(model))
+        space = cls.load(_shipped(model))
+        if (settings or {}).get("history") is None or not hasattr(registry.model_class(model), "predict_tasks"):
+            return space
+        of_history = cls.load(registry.search_spaces("parts", "history.yaml")).parameters
+        return Space(space.model, space.fixed, [*space.parameters, *of_history], space.name)
 
     @property
     def keys(self) -> list[str]:
