@@ -187,11 +187,11 @@ class MultiScenarioRecommender(ContextRecommender):
 
     def _with_quotients(self, y: Tensor) -> Tensor:
         """Make the conditionals of predictions (B, P) the quotients of their tasks' probabilities."""
-        of_tasks, *quotients = y[:, : self.n_outputs], *y[:, self.n_outputs :].split(1, dim=1)
+        quotients: list[Tensor] = list(y[:, self.n_outputs :].unbind(dim=1))
         for number, (task, parent) in enumerate(self.parents.items()):
-            p, before = (y[:, self.layout.columns[name]] for name in (task, parent))
+            p, before = (y[:, self.layout.columns[name].start] for name in (task, parent))
             quotients[number] = torch.where(before > 0, p / before, quotients[number])
-        return torch.cat([of_tasks, *quotients], dim=1)
+        return torch.cat([y[:, : self.n_outputs], torch.stack(quotients, dim=1)], dim=1)
 
     def predictions(self, logits: Tensor) -> Tensor:
         """Return what is predicted of logits (B, C): probabilities, or numbers in the field's unit (B, P)."""
