@@ -104,6 +104,19 @@ def test_an_ensemble_predicts_the_tasks(trained, data_path, tmp_path):
     pd.testing.assert_frame_equal(recbole_msr.load(folder).predict(frame), alone[["click", "buy"]])
 
 
+def test_an_ensemble_is_not_chosen_by_a_conditional(data_path, tmp_path):
+    with pytest.raises(InputError, match=r"an ensemble averages .* not chosen by auc/buy\|click"):
+        recbole_msr.search(
+            model="SharedBottom",
+            dataset="tiny",
+            trials=1,
+            ensemble=2,
+            objectives="auc/buy|click",
+            output=tmp_path / "out",
+            config=SETTINGS | {"data_path": str(data_path)},
+        )
+
+
 @pytest.mark.slow
 def test_a_comparison_takes_models_of_all_tasks_and_of_one(data_path, tmp_path):
     comparison = recbole_msr.compare(
@@ -117,3 +130,23 @@ def test_a_comparison_takes_models_of_all_tasks_and_of_one(data_path, tmp_path):
     )
     assert comparison.summary["tasks"] == ["click", "buy"]
     assert [entry["status"] for entry in comparison.summary["entries"]] == ["complete", "complete"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", ["off", 2])
+def test_a_search_is_for_a_metric_of_a_conditional(data_path, tmp_path, fused):
+    found = recbole_msr.search(
+        model="SharedBottom",
+        dataset="tiny",
+        trials=2,
+        fused=fused,
+        final_seeds=1,
+        confirm=1,
+        objectives="auc/buy|click",
+        output=tmp_path / "out",
+        workers=1,
+        config={key: value for key, value in SETTINGS.items() if key not in ("save_predictions", "state")}
+        | {"data_path": str(data_path), "epochs": 1},
+    )
+    values = [trial.value for trial in found.study.trials if trial.value is not None]
+    assert found.best_value == max(values)

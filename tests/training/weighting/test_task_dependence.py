@@ -70,3 +70,18 @@ def test_moving_averages_that_silence_a_unit_change_nothing(make_model):
         if name.endswith("running_mean"):
             buffer.fill_(1e6)
     assert all(torch.equal(part, fresh[name]) for name, part in reach_by_name(model, rows).items())
+
+
+@pytest.mark.parametrize("name", ["SharedBottom", "AITM", "HiNet"])
+def test_a_task_after_another_reaches_the_parameters_of_both(name, make_model):
+    tasks = {
+        "buy": {"field": "rating", "at_least": 5, "after": "click"},
+        "click": {"field": "rating", "at_least": 3},
+        "like": {"field": "rating", "at_least": 4},
+    }
+    model, rows = make_model(3, name, tasks=tasks)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    buy, click, like = task_parameter_mask(model, rows, parameters)
+    assert (buy | ~click).all()
+    assert (buy & ~click).any()
+    assert (like & ~buy).any()
