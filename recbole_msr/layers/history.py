@@ -60,7 +60,8 @@ class TargetAttention(nn.Module):
         t = target.unsqueeze(1)
         hidden = self.of_history(history) + self.of_product(history * t) + self.of_target(t)
         weights = self.rest(hidden).squeeze(2) * there
-        return (weights.unsqueeze(1) @ history).squeeze(1)
+        pooled: Tensor = (weights.unsqueeze(1) @ history).squeeze(1)
+        return pooled
 
 
 class HistoryFeatures(nn.Module):
