@@ -104,7 +104,8 @@ class Isotonic:
 
     def __call__(self, probabilities: np.ndarray) -> np.ndarray:
         """Return calibrated probabilities."""
-        return np.interp(probabilities, self.x, self.y)
+        found: np.ndarray = np.interp(probabilities, self.x, self.y)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can have it."""
@@ -259,4 +260,5 @@ def _too_few(labels: np.ndarray) -> str | None:
 
 def _logit(probabilities: np.ndarray) -> np.ndarray:
     p = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
-    return np.log(p) - np.log1p(-p)
+    found: np.ndarray = np.log(p) - np.log1p(-p)
+    return found

@@ -131,7 +131,7 @@ def _other_number(value: float, kind: Any, rng: np.random.Generator) -> float | 
     moved = min(max(moved, low), high)
     found = math.exp(moved) if kind.log else moved
     if kind.step is None:
-        return min(max(found, kind.low), kind.high)
+        return float(min(max(found, kind.low), kind.high))
     found = kind.low + kind.step * round((found - kind.low) / kind.step)
     if math.isclose(found, value):
         way = 1 if rng.random() < 0.5 else -1
