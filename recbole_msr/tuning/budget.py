@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.tuning.final_folders import fresh_seeds, is_over
-from recbole_msr.tuning.outcome import beside_trials, ranking
+from recbole_msr.tuning.outcome import beside_trials, contenders
 from recbole_msr.tuning.settings import SearchSettings
 
 MOST_RESERVED = 0.35
@@ -97,7 +97,7 @@ class Budget:
         more = ENSEMBLE_SHARE * self._total if self._settings.ensemble else 0.0
         if not self._settings.final_seeds:
             return self.page_seconds + more
-        found = ranking(self._study, self._settings.tolerance, self._settings.confirm)
+        found = contenders(self._study, self._settings)
         if not found:
             return FIRST_RESERVED * self._total + more
         beside = beside_trials(self._study, self._settings, found[0])

@@ -1,8 +1,8 @@
 """Confirmation: the best trials are trained again with fresh seeds, and the best of them by validation is tested.
 
 A trial's value is the best of many, on the seed by which it was chosen: it is optimistic. Fresh seeds say what it is
-worth, and which of the best is the best. Only then the test split is read, by the winner, its model's defaults and the
-reference; candidates that lose are never tested.
+worth, and which of the best is the best; the best defaults of all models are among them. Only then the test split is
+read, by the winner, its model's defaults and the reference; candidates that lose are never tested.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from recbole_msr.tuning.outcome import (
     FinalTest,
     beside_trials,
     choose,
+    contenders,
     defaults_trial,
     final_spreads,
-    ranking,
     reference_trial,
 )
 from recbole_msr.tuning.settings import COSTS, SearchSettings
@@ -171,7 +171,7 @@ def confirm(
     Returns:
         What came of it; None where there is no best trial, or nothing is to be tested.
     """
-    found = ranking(study, settings.tolerance, settings.confirm) if settings.final_seeds else []
+    found = contenders(study, settings) if settings.final_seeds else []
     if not found:
         return None
     plan = budget.plan(found, lambda winner: beside_trials(study, settings, winner))

@@ -49,6 +49,10 @@ def best_trial(study: optuna.Study, tolerance: float, running: bool = False) -> 
     return next(iter(ranking(study, tolerance, 1, running)), None)
 
 
+_RANKED = 50
+"""Trials that are looked at for the best of other models."""
+
+
 def ranking(study: optuna.Study, tolerance: float, most: int, running: bool = False) -> list[FrozenTrial]:
     """Return the best trials of different settings, the best first: each is the best without those before it.
 
@@ -143,6 +147,28 @@ def reference_trial(study: optuna.Study, settings: SearchSettings) -> FrozenTria
         return defaults_trial(study, pruned=True)
     first = {number: found[:1] for number, found in values.items()}
     return study.get_trials(deepcopy=False)[choose(study.directions[:1], first, settings.tolerance)]
+
+
+def contenders(study: optuna.Study, settings: SearchSettings) -> list[FrozenTrial]:
+    """Return the trials of which fresh seeds choose the winner, `settings.confirm` of them at most.
+
+    The best one comes first, then the reference: a lucky trial must not win over defaults that are as good. The others
+    are the best of other models, as the next best of the same one are mostly its neighbours, and then of all.
+
+    Args:
+        study: the study.
+        settings: the search.
+    """
+    ranked = ranking(study, settings.tolerance, max(settings.confirm, _RANKED))
+    reference = reference_trial(study, settings)
+    chosen = ranked[:1]
+    if reference is not None and chosen and _settings_key(reference) != _settings_key(chosen[0]):
+        chosen.append(reference)
+    left = [trial for trial in ranked if all(_settings_key(trial) != _settings_key(one) for one in chosen)]
+    seen = {trial.user_attrs.get("model") for trial in chosen[:1]}
+    others = {trial.user_attrs.get("model"): trial for trial in reversed(left)}
+    first = sorted((trial for model, trial in others.items() if model not in seen), key=left.index)
+    return [*chosen, *first, *(trial for trial in left if trial not in first)][: settings.confirm]
 
 
 def beside_trials(study: optuna.Study, settings: SearchSettings, winner: FrozenTrial) -> list[FrozenTrial]:

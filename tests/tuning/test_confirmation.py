@@ -21,7 +21,7 @@ from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning import budget as budget_module
 from recbole_msr.tuning import final as final_module
 from recbole_msr.tuning.options import SearchOptions
-from recbole_msr.tuning.outcome import reference_trial
+from recbole_msr.tuning.outcome import contenders, reference_trial
 
 SPACE = {
     "model": "SharedBottom",
@@ -50,7 +50,8 @@ def test_the_best_by_fresh_seeds_wins_and_the_others_are_never_tested(search, mo
     result = go(search)
     frame = result.trials
     told = dict(zip(frame["number"], frame["auc"], strict=True))
-    three = sorted(told, key=lambda number: (-told[number], number))[:3]
+    ranked = sorted(told, key=lambda number: (-told[number], number))
+    three = list(dict.fromkeys([ranked[0], 0, *ranked]))[:3]  # the best, the defaults, the next best
     confirmed = {}
     for number in three:
         values = found(number, "validated.json") | found(number, "result.json")
@@ -224,6 +225,20 @@ def test_final_runs_keep_their_predictions_and_their_settings(search):
     folder = Path(f"out/final/trial-{result.summary['best']['number']}-seed-2021")
     assert (folder / "predictions.parquet").is_file()
     assert yaml.safe_load((folder / "config.yaml").read_text())["save_predictions"] is True
+
+
+def test_the_best_defaults_and_the_best_of_other_models_are_confirmed_before_neighbours_of_the_best():
+    study = optuna.create_study(direction="maximize")
+    for model, value, origin in (
+        ("FM", 0.70, "defaults"), ("PLE", 0.72, "defaults"), ("FM", 0.80, ""), ("FM", 0.79, ""), ("FM", 0.78, ""),
+        ("PLE", 0.74, ""), ("LR", 0.71, "defaults"),
+    ):  # fmt: skip
+        attributes = {"model": model, "settings": {"model": model, "rate": value}, "origin": origin}
+        study.add_trial(create_trial(state=TrialState.COMPLETE, value=value, user_attrs=attributes))
+    asked = SimpleNamespace(tolerance=0.0, confirm=6)
+    assert [trial.value for trial in contenders(study, asked)] == [0.80, 0.72, 0.74, 0.71, 0.79, 0.78]
+    asked.confirm = 2
+    assert [trial.value for trial in contenders(study, asked)] == [0.80, 0.72]
 
 
 def test_the_reference_is_not_a_models_defaults_that_saw_few_rows():
