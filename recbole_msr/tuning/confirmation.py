@@ -317,7 +317,7 @@ def _left_out(settings: SearchSettings, plan: Plan, found: int) -> str | None:
     parts = []
     if plan.candidates < most:
         parts.append(
-            f"{plan.candidates} of the {most} best trials {'is' if plan.candidates == 1 else 'are'} trained again"
+            f"{plan.candidates} of the {most} candidates {'is' if plan.candidates == 1 else 'are'} trained again"
         )
     if plan.seeds < settings.final_seeds:
         parts.append(f"with {plan.seeds} of {settings.final_seeds} seeds")

@@ -51,9 +51,9 @@ def _candidates(confirmation: Mapping[str, Any], candidates: Sequence[Mapping[st
         for one in candidates
     ]
     explanation = (
-        f"The best trials by their own {metric} on the validation split, trained again with fresh seeds ({seeds}): "
-        "what a trial told of itself is the best of many, so too good. The best with fresh seeds wins; only then "
-        "the test split was read."
+        f"The best trials by their own {metric} on the validation split and the best defaults, trained again with "
+        f"fresh seeds ({seeds}): what a trial told of itself is the best of many, so too good. The best with fresh "
+        "seeds wins; only then the test split was read."
     )
     return [explanation, _told_and_confirmed(metric, candidates), table(header, rows, caption="Told and confirmed")]
 
