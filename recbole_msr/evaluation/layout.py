@@ -42,12 +42,14 @@ class Layout:
 
         Args:
             schema: the declared tasks.
-            classes: of each task of classes, the names of its classes.
+            classes: of each task of classes, the names of its classes; none from a model that predicts the main task
+                alone.
             width: the number of columns.
         """
         for types in (schema.predicted_types, schema.types):
             layout = cls(types, classes)
-            if layout.width == width:
+            known = all(task in classes for task, kind in types.items() if kind in CLASS_TYPES)
+            if known and layout.width == width:
                 return layout
         return cls({schema.main_task: schema.types[schema.main_task]}, classes)
 
