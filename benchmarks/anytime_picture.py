@@ -55,12 +55,13 @@ def _panel(name: str, sides: Mapping[str, Sequence[Mapping[str, Any]]], left: fl
     yield f'<rect x="{left}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#999"/>'
     for value in _ticks(low, high):
         yield f'<line x1="{left}" x2="{left + _WIDTH}" y1="{down(value):.1f}" y2="{down(value):.1f}" stroke="#eee"/>'
-        yield f'<text x="{left - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:.3f}</text>'
+        yield f'<text x="{left - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:.4f}</text>'
     for seconds in (1, 3, 10, 30, 60, 180, 600, 1200, 3600):
         if seconds <= last:
             label = f"{seconds} s" if seconds < 60 else f"{seconds // 60} min"
             yield f'<text x="{across(seconds):.1f}" y="{_TOP + _HEIGHT + 18}" text-anchor="middle">{label}</text>'
-    for place, (side, repetitions) in enumerate(shown.items()):
+    drawn = {side: repetitions for side, repetitions in shown.items() if repetitions}
+    for place, (side, repetitions) in enumerate(drawn.items()):
         yield f'<text x="{left + 70 + 90 * place}" y="{_TOP - 22}" fill="{_COLOURS[side]}">{side}</text>'
         for one in repetitions:
             points = list(_stairs(one["curve"], last))
