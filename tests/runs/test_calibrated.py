@@ -74,10 +74,10 @@ def test_a_missing_or_damaged_calibration_is_refused(runs, tmp_path):
     try:
         path.write_text(content.replace('"isotonic"', '"platt"'))
         with pytest.raises(InputError, match=r"calibration\.json is damaged: there is no calibration 'platt'"):
-            recbole_msr.load(path.parent).calibration  # noqa: B018 - reading it is what fails
+            _ = recbole_msr.load(path.parent).calibration
         path.unlink()
         with pytest.raises(InputError, match=r"is calibrated, and has no calibration\.json"):
-            recbole_msr.load(path.parent).calibration  # noqa: B018
+            _ = recbole_msr.load(path.parent).calibration
     finally:
         path.write_text(content)
 
