@@ -6,7 +6,7 @@ auc/macro, and nothing else running on their cores:
     before       `search --model=HiNet` of another checkout (`--before`), or of this one with --fidelity=off and
                  --first=off: TPE and the median pruner from the defaults on. The budget is its trials';
                  its final test comes on top
-    auto         `search --models=auto`: trials, confirmation, final test and page within the budget
+    auto         `search --models=auto`: trials, confirmation, final test, ensemble and page within the budget
     HiNet        `search --model=HiNet`, likewise
     hypertuning  RecBole's HyperTuning (hyperopt's TPE) of DeepFM for each task, all tasks at once with one thread each
                  over the cores, for the whole budget, over RecBole's own Trainer; the best by validation is then
@@ -20,8 +20,9 @@ were chosen without this data set; those that the package ships know samples of 
 
 The time to a value is read from the validated epochs and their times in the study; the ratio is the whole budget by the
 time to the value that `before` had at its end. `--repeat` makes as many rounds, each with another seed; the table has
-medians, and `--picture` draws the curves. Every result is kept in `--work`, and what is there is not measured anew: the
-same command goes on after an interruption.
+medians, and `--picture` draws the curves. What a search hands over is its ensemble, and one model where that has to be
+enough: the table has the test of both; curves and times are those of single models. Every result is kept in `--work`,
+and what is there is not measured anew: the same command goes on after an interruption.
 
     python -m benchmarks.anytime --work=DIR [--sets yelp kuairand] [--minutes 10] [--repeat 3] [--before CHECKOUT]
 """
@@ -174,7 +175,22 @@ def _of_search(folder: Path) -> dict[str, Any]:
         "models": sorted(summary.get("models") or {summary["model"]: None}),
         "best": summary["best"] and summary["best"]["values"][0],
         "test": final and _macro(final["test"]["cells"]),
+        "ensemble": _of_ensemble(summary.get("ensemble")),
         "seconds": summary["seconds"],
+    }
+
+
+def _of_ensemble(ensemble: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the ensemble's values on both splits, its members and the ratio of its parameters to a single model's."""
+    if ensemble is None or ensemble["test"] is None:
+        return None
+    parameters = ensemble["cost"]["parameters"]
+    return {
+        "validation": ensemble["valid"]["value"],
+        "test": ensemble["test"]["value"],
+        "members": len(ensemble["members"]),
+        "parameters": parameters["ensemble"] / parameters["single"],
+        "gain": {name: of and of["differences"].get(OBJECTIVE) for name, of in (ensemble["gain"] or {}).items()},
     }
 
 
@@ -296,8 +312,11 @@ def time_to(curve: Sequence[Sequence[float]], value: float) -> float | None:
 
 def rows_of(results: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Iterator[str]:
     """Yield a Markdown table of all sets that were measured."""
-    yield "| data | side | trials | seconds to the value of `before` | ratio | validation | test | - best default |"
-    yield "|---|---|---:|---:|---:|---:|---:|---:|"
+    yield (
+        "| data | side | trials | seconds to the value of `before` | ratio | validation | test: one model | - best "
+        "default | ensemble | - best default |"
+    )
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     for name, sides in results.items():
         best_default = max((sides.get("defaults") or [{"test": {"": float("nan")}}])[0]["test"].values())
         for side, repetitions in sides.items():
@@ -313,7 +332,7 @@ def _row(
     tests = [found["test"] if found["test"] is not None else float("nan") for found in repetitions]
     test = statistics.median(tests)
     if side == "hypertuning":
-        return f"| {name} | {side} | {trials:g} | | | | {test:.4f} | {test - default:+.4f} |"
+        return f"| {name} | {side} | {trials:g} | | | | {test:.4f} | {test - default:+.4f} | | |"
     times, ratios = [], []
     for found, before in zip(repetitions, sides.get("before", []), strict=False):
         value = before["curve"][-1][1] if before["curve"] else float("inf")
@@ -323,7 +342,12 @@ def _row(
     best = statistics.median(found["best"] or 0.0 for found in repetitions)
     when = f"{statistics.median(times):.0f}" if times else ""
     ratio = f"{statistics.median(ratios):.1f}" if ratios else ""
-    return f"| {name} | {side} | {trials:g} | {when} | {ratio} | {best:.4f} | {test:.4f} | {test - default:+.4f} |"
+    averaged = [found["ensemble"]["test"] for found in repetitions if found.get("ensemble")]
+    of_ensemble = (
+        f"{statistics.median(averaged):.4f} | {statistics.median(averaged) - default:+.4f}" if averaged else "|"
+    )
+    line = f"| {name} | {side} | {trials:g} | {when} | {ratio} | {best:.4f} | {test:.4f} | {test - default:+.4f} |"
+    return f"{line} {of_ensemble} |"
 
 
 def main() -> None:

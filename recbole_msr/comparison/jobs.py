@@ -199,6 +199,7 @@ class Jobs:
             output=folder,
             timeout=self._time_left(folder),
             final_seeds=0,
+            ensemble="off",
             wandb=settings.wandb,
             wandb_project=settings.wandb_project,
             progress=False,

@@ -24,10 +24,10 @@ from recbole_msr.tuning.outcome import best_trial, write_best
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
 from recbole_msr.tuning.trial_parts import parts_of, tasks_of
-from recbole_msr.tuning.trial_state import best_first, counts, values_of
+from recbole_msr.tuning.trial_state import best_first, best_of_each_model, counts, values_of
 
 KEPT_TRIALS = 20
-"""Number of trials whose models are kept: the best ones by validation."""
+"""Number of trials whose models are kept: the best ones by validation; beside them the best of every other model."""
 
 
 class BestModel:
@@ -136,7 +136,8 @@ class BestModel:
             index = self._settings.objectives.index(self._settings.quality)
             valued = (trial for trial, _ in ended if trial.state != TrialState.FAIL)
             best = best_trial(study, self._settings.tolerance)
-            kept = {trial.number for trial in best_first(valued, index, study.directions[index])[:KEPT_TRIALS]}
+            ranked = best_first(valued, index, study.directions[index])
+            kept = {trial.number for trial in best_of_each_model(ranked, KEPT_TRIALS)}
             kept |= {best.number} if best is not None else set()
             for trial, folder in ended:
                 folder.end(trial.number in kept)

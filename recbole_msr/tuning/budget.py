@@ -25,7 +25,7 @@ FIRST_RESERVED = 0.05
 PAGE_SECONDS = 6.0
 """For tables, summary and page; of a short timeout, at most `FIRST_RESERVED`."""
 ENSEMBLE_SHARE = 0.05
-"""The share that is kept for choosing and testing an ensemble, where one is asked for."""
+"""The share that is kept for choosing and testing an ensemble, where there is to be one."""
 _MARGIN = 1.15
 """A fresh seed may stop some epochs later than the trial did."""
 _UNFINISHED = 1.5
@@ -94,7 +94,7 @@ class Budget:
         """Estimate the seconds that confirmation, test and page will take, at most `MOST_RESERVED` of the timeout."""
         if self._total is None:
             return 0.0
-        more = ENSEMBLE_SHARE * self._total if self._settings.ensemble else 0.0
+        more = self.ensemble_seconds
         if not self._settings.final_seeds:
             return self.page_seconds + more
         found = contenders(self._study, self._settings)
@@ -103,6 +103,11 @@ class Budget:
         beside = beside_trials(self._study, self._settings, found[0])
         whole = Plan(len(found), self._settings.final_seeds, bool(beside))
         return min(MOST_RESERVED * self._total, self.seconds(whole, found, beside) + self.page_seconds + more)
+
+    @property
+    def ensemble_seconds(self) -> float:
+        """Return the seconds that are kept for choosing and testing an ensemble."""
+        return 0.0 if self._total is None or not self._settings.ensemble else ENSEMBLE_SHARE * self._total
 
     @property
     def page_seconds(self) -> float:
@@ -170,7 +175,7 @@ class Budget:
             candidates: the best trials, the best first.
             beside: returns the trials that are tested beside a winner.
         """
-        most, left = min(self._settings.confirm, len(candidates)), self.left()
+        most, left = min(self._settings.confirm, len(candidates)), self.left() - self.ensemble_seconds
         others = list(beside(candidates[0]))
         wishes = [Plan(count, self._settings.final_seeds, True) for count in range(most, 0, -1)]
         wishes += [Plan(1, seeds, True) for seeds in range(self._settings.final_seeds - 1, 0, -1)]

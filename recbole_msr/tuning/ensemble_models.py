@@ -1,10 +1,10 @@
-"""The models that may join a search's ensemble: the best trials whose checkpoints are kept, and their predictions."""
+"""The models that may join a search's ensemble: the best trials' and those with fresh seeds, and their predictions."""
 
 from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +23,22 @@ from recbole_msr.evaluation.metrics import METRICS, find_metric, smaller_is_bett
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, latency, parameters
-from recbole_msr.runs.folder import VALIDATED
+from recbole_msr.jobs.shared_rows import SharedRows
+from recbole_msr.runs.folder import VALIDATED, is_finished
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import is_conditional, label_field
 from recbole_msr.training.configure import training_config
 from recbole_msr.tuning.best_model import KEPT_TRIALS
+from recbole_msr.tuning.final_folders import final_folders, fresh_seeds, is_over
 from recbole_msr.tuning.models import ROWS_MODEL
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_settings import trial_settings
-from recbole_msr.tuning.trial_state import best_first
+from recbole_msr.tuning.trial_state import best_first, best_of_each_model
 
 logger = logging.getLogger(__name__)
 
+ModelKey = tuple[int, int | None]
+"""Number of a trial, and the fresh seed of its configuration; None for the trial itself."""
 _CACHE = "valid.npz"
 _BATCH_ROWS = 4096
 
@@ -70,6 +74,10 @@ class EnsembleRows:
     def test(self) -> PackedTable:
         """Return the rows of the test split, which nothing before the final test may read."""
         return PackedTable.for_run(self._splits[2], self._config)
+
+    def shared_test(self, tasks: Sequence[str]) -> SharedRows:
+        """Return the test rows on which the ensemble and finished runs are compared, with the tasks in this order."""
+        return SharedRows(self._splits[2], int(self._config["min_scenario_rows"] or 1), tasks)
 
     def evaluate(
         self, scores: np.ndarray, tasks: Sequence[str], test: bool = False, all_metrics: bool = True
@@ -115,19 +123,31 @@ class EnsembleRows:
 
 @dataclass(frozen=True)
 class TrialModel:
-    """The model of a trial: one run of all tasks, or one run a task.
+    """A model of a trial's configuration: one run of all tasks, or one run a task.
 
     Attributes:
         trial: number of the trial.
         model: name of the model.
         folders: the runs' folders.
         tasks: the tasks that each predicts.
+        seed: the fresh seed with which the confirmation trained it; None for the trial's own model.
     """
 
     trial: int
     model: str
     folders: Sequence[Path]
     tasks: Sequence[Sequence[str]]
+    seed: int | None = None
+
+    @property
+    def key(self) -> ModelKey:
+        """Return what tells it from the other models of the search."""
+        return self.trial, self.seed
+
+    @property
+    def name(self) -> str:
+        """Return it in words."""
+        return f"trial {self.trial}" + ("" if self.seed is None else f", seed {self.seed}")
 
     def predict(self, table: PackedTable, tasks: Sequence[str]) -> np.ndarray:
         """Predict the rows of a table; (N, number of tasks), float64.
@@ -145,6 +165,8 @@ class TrialModel:
 
     def valid_scores(self, rows: EnsembleRows, tasks: Sequence[str]) -> np.ndarray:
         """Predict the validation rows, or read what was predicted by an earlier command."""
+        if self.seed is not None:  # what lies in the folder of a run is the run's
+            return self.predict(rows.valid, tasks)
         cache = self.folders[0].parent / _CACHE
         identity = [_mark(folder / "best.ckpt") for folder in self.folders]
         scores = _read_cache(cache, identity, (len(rows.valid), len(tasks)))
@@ -165,17 +187,18 @@ class TrialModel:
 
 
 def trial_models(settings: SearchSettings, study: optuna.Study) -> tuple[list[TrialModel], list[str]]:
-    """Return the best trials whose models are kept, the best first, and the tasks that all of them predict.
+    """Return the models that may join, and the tasks that all of them predict.
 
-    Of a trial over several seeds it is the model of the first one. Trials that were pruned, or cut off by the end of
-    the time, are among them with their best epoch.
+    First come the best trials whose models are kept, the best first, and the best of each other model; then those that
+    the confirmation trained with fresh seeds. Of a trial over several seeds it is the model of the first one. Trials
+    that were pruned, or cut off by the end of the time, are among them with their best epoch.
     """
     index = settings.objectives.index(settings.quality)
-    models: list[TrialModel] = []
-    for trial in best_first(study.get_trials(deepcopy=False), index, study.directions[index]):
-        model = _trial_model(settings, trial)
-        if model is not None and len(models) < KEPT_TRIALS:
-            models.append(model)
+    ranked = best_first(study.get_trials(deepcopy=False), index, study.directions[index])
+    found = {trial.number: _trial_model(settings, trial) for trial in ranked}
+    kept = best_of_each_model([trial for trial in ranked if found[trial.number] is not None], KEPT_TRIALS)
+    fresh = (_fresh_model(settings, trial, seed) for trial in ranked for seed in fresh_seeds(settings))
+    models = [model for model in (*(found[trial.number] for trial in kept), *fresh) if model is not None]
     most = max((sorted(task for own in model.tasks for task in own) for model in models), key=len, default=[])
     same = [model for model in models if sorted(task for own in model.tasks for task in own) == most]
     return same, most
@@ -183,28 +206,42 @@ def trial_models(settings: SearchSettings, study: optuna.Study) -> tuple[list[Tr
 
 def _trial_model(settings: SearchSettings, trial: FrozenTrial) -> TrialModel | None:
     """Return the model that a trial has left in `trials/NUMBER`; None where there is none."""
+    folder = settings.folder / "trials" / str(trial.number)
+    return _model_of(settings, trial, sorted(path.parent for path in folder.glob(f"*/{VALIDATED}")), None)
+
+
+def _fresh_model(settings: SearchSettings, trial: FrozenTrial, seed: int) -> TrialModel | None:
+    """Return the model of a trial's configuration with a fresh seed; None where it was not trained to its end."""
+    if not is_over(settings, trial, seed, test=False):
+        return None
+    return _model_of(settings, trial, final_folders(settings, trial, seed).values(), seed)
+
+
+def _model_of(
+    settings: SearchSettings, trial: FrozenTrial, runs: Iterable[Path], seed: int | None
+) -> TrialModel | None:
     folders: list[Path] = []
     tasks: list[list[str]] = []
     covered: set[str] = set()
-    for result in sorted((settings.folder / "trials" / str(trial.number)).glob(f"*/{VALIDATED}")):
-        folder = result.parent
+    for folder in runs:
         if not (folder / "best.ckpt").is_file() or not (folder / "vocabulary").is_dir():
             continue
+        result = folder / ("result.json" if is_finished(folder) else VALIDATED)
         try:
             own = _predicted_tasks(read_json(result))
         except (InputError, OSError) as error:
-            logger.warning("the model of trial %d is left out of the ensemble: %s", trial.number, error)
+            logger.warning("a model of trial %d is left out of the ensemble: %s", trial.number, error)
             return None
         if own and not covered & set(own):
             folders.append(folder)
             tasks.append(own)
             covered |= set(own)
     model = str(trial.user_attrs.get("model", settings.model))
-    return TrialModel(trial.number, model, folders, tasks) if folders else None
+    return TrialModel(trial.number, model, folders, tasks, seed) if folders else None
 
 
 def _predicted_tasks(result: dict[str, Any]) -> list[str]:
-    """Return the tasks that a run predicts, by its validated.json: those that were validated, no conditionals."""
+    """Return the tasks that a run predicts, by its results: those that were validated, no conditionals."""
     valid = result.get("valid")
     pooled = valid.get("pooled") if isinstance(valid, dict) else None
     return [str(task) for task in pooled if not is_conditional(task)] if isinstance(pooled, dict) else []

@@ -1,4 +1,4 @@
-"""What a search has gained: the winner's test minus that of the defaults and of the reference, on the same seeds.
+"""What a search has gained: the winner's test minus that of the defaults and the reference, and the ensemble's.
 
 The test is the comparison's (`evaluation/significance.py`), over test rows and seeds together.
 """
@@ -6,7 +6,7 @@ The test is the comparison's (`evaluation/significance.py`), over test rows and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 from recbole_msr.config.build import reading_data
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.evaluation.metrics import METRICS, headline
-from recbole_msr.evaluation.significance import Measured, adjust, differences
+from recbole_msr.evaluation.significance import Difference, Measured, adjust, differences
 from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.schema import Schema
 from recbole_msr.tuning.final_folders import final_folders
@@ -47,61 +47,118 @@ def gains(
         where it is tested, else the macro AUC, or the macro XAUC without a binary task), `differences` (metric key ->
         what `evaluation.significance.adjust` returns), and `reason`, why there are none.
     """
-    found: dict[str, dict[str, Any] | None] = {}
-    tested: dict[int, FrozenTrial] = {}
-    for name, trial in others.items():
-        if trial is None:
-            found[name] = None
-            continue
-        common = [seed for seed in seeds.get(winner.number, ()) if seed in seeds.get(trial.number, ())]
-        reason = "the winner is these defaults" if trial.number == winner.number else None
-        if reason is None and not common:
-            reason = "they were not tested with the same seeds"
-        found[name] = {
-            **{"trial": trial.number, "model": trial.user_attrs.get("model", settings.model), "seeds": common},
-            **{"metric": None, "differences": {}, "reason": reason},
+    of_winner = set(seeds.get(winner.number, ()))
+    common = {number: [seed for seed in of_trial if seed in of_winner] for number, of_trial in seeds.items()}
+    found = _untested(settings, others, common)
+    for of in found.values():
+        if of is not None and of["trial"] == winner.number:
+            of["reason"] = "the winner is these defaults"
+
+    def differences_to(tested: Mapping[int, FrozenTrial]) -> dict[int, dict[str, Difference]]:
+        finals = _Finals(settings, _test_rows(settings, config))
+        return {
+            number: differences(finals.measured(winner, common[number]), finals.measured(trial, common[number]))
+            for number, trial in tested.items()
         }
-        if reason is None:
-            tested[trial.number] = trial
+
+    return _tested(settings, config, found, others, differences_to)
+
+
+def ensemble_gains(
+    settings: SearchSettings,
+    config: Any,
+    shared: SharedRows,
+    scores: np.ndarray,
+    others: Mapping[str, FrozenTrial | None],
+    seeds: Mapping[int, Sequence[int]],
+) -> dict[str, dict[str, Any] | None]:
+    """Test an ensemble minus each other trial, over all seeds with which that one was tested.
+
+    Args:
+        settings: the search.
+        config: as `gains` takes it.
+        shared: the test rows.
+        scores: the ensemble's predictions for them, (N, columns of `shared`).
+        others: "winner" and "reference"; None for one that there is not.
+        seeds: as `gains` takes them.
+
+    Returns:
+        What `gains` returns.
+    """
+    found = _untested(settings, others, seeds)
+
+    def differences_to(tested: Mapping[int, FrozenTrial]) -> dict[int, dict[str, Difference]]:
+        finals, own = _Finals(settings, shared), shared.rows.measure(scores)
+        return {
+            number: differences([own] * len(seeds[number]), finals.measured(trial, seeds[number]))
+            for number, trial in tested.items()
+        }
+
+    return _tested(settings, config, found, others, differences_to)
+
+
+def _untested(
+    settings: SearchSettings, others: Mapping[str, FrozenTrial | None], seeds: Mapping[int, Sequence[int]]
+) -> dict[str, dict[str, Any] | None]:
+    """Return what `gains` does, without any difference yet."""
+    return {
+        name: None
+        if trial is None
+        else {
+            **{"trial": trial.number, "model": trial.user_attrs.get("model", settings.model)},
+            **{"seeds": list(seeds.get(trial.number, ())), "metric": None, "differences": {}},
+            "reason": None if seeds.get(trial.number) else "they were not tested with the same seeds",
+        }
+        for name, trial in others.items()
+    }
+
+
+def _tested(
+    settings: SearchSettings,
+    config: Any,
+    found: dict[str, dict[str, Any] | None],
+    others: Mapping[str, FrozenTrial | None],
+    differences_to: Callable[[Mapping[int, FrozenTrial]], dict[int, dict[str, Difference]]],
+) -> dict[str, dict[str, Any] | None]:
+    """Add the differences to those of `found` that can be tested; in place."""
+    open_ones = [(name, of) for name, of in found.items() if of is not None and of["reason"] is None]
+    tested = {of["trial"]: trial for name, of in open_ones if (trial := others[name]) is not None}
+    if not tested:
+        return found
     try:
-        by_trial = _differences(settings, config, winner, tested, seeds) if tested else {}
+        untested = {str(number): of for number, of in differences_to(tested).items()}
     except InputError as error:
         logger.warning("the gain on the test rows cannot be tested: %s", error)
-        by_trial = {}
-        for of in found.values():
-            if of is not None and of["reason"] is None:
-                of["reason"] = one_line(error)
-    for of in found.values():
-        if of is not None and of["trial"] in by_trial:
-            of["differences"] = by_trial[of["trial"]]
-            of["metric"] = _headline(settings, config, by_trial[of["trial"]])
+        for _, of in open_ones:
+            of["reason"] = one_line(error)
+        return found
+    adjusted = adjust(untested)
+    for _, of in open_ones:
+        of["differences"] = adjusted[str(of["trial"])]
+        of["metric"] = _headline(settings, config, of["differences"])
     return found
 
 
-def _differences(
-    settings: SearchSettings,
-    config: Any,
-    winner: FrozenTrial,
-    others: Mapping[int, FrozenTrial],
-    seeds: Mapping[int, Sequence[int]],
-) -> dict[int, dict[str, dict[str, Any]]]:
-    shared = _test_rows(settings, config)
-    measured: dict[tuple[int, int], Measured] = {}
+class _Finals:
+    """The final runs of a search, measured on shared test rows."""
 
-    def measure(trial: FrozenTrial, seed: int) -> Measured:
-        if (trial.number, seed) not in measured:
-            table = np.full(shared.rows.shape, np.nan)
-            for task, folder in final_folders(settings, trial, seed).items():
-                shared.place(table, folder, task, None)
-            measured[trial.number, seed] = shared.rows.measure(table)
-        return measured[trial.number, seed]
+    def __init__(self, settings: SearchSettings, shared: SharedRows) -> None:
+        self._settings, self._shared = settings, shared
+        self._measured: dict[tuple[int, int], Measured] = {}
 
-    untested = {}
-    for number, trial in others.items():
-        common = [seed for seed in seeds[winner.number] if seed in seeds[number]]
-        of_winner, of_other = ([measure(one, seed) for seed in common] for one in (winner, trial))
-        untested[str(number)] = differences(of_winner, of_other)
-    return {int(number): tested for number, tested in adjust(untested).items()}
+    def measured(self, trial: FrozenTrial, seeds: Sequence[int]) -> list[Measured]:
+        """Measure a trial's runs with these seeds.
+
+        Raises:
+            InputError: the predictions of one are missing, damaged, or of other rows.
+        """
+        for seed in seeds:
+            if (trial.number, seed) not in self._measured:
+                table = np.full(self._shared.rows.shape, np.nan)
+                for task, folder in final_folders(self._settings, trial, seed).items():
+                    self._shared.place(table, folder, task, None)
+                self._measured[trial.number, seed] = self._shared.rows.measure(table)
+        return [self._measured[trial.number, seed] for seed in seeds]
 
 
 def _test_rows(settings: SearchSettings, config: Any) -> SharedRows:

@@ -113,8 +113,9 @@ class SearchOptions(JobOptions):
     for those that suit the data and the budget.
 
     Epochs follow a colon: 1/9:2."""
-    ensemble: Annotated[ProcessesOrNone, Argument("K", int)] = 0
-    """Models of the best trials, at most K, that are averaged as an ensemble; 0 for none.
+    ensemble: Annotated[SkipValidation[str | int | None], Argument("K")] = "auto"
+    """Models of the best trials, at most K, that are averaged as an ensemble: a number, off, or auto for 10 where there
+    is one objective that can choose them.
 
     They are picked by the validation split, the same one several times, too."""
     dask: Annotated[SkipValidation[str | None], Argument("ADDRESS")] = None

@@ -198,6 +198,11 @@ class FinalTest:
     results: Sequence[Mapping[str, Any]] = ()
     failed: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def seeds(self) -> list[int]:
+        """Return the seeds that ended well."""
+        return [int(result["seed"]) for result in self.results]
+
 
 def best_settings(settings: SearchSettings, trial: FrozenTrial) -> dict[str, Any]:
     """Return all configuration keys of a trial, as `run` takes them, its searched keys first."""

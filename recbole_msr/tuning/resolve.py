@@ -21,7 +21,16 @@ from recbole_msr.tuning.first_configurations import read_first
 from recbole_msr.tuning.models import ROWS_MODEL, check_quality, read_models
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import Named, make_pruner, make_sampler
-from recbole_msr.tuning.settings import COSTS, SearchSettings, read_fused, read_objectives, read_pruner, read_sampler
+from recbole_msr.tuning.settings import (
+    AUTO_PICKS,
+    COSTS,
+    SearchSettings,
+    read_ensemble,
+    read_fused,
+    read_objectives,
+    read_pruner,
+    read_sampler,
+)
 from recbole_msr.tuning.space.joint import joint_space
 from recbole_msr.tuning.space.key_rules import check_space
 from recbole_msr.tuning.space.space import Space
@@ -177,6 +186,7 @@ def _settings(
     objectives = read_objectives(options.objectives, str(recbole_config["valid_metric"]))
     kept = {key: value for key, value in config.items() if key != "valid_metric"}  # the first objective's metric is it
     tracking = take_tracking(options, kept)
+    ensemble = read_ensemble(options.ensemble)
     study = options.study or study
     resolved = {
         "model": model,
@@ -191,6 +201,7 @@ def _settings(
         "pruner": read_pruner(options.pruner, objectives),
         "fused": read_fused(options.fused),
         "fidelity": read_fidelity(options.fidelity),
+        "ensemble": ensemble or 0,
         **({} if options.dask is None else {"workers": 1}),  # on this machine, for what follows the trials
     }
     unchanged = same_fields(options, SearchSettings)
@@ -199,4 +210,6 @@ def _settings(
     unchanged.pop("wandb_project")  # it may also be in the configuration: see `tracking`
     settings = SearchSettings(**{**unchanged, **resolved, **tracking})
     check_fidelity(settings)
+    if ensemble is None and len(objectives) == 1 and settings.without_ensemble() is None:
+        return replace(settings, ensemble=AUTO_PICKS)
     return settings

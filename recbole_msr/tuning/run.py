@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
@@ -26,6 +27,7 @@ from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
+from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.jobs.storage import hide_password
 from recbole_msr.memory import trim_memory
 from recbole_msr.report.tuning.page import write_search_page
@@ -36,8 +38,9 @@ from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
-from recbole_msr.tuning.ensemble import Ensemble, describe_ensemble, find_ensemble
+from recbole_msr.tuning.ensemble import describe_ensemble, find_ensemble
 from recbole_msr.tuning.first_trials import enqueue_first_trials
+from recbole_msr.tuning.gain import ensemble_gains
 from recbole_msr.tuning.low_rungs import set_ladder
 from recbole_msr.tuning.model_costs import keep_costs
 from recbole_msr.tuning.model_summary import summarise_models
@@ -123,7 +126,7 @@ def search(options: SearchOptions) -> SearchResult:
         os.environ[COMMAND] = uuid.uuid4().hex
         deadline = None if settings.timeout is None else started + settings.timeout
         on_cluster = None if cluster is None else _on_cluster(settings, cluster, options.workers, deadline)
-        failure, ensemble, confirmation = None, None, None
+        failure, averaged, confirmation = None, {}, None
         with interrupts.held():
             failure = _run_trials(settings, study, data, deadline, options.progress, on_cluster)
         # Chosen once: other machines may still add trials.
@@ -133,12 +136,13 @@ def search(options: SearchOptions) -> SearchResult:
         budget = Budget(settings, study, deadline)
         if failure is None and not interrupts.interrupted:
             with interrupts.held():
-                ensemble = find_ensemble(settings, study, budget.left) if best is not None else None
                 confirmation = confirm(settings, study, data, budget, options.progress)
         if confirmation is not None:
             best = confirmation.winner
             BestModel(settings).keep(study, best, confirmation.sentence(settings))
-        averaged = _describe_ensemble(settings, ensemble, best, budget, interrupts.interrupted)
+        if best is not None and failure is None and not interrupts.interrupted:
+            with interrupts.held():
+                averaged = _find_ensemble(settings, study, data, best, confirmation, budget)
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
         confirmed = confirmation.summary(settings, study) if confirmation is not None else {}
@@ -246,17 +250,31 @@ def _run_trials(
     return None
 
 
-def _describe_ensemble(
-    settings: SearchSettings, ensemble: Ensemble | None, best: FrozenTrial | None, budget: Budget, interrupted: bool
+def _find_ensemble(
+    settings: SearchSettings,
+    study: optuna.Study,
+    data: StudyData,
+    best: FrozenTrial,
+    confirmation: Confirmation | None,
+    budget: Budget,
 ) -> dict[str, Any]:
-    """Return the part `ensemble` of the summary, if there is one; it is tested if the winner is, and time is left."""
-    if ensemble is None or best is None:
+    """Choose the ensemble, and return its part of the summary; it is tested if the winner is, and time is left."""
+    ensemble = find_ensemble(settings, study, budget.left)
+    if ensemble is None:
         return {}
-    tests = bool(settings.final_seeds) and not interrupted
-    if tests and budget.over():
+    if not settings.final_seeds:
+        return {"ensemble": describe_ensemble(ensemble, best.number, None)}
+    if budget.over():
         logger.warning("the ensemble is not tested: no time was left for it; the same command with more time tests it")
-        tests = False
-    return {"ensemble": describe_ensemble(ensemble, best.number, tests)}
+        return {"ensemble": describe_ensemble(ensemble, best.number, None)}
+    others = {"winner": best, "reference": confirmation.reference if confirmation is not None else None}
+    tests = confirmation.tests if confirmation is not None else {}
+    seeds = {number: test.seeds for number, test in tests.items()}
+
+    def gains(shared: SharedRows, scores: np.ndarray) -> dict[str, Any]:
+        return ensemble_gains(settings, data.config, shared, scores, others, seeds)
+
+    return {"ensemble": describe_ensemble(ensemble, best.number, gains)}
 
 
 def _on_cluster(

@@ -13,12 +13,15 @@ from recbole_msr.evaluation.layout import CLASS_TYPES
 from recbole_msr.evaluation.metrics import metric_name, metrics_of
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
+from recbole_msr.jobs.options import MOST_PROCESSES
 from recbole_msr.schema import Schema, is_conditional
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.samplers import PRUNERS, SAMPLERS, Named
 
 COSTS = ("parameters", "flops", "latency", "latency_1")
 """Objectives that are measured on the built model (`jobs/model_cost.py`); smaller is better."""
+AUTO_PICKS = 10
+"""Picks of an ensemble that nobody asked for."""
 SETTINGS_FILE = "workers/search.json"
 """Where the settings are, below the output folder."""
 _SHAPE = {
@@ -77,7 +80,7 @@ class SearchSettings:
         fused: trainings that a worker runs at once: a number, "off" for one, or "auto"
             (`tuning/fused_trials.py`, `tuning/final.py`).
         fidelity: rungs below full training: auto, off, or such as 1/9,1/3:2 (`tuning/fidelity.py`).
-        ensemble: number of picks for an ensemble of the best trials; 0 for none.
+        ensemble: number of picks for an ensemble of the best models; 0 for none.
         wandb: online, offline or disabled.
         wandb_project: project in Weights & Biases.
     """
@@ -110,7 +113,7 @@ class SearchSettings:
     retries: int = 2
     fused: str | int = "auto"
     fidelity: str = "auto"
-    ensemble: int = SearchOptions.ensemble
+    ensemble: int = 0
     wandb: str = "offline"
     wandb_project: str = "recbole-msr"
 
@@ -120,25 +123,8 @@ class SearchSettings:
             raise InputError("a search needs a budget: --trials=N, --timeout=TIME or --total-epochs=N")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise InputError(f"--objectives must be different names, got {', '.join(self.objectives) or 'none'}")
-        schema = Schema.from_config(self.config) if self.config.get("tasks") else None
-        types = {} if schema is None else schema.types
-        metrics = metrics_of(types.values() or ["binary"])
-        of_classes = [task for task, kind in types.items() if kind in CLASS_TYPES]
-        if self.ensemble and of_classes:
-            raise InputError(
-                f"an ensemble is of binary tasks and numbers, and task '{of_classes[0]}' is one of classes: leave "
-                "--ensemble out (recbole_msr.runs.ensemble.write_ensemble takes finished runs of any tasks)"
-            )
-        if self.ensemble and is_conditional(self.quality.split("/")[-1]):
-            raise InputError(
-                f"an ensemble averages the tasks' probabilities and is not chosen by {self.quality}, a metric of a "
-                "conditional: give another valid_metric, or leave --ensemble out"
-            )
-        if self.ensemble and self.quality.split("/")[0].lower() not in metrics:
-            raise InputError(
-                f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(metrics)}), not by "
-                f"{self.quality}: give another valid_metric, or leave --ensemble out"
-            )
+        if self.ensemble and (reason := self.without_ensemble()) is not None:
+            raise InputError(reason)
         if len(self.objectives) > 1:
             self._check_several_objectives()
         if self.models and self.sampler["name"] == "grid":
@@ -149,6 +135,29 @@ class SearchSettings:
             raise InputError(
                 "the Wilcoxon pruner compares trials seed by seed: give --trial-seeds=K with K of 2 or more"
             )
+
+    def without_ensemble(self) -> str | None:
+        """Return why no ensemble can be chosen; None if one can."""
+        schema = Schema.from_config(self.config) if self.config.get("tasks") else None
+        types = {} if schema is None else schema.types
+        metrics = metrics_of(types.values() or ["binary"])
+        of_classes = [task for task, kind in types.items() if kind in CLASS_TYPES]
+        if of_classes:
+            return (
+                f"an ensemble is of binary tasks and numbers, and task '{of_classes[0]}' is one of classes: leave "
+                "--ensemble out (recbole_msr.runs.ensemble.write_ensemble takes finished runs of any tasks)"
+            )
+        if is_conditional(self.quality.split("/")[-1]):
+            return (
+                f"an ensemble averages the tasks' probabilities and is not chosen by {self.quality}, a metric of a "
+                "conditional: give another valid_metric, or leave --ensemble out"
+            )
+        if self.quality.split("/")[0].lower() not in metrics:
+            return (
+                f"an ensemble is chosen by a metric of scenarios and tasks ({', '.join(metrics)}), not by "
+                f"{self.quality}: give another valid_metric, or leave --ensemble out"
+            )
+        return None
 
     def _check_several_objectives(self) -> None:
         if self.pruner["name"] != "none":
@@ -236,6 +245,23 @@ def read_fused(fused: Any) -> str | int:
         return word
     if not word.isdigit() or int(word) < 1:
         raise InputError(f"--fused must be auto, off, or how many trials are trained at once, got {fused!r}")
+    return int(word)
+
+
+def read_ensemble(ensemble: Any) -> int | None:
+    """Read `--ensemble`: the number of picks, 0 for off, None for auto.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    word = "auto" if ensemble is None else str(ensemble).strip().lower()
+    if word in ("auto", "off"):
+        return None if word == "auto" else 0
+    if not word.isdigit() or int(word) > MOST_PROCESSES:
+        raise InputError(
+            f"--ensemble must be auto, off, or how many models are averaged at most, up to {MOST_PROCESSES:,}; "
+            f"got {ensemble!r}"
+        )
     return int(word)
 
 

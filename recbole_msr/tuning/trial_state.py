@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -49,6 +50,20 @@ def best_first(trials: Iterable[FrozenTrial], index: int, direction: StudyDirect
     found = [(trial, values[index]) for trial in trials if (values := values_of(trial)) is not None]
     valued = [(sign * value, trial.number, trial) for trial, value in found if math.isfinite(value)]
     return [trial for _, _, trial in sorted(valued, key=lambda entry: entry[:2])]
+
+
+def best_of_each_model(ranked: Sequence[FrozenTrial], most: int) -> list[FrozenTrial]:
+    """Return the best trials, and the best of each model that is not among them: models that differ average better.
+
+    Args:
+        ranked: the trials, the best first.
+        most: number of best trials.
+    """
+    models = {trial.user_attrs.get("model") for trial in ranked[:most]}
+    others: dict[Any, FrozenTrial] = {}
+    for trial in ranked[most:]:
+        others.setdefault(trial.user_attrs.get("model"), trial)
+    return [*ranked[:most], *(trial for model, trial in others.items() if model not in models)]
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:

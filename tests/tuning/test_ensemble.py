@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +14,9 @@ from sklearn.metrics import roc_auc_score
 import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.tuning.greedy import select_greedily
+from recbole_msr.tuning.options import SearchOptions
+from recbole_msr.tuning.resolve import read_search
+from recbole_msr.tuning.trial_state import best_of_each_model
 
 
 def macro_auc(mean, labels, scenario):
@@ -95,53 +99,70 @@ def split_scores(checkpoint):
     return found
 
 
+def checkpoint_of(model, folder):
+    """The checkpoint of a trial's own model, or of the one with a fresh seed."""
+    number, seed = model["trial"], model["seed"]
+    found = (folder / "trials" / str(number)).glob("*/best.ckpt")
+    return next(found) if seed is None else folder / "final" / f"trial-{number}-seed-{seed}" / "best.ckpt"
+
+
 @pytest.mark.slow
 def test_the_ensemble_of_a_search_is_the_slow_ones_and_stands_beside_the_best_model(search, small, tmp_path):
-    result = search(trials=6, ensemble=4, final_seeds=1, **small)
+    result = search(trials=6, ensemble=4, final_seeds=1, confirm=2, **small)
     told = result.summary["ensemble"]
-    assert sorted(told["candidates"]) == list(range(6))
-    by_trial = {
-        number: split_scores(next((tmp_path / "out" / "trials" / str(number)).glob("*/best.ckpt")))
-        for number in told["candidates"]
-    }
-    labels, scenario, _ = by_trial[0]["valid"]
-    scores = [by_trial[number]["valid"][2] for number in told["candidates"]]
-    picks = Counter(told["candidates"][place] for place in slow_selection(scores, labels, scenario, 4))
-    assert {member["trial"]: member["weight"] for member in told["members"]} == picks
+    confirmed = [one["trial"] for one in result.summary["confirmation"]["candidates"]]
+    models = [(one["trial"], one["seed"]) for one in told["candidates"]]
+    assert sorted(models[:6]) == [(number, None) for number in range(6)], "the trials' own models come first"
+    (fresh,) = {seed for _, seed in models[6:]}
+    assert fresh == result.summary["confirmation"]["seeds"][0]
+    assert {number for number, _ in models[6:]} >= set(confirmed)
+    of_models = [split_scores(checkpoint_of(one, tmp_path / "out")) for one in told["candidates"]]
+    labels, scenario, _ = of_models[0]["valid"]
+    scores = [one["valid"][2] for one in of_models]
+    chosen = slow_selection(scores, labels, scenario, 4)
+    picks = Counter(models[place] for place in chosen)
+    assert {(member["trial"], member["seed"]): member["weight"] for member in told["members"]} == picks
+    single = models.index((told["single"], None))
     for split in ("valid", "test"):
-        labels, scenario, alone = by_trial[told["single"]][split]
-        mean = sum(by_trial[number][split][2] * weight for number, weight in picks.items()) / sum(picks.values())
+        labels, scenario, alone = of_models[single][split]
+        mean = sum(of_models[place][split][2] for place in chosen) / len(chosen)
         assert told[split]["value"] == pytest.approx(macro_auc(mean, labels, scenario), abs=1e-9)
         assert told[split]["single"] == pytest.approx(macro_auc(alone, labels, scenario), abs=1e-9)
         assert told[split]["gain"] == pytest.approx(told[split]["value"] - told[split]["single"])
         assert told[split]["cells"]["macro"]["auc"] == told[split]["value"]
-    assert told["valid"]["value"] >= max(macro_auc(one, *by_trial[0]["valid"][:2]) for one in scores)
+    assert told["valid"]["value"] >= max(macro_auc(one, *of_models[0]["valid"][:2]) for one in scores)
     assert told["cost"]["parameters"]["ensemble"] == sum(
-        result.study.trials[number].user_attrs["parameters"] for number in picks
+        result.study.trials[number].user_attrs["parameters"] for number, _ in picks
     )
     assert told["cost"]["latency"]["ensemble"] > 0
+    gain = told["gain"]["winner"]
+    assert (gain["trial"], gain["seeds"]) == (result.summary["confirmation"]["winner"], [fresh])
+    labels, scenario, of_winner = of_models[models.index((gain["trial"], fresh))]["test"]
+    difference = told["test"]["value"] - macro_auc(of_winner, labels, scenario)
+    assert gain["differences"]["auc/macro"]["mean"] == pytest.approx(difference, abs=1e-6)
     folder = tmp_path / "out" / "ensemble"
     frame = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i1", "i2"]})
     alone = [recbole_msr.load(path.parent).predict(frame) for path in sorted(folder.glob("members/*/best.ckpt"))]
-    expected = sum(weight * one for weight, one in zip(picks.values(), alone, strict=True)) / sum(picks.values())
+    weights = [member["weight"] for member in told["members"]]
+    expected = sum(weight * one for weight, one in zip(weights, alone, strict=True)) / sum(weights)
     pd.testing.assert_frame_equal(recbole_msr.load(folder).predict(frame), expected, check_dtype=False)
 
 
 @pytest.mark.slow
 def test_an_ensemble_comes_again_from_what_is_kept_and_skips_a_damaged_model(search, small, tmp_path, caplog, pages):
     first = search(trials=3, ensemble=2, **small).summary["ensemble"]
-    assert first["test"] is None, "without a final test nothing reads the test split"
+    assert first["test"] is first["gain"] is None, "without a final test nothing reads the test split"
     again = search(trials=3, ensemble=2, **small).summary["ensemble"]
     for key in ("members", "valid", "candidates"):
         assert again[key] == first[key]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Members" in page
-    assert f"The probabilities of {len(first['members'])} of the 3 best trials" in page
-    best = first["candidates"][0]
+    assert f"The probabilities of {len(first['members'])} of 3 models" in page
+    best = first["candidates"][0]["trial"]
     (checkpoint,) = (tmp_path / "out" / "trials" / str(best)).glob("*/best.ckpt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     third = search(trials=3, ensemble=2, **small).summary["ensemble"]
-    assert best not in third["candidates"]
+    assert {"trial": best, "seed": None} not in third["candidates"]
     assert f"trial {best} cannot join the ensemble" in caplog.text
     shutil.rmtree(tmp_path / "out" / "trials")
     assert "ensemble" not in search(trials=3, ensemble=2, **small).summary
@@ -174,3 +195,28 @@ def test_a_model_of_one_task_joins_with_a_run_for_each_task(config, small, tmp_p
 def test_a_metric_that_is_not_of_cells_cannot_choose(search):
     with pytest.raises(InputError, match="an ensemble is chosen by a metric of scenarios and tasks"):
         search(trials=1, ensemble=2, config={"valid_metric": "MAE", "metrics": ["MAE"]})
+
+
+def test_a_search_has_an_ensemble_unless_it_is_turned_off_or_cannot_be_chosen(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def picks(**options):
+        given = {"model": "SharedBottom", "dataset": "tiny", "trials": 1, "config": config, "wandb": "disabled"}
+        return read_search(SearchOptions(**{**given, **options}))[0].ensemble
+
+    assert picks() == picks(ensemble="auto") == 10
+    assert picks(ensemble="off") == picks(ensemble=0) == 0
+    assert picks(ensemble="3") == 3
+    assert picks(objectives="auc/macro,parameters", pruner="none") == 0, "K models cost more"
+    assert picks(config={**config, "valid_metric": "MAE", "metrics": ["MAE"]}) == 0
+    with pytest.raises(InputError, match="--ensemble must be auto, off, or how many models"):
+        picks(ensemble="many")
+
+
+def test_the_best_of_each_other_model_is_kept_beside_the_best():
+    def trial(number, model):
+        return optuna.trial.create_trial(value=1.0 - number / 10, user_attrs={"model": model, "number": number})
+
+    ranked = [trial(number, model) for number, model in enumerate(["A", "A", "B", "A", "C", "B", "C"])]
+    kept = [one.user_attrs["number"] for one in best_of_each_model(ranked, 2)]
+    assert kept == [0, 1, 2, 4]

@@ -12,6 +12,7 @@ from recbole_msr.report.html.colours import COLOURS
 from recbole_msr.report.html.page import Number, note, table
 
 _DIGITS = 4
+_OTHERS = {"defaults": "its model's defaults", "reference": "the best defaults of all models"}
 
 
 def confirmation_parts(summary: Mapping[str, Any]) -> list[str | Markup]:
@@ -84,15 +85,27 @@ def _told_and_confirmed(metric: str, candidates: Sequence[Mapping[str, Any]]) ->
 
 def _gains(confirmation: Mapping[str, Any]) -> list[str | Markup]:
     """Return the tests of the winner against its model's defaults and against the best defaults of all models."""
-    gains = confirmation.get("gain") or {}
+    return gain_parts("winner", confirmation.get("gain") or {}, _OTHERS)
+
+
+def gain_parts(of: str, gains: Mapping[str, Any], others: Mapping[str, str]) -> list[str | Markup]:
+    """Return sentences and a table of tested gains.
+
+    Args:
+        of: what has them: "winner" or "ensemble".
+        gains: what `tuning.gain.gains` or `ensemble_gains` returned.
+        others: what each key of these stands for; of the same trial the first one is shown.
+    """
     rows: list[list[Any]] = []
     sentences: list[str | Markup] = []
-    for name, what in (("defaults", "its model's defaults"), ("reference", "the best defaults of all models")):
+    shown: list[int] = []
+    for name, what in others.items():
         gain = gains.get(name)
-        if gain is None or (name == "reference" and _same(gain, gains.get("defaults"))):
+        if gain is None or gain["trial"] in shown:
             continue
+        shown.append(gain["trial"])
         if gain.get("reason"):
-            sentences.append(f"The winner less {what} (trial {gain['trial']}, {gain['model']}): {gain['reason']}.")
+            sentences.append(f"The {of} less {what} (trial {gain['trial']}, {gain['model']}): {gain['reason']}.")
             continue
         rows += [
             [f"{what} ({gain['model']})", key, *_tested(difference)]
@@ -101,16 +114,12 @@ def _gains(confirmation: Mapping[str, Any]) -> list[str | Markup]:
         ]
     if not rows:
         return sentences
-    header = ["The winner less", "metric", "difference", "95 % interval", "p, adjusted", "verdict"]
+    header = [f"The {of} less", "metric", "difference", "95 % interval", "p, adjusted", "verdict"]
     explanation = (
         "The gain on the test split, tested over its rows and the fresh seeds together, as a comparison tests its "
-        "entries; p is corrected by Holm for as many as the winner is compared with. Single cells are in summary.json."
+        f"entries; p is corrected by Holm for as many as the {of} is compared with. Single cells are in summary.json."
     )
     return [*sentences, explanation, table(header, rows, caption="Gain on the test split", sortable=True)]
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any] | None) -> bool:
-    return other is not None and one["trial"] == other["trial"]
 
 
 def _tested(difference: Mapping[str, Any]) -> list[Any]:

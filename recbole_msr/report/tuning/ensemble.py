@@ -8,8 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from recbole_msr.report.html.page import note, table
+from recbole_msr.report.tuning.confirmation import gain_parts
 
 _SPLITS = {"valid": "validation", "test": "test"}
+_OTHERS = {"winner": "the winner", "reference": "the best defaults of all models"}
 _COSTS = {"parameters": "parameters", "latency": "ms for 4096 rows"}
 
 
@@ -35,9 +37,25 @@ def ensemble_rows(ensemble: Mapping[str, Any]) -> list[list[str]]:
 def ensemble_members(ensemble: Mapping[str, Any]) -> str:
     """Return the members with their weights in a line: "trial 7 (HiNet) x 2, trial 3 (PLE)"."""
     return ", ".join(
-        f"trial {member['trial']} ({member['model']})" + (f" x {member['weight']}" if member["weight"] > 1 else "")
+        f"trial {member['trial']} ({member['model']}{_seed(member)})"
+        + (f" x {member['weight']}" if member["weight"] > 1 else "")
         for member in ensemble["members"]
     )
+
+
+def ensemble_fact(ensemble: Mapping[str, Any]) -> str:
+    """Return the ensemble's values in a line, beside the single model's.
+
+    Args:
+        ensemble: the part `ensemble` of a search's summary.json.
+    """
+    values = [
+        f"{_number(ensemble[split]['value'])} on the {name} split ({_number(ensemble[split]['gain'], '+.4f')} over "
+        f"trial {ensemble['single']} alone)"
+        for split, name in _SPLITS.items()
+        if ensemble.get(split)
+    ]
+    return f"{len(ensemble['members'])} models: {ensemble['metric']} {', '.join(values)}"
 
 
 def ensemble_section(ensemble: Mapping[str, Any]) -> list[str | Markup]:
@@ -48,17 +66,26 @@ def ensemble_section(ensemble: Mapping[str, Any]) -> list[str | Markup]:
     """
     single, metric = ensemble["single"], ensemble["metric"]
     parts: list[str | Markup] = [
-        f"The probabilities of {len(ensemble['members'])} of the {len(ensemble['candidates'])} best trials' models are "
-        "averaged, weighted by how often the greedy selection picked them on the validation split. Beside them the "
+        f"The probabilities of {len(ensemble['members'])} of {len(ensemble['candidates'])} models are averaged, "
+        "weighted by how often the greedy selection picked them on the validation split: the best trials', the best of "
+        "every other model, and those that were trained again with fresh seeds. Beside them the "
         f"model of trial {single} alone. What was chosen by the validation rows is on the high side there; the test "
         "split played no part in it."
     ]
     if len(ensemble["members"]) == 1:
         parts.append(note("One model is the whole ensemble: no mean with another was better on the validation split."))
     parts.append(table(["", "ensemble", f"trial {single}", "gain, ratio"], ensemble_rows(ensemble)))
-    rows = [[one["trial"], one["model"], one["weight"], _number(one["value"])] for one in ensemble["members"]]
-    parts.append(table(["Trial", "Model", "Weight", f"{metric}, validation"], rows, caption="Members"))
-    return parts
+    rows = [
+        [one["trial"], one.get("seed"), one["model"], one["weight"], _number(one["value"])]
+        for one in ensemble["members"]
+    ]
+    header = ["Trial", "Fresh seed", "Model", "Weight", f"{metric}, validation"]
+    parts.append(table(header, rows, caption="Members"))
+    return [*parts, *gain_parts("ensemble", ensemble.get("gain") or {}, _OTHERS)]
+
+
+def _seed(member: Mapping[str, Any]) -> str:
+    return f", seed {member['seed']}" if member.get("seed") is not None else ""
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

@@ -15,7 +15,7 @@ from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
 from recbole_msr.report.tuning.confirmation import confirmation_parts
-from recbole_msr.report.tuning.ensemble import ensemble_section
+from recbole_msr.report.tuning.ensemble import ensemble_fact, ensemble_section
 from recbole_msr.report.tuning.figures import StudyFigures
 from recbole_msr.report.tuning.progress import by_model, by_source, group_rows, looks, metric_is_bigger
 from recbole_msr.report.tuning.progress_figures import quality_by_time, time_by_model
@@ -106,6 +106,8 @@ class _SearchPage:
             lines["Defaults"] = f"trial {self._defaults['number']}: {self._values_text(self._defaults['values'])}"
         if self._best and self._defaults:
             lines["Gain over the defaults"] = self._gain()
+        if summary.get("ensemble"):
+            lines["Ensemble"] = ensemble_fact(summary["ensemble"])
         lines["Trials"] = ", ".join(f"{counts.get(key, 0)} {key}" for key in ("complete", "pruned", "failed"))
         lines["Epochs trained"] = sum(int(trial.user_attrs.get("epochs") or 0) for trial in self._trials)
         lines["Time"] = _duration(summary.get("seconds"))

@@ -134,22 +134,42 @@ def confirmation_sentences(confirmation: Mapping[str, Any]) -> list[str]:
         if of["trial"] == confirmation["winner"]:
             sentences.append(f"The winner is {name}: there is no gain.")
             continue
-        if of["metric"] is None:
-            sentences.append(f"Test, the winner less {name}: {of['reason'] or 'no metric is tested'}.")
-            continue
-        one = of["differences"][of["metric"]]
-        verdict = "better" if one["better"] else "worse" if one["worse"] else "no significant difference"
-        significant = "significantly " if one["significant"] else ""
-        sentences.append(
-            f"Test, the winner less {name}: {of['metric']} {one['mean']:+.4f}, 95 % from {one['low']:+.4f} to "
-            f"{one['high']:+.4f}, p {one['p_adjusted']:.2g}: {significant}{verdict}."
-        )
+        sentences.append(_tested_sentence(f"the winner less {name}", of))
     if confirmation["left_out"] is not None:
         sentences.append(f"{confirmation['left_out'][:1].upper()}{confirmation['left_out'][1:]}.")
     if confirmation["tested_before"]:
         trials = ", ".join(map(str, confirmation["tested_before"]))
         sentences.append(f"Earlier commands have tested trial {trials}: the test rows are not quite fresh any more.")
     return sentences
+
+
+def _tested_sentence(what: str, of: Mapping[str, Any]) -> str:
+    """Return the test of a difference in words."""
+    if of["metric"] is None:
+        return f"Test, {what}: {of['reason'] or 'no metric is tested'}."
+    one = of["differences"][of["metric"]]
+    verdict = "better" if one["better"] else "worse" if one["worse"] else "no significant difference"
+    significant = "significantly " if one["significant"] else ""
+    return (
+        f"Test, {what}: {of['metric']} {one['mean']:+.4f}, 95 % from {one['low']:+.4f} to {one['high']:+.4f}, "
+        f"p {one['p_adjusted']:.2g}: {significant}{verdict}."
+    )
+
+
+def ensemble_sentences(ensemble: Mapping[str, Any]) -> list[str]:
+    """Return what the test says of an ensemble beside the winner and the best defaults, with their fresh seeds.
+
+    Args:
+        ensemble: `ensemble` in a search's summary.json.
+    """
+    gain = ensemble.get("gain") or {}
+    names = {"winner": "the winner", "reference": "the best defaults"}
+    trials = [of["trial"] for of in gain.values() if of is not None]
+    return [
+        _tested_sentence(f"the ensemble less {names[key]} ({of['model']}, trial {of['trial']})", of)
+        for key, of in gain.items()
+        if of is not None and (key == "winner" or trials.count(of["trial"]) == 1)
+    ]
 
 
 def _parts(metrics: Sequence[str], width: int) -> list[Sequence[str]]:
@@ -193,4 +213,6 @@ def print_ensemble(summary: Mapping[str, Any], *, file: TextIO | None = None) ->
         console = Console(file=file)
         header = ["", "ensemble", f"trial {ensemble['single']}", "gain, ratio"]
         console.print(_table("Ensemble", header, ensemble_rows(ensemble), 1))
+        for sentence in ensemble_sentences(ensemble):
+            console.print(Text(sentence))
         console.print(Text(f"{ensemble_members(ensemble)}: recbole-msr predict --run takes its folder\n"))
