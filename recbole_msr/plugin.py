@@ -20,6 +20,7 @@ from typing import Any
 from recbole_msr import compat
 from recbole_msr.config.defaults import preset_settings, with_backbone
 from recbole_msr.config.merge import make_folders_absolute
+from recbole_msr.config.ranking import with_ranking_defaults
 from recbole_msr.evaluation.metrics import check_task_names, smaller_is_better
 from recbole_msr.files.yaml import NAME_KEYS, SafeLoader, TypedSettings, python_literal, read_defaults
 from recbole_msr.registry import RECBOLE_PACKAGE, properties, registrations
@@ -134,6 +135,8 @@ def _add_defaults(original: Any) -> Any:
         if main_type in _METRICS:
             internal["metrics"], internal["valid_metric"] = _METRICS[main_type], _METRICS[main_type][0]
         has_tasks = external.get("tasks") or internal["tasks"]
+        if has_tasks:
+            internal.update(with_ranking_defaults(external))
         if has_tasks and dataset != "ml-100k" and "load_col" not in defaults:
             internal["load_col"] = None  # RecBole's default is the ids alone; its ml-100k comes with a list
 

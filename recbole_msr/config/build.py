@@ -15,6 +15,7 @@ from recbole_msr import registry
 from recbole_msr.compat import refuse_pickles
 from recbole_msr.config.key_table import read_model_values, read_values
 from recbole_msr.config.keys import check_keys, check_read
+from recbole_msr.config.ranking import check_metrics_fit, check_ranking
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.files.outputs import check_name, check_paths
 from recbole_msr.files.yaml import TypedSettings
@@ -49,6 +50,8 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     check_paths(settings)
     _check_kind_of_model(model, model_class, settings)
     settings = _with_mode(read_values(settings), model_class)
+    if _learns_tasks(settings, model_class):
+        check_metrics_fit(settings)
     config = _recbole_config(model, dataset, settings)
     if config["strict"]:
         check_keys(settings, model_class, config.internal_config_dict)
@@ -59,6 +62,7 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     refuse_pickles(config)
     _check_declarations(config, model_class)
     _check_labels(config, model_class)
+    check_ranking(config)
     if config["strict"]:
         check_read(config.external_config_dict, config)
     if config["tasks"] is not None and not config["use_gpu"]:
@@ -150,10 +154,13 @@ def _check_data_device(device: str | None) -> None:
 def _with_mode(settings: dict[str, Any], model_class: type) -> dict[str, Any]:
     """Evaluate the rows of the data where tasks are learnt; RecBole's default is to rank all items."""
     eval_args = settings.get("eval_args")
-    learns_tasks = hasattr(model_class, "predict_tasks") or settings.get("tasks") or settings.get("preset")
-    if eval_args is None or "mode" in eval_args or not learns_tasks:
+    if eval_args is None or "mode" in eval_args or not _learns_tasks(settings, model_class):
         return settings
     return {**settings, "eval_args": {**eval_args, "mode": "labeled"}}
+
+
+def _learns_tasks(settings: Mapping[str, Any], model_class: type) -> bool:
+    return bool(hasattr(model_class, "predict_tasks") or settings.get("tasks") or settings.get("preset"))
 
 
 @contextmanager

@@ -89,6 +89,9 @@ class ScenarioDataset(ColumnarDataset):
         label_scale: how each task of numbers is brought to one scale (set by `build`, see `data.label_scale`).
         data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
         all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
+        split_name: of a split, "train", "valid" or "test".
+        earlier: of a split, the rows of the splits before it, with every label.
+        every_label: of a split, the same split with the rows that lack the main task's label.
     """
 
     schema: Schema
@@ -97,6 +100,9 @@ class ScenarioDataset(ColumnarDataset):
     split_sizes: list[int]
     number_scale: dict[str, dict[str, float]]
     all_scenarios: ScenarioDataset | None = None
+    split_name: str | None = None
+    earlier: PackedRows | None = None
+    every_label: ScenarioDataset | None = None
     cells: dict[str, Any]
     data_report: dict[str, Any]
     history: HistoryRows | None = None
@@ -615,7 +621,8 @@ class ScenarioDataset(ColumnarDataset):
         if not self._split_report:
             self._report_splits(before, views)
         for view, whole in zip(views, self._all_views or (), strict=False):
-            view.all_scenarios = whole
+            for of_view in (view, view.every_label):
+                of_view.all_scenarios = whole  # type: ignore[union-attr]
         for name, view in zip(SPLITS, views, strict=True):
             if len(view) == 0:
                 raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
@@ -816,14 +823,17 @@ class ScenarioDataset(ColumnarDataset):
 
     def _views(self) -> list[ScenarioDataset]:
         ends = np.cumsum(self.split_sizes)
-        return [self._view(end - size, end) for end, size in zip(ends, self.split_sizes, strict=True)]
+        sizes = zip(SPLITS, ends, self.split_sizes, strict=True)
+        return [self._view(name, end - size, end) for name, end, size in sizes]
 
-    def _view(self, start: int, end: int) -> ScenarioDataset:
+    def _view(self, name: str, start: int, end: int) -> ScenarioDataset:
         joined = (self.user_feat, self.item_feat)
         inter = self.inter_feat.part(slice(start, end), joined)
-        if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
-            inter = _labelled(inter, self.schema, joined)
         view: ScenarioDataset = self.copy(inter)
+        view.split_name, view.earlier = name, self.inter_feat.part(slice(0, start), joined)
+        view.every_label = view
+        if not hasattr(getattr(self.config, "model_class", None), "predict_tasks"):
+            view = view.copy(_labelled(inter, self.schema, joined))
         return view
 
     def of_single_task(self, config: Any) -> ScenarioDataset:

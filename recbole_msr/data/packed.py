@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_msr.data.ranked_lists import RankedLists, ranked_lists
 from recbole_msr.data.rows import Packed, PackedRows, pack_dataset
 from recbole_msr.threads import local_processes
 
@@ -28,7 +29,12 @@ class PackedTable:
 
     Attributes:
         scenario_names: those of the dataset; None where it knows no scenarios.
+        lists: the lists whose fields the rows are; None for rows of a split.
+        listed: of a split that is evaluated by ranked lists, the table of these; None for others.
     """
+
+    lists: RankedLists | None = None
+    listed: PackedTable | None = None
 
     def __init__(self, dataset: Any, device: torch.device | str = "cpu") -> None:
         self.scenario_names: list[str] | None = getattr(dataset, "scenario_names", None)
@@ -46,11 +52,21 @@ class PackedTable:
 
     @classmethod
     def for_run(cls, dataset: Any, config: Any) -> PackedTable:
-        """Pack a split on the device that `data_device` names, or on the best one for the device that trains."""
+        """Pack a split on the device that `data_device` names, or on the best one for the device that trains.
+
+        A validation or test split has its ranked lists with it, where the configuration asks for these.
+        """
         device = config["device"]
         if local_processes(config["lightning"]) > 1:  # each has a GPU of its own, which this one does not know yet
             device = torch.device("cpu")
-        return cls(dataset, table_device(config["data_device"], device, _packed(dataset).size))
+        device = table_device(config["data_device"], device, _packed(dataset).size)
+        table = cls(dataset, device)
+        lists = ranked_lists(dataset, config) if getattr(dataset, "split_name", None) in ("valid", "test") else None
+        if lists is not None:
+            whole = table if dataset.every_label is dataset else cls(dataset.every_label, device)
+            table.listed = whole.part(lists.rows)
+            table.listed.lists = lists
+        return table
 
     def part(self, rows: torch.Tensor) -> PackedTable:
         """Return a table of some of the rows; what is looked up by user or item is shared, not copied.
@@ -59,6 +75,7 @@ class PackedTable:
             rows: row numbers (n,).
         """
         part = copy.copy(self)
+        part.listed = None
         rows = rows.to(self.device)
         part._length = len(rows)
         part._tokens, part._floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
@@ -305,3 +322,9 @@ def row_numbers(loader: PackedLoader) -> torch.Tensor:
     """Return the rows of the table that an evaluation loader of this process goes through, in its order."""
     rows = torch.arange(len(loader.table))
     return torch.cat([batch[loader.rank :: loader.world_size] for batch in rows.split(loader.batch_size)])
+
+
+def batch_rows(loader: PackedLoader, number: int) -> torch.Tensor:
+    """Return the rows of the table in one batch of an evaluation loader of this process."""
+    start = number * loader.batch_size
+    return torch.arange(start + loader.rank, min(start + loader.batch_size, len(loader.table)), loader.world_size)

@@ -12,8 +12,10 @@ import numpy as np
 from recbole_msr.evaluation.class_formulas import ClassGroups, PredictedClasses
 from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
-from recbole_msr.evaluation.metrics import METRICS, metric_keys, metrics_of
+from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metrics_of
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
+from recbole_msr.evaluation.ranking import ListGroups, list_values
+from recbole_msr.evaluation.ranking_mode import list_metrics
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, is_conditional, wrong_labels
 
 _COUNTS = ("type", "rows", "positives", "mean_label", "undefined")
@@ -25,13 +27,13 @@ class Cell:
     """The metrics of some rows on one task.
 
     Attributes:
-        rows: rows that carry the task's label; all else is about these.
-        positives: rows with label 1; None for another than a binary task.
+        rows: rows that carry the task's label; all else is about these. Of ranked lists, how many there are.
+        positives: rows with label 1, and of ranked lists their positives; None for a task of numbers or classes.
         values: metric -> value; None where it is undefined for these rows (`Metric.needs_classes`), as GAUC also is
             where no user has both classes or users are not known. A metric that the writer of a file did not know is
             absent.
         undefined: why the cell counts in no mean (a binary task: why it has no AUC); None for a cell that does.
-        type: the task's.
+        type: the task's, or "ranking" of lists ranked by a task's predictions.
         mean_label: mean of the observed values of a task of numbers or ordered classes; None without rows, and for
             other tasks.
     """
@@ -40,7 +42,7 @@ class Cell:
     positives: int | None
     values: Mapping[str, float | None]
     undefined: str | None = None
-    type: TaskType = "binary"
+    type: CellType = "binary"
     mean_label: float | None = None
 
     @property
@@ -69,10 +71,13 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """Return a flat mapping of plain JSON types: `rows`, `positives`, each metric, `undefined`.
 
-        A cell of another than a binary task also has its `type`, and `mean_label` in the place of `positives`.
+        A cell of another than a binary task also has its `type`, and `mean_label` in the place of `positives`; one of
+        ranked lists has `type` and `positives`.
         """
         counts: dict[str, Any] = {"rows": self.rows, "positives": self.positives}
-        if self.type != "binary":
+        if self.type == "ranking":
+            counts = {"type": self.type, **counts}
+        elif self.type != "binary":
             counts = {"type": self.type, "rows": self.rows, "mean_label": self.mean_label}
         return {**counts, **self.values, "undefined": self.undefined}
 
@@ -85,12 +90,11 @@ class Cell:
             TypeError: it has a key that is no metric.
         """
         kind = data.get("type", "binary")
-        known = metrics_of([kind])
         values = {key: value for key, value in data.items() if key not in _COUNTS}
-        unknown = [key for key in values if key not in known]
+        unknown = [key for key in values if key not in METRICS or kind not in METRICS[key].types]
         if unknown:
             raise TypeError(f"'{unknown[0]}' is no metric" + ("" if kind == "binary" else f" of a task of type {kind}"))
-        positives = data["positives"] if kind == "binary" else None
+        positives = data["positives"] if kind in ("binary", "ranking") else None
         return cls(data["rows"], positives, values, data.get("undefined"), kind, data.get("mean_label"))
 
 
@@ -122,19 +126,31 @@ class Evaluation:
         return list(self.pooled)
 
     @property
-    def types(self) -> dict[str, TaskType]:
-        """The type of each task."""
+    def types(self) -> dict[str, CellType]:
+        """The type of each task's cells."""
         return {task: cell.type for task, cell in self.pooled.items()}
 
     @property
     def metrics(self) -> list[str]:
         """The metrics that the cells hold: all of this version's, fewer in results of an earlier one."""
-        return [metric for metric in METRICS if any(metric in cell.values for cell in self.pooled.values())]
+        there = dict.fromkeys(metric for cell in self.pooled.values() for metric in cell.values)
+        of_labels = list(METRICS)
+        return [*(name for name in of_labels if name in there), *(name for name in there if name not in of_labels)]
+
+    @property
+    def of_lists(self) -> list[str]:
+        """The metrics of ranked lists, such as `ndcg@10`, that the cells hold."""
+        return [metric for metric in self.metrics if "ranking" in METRICS[metric].types]
+
+    @property
+    def leading(self) -> str:
+        """The metric by which the worst cell is shown: AUC, or the first one of ranked lists."""
+        return next(iter(self.of_lists), "auc")
 
     @property
     def applicable(self) -> list[str]:
-        """The metrics that this version computes for tasks of these types."""
-        return metrics_of(self.types.values())
+        """The metrics that this version computes for tasks of these types; of lists those that it holds."""
+        return [*metrics_of(self.types.values()), *self.of_lists]
 
     @property
     def undefined(self) -> list[tuple[str, str, str]]:
@@ -167,7 +183,7 @@ class Evaluation:
         apart, since no task may be called macro or worst.
         """
         values: dict[str, float | None] = {}
-        for metric in METRICS:
+        for metric in self.metrics:
             worst = self.worst(metric)
             values[metric] = self.pooled[self.main_task].value(metric)
             values[f"{metric}/macro"] = self.macro(metric)
@@ -181,7 +197,7 @@ class Evaluation:
 
     def keys(self) -> list[str]:
         """Return the names of all values of `flat`, those that are undefined among them."""
-        return metric_keys(self.cells, self.types, self.main_task)
+        return metric_keys(self.cells, self.types, self.main_task, self.of_lists)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types; what follows from the cells is in it too, for other readers."""
@@ -307,6 +323,69 @@ def evaluate_cells(
     return Evaluation(main_task, pooled, cells)
 
 
+def evaluate_lists(
+    hits: np.ndarray,
+    positives: np.ndarray,
+    scenario: np.ndarray,
+    scenario_names: Sequence[str],
+    task_names: Sequence[str],
+    main_task: str,
+    metrics: Sequence[str],
+    min_rows: int = 2,
+) -> Evaluation:
+    """Compute the metrics of ranked lists for every scenario x task, and of each task over all lists.
+
+    A list counts for a task of which it has a positive. A cell is undefined (counted in no mean and never the worst)
+    without such lists, or with fewer than `min_rows`; of fewer its values are still given.
+
+    Args:
+        hits: whether the item at each of the first K places is a positive of the task (L, T, K).
+        positives: how many positives of the task each list has (L, T).
+        scenario: (L,) integers 1..M in the order of `scenario_names`.
+        scenario_names: names of the M scenarios.
+        task_names: names of the T tasks.
+        main_task: the task whose pooled values have no task in their key.
+        metrics: such as `ndcg@10`, in the order of tables.
+        min_rows: the fewest lists of a defined cell.
+
+    Raises:
+        ValueError: the arguments do not fit each other.
+    """
+    hits, positives, scenario = np.asarray(hits, dtype=bool), np.asarray(positives), np.asarray(scenario)
+    if hits.shape[:2] != (len(scenario), len(task_names)) or positives.shape != hits.shape[:2]:
+        raise ValueError(
+            f"hits must be (lists, {len(task_names)} tasks, places) and positives (lists, tasks), "
+            f"got {hits.shape} and {positives.shape} for {len(scenario)} scenarios of lists"
+        )
+    pooled: dict[str, Cell] = {}
+    cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
+    for column, task in enumerate(task_names):
+        counts = positives[:, column] > 0
+        of_task, of_list = positives[counts, column], scenario[counts]
+        values = list_values(hits[counts, column], of_task, metrics)
+        (pooled[task],) = _list_cells(ListGroups.of(values, of_task), metrics, [0], 1)
+        groups = ListGroups.of(values, of_task, of_list)
+        of_scenarios = _list_cells(groups, metrics, range(1, len(scenario_names) + 1), min_rows)
+        for name, cell in zip(scenario_names, of_scenarios, strict=True):
+            cells[name][task] = cell
+    return Evaluation(main_task, pooled, cells)
+
+
+def _list_cells(groups: ListGroups, metrics: Sequence[str], numbers: Iterable[int], min_rows: int) -> list[Cell]:
+    places = {number: place for place, number in enumerate(groups.group.tolist())}
+
+    def cell(number: int) -> Cell:
+        place = places.get(number)
+        if place is None:
+            return Cell(0, 0, dict.fromkeys(metrics), "no list has a positive", "ranking")
+        rows = int(groups.rows[place])
+        reason = None if rows >= min_rows else f"{rows} list{'s' if rows > 1 else ''}, fewer than {min_rows}"
+        values = {name: float(METRICS[name].values(groups)[place]) for name in metrics}
+        return Cell(rows, int(groups.positives[place]), values, reason, "ranking")
+
+    return [cell(number) for number in numbers]
+
+
 def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     """Evaluate one prediction for all rows: the values it has, any model's has, as the labels alone decide that.
 
@@ -333,6 +412,23 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     return evaluate_cells(
         half, labels, scenario, users, scenarios, tasks, main, min_rows=least, types=types, classes=layout.classes
     )
+
+
+def of_lists_without_hits(config: Any, split: Any, lists: Any, task: str | None = None) -> Evaluation:
+    """Evaluate lists whose positives all come last: the values it has, any model's has.
+
+    Args:
+        config: RecBole's configuration.
+        split: a split as a built dataset.
+        lists: its ranked lists.
+        task: the one that is ranked for; None for all of them.
+    """
+    tasks = lists.tasks if task is None else [task]
+    hits = np.zeros((len(lists), len(tasks), lists.most), dtype=bool)
+    positives = lists.n_positives[:, [lists.tasks.index(name) for name in tasks]]
+    least, main = config["min_scenario_rows"] or 1, task or split.schema.main_task
+    metrics = list_metrics(config)
+    return evaluate_lists(hits, positives, lists.scenarios, split.scenario_names, tasks, main, metrics, least)
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:

@@ -6,16 +6,21 @@ To add a metric, write its function in `recbole_msr.evaluation.formulas` and add
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation import class_formulas, formulas, number_formulas
+from recbole_msr.evaluation.ranking import ListGroups, list_metric
 from recbole_msr.schema import TaskType
+
+CellType = TaskType | Literal["ranking"]
+"""What a cell's values are of: the labels of a type of task, or lists ranked by the predictions of a binary task."""
 
 
 class Direction(Enum):
@@ -49,8 +54,9 @@ class Metric:
         heading: the name in tables and pages.
         direction: which values are better.
         values: the values of G groups of rows (G,), NaN where a group has none. The groups are what its task types
-            have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`, `class_formulas.ClassGroups`.
-        types: the types of tasks that it is of.
+            have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`, `class_formulas.ClassGroups`,
+            `ranking.ListGroups`.
+        types: the types of cells that it is of.
         bounds: the least and the greatest possible value.
         needs_classes: undefined in a cell of one class or of fewer than `min_scenario_rows` rows. Other metrics have a
             value there, which counts in no mean.
@@ -66,7 +72,7 @@ class Metric:
     heading: str
     direction: Direction
     values: Callable[[Any], np.ndarray]
-    types: tuple[TaskType, ...] = ("binary",)
+    types: tuple[CellType, ...] = ("binary",)
     bounds: tuple[float, float] = (0.0, 1.0)
     needs_classes: bool = False
     undefined_reason: str = "undefined"
@@ -82,8 +88,34 @@ class Metric:
         return value if self.direction is Direction.SMALLER else -value
 
 
-METRICS: dict[str, Metric] = {
-    metric.name: metric
+@lru_cache(maxsize=256)
+def _metric_of_lists(name: str) -> Metric | None:
+    found = list_metric(name)
+    if found is None:
+        return None
+
+    def mean(groups: ListGroups) -> np.ndarray:
+        return groups.means[name]
+
+    heading = f"{found[0].heading}@{found[1]}"
+    return Metric(name, heading, Direction.LARGER, mean, ("ranking",), compared=("macro", "worst", "tasks"))
+
+
+class _Registry(dict[str, Metric]):
+    """The metrics by name. Those of ranked lists, such as `ndcg@10`, are found by name and are not iterated over."""
+
+    def __missing__(self, name: str) -> Metric:
+        metric = _metric_of_lists(name)
+        if metric is None:
+            raise KeyError(name)
+        return metric
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and _metric_of_lists(name) is not None)
+
+
+METRICS: dict[str, Metric] = _Registry(
+    (metric.name, metric)
     for metric in (
         Metric(
             name="auc",
@@ -169,22 +201,25 @@ METRICS: dict[str, Metric] = {
             compared=("macro", "worst", "tasks"),
         ),
     )
-}
-"""The metrics by name, in the order of tables."""
+)
+"""The metrics of labels by name, in the order of tables; those of ranked lists are found too (`METRICS["ndcg@10"]`)."""
 
 
-def metrics_of(types: Iterable[TaskType]) -> list[str]:
-    """Return the metrics that tasks of any of these types have, in the order of tables."""
+def metrics_of(types: Iterable[CellType]) -> list[str]:
+    """Return the metrics of labels that cells of any of these types have, in the order of tables."""
     there = set(types)
     return [name for name, metric in METRICS.items() if there.intersection(metric.types)]
 
 
-def headline(types: Iterable[TaskType]) -> str:
+def headline(types: Iterable[CellType], of_lists: Sequence[str] = ()) -> str:
     """Return the metric that models are ranked and judged by.
 
-    It is AUC; XAUC where no task of these types is binary, and the accuracy where none is of numbers either.
+    It is AUC; XAUC where no task of these types is binary, and the accuracy where none is of numbers either. Of ranked
+    lists it is the first of their metrics `of_lists`.
     """
     there = set(types)
+    if "ranking" in there and of_lists:
+        return of_lists[0]
     if "binary" in there:
         return "auc"
     return "xauc" if there & {"number", "ordered"} else "accuracy"
@@ -259,17 +294,20 @@ def find_metric(wanted: str, known: Iterable[str]) -> str | None:
     return alike.pop() if len(alike) == 1 else None
 
 
-def metric_keys(scenarios: Iterable[str], tasks: Mapping[str, TaskType], main_task: str) -> list[str]:
+def metric_keys(
+    scenarios: Iterable[str], tasks: Mapping[str, CellType], main_task: str, of_lists: Sequence[str] = ()
+) -> list[str]:
     """Return the names of all values that `Evaluation.flat` may have.
 
     Args:
         scenarios: names of the scenarios.
-        tasks: name -> type of each task.
+        tasks: name -> type of each task's cells.
         main_task: the task whose pooled values have no task in their key.
+        of_lists: the metrics of ranked lists, such as `ndcg@10`.
     """
     scenarios = list(scenarios)
     keys: list[str] = []
-    for metric in metrics_of(tasks.values()):
+    for metric in [*metrics_of(tasks.values()), *of_lists]:
         of_metric = [task for task, kind in tasks.items() if kind in METRICS[metric].types]
         names = [*of_metric, "macro", "worst", *(f"{task}/macro" for task in of_metric)]
         names += [f"{scenario}/{task}" for scenario in scenarios for task in of_metric]

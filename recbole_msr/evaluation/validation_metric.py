@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.evaluation.cells import of_constant
-from recbole_msr.evaluation.metrics import METRICS, cannot_choose, find_metric, metric_keys, metric_name
-from recbole_msr.schema import TaskType
+from recbole_msr.evaluation.cells import of_constant, of_lists_without_hits
+from recbole_msr.evaluation.metrics import METRICS, CellType, cannot_choose, find_metric, metric_keys, metric_name
+from recbole_msr.evaluation.ranking_mode import list_metrics, metric_names, ranks
+from recbole_msr.schema import is_conditional
 
 
 def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) -> None:
@@ -22,12 +23,16 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     Raises:
         InputError: there is no such metric, and the message lists those there are; or it cannot choose an epoch.
     """
-    known = [name.lower() for name in config["metrics"]]
+    known = metric_names(config)
     schema = getattr(dataset, "schema", None)
     main: str = config["LABEL_FIELD"] if schema is None else schema.main_task
-    types: dict[str, TaskType] = {main: "binary"} if schema is None else schema.predicted_types
+    types: dict[str, CellType] = {main: "binary"} if schema is None else {**schema.predicted_types}
     types = types if several_tasks else {main: types[main]}
-    known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main)
+    if ranks(config):
+        types = {task: "ranking" for task in types if not is_conditional(task)}
+        known = metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, list_metrics(config))
+    else:
+        known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main)
     refusal = cannot_choose(str(wanted))
     if refusal is not None:
         raise InputError(f"valid_metric {refusal}")
@@ -39,7 +44,7 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
         )
 
 
-def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None) -> None:
+def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None, lists: Any = None) -> None:
     """Refuse a validation metric that the rows of the validation split leave undefined, before an epoch is spent.
 
     Args:
@@ -47,6 +52,7 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
         config: of the run.
         split: the validation split, as a built dataset.
         task: the one that is predicted; None for all of them.
+        lists: the ranked lists of the split (`data.ranked_lists`), where the configuration asks for these.
 
     Raises:
         InputError: it has no value, whatever is predicted; the message names the cells and why.
@@ -54,14 +60,14 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     metric = str(wanted).lower().split("/")[0]
     if metric not in METRICS:
         return
-    found = of_constant(config, split, task)
+    found = of_constant(config, split, task) if lists is None else of_lists_without_hits(config, split, lists, task)
     if metric not in found.applicable:  # RecBole's of the same name
         return
     if find_metric(str(wanted), found.flat()) is not None:
         return
     cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
     for of_task, cell in found.pooled.items():
-        if cell.undefined is not None:
+        if cell.undefined is not None and lists is None:
             classes = f"one class ({cell.positives} of {cell.rows} rows are positive)"
             cells.append(f"task '{of_task}' over all rows: {classes if cell.type == 'binary' else cell.undefined}")
     raise InputError(

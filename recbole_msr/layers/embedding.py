@@ -197,7 +197,10 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, interaction: Any) -> Tensor:
         """Return x (B, D) of a RecBole `Interaction` of B rows."""
-        x = self.vectors(interaction)
+        return self.interact(self.vectors(interaction))
+
+    def interact(self, x: Tensor) -> Tensor:
+        """Return x (B, D) of all its parts (B, ...): with their interactions."""
         if isinstance(self.interaction, CrossNetwork):
             crossed: Tensor = self.interaction(x)
             return crossed
@@ -222,6 +225,25 @@ class FeatureEmbedding(nn.Module):
         if self.numerical_as == "raw":
             parts += [number[:, :1] for number in numbers.values()]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def columns_of(self, fields: Collection[str]) -> Tensor | None:
+        """Mark the columns of `vectors` that depend on some fields and on no other (D,), those of the rest not at all.
+
+        Returns:
+            A mask; None where a column depends on both: target attention pools a history for the item.
+
+        Args:
+            fields: the fields of items.
+        """
+        parts = self.columns[:-1] if isinstance(self.interaction, BiInteraction) else self.columns
+        names = [part.name for part in parts]
+        if len(set(names)) < len(names) or (self.history is not None and self.history.pooling == "target_attention"):
+            return None
+        marks = [torch.full((part.width,), self._is_of(part.name, fields), dtype=torch.bool) for part in parts]
+        return torch.cat(marks)
+
+    def _is_of(self, part: str, fields: Collection[str]) -> bool:
+        return part in fields
 
     def look_up(self, field: str, ids: Tensor) -> Tensor:
         """Return the vectors (..., K) of ids of a token field (...), or of a token_seq field (..., S)."""

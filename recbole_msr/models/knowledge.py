@@ -446,13 +446,18 @@ class KnowledgeFeatures(FeatureEmbedding):
         self.knowledge = nn.ModuleDict(
             {level: KnowledgeVectors(source, level, "linear", size, gain=INITIAL_STD) for level in levels}
         )
-        self.columns += [Part(f"knowledge of the {level}", size) for level in levels]
+        self._level_of = {f"knowledge of the {level}": level for level in levels}
+        self.columns += [Part(name, size) for name in self._level_of]
         self.output_size += size * len(levels)
 
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
         vectors = [self.knowledge[level](interaction[field]) for level, field in self.id_fields.items()]
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
+
+    def _is_of(self, part: str, fields: Collection[str]) -> bool:
+        level = self._level_of.get(part)
+        return super()._is_of(part, fields) if level is None else self.id_fields[level] in fields
 
 
 def input_features(config: Any, dataset: Any, exclude: Collection[str] = ()) -> FeatureEmbedding:

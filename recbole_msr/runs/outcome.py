@@ -11,6 +11,7 @@ from typing import Any
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.metrics import metric_name
+from recbole_msr.evaluation.ranking_mode import metric_names
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.versions import versions
@@ -62,7 +63,7 @@ def about(config: Any, dataset: Any) -> dict[str, Any]:
 def validated(config: Any, epochs: EpochKeeper) -> dict[str, Any]:
     """Return the part of result.json that training and validation make, but for the seconds."""
     valid = Evaluation.from_dict(epochs.best_evaluation) if epochs.best_evaluation else None
-    names = [name.lower() for name in config["metrics"] if name.lower() in epochs.best_metrics]
+    names = [name for name in metric_names(config) if name in epochs.best_metrics]
     return {
         "best_epoch": epochs.best_epoch,
         "epochs": len(epochs.history),

@@ -94,4 +94,6 @@ def _out_of_range(cell: Cell) -> str | None:
     lacking = [metric for metric in _FIRST_METRICS if cell.type == "binary" and metric not in cell.values]
     if lacking:
         return lacking[0]
-    return None if cell.positives is None or 0 <= cell.positives <= cell.rows else "positives"
+    if cell.positives is None or cell.type == "ranking":
+        return None if (cell.positives or 0) >= 0 else "positives"
+    return None if 0 <= cell.positives <= cell.rows else "positives"

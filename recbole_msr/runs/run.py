@@ -17,6 +17,8 @@ from recbole_msr.config.keys import unread_notes
 from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
+from recbole_msr.data.loaders import split_loaders
+from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.evaluation.calibration import Calibration
@@ -30,6 +32,7 @@ from recbole_msr.runs.calibrated import CALIBRATION, calibrated_test, fit_calibr
 from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.initial_weights import Weights, write_start
+from recbole_msr.runs.list_file import LISTS_FILE, write_lists
 from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
 from recbole_msr.runs.recbole_training import check_recbole_settings, train_by_recbole
 from recbole_msr.runs.run_log import log_level, log_to_folder
@@ -189,7 +192,7 @@ class Run:
 
     def load(self) -> None:
         """Read and split the data."""
-        from recbole.data import create_dataset, data_preparation
+        from recbole.data import create_dataset
         from recbole.utils import init_seed
 
         init_seed(self.config["seed"], self.config["reproducibility"])
@@ -197,7 +200,7 @@ class Run:
             self.dataset = create_dataset(self.config)
             if self.config["tasks"] is not None and not isinstance(self.dataset, ScenarioDataset):
                 raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
-            self.loaders = data_preparation(self.config, self.dataset)
+            self.loaders = split_loaders(self.config, self.dataset)
         if self.rank == 0:
             log_rows(self.dataset)
         self.data_seconds = time.perf_counter() - self.started
@@ -294,7 +297,8 @@ class Run:
         check_metric(metric, self.config, self.loaders[0]._dataset, all_tasks)
         if self.config["eval_step"] > 0:
             only_task = None if all_tasks else self.config["main_task"]
-            check_validation(metric, self.config, self.loaders[1]._dataset, only_task)
+            split = self.loaders[1]._dataset
+            check_validation(metric, self.config, split, only_task, ranked_lists(split, self.config))
         return trainer
 
     def outcome(self, trainer: LightningTrainer, epochs: EpochKeeper, test: bool = True) -> Outcome:
@@ -327,7 +331,9 @@ class Run:
             assert trainer.test_scores is not None
             split = self.loaders[2]._dataset
             found["calibrated"] = calibrated_test(self.config, calibration, trainer.test_scores, split)
-        if self.config["save_predictions"] and self.rank == 0:
+        if self.config["save_predictions"] and self.rank == 0 and trainer.test_lists is not None:
+            write_lists(self.folder.file(LISTS_FILE), trainer.test_lists.lists, *trainer.test_lists.values())
+        elif self.config["save_predictions"] and self.rank == 0:
             assert trainer.test_scores is not None
             predictions = self.folder.file("predictions.parquet")
             write_predictions(predictions, trainer.test_scores, self.loaders[2]._dataset)

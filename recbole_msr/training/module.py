@@ -15,7 +15,7 @@ from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
 from recbole.utils import init_seed
 
-from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, row_numbers
+from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, batch_rows, row_numbers
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells, recbole_metrics
 from recbole_msr.evaluation.layout import Layout
@@ -23,6 +23,7 @@ from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.training.fast_paths import check_sparse, compiled, prepare_model
+from recbole_msr.training.list_evaluation import ListEvaluation
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
 from recbole_msr.training.rate_schedule import RateSchedule
 from recbole_msr.training.weighting.loss_weighting import (
@@ -59,6 +60,7 @@ class RecModule(pl.LightningModule):
         train_loss: sum of the batch losses of the last epoch, as RecBole reports it.
         evaluation: the scenario x task cells of the last validation or test.
         test_scores: (N, T) what the test has predicted, with `save_predictions` or `calibrate`.
+        test_lists: the ranked lists of the test, with `save_predictions`; None where rows are evaluated.
         metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
             configuration names with RecBole's own values (rounded to `metric_decimal_place`).
     """
@@ -77,6 +79,8 @@ class RecModule(pl.LightningModule):
         self.train_loss = float("nan")
         self.evaluation: Evaluation | None = None
         self.test_scores: torch.Tensor | None = None
+        self.test_lists: ListEvaluation | None = None
+        self._ranking: ListEvaluation | None = None
         self.metrics: dict[str, float] = {}
         self.schedule = RateSchedule.from_config(config)
         self._rates: list[float] = []
@@ -265,16 +269,30 @@ class RecModule(pl.LightningModule):
         if self._loss_sum is not None:  # a training that has diverged has nothing to validate
             self._check(averaged(self._loss_sum))
         self._predictions: list[torch.Tensor] = []
+        lists = self._eval_loader().table.lists
+        self._ranking = None if lists is None else ListEvaluation(self.model, self._config, lists)
 
     def validation_step(self, batch: Interaction, batch_idx: int) -> None:
-        """Keep the predictions of a batch."""
+        """Keep the predictions of a batch of rows, or the hits of a batch of lists."""
+        if self._ranking is not None:
+            self._check(self._ranking.step(batch, batch_rows(self._eval_loader(), batch_idx)), "predictions")
+            return
         predicts_all_tasks = hasattr(self.model, "predict_tasks")
         scores = self.model.predict_tasks(batch) if predicts_all_tasks else self.model.predict(batch).reshape(-1, 1)
         self._predictions.append(scores.detach().float().cpu())
 
     def on_validation_epoch_end(self) -> None:
-        """Gather the predictions and evaluate them."""
+        """Gather the predictions, or what was found of lists, and evaluate them."""
         loader = self._eval_loader()
+        if self._ranking is not None:
+            ranking = self._ranking
+            ranking.set_hits(gather_rows(ranking.own_hits(), row_numbers(loader), len(loader.table)))
+            names = self.trainer.datamodule.scenario_names  # type: ignore[attr-defined]
+            self.evaluation = ranking.evaluate(names)
+            self.metrics = self.evaluation.flat() | ranking.recbole_metrics(self.evaluation)
+            if self.trainer.testing and self._config["save_predictions"]:
+                self.test_lists = ranking
+            return
         # Of fewer rows than processes, some processes have none.
         own = torch.cat(self._predictions) if self._predictions else torch.empty(0, self._columns)
         scores = gather_rows(own, row_numbers(loader), len(loader.table))
@@ -359,6 +377,9 @@ class PackedData(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         device = self.trainer.strategy.root_device if self.trainer else self._config["device"]
         ahead = device if device.type == "cuda" and table.device.type == "cpu" else None
+        if split != "train" and table.listed is not None and table.listed.lists is not None:
+            size = table.listed.lists.lists_a_batch(self._config["eval_batch_size"])
+            return PackedLoader(table.listed, size, None, rank, world_size, ahead)
         if split != "train":
             return PackedLoader(table, self._config["eval_batch_size"], None, rank, world_size, ahead)
         order = EpochOrder(len(table), self._config["seed"], self._config["shuffle"])

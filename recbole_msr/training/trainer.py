@@ -19,10 +19,12 @@ from recbole.utils import EvaluatorType, InputType
 from recbole_msr.config.build import plain_settings
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.ranking_mode import metric_names, ranks
 from recbole_msr.memory import retain_freed_memory
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.lightning_options import quiet_lightning, trainer_options
+from recbole_msr.training.list_evaluation import ListEvaluation
 from recbole_msr.training.module import PackedData, RecModule
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class LightningTrainer:
         saved_model_file: where the best epoch's weights are.
         evaluation: the scenario x task cells of the last `evaluate`.
         test_scores: (N, T) what it has predicted, with `save_predictions` or `calibrate`.
+        test_lists: the ranked lists, with `save_predictions`, where the configuration asks for these.
         epochs: what is known of the epochs (`EpochKeeper`), after `fit`.
     """
 
@@ -70,11 +73,12 @@ class LightningTrainer:
                 "labels are read from the data here, so no negatives may be sampled: set train_neg_sample_args: ~ "
                 "(with several tasks, a sampled row would carry the labels of another)"
             )
-        if config["eval_type"] != EvaluatorType.VALUE:
-            raise InputError(f"metrics must be of labels, such as [AUC, LogLoss], got {config['metrics']}")
         modes = config["eval_args"]["mode"]
-        if set(modes.values()) != {"labeled"}:
-            raise InputError(f"eval_args: mode must be 'labeled' here, got {modes}")
+        if not ranks(config):
+            if config["eval_type"] != EvaluatorType.VALUE:
+                raise InputError(f"metrics must be of labels, such as [AUC, LogLoss], got {config['metrics']}")
+            if set(modes.values()) != {"labeled"}:
+                raise InputError(f"eval_args: mode must be 'labeled' here, got {modes}")
         retain_freed_memory()
         self.config, self.model = config, model
         self._callbacks, self._settings, self._resume_from = list(callbacks), settings, resume_from
@@ -86,6 +90,7 @@ class LightningTrainer:
             self.saved_model_file = str(Path(config["checkpoint_dir"], name))
         self.evaluation: Evaluation | None = None
         self.test_scores: torch.Tensor | None = None
+        self.test_lists: ListEvaluation | None = None
         self.epochs: EpochKeeper | None = None
         self._module = RecModule(model, config)
         self._lightning: pl.Trainer | None = None
@@ -201,10 +206,11 @@ class LightningTrainer:
                 raise KeyboardInterrupt from error
         self.model.to(self.config["device"])
         self.evaluation, self.test_scores = self._module.evaluation, self._module.test_scores
+        self.test_lists = self._module.test_lists
         return self._recbole_only(self._module.metrics)
 
     def _recbole_only(self, metrics: Mapping[str, float]) -> OrderedDict[str, float]:
-        return OrderedDict((name.lower(), metrics[name.lower()]) for name in self.config["metrics"])
+        return OrderedDict((name, metrics[name]) for name in metric_names(self.config))
 
     def _build_lightning(self, show_progress: bool, validate: bool) -> pl.Trainer:
         options = trainer_options(self.config)

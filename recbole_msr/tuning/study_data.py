@@ -8,6 +8,7 @@ from typing import Any
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.row_share import share_rows
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
@@ -89,7 +90,8 @@ class StudyData(Tables):
             if name not in COSTS:
                 check_metric(name, self.config, self.train_split, self._is_multi_task)
                 task = None if self._is_multi_task else self.config["main_task"]
-                check_validation(name, self.config, self.valid_split, task)
+                lists = ranked_lists(self.valid_split, self.config)
+                check_validation(name, self.config, self.valid_split, task, lists)
 
     def of(self, config: Any) -> Tables:
         """Return the tables of a training: for a single-task model in a search over several, those of its task.

@@ -106,12 +106,16 @@ def page(explanation: Explanation) -> Page:
     return drawn
 
 
+_LABELLED_ROWS = "Test rows that carry the task's label"
+
+
 def _results(explanation: Explanation) -> list[str | Markup]:
     assert explanation.evaluation is not None
     cells, types = explanation.evaluation.cells, explanation.evaluation.types
     parts: list[str | Markup] = []
     for kind in dict.fromkeys(types.values()):
-        metric, of_kind = headline([kind]), [task for task in types if types[task] == kind]
+        metric = headline([kind], explanation.evaluation.of_lists)
+        of_kind = [task for task in types if types[task] == kind]
         values = [[row[task].value(metric) for task in of_kind] for row in cells.values()]
         caption = f"{metric_heading(metric)} on the test rows"
         parts.append(
@@ -119,10 +123,11 @@ def _results(explanation: Explanation) -> list[str | Markup]:
         )
     undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in explanation.evaluation.undefined]
     rows = [(name, *(row[task].rows for task in types)) for name, row in cells.items()]
+    counted = "Lists with a positive of the task" if explanation.evaluation.of_lists else _LABELLED_ROWS
     return [
         *parts,
         *([f"Undefined: {'; '.join(undefined)}."] if undefined else []),
-        table(["Scenario", *types], rows, caption="Test rows that carry the task's label"),
+        table(["Scenario", *types], rows, caption=counted),
     ]
 
 

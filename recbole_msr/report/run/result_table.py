@@ -56,7 +56,7 @@ def _table(evaluation: Evaluation, metrics: Sequence[str], title: str | None, no
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for number, name in enumerate(_header(metrics)):
+    for number, name in enumerate(_header(evaluation, metrics)):
         if number < 2:
             table.add_column(name, overflow="fold")
         else:
@@ -72,7 +72,7 @@ def _table(evaluation: Evaluation, metrics: Sequence[str], title: str | None, no
 def markdown(evaluation: Evaluation) -> str:
     """Return the same table in Markdown, with the word "undefined" for a dash and the notes as a list below."""
     metrics = _metrics(evaluation)
-    header = _header(metrics)
+    header = _header(evaluation, metrics)
     rows = [row for section in _sections(evaluation, metrics, _UNDEFINED) for row in section]
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]
     table = "\n".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |" for line in lines)
@@ -92,12 +92,18 @@ def _absent(evaluation: Evaluation) -> list[str]:
     return [metric for metric in evaluation.applicable if metric not in there]
 
 
-def _header(metrics: Iterable[str]) -> list[str]:
-    return ["Scenario", "Task", "Rows", "Positive", *map(metric_heading, metrics)]
+def _header(evaluation: Evaluation, metrics: Iterable[str]) -> list[str]:
+    counts = ["Lists", "Positives"] if evaluation.of_lists else ["Rows", "Positive"]
+    return ["Scenario", "Task", *counts, *map(metric_heading, metrics)]
 
 
 def _label_summary(cell: Cell) -> str:
-    """Return what the labels are like: the share of positives, or the mean of numbers and ordered classes."""
+    """Return what the labels are like: the share of positives, or the mean of numbers and ordered classes.
+
+    Of ranked lists it is the number of positives a list.
+    """
+    if cell.type == "ranking":
+        return f"{(cell.positives or 0) / cell.rows:.1f} a list" if cell.rows else ""
     if cell.positives is not None:
         return f"{cell.positives / cell.rows:.1%}" if cell.rows else ""
     return "" if cell.mean_label is None else f"mean {cell.mean_label:.4g}"
@@ -129,7 +135,7 @@ def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) ->
     summary = [mean(task, task) for task in tasks] if len(evaluation.cells) > 1 else []
     if len(tasks) > 1:
         summary.append(mean("all", None))
-    worst = evaluation.worst()
+    worst = evaluation.worst(evaluation.leading)
     if summary and worst is not None:
         cell = evaluation.cells[worst.scenario][worst.task]
         summary.append(line(f"worst: {worst.scenario}", worst.task, cell))
@@ -175,7 +181,7 @@ def _notes(evaluation: Evaluation) -> list[str]:
 
 def _other_worst(evaluation: Evaluation) -> list[str]:
     """Return a note with the worst cells of metrics where these are not the one with the lowest AUC."""
-    lowest = evaluation.worst()
+    lowest = evaluation.worst(evaluation.leading)
     others = []
     for metric in _metrics(evaluation):
         worst = evaluation.worst(metric)
