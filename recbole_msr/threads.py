@@ -165,12 +165,13 @@ def one_at_a_time(function: _F) -> _F:
 
 
 @contextmanager
-def torch_threads(count: int | None = None, processes: int = 1) -> Iterator[None]:
+def torch_threads(count: int | None = None, processes: int = 1, trains: bool = False) -> Iterator[None]:
     """Set the threads of PyTorch and pyarrow; afterwards restore them.
 
     Args:
         count: threads; by default this process's share of the cores, unless PyTorch has fewer already.
         processes: processes of this machine that train together. Lightning starts them with as many threads.
+        trains: whether what is computed is a training under Lightning; PyTorch's threads then flush denormal numbers.
     """
     count = count or min(torch.get_num_threads(), share(processes))
     arrow = sys.modules.get("pyarrow")  # imported later, it takes no more than OMP_NUM_THREADS
@@ -178,6 +179,9 @@ def torch_threads(count: int | None = None, processes: int = 1) -> Iterator[None
     _set(count, arrow, count)
     if processes > 1:
         os.environ["OMP_NUM_THREADS"] = str(count)
+    if trains and count > 1:
+        with flushing_denormals():  # a thread has the mode of the one that starts it, so they are started now
+            torch.ones(_PARALLEL).add_(1)
     try:
         yield
     finally:
@@ -187,6 +191,31 @@ def torch_threads(count: int | None = None, processes: int = 1) -> Iterator[None
                 os.environ.pop("OMP_NUM_THREADS", None)
             else:
                 os.environ["OMP_NUM_THREADS"] = before[2]
+
+
+_PARALLEL = 1 << 20
+"""Elements from which PyTorch surely takes all its threads."""
+_flushing = 0
+"""How many `flushing_denormals` this process is in."""
+
+
+@contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Take numbers closer to 0 than 1.2e-38 (float32) for 0, where the processor can.
+
+    Processors compute with such numbers a hundred times more slowly, and a long training is full of them: weight decay
+    shrinks the weights of a unit that is never active again and again. Beside any other number they are 0 already.
+    """
+    global _flushing
+    if not _flushing:
+        torch.set_flush_denormal(True)
+    _flushing += 1
+    try:
+        yield
+    finally:
+        _flushing -= 1
+        if not _flushing:
+            torch.set_flush_denormal(False)
 
 
 def _set(count: int, arrow: Any, arrow_count: int) -> None:

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from pytorch_lightning import Callback
 
 torch = pytest.importorskip("torch")
 from recbole_msr import threads  # noqa: E402
@@ -350,3 +351,42 @@ def test_two_workers_of_a_search_have_one_thread_each(tiny_data, tmp_path):
     logs = {path.stem: path.read_text() for path in Path(tmp_path, "out", "workers").glob("*.log")}
     assert {name.split("-")[0] for name in logs} == {"worker", "final"}
     assert all("threads: 1 of 2 cores" in log for log in logs.values())
+
+
+def _is_flushed(n=10):
+    """Whether products that are denormal numbers are 0; by their bits, as a comparison may flush as well."""
+    product = torch.full((n,), 1e-38) * torch.full((n,), 0.1)
+    return [bool(part) for part in (product.view(torch.int32) == 0).view(10, -1).all(dim=1)]
+
+
+def test_denormal_numbers_are_flushed_within_the_outermost_of_nested_blocks_alone():
+    with threads.flushing_denormals():
+        with threads.flushing_denormals():
+            assert all(_is_flushed())
+        assert all(_is_flushed())
+    assert not any(_is_flushed())
+
+
+def test_all_threads_of_a_training_flush_them():
+    script = """
+        from tests.test_threads import _is_flushed, threads
+        with threads.torch_threads(2, trains=True), threads.flushing_denormals():
+            assert all(_is_flushed(2_000_000)), "PyTorch shares the elements among its threads"
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_a_training_flushes_them_and_what_follows_does_not(tiny_data, tmp_path):
+    import recbole_msr
+
+    found = []
+
+    class Look(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            found.append(all(_is_flushed()))
+
+    tasks = {"click": {"field": "rating", "at_least": 4}}
+    given = {"data_path": str(tiny_data), "tasks": tasks, "epochs": 1, "threads": 1, "show_progress": False}
+    recbole_msr.run("SharedBottom", "tiny", config={**given, "output_dir": str(tmp_path / "run")}, callbacks=[Look()])
+    assert found == [True]
+    assert not any(_is_flushed())

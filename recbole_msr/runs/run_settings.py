@@ -47,4 +47,4 @@ def run_threads(config: Any) -> AbstractContextManager[None]:
     # RecBole's own trainer keeps PyTorch's choice: with more or fewer its sums have other last digits.
     if config["threads"] is None and not under_lightning(config):
         return nullcontext()
-    return torch_threads(config["threads"], local_processes(config["lightning"]))
+    return torch_threads(config["threads"], local_processes(config["lightning"]), trains=under_lightning(config))

@@ -21,6 +21,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.ranking_mode import metric_names, ranks
 from recbole_msr.memory import retain_freed_memory
+from recbole_msr.threads import flushing_denormals
 from recbole_msr.training.checkpoint import load_resumable, load_weights
 from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.lightning_options import quiet_lightning, trainer_options
@@ -150,7 +151,7 @@ class LightningTrainer:
     def _train(self, data: PackedData) -> None:
         assert self._lightning is not None
         try:
-            with quiet_lightning():
+            with quiet_lightning(), flushing_denormals():
                 self._lightning.fit(self._module, datamodule=data, ckpt_path=self._resume_from, weights_only=True)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from error

@@ -118,7 +118,7 @@ def search(options: SearchOptions) -> SearchResult:
         Interrupts().installed() as interrupts,
         dask_client(options.dask) as cluster,
         lock_output(settings.folder, occupied, SEARCH) as lock,
-        torch_threads(threads),
+        torch_threads(threads, trains=True),
     ):
         study, data = _open_study(settings, space, recbole_config)
         settings.write()

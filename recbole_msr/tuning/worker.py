@@ -29,7 +29,7 @@ def _work(arguments: WorkerArguments) -> None:
     settings = SearchSettings.of_folder(arguments.folder)
     if arguments.gpu is not None:
         settings = replace(settings, config={**settings.config, "gpu_id": arguments.gpu})
-    with torch_threads(int(settings.config["threads"])):
+    with torch_threads(int(settings.config["threads"]), trains=True):
         log_threads()
         if arguments.final:
             pairs = zip(arguments.final, arguments.seeds, strict=True)

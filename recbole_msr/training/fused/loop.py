@@ -23,6 +23,7 @@ from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.data.packed import PackedLoader, PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.memory import retain_freed_memory
+from recbole_msr.threads import flushing_denormals
 from recbole_msr.training.fused.member import Member, MemberEpochs
 from recbole_msr.training.fused.vmap_stack import Stack, stack_mismatch
 from recbole_msr.training.lightning_options import quiet_lightning
@@ -132,7 +133,7 @@ def train_members(members: Sequence[Member], train: PackedTable, valid: PackedTa
     for member in members:
         groups.setdefault(member.config["train_batch_size"], []).append(member)
     # As Lightning does: a model of RecBole's (SINE) turns anomaly detection on for all when it is imported.
-    with torch.autograd.set_detect_anomaly(False):
+    with torch.autograd.set_detect_anomaly(False), flushing_denormals():
         for group in groups.values():
             began = time.perf_counter()
             for part, steps in _parts(group, train, how):
