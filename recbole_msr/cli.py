@@ -103,7 +103,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
     model, dataset = parsed.model, parsed.dataset
     if not files and not settings.get("resume"):  # RecBole's own defaults
-        model, dataset = model or settings.get("model", "BPR"), dataset or settings.get("dataset", "ml-100k")
+        model = model or settings.get("model", "BPR")
+        dataset = dataset or settings.get("dataset", None if settings.get("data") else "ml-100k")
     result = run(model, dataset, files, settings)
     if result.rank == 0:
         summary = result.summary
@@ -131,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for add in (_add_data, _add_predict, _add_explain, _add_search, _add_compare, _add_models, _add_knowledge):
         add(commands, common)
     parsed, rest = parser.parse_known_args(arguments)
-    if rest and parsed.command not in ("prompts", "embed", "search", "compare"):
+    takes_keys = ("prompts", "embed", "search", "compare")
+    if rest and parsed.command not in takes_keys and getattr(parsed, "dataset", None) != "convert":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     parsed.rest = rest
     parsed.words = sys.argv[1:] if arguments is None else list(arguments)
@@ -139,10 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
-    data = commands.add_parser("data", parents=[common], help="convert a public dataset's raw files to atomic files")
-    data.add_argument("dataset", help="name of the dataset: ml-1m")
-    data.add_argument("raw_dir", help="folder with ratings.dat, users.dat, movies.dat, plain or .gz")
+    data = commands.add_parser(
+        "data", parents=[common], help="convert a public dataset's raw files, or tables, to atomic files"
+    )
+    data.add_argument("dataset", help="name of the dataset: ml-1m; or convert, for tables of your own")
+    data.add_argument("raw_dir", help="folder with ratings.dat, users.dat, movies.dat, plain or .gz; or the table")
     data.add_argument("out_dir", help="folder to write to; pass it on as --data_path")
+    _add_config_files(data)
+    data.add_argument("--name", help="name of the dataset that is converted (default: that of the file)")
     data.add_argument("--sample", type=int, metavar="N", help="keep only N random ratings")
     data.add_argument("--seed", type=int, default=2020, help="seed of the sample (default: 2020)")
 
@@ -307,9 +313,23 @@ def _search(parsed: argparse.Namespace) -> int:
 def _data(parsed: argparse.Namespace) -> int:
     from recbole_msr.data.converters import convert
 
+    if parsed.dataset == "convert":
+        return _convert(parsed)
     folder = convert(parsed.dataset, parsed.raw_dir, parsed.out_dir, parsed.sample, parsed.seed)
     print(f"Written to {folder}. Train on it with:")
     print(f"  run_recbole --model=HiNet --dataset={parsed.dataset} --data_path={folder.parent}")
+    return 0
+
+
+def _convert(parsed: argparse.Namespace) -> int:
+    from recbole_msr.config.merge import merge_settings
+    from recbole_msr.data.tables.dataset import write_dataset
+
+    settings = merge_settings(_files(parsed), _settings(parsed), out_dir=parsed.out_dir)
+    settings |= {"data": parsed.raw_dir} | ({"dataset": parsed.name} if parsed.name else {})
+    folder = write_dataset(settings, parsed.out_dir)
+    print(f"Written to {folder}. Train on it with:")
+    print(f"  run_recbole --model=HiNet --dataset={folder.name} --data_path={folder.parent}")
     return 0
 
 

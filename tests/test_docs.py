@@ -51,7 +51,8 @@ def checked_only(tmp_path, monkeypatch):
         if asked["resume"] and model is None:
             assert asked["output_dir"]
         else:
-            training_config(model or settings.pop("model"), dataset or settings.pop("dataset"), settings)
+            dataset = dataset or settings.pop("dataset", None) or Path(settings["data"]).stem
+            training_config(model or settings.pop("model"), dataset, settings)
         raise Understood
 
     def work(given):

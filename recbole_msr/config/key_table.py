@@ -369,6 +369,8 @@ KEYS: Mapping[str, Key] = {
     "state": _key(maybe(choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", any_case=True))),
     "reproducibility": _key(flag()),
     "data_path": _key(path("the path of a folder"), _ML_100K, _OWN_ML_100K),
+    # Tables, which `data.tables.dataset.place_tables` has made into a dataset before a configuration is read.
+    **dict.fromkeys(("data", "users", "items", "columns", "types"), _key(anything())),
     "checkpoint_dir": _key(
         path("the path of a folder"),
         _never("is not used: a run keeps its files in output_dir", refused="never"),

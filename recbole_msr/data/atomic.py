@@ -32,7 +32,7 @@ _LINES = 1 << 16
 _LOW_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype="<u8")
 
 # What stands for no number in a column of numbers; pandas' list.
-_NO_NUMBER = (
+NO_NUMBER = (
     *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
     *("NULL", "NaN", "None", "n/a", "nan", "null"),
 )
@@ -205,7 +205,7 @@ def _read_fast(
             convert_options=csv.ConvertOptions(
                 column_types={field: _arrow_type(header[field]) for field in wanted},
                 include_columns=wanted,
-                null_values=_NO_NUMBER,
+                null_values=NO_NUMBER,
                 strings_can_be_null=False,
             ),
         )
@@ -297,7 +297,7 @@ class _Lines:
         return cells
 
     def _number(self, field: str, text: str, number: int) -> float | None:
-        if text in _NO_NUMBER:
+        if text in NO_NUMBER:
             return None
         try:
             return float(text)

@@ -82,11 +82,16 @@ def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
     """Return the folder of the entry for this configuration and these files; None where nothing is to be cached."""
     if config["packed_cache"] is False or any(config[key] for key in _UNCACHED):
         return None
-    return Path(_root(config), f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
+    return Path(cache_root(config["cache_dir"]), f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
 
 
-def _root(config: Any) -> str:
-    return config["cache_dir"] or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
+def cache_root(configured: str | None) -> str:
+    """Return the folder of all that is prepared once and can be prepared again.
+
+    Args:
+        configured: `cache_dir` of the configuration.
+    """
+    return configured or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
 
 
 def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
@@ -95,7 +100,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by["format"] = FORMAT
     made_by["history"] = data_key(config)
     made_by["files"] = {
-        suffix: _remembered_digest(path, Path(_root(config), ".digests"))
+        suffix: remembered_digest(path, Path(cache_root(config["cache_dir"]), ".digests"))
         for suffix in _TABLES
         if (path := Path(dataset_path, f"{dataset_name}.{suffix}")).is_file()
     }
@@ -103,7 +108,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     return hashlib.blake2b(json.dumps(made_by, default=str).encode(), digest_size=12).hexdigest()
 
 
-def _remembered_digest(path: Path, folder: Path) -> str:
+def remembered_digest(path: Path, folder: Path) -> str:
     """Return the digest of a file's content, from memory where the file is the one that was read before."""
     path = path.resolve()
     stat = path.stat()

@@ -6,6 +6,7 @@ from typing import Any
 
 from recbole_msr.config.build import check_version, plain
 from recbole_msr.config.merge import merge_settings
+from recbole_msr.data.tables.dataset import place_tables
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.options import JobOptions
 from recbole_msr.runs.folder import FREE
@@ -25,7 +26,8 @@ def merge_configuration(options: JobOptions, **paths: Any) -> dict[str, Any]:
     Raises:
         InputError: a path cannot be one, or a file cannot be read.
     """
-    merged: dict[str, Any] = plain(merge_settings(options.config_files, options.config, output=options.output, **paths))
+    given = merge_settings(options.config_files, options.config, output=options.output, **paths)
+    merged: dict[str, Any] = plain(place_tables(given, getattr(options, "dataset", None)))
     check_version(merged.pop("written_by", None))
     return merged
 

@@ -28,9 +28,11 @@ def python_call(function: str, options: JobOptions) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value whose `repr` Python reads again: paths as text, tuples as lists."""
+    """Return a value whose `repr` Python reads again: paths as text, tuples as lists; of a table it is its type."""
     if isinstance(value, PurePath):
         return str(value)
+    if hasattr(value, "columns"):
+        return f"<{type(value).__name__}>"
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -30,9 +30,9 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import ENSEMBLE, RUN, check_paths, holds, writing
+from recbole_msr.files.row_files import Batch
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.row_encoder import RowCounts
-from recbole_msr.runs.row_files import Batch
 from recbole_msr.runs.run_files import shared_property
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.runs.scoring import Scored, Scorer

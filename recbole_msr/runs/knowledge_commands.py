@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_msr.config.build import reading_data
 from recbole_msr.config.merge import merge_settings
+from recbole_msr.data.tables.dataset import place_tables
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.prompts.build import Prompts, build_prompts
@@ -159,7 +160,8 @@ def _split(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Split settings into those of prompts and store, of the encoder, and of RecBole."""
     settings = {key: value for key, value in settings.items() if value is not None}
-    merged = merge_settings(files, settings, template=settings.get("template"), encoder=settings.get("encoder"))
+    given = merge_settings(files, settings, template=settings.get("template"), encoder=settings.get("encoder"))
+    merged = place_tables(given, dataset)
     if dataset is not None:
         merged["dataset"] = dataset
     check_paths(merged)

@@ -12,10 +12,10 @@ import torch
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.outputs import check_paths, check_scored
+from recbole_msr.files.row_files import Batch, CsvWriter, ParquetWriter, open_rows
 from recbole_msr.runs.ensemble import EnsembleScorer
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.row_encoder import RowCounts
-from recbole_msr.runs.row_files import Batch, CsvWriter, ParquetWriter, open_rows
 from recbole_msr.runs.scoring import ENCODED_ROWS, Scored, Scorer
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_msr.errors import InputError
-from recbole_msr.runs.row_files import is_nested
+from recbole_msr.files.row_files import is_nested
 from recbole_msr.schema import as_token
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?", re.ASCII)

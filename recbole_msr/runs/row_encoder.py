@@ -16,9 +16,9 @@ from torch import Tensor
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.errors import InputError
+from recbole_msr.files.row_files import is_nested
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.runs.row_columns import Vocabulary, distinct_values, gather, to_id_sequences, to_numbers
-from recbole_msr.runs.row_files import is_nested
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
 
 

@@ -20,6 +20,7 @@ from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.loaders import split_loaders
 from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
+from recbole_msr.data.tables.dataset import place_tables
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.cells import Evaluation
@@ -107,7 +108,7 @@ def run(
         InputError: a setting or the data cannot be used; nothing half-written is left behind.
     """
     started = time.perf_counter()
-    settings = merge_settings(config_files, config)
+    settings = place_tables(merge_settings(config_files, config), dataset)
     check_version(settings.pop("written_by", None))
     output_dir, resume = settings.pop("output_dir", None), settings.pop("resume", None) or False
     if not isinstance(resume, bool):

@@ -15,9 +15,9 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.layout import Layout
+from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_encoder import RawRows, RowCounts, RowEncoder
-from recbole_msr.runs.row_files import Batch, row_place
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 

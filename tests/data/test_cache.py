@@ -426,7 +426,7 @@ def test_a_path_that_is_no_utf8_is_digested(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     os.utime(path, (1, 1))
-    assert cache._remembered_digest(path, tmp_path) == cache._digest(path)
+    assert cache.remembered_digest(path, tmp_path) == cache._digest(path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
-from recbole_msr.runs import row_files
+from recbole_msr.files import row_files
 from recbole_msr.runs.predict import Predictor, predict_file
 from recbole_msr.runs.row_columns import Vocabulary, to_id_sequences, to_numbers
 from recbole_msr.schema import MISSING_LABEL

@@ -1,4 +1,4 @@
-"""Read and write CSV and Parquet files of rows a batch at a time, so that memory does not grow with the file.
+"""Read CSV, Parquet and Arrow files of rows a batch at a time, and write them, so that memory does not grow with them.
 
 A CSV file is UTF-8, separated by commas, quoted as in RFC 4180. Its cells are text and stay it; an empty one is
 missing.
@@ -23,6 +23,9 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from recbole_msr.errors import InputError
+
+SUFFIXES = (".parquet", ".csv", ".arrow", ".feather")
+"""What the names of files end with that can be read."""
 
 _ROW_GROUP = 131_072
 """Rows of a row group in a Parquet file that is written; they are held in memory until it is full."""
@@ -70,13 +73,13 @@ def row_place(start: int) -> Callable[[int], str]:
 
 @contextmanager
 def open_rows(path: str | Path, size: int) -> Iterator[Rows]:
-    """Open a .csv or .parquet file to read at most `size` rows at a time.
+    """Open a .csv, .parquet, .arrow or .feather file to read at most `size` rows at a time.
 
     Raises:
         InputError: the file cannot be read, here or while its batches are taken; of a CSV file the line is named.
     """
-    read = _read_parquet if Path(path).suffix == ".parquet" else _read_csv
-    batches = read(Path(path), size)
+    readers = {".parquet": _read_parquet, ".arrow": _read_arrow, ".feather": _read_arrow}
+    batches = readers.get(Path(path).suffix, _read_csv)(Path(path), size)
     schema = next(batches)
     _refuse_duplicates(path, schema.names)
     try:
@@ -106,6 +109,25 @@ def _read_parquet(path: Path, size: int) -> Any:
                 start += group.num_rows
             if group is None:
                 yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), row_place(0))
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"cannot read {path}: {reason}") from error
+
+
+def _read_arrow(path: Path, size: int) -> Any:
+    """Yield the schema, then the batches, of a file of Arrow's IPC format, which Feather's version 2 is."""
+    try:
+        with pa.OSFile(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            yield reader.schema
+            start = 0
+            for number in range(reader.num_record_batches):
+                columns = reader.get_batch(number)
+                for begin in range(0, columns.num_rows, size):
+                    yield Batch(columns.slice(begin, size), row_place(start + begin))
+                start += columns.num_rows
+            if not start:
+                yield Batch(pa.RecordBatch.from_pylist([], reader.schema), row_place(0))
     except (OSError, pa.ArrowException) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"cannot read {path}: {reason}") from error
@@ -279,7 +301,7 @@ class CsvWriter:
         self._write_lines(columns)
 
     def _write_lines(self, columns: list[pa.Array]) -> None:
-        self._file.write(_text_of(_joined(*columns[:-1], _joined(columns[-1], "\n", by=""), by=",")))
+        self._file.write(text_of(_joined(*columns[:-1], _joined(columns[-1], "\n", by=""), by=",")))
 
     def close(self) -> None:
         """Close the file."""
@@ -288,7 +310,7 @@ class CsvWriter:
 
 def _quoted(column: pa.Array) -> pa.Array:
     """Put cells in quotes where there is a comma, a quote or the end of a line in them."""
-    text = _text_of(column)
+    text = text_of(column)
     if not any(mark in text for mark in (b",", b'"', b"\n", b"\r")):
         return column
     inner = pc.replace_substring(column, '"', '""')
@@ -301,7 +323,7 @@ def _joined(*parts: Any, by: str) -> pa.Array:
     return pc.binary_join_element_wise(*parts, pa.scalar(by, pa.large_string()), null_handling="replace")
 
 
-def _text_of(column: pa.Array) -> bytes:
+def text_of(column: pa.Array) -> bytes:
     """Return all cells of a column of type large_string, one after another."""
     _, offsets, text = column.buffers()
     if text is None or not len(column):

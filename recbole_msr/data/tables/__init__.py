@@ -1,0 +1,1 @@
+"""Tables as they are, Parquet, CSV, Arrow or in memory, made into a dataset."""

@@ -1,0 +1,252 @@
+"""Tables of any kind become the dataset that the same rows are as atomic files; or one clear line says why not."""
+
+import datetime
+import decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+import recbole_msr
+from recbole_msr.cli import main
+from recbole_msr.data.tables.dataset import place_tables
+from recbole_msr.errors import InputError
+
+TASKS = {"click": {"field": "rating", "at_least": 4}}
+
+
+@pytest.fixture
+def frames(tiny_data):
+    """The tables of "tiny" as data frames: inter, user, item."""
+    read = {}
+    for suffix in ("inter", "user", "item"):
+        frame = pd.read_csv(tiny_data / "tiny" / f"tiny.{suffix}", sep="\t", keep_default_na=False)
+        read[suffix] = frame.rename(columns=lambda column: column.split(":")[0])
+    read["item"]["class"] = read["item"]["class"].map(str.split)
+    return read
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Settings of a run that keeps its data in the test's folder."""
+    return {
+        **{"tasks": TASKS, "scenario": {"field": "gender"}, "cache_dir": str(tmp_path / "cache")},
+        **{"numerical_features": ["price"], "TIME_FIELD": "timestamp", "dataset": "tiny"},
+    }
+
+
+def splits_of(settings):
+    from recbole.data import create_dataset
+
+    from recbole_msr.config.build import build_config
+
+    settings = dict(settings)
+    dataset = create_dataset(build_config("SharedBottom", settings.pop("dataset"), settings))
+    return dataset.build()
+
+
+def assert_same(ours, theirs):
+    """The same rows with the same ids in every split, and the same tables of users and items."""
+    for own, other in zip(ours, theirs, strict=True):
+        assert set(own.inter_feat.columns) == set(other.inter_feat.columns)
+        for field in other.inter_feat.columns:
+            np.testing.assert_array_equal(own.inter_feat[field].numpy(), other.inter_feat[field].numpy(), field)
+        for name in ("user_feat", "item_feat"):
+            for field, values in getattr(other, name).interaction.items():
+                np.testing.assert_array_equal(getattr(own, name)[field].numpy(), values.numpy(), field)
+    for field, tokens in theirs[0].field2id_token.items():
+        assert list(ours[0].field2id_token[field]) == list(tokens), field
+
+
+def written(frame, kind, path):
+    """Write a frame as a file of this kind, or return the table in memory."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    if kind == "pandas":
+        return frame
+    if kind == "arrow table":
+        return table
+    path = path.with_suffix(f".{kind}")
+    path.parent.mkdir(exist_ok=True)
+    if kind == "parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=100)
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "feather":
+        pyarrow.feather.write_feather(frame, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "feather", "arrow", "pandas", "arrow table"])
+def test_rows_ids_and_splits_are_those_of_atomic_files(kind, frames, settings, tiny_data, tmp_path):
+    theirs = splits_of({**settings, "data_path": str(tiny_data)})
+    if kind == "csv":  # text has no lists: they are joined as in an atomic file
+        frames["item"]["class"] = frames["item"]["class"].map(" ".join)
+        settings |= {"types": {"class": "token_seq"}}
+    names = {"inter": "data", "user": "users", "item": "items"}
+    tables = {names[suffix]: written(frame, kind, tmp_path / "tables" / suffix) for suffix, frame in frames.items()}
+    given = {**settings, **tables, "types": {"age": "token", **settings.get("types", {})}}
+    assert_same(splits_of(place_tables(given)), theirs)
+
+
+def test_a_folder_a_pattern_and_a_list_are_read_in_the_order_of_their_names(frames, settings, tiny_data, tmp_path):
+    folder = tmp_path / "days"
+    folder.mkdir()
+    for number in range(4):
+        part = frames["inter"][150 * number : 150 * (number + 1)]
+        part.to_parquet(folder / f"day-{number}.parquet", index=False)
+    users, items = written(frames["user"], "parquet", tmp_path / "users"), frames["item"]
+    theirs = splits_of({**settings, "data_path": str(tiny_data)})
+    for data in (folder, str(folder / "day-*.parquet"), sorted(folder.iterdir())):
+        given = {**settings, "data": data, "users": users, "items": items, "types": {"age": "token"}}
+        assert_same(splits_of(place_tables(given)), theirs)
+
+
+def test_columns_have_names_of_their_own_and_given_splits_stay(frames, settings, tmp_path):
+    inter = frames["inter"].merge(frames["user"], on="user_id").rename(columns={"user_id": "uid", "item_id": "sku"})
+    parts = dict(zip(("train", "valid", "test"), (inter[:400], inter[400:500], inter[500:]), strict=True))
+    del settings["TIME_FIELD"], settings["numerical_features"]
+    columns = {"user": "uid", "item": "sku", "time": "timestamp"}
+    placed = place_tables({**settings, "data": parts, "columns": columns})
+    assert placed["benchmark_filename"] == ["train", "valid", "test"]
+    for split, part in zip(splits_of(placed), parts.values(), strict=True):
+        assert [split.id2token("uid", user) for user in split.inter_feat["uid"]] == part["uid"].tolist()
+        assert split.inter_feat["timestamp"].tolist() == part["timestamp"].tolist()
+
+
+def lines_of(frame, tmp_path, **settings):
+    """Return the atomic file of a table as lists of cells, its first line first."""
+    frame = frame if isinstance(frame, pa.Table) else pd.DataFrame(frame)
+    placed = place_tables({"data": frame, "cache_dir": str(tmp_path / "cache"), "dataset": "kinds", **settings})
+    text = (tmp_path / "cache" / "tables").glob("*/kinds/kinds.inter")
+    assert placed["data_path"] == str(next((tmp_path / "cache" / "tables").glob("kinds-*")))
+    return [line.split("\t") for line in next(text).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "cells"),
+    [
+        ([1, 2], "token", ["1", "2"]),
+        ([1.0, None], "float", ["1", ""]),
+        (pd.array([7, None], "Int64"), "token", ["7", ""]),
+        (pd.Categorical(["b", None]), "token", ["b", ""]),
+        ([True, False], "token", ["1", "0"]),
+        (["007", "NA"], "token", ["007", "NA"]),
+        (np.array([0.1, 1e-7], np.float32), "float", ["0.1", "1e-07"]),
+        ([decimal.Decimal("1.50"), decimal.Decimal("2.00")], "float", ["1.50", "2.00"]),
+        ([[1, 2], []], "token_seq", ["1 2", ""]),
+        ([["a"], None], "token_seq", ["a", ""]),
+        ([[0.5, 2.0], [1.0]], "float_seq", ["0.5 2", "1"]),
+        ([datetime.date(1970, 1, 2), None], "float", ["86400", ""]),
+        (pd.to_datetime(["2024-01-01T00:00:00.123456789", "1969-12-31T23:59:59.5"]), "float",
+         ["1704067200.1234567", "-0.5"]),
+        (pd.to_datetime(["2024-01-01T02:00:00+02:00"] * 2), "float", ["1704067200", "1704067200"]),
+        ([datetime.timedelta(milliseconds=1500), None], "float", ["1.5", ""]),
+    ],
+)  # fmt: skip
+def test_the_type_and_the_text_of_a_column(values, kind, cells, tmp_path):
+    header, *rows = lines_of({"user_id": ["u", "v"], "item_id": ["i", "j"], "x": values}, tmp_path)
+    assert header == ["user_id:token", "item_id:token", f"x:{kind}"]
+    found = [[*row, ""][2] for row in rows]
+    if kind == "float":
+        assert [float(cell) if cell else None for cell in found] == [float(cell) if cell else None for cell in cells]
+    else:
+        assert found == cells
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_every_unit_of_arrow_are_seconds(unit, tmp_path):
+    times = pa.array([1704067200 * {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]], pa.timestamp(unit))
+    _, row = lines_of(pa.table({"user_id": ["u"], "item_id": ["i"], "at": times}), tmp_path)
+    assert float(row[2]) == 1704067200
+
+
+def test_what_a_column_is_for_decides_before_its_values(tmp_path):
+    frame = {"user_id": [1.0, 2.0], "item_id": [10, 11], "clicked": [0, 1], "hour": [7, 8], "price": [3, 4]}
+    header, *rows = lines_of(
+        frame, tmp_path, tasks={"click": {"field": "clicked"}}, scenario={"field": "hour"}, types={"price": "float"}
+    )
+    assert header == ["user_id:token", "item_id:token", "clicked:float", "hour:token", "price:float"]
+    assert rows == [["1", "10", "0", "7", "3"], ["2", "11", "1", "8", "4"]], "ids are written without the .0 of a gap"
+
+
+def test_a_csv_files_cells_stay_as_they_are_spelled(tmp_path):
+    (tmp_path / "rows.csv").write_text('user_id,item_id,code,number,words\n01,1.0,007,1e3,"a, b"\n02,2,8,,NA\n')
+    header, *rows = lines_of_file(tmp_path / "rows.csv", tmp_path)
+    assert header == ["user_id:token", "item_id:token", "code:token", "number:float", "words:token"]
+    assert rows == [["01", "1.0", "007", "1e3", "a, b"], ["02", "2", "8", "", "NA"]]
+
+
+def lines_of_file(path, tmp_path):
+    place_tables({"data": str(path), "cache_dir": str(tmp_path / "cache"), "dataset": "kinds"})
+    text = next((tmp_path / "cache" / "tables").glob("*/kinds/kinds.inter")).read_text()
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def test_columns_that_cannot_be_used_are_named(caplog, tmp_path):
+    frame = {"user_id": ["u"], "item_id": ["i"], "shape": [{"a": 1}], "empty": [None]}
+    (header, _) = lines_of(frame, tmp_path)
+    assert header == ["user_id:token", "item_id:token"]
+    assert "left out: shape (a struct<a: int64> is neither" in caplog.text
+    assert "left out: empty (a null is neither" in caplog.text
+
+
+def test_the_same_table_is_written_once_and_a_changed_one_anew(frames, tmp_path):
+    given = {"cache_dir": str(tmp_path / "cache"), "data": frames["inter"]}
+    first = place_tables(given)["data_path"]
+    assert place_tables(given)["data_path"] == first
+    assert place_tables({**given, "types": {"rating": "float"}})["data_path"] != first
+    assert place_tables({**given, "data": frames["inter"][1:]})["data_path"] != first
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": "no.parquet"}, "data: there is no file no.parquet"),
+        ({"data": 7}, "data is the path of a table"),
+        ({"data": "notes.txt"}, "is no table: its name must end with .parquet, .csv, .arrow, .feather"),
+        ({"data": "broken.parquet"}, "cannot read .*broken.parquet"),
+        ({"data": "good.csv", "columns": {"user": "who"}}, "has no column 'who' .*It has user_id, item_id, x"),
+        ({"data": "good.csv", "columns": {"usr": "who"}}, "there is no 'usr'; did you mean 'user'"),
+        ({"data": "good.csv", "types": {"x": "number"}}, "types: 'number' of column 'x' is none of token"),
+        ({"data": "good.csv", "types": {"y": "float"}}, "types: no table has a column 'y'"),
+        ({"data": "good.csv", "types": {"x": "float"}}, r"good.csv, line 3: 'x' is a column of numbers, but holds 'b'"),
+        ({"data": "good.csv", "data_path": "."}, "data is a table, and data_path a folder"),
+        ({"data": ["good.csv", "other.csv"]}, "other.csv has no column 'x', and .*good.csv has"),
+        ({"data": ["good.csv", "broken.parquet"]}, "the files of a table are of one kind"),
+        ({"data": {"train": "good.csv"}}, "splits are given as {train: ..., valid: ..., test: ...}, got train"),
+        ({"data": "tab.csv"}, r"tab.csv, line 2: 'x' is 'a\\tb', which holds a tab"),
+        ({"data": "nothing.csv"}, "nothing.csv has no rows"),
+        ({"users": "good.csv"}, "users belongs to a table of interactions: give data, too"),
+        ({"data": "good.csv", "dataset": "ml-100k"}, "is the one that RecBole brings"),
+    ],
+)
+def test_bad_input_is_one_clear_line(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "good.csv": "user_id,item_id,x\n1,2,3\n1,2,b\n", "other.csv": "user_id,item_id\n1,2\n", "notes.txt": "x",
+        "broken.parquet": "PAR1 no", "tab.csv": "user_id,item_id,x\n1,2,a\tb\n", "nothing.csv": "user_id,item_id\n",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        place_tables({"cache_dir": str(tmp_path / "cache"), **given})
+    assert not list((tmp_path / "cache").glob("tables/*/*/*"))
+
+
+def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(frames, settings, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    inter = frames["inter"].merge(frames["user"], on="user_id")
+    del settings["dataset"], settings["numerical_features"]
+    own = {**settings, "data": inter, "epochs": 1, "threads": 1, "show_progress": False, "output_dir": "run"}
+    result = recbole_msr.run("SharedBottom", config=own)
+    assert result.summary["dataset"] == "table"
+    assert set(result.test.cells) == {"F", "M"}
+    inter.to_parquet("events.parquet")
+    assert main(["data", "convert", "events.parquet", "out", "--types={age: token}"]) == 0
+    assert (tmp_path / "out" / "events" / "events.inter").read_text().startswith("user_id:token\titem_id:token\t")
+    assert "run_recbole --model=HiNet --dataset=events --data_path=out" in capsys.readouterr().out
