@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recbole_msr.config.key_table import HISTORY_POOLINGS
 from recbole_msr.data.history import HISTORY_FIELD, HistoryRows, HistorySettings, last_rows
+from recbole_msr.layers.target_attention import Sequences, UnitWeights, attention_sums, prelu
 from recbole_msr.options import Options
 
 LookUp = Callable[[str, Tensor], Tensor]
@@ -17,7 +18,7 @@ LookUp = Callable[[str, Tensor], Tensor]
 
 
 class PReLU(nn.Module):
-    """max(0, x) + a min(0, x) with one learned a: `nn.PReLU`, whose backward pass takes a CPU four times as long."""
+    """max(0, x) + a min(0, x) with one learned a."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class PReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the result in the shape of x."""
-        return x.clamp(min=0) + self.slope * x.clamp(max=0)
+        return prelu(x, self.slope)
 
 
 class TargetAttention(nn.Module):
@@ -35,7 +36,8 @@ class TargetAttention(nn.Module):
 
     The weights are not normalised, so that v keeps how much of the history is about t. The unit of Zhou et al. (Deep
     Interest Network for Click-Through Rate Prediction, KDD 2018, section 4.3) reads e - t, too, in the authors' code:
-    before a linear layer that is no other function. W is kept in three parts, so that [e, t, e * t] is never stored.
+    before a linear layer that is no other function. W is kept in three parts, so that [e, t, e * t] is never stored
+    (`attention_sums`).
 
     Args:
         size: D.
@@ -55,13 +57,13 @@ class TargetAttention(nn.Module):
             layers += [nn.Linear(width, following), PReLU()]
         self.rest = nn.Sequential(*layers, nn.Linear(hidden_sizes[-1], 1))
 
-    def forward(self, history: Tensor, there: Tensor, target: Tensor) -> Tensor:
-        """Return v (B, D) of history (B, L, D), which of its rows there are (B, L), and target (B, D)."""
-        t = target.unsqueeze(1)
-        hidden = self.of_history(history) + self.of_product(history * t) + self.of_target(t)
-        weights = self.rest(hidden).squeeze(2) * there
-        pooled: Tensor = (weights.unsqueeze(1) @ history).squeeze(1)
-        return pooled
+    def forward(self, history: Sequences, target: Tensor) -> Tensor:
+        """Return v (B, D) of B histories and target (B, D)."""
+        layers = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
+        slopes = [layer.slope for layer in self.rest if isinstance(layer, PReLU)]
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        unit = UnitWeights(self.of_history.weight, self.of_product.weight, slopes, weights, biases)
+        return attention_sums(history, target, self.of_target(target) + self.of_history.bias, unit)
 
 
 class HistoryFeatures(nn.Module):
@@ -108,26 +110,36 @@ class HistoryFeatures(nn.Module):
             look_up: returns vectors.
             seen: returns ids of a field with 0 in place of what training has not had.
         """
-        histories: list[tuple[Tensor, Tensor, Sequence[str]]] = []
+        histories: list[tuple[Sequences, Sequence[str]]] = []
         if self.fields:
             rows, there = last_rows(interaction[HISTORY_FIELD], self.length)
-            histories.append((self._rows.vectors(rows, look_up), there, self._rows.fields))
+            histories.append((self._rows.sequences(rows, there, look_up), self._rows.fields))
         for column, field in self.given.items():
             ids = seen(field, interaction[column])
             filled = (ids != 0).any(dim=0).nonzero()
             ids = ids[:, : int(filled.max()) + 1 if len(filled) else 0]  # padded by batch, not as the file is
-            histories.append((look_up(field, ids), ids != 0, [field]))
+            distinct, places = _distinct(ids, ids != 0)
+            histories.append((Sequences(look_up(field, distinct), places, ids != 0), [field]))
         pooled = []
-        for number, (history, there, fields) in enumerate(histories):
+        for number, (history, fields) in enumerate(histories):
             if self.pooling == "target_attention":
                 target = torch.cat([look_up(field, interaction[field]) for field in fields], dim=1)
-                pooled.append(self.attention[number](history, there.to(history.dtype), target))
+                pooled.append(self.attention[number](history, target))
                 continue
-            weights = there.to(history.dtype)
+            weights = history.there.to(history.vectors.dtype)
             if self.pooling == "mean":
                 weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-            pooled.append((weights.unsqueeze(1) @ history).squeeze(1))
+            pooled.append((weights.unsqueeze(1) @ history.padded()).squeeze(1))
         return torch.cat(pooled, dim=1)
+
+
+def _distinct(ids: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the different ids (U,), ascending, of those ids (...) that are there, and the number of each (...)."""
+    counts = torch.bincount(ids.flatten(), there.flatten().float())
+    distinct = counts.nonzero().squeeze(1)
+    numbers = torch.zeros(len(counts), dtype=torch.int64, device=ids.device)
+    numbers[distinct] = torch.arange(len(distinct), device=ids.device)
+    return distinct, numbers[ids]
 
 
 class _Lookup:
@@ -150,29 +162,29 @@ class _Lookup:
         self.fields = [*own, *self._of_item]
         self._of_items = {field: items[field] for field in self._of_item if field != item}
 
-    def vectors(self, rows: Tensor, look_up: LookUp) -> Tensor:
-        """Return the vectors (B, L, D) of rows (B, L), which `look_up` gives by field."""
+    def sequences(self, rows: Tensor, there: Tensor, look_up: LookUp) -> Sequences:
+        """Return the vectors of rows (B, L), those of fields that `look_up` gives.
+
+        Where all fields are the items', each item's vector is made once; else there is one a position.
+        """
         own = [field for field in self.fields if field not in self._of_item]
+        if not own:
+            distinct, places = _distinct(self._on(self._of_rows, self._item, rows)[rows].long(), there)
+            return Sequences(self._item_vectors(distinct, look_up), places, there)
         vectors = [look_up(field, self._on(self._of_rows, field, rows)[rows].long()) for field in own]
         if self._of_item:
-            vectors.append(self._item_vectors(self._on(self._of_rows, self._item, rows)[rows].long(), look_up))
-        return torch.cat(vectors, dim=2) if len(vectors) > 1 else vectors[0]
+            items, numbers = _distinct(self._on(self._of_rows, self._item, rows)[rows].long(), there)
+            vectors.append(Sequences(self._item_vectors(items, look_up), numbers, there).padded())
+        places = torch.arange(rows.numel(), device=rows.device).view(rows.shape)
+        return Sequences(torch.cat(vectors, dim=2).flatten(0, 1), places, there)
 
     def _item_vectors(self, items: Tensor, look_up: LookUp) -> Tensor:
-        """Return the vectors (B, L, D) of items (B, L): each item's are made once, and read by all its rows."""
-        if not self._of_items:
-            return look_up(self._item, items)
-        n_items = len(next(iter(self._of_items.values())))
-        if n_items <= items.numel():
-            distinct, places = torch.arange(n_items, device=items.device), items
-        else:
-            distinct, places = torch.unique(items, return_inverse=True)
+        """Return the vectors (U, D) of items (U,)."""
         ids = {
-            field: distinct if field == self._item else self._on(self._of_items, field, items)[distinct].long()
+            field: items if field == self._item else self._on(self._of_items, field, items)[items].long()
             for field in self._of_item
         }
-        vectors = torch.cat([look_up(field, of_field) for field, of_field in ids.items()], dim=1)
-        return vectors.index_select(0, places.flatten()).view(*items.shape, vectors.shape[1])
+        return torch.cat([look_up(field, of_field) for field, of_field in ids.items()], dim=1)
 
     @staticmethod
     def _on(tables: dict[str, Tensor], field: str, rows: Tensor) -> Tensor:

@@ -119,10 +119,10 @@ class _ReLUNetworks(torch.autograd.Function):
         x, out, *saved = ctx.saved_tensors
         depth = (len(ctx.needs_input_grad) - 5) // 2
         layers, biases, hidden = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
-        if _is_differentiated(d_out):
+        if is_differentiated(d_out):
             with torch.enable_grad():
                 z = _relu_networks_again(ctx, x, layers, biases, hidden, out)
-            return None, None, None, None, *_by_autograd(z, [x, *layers, *biases], ctx.needs_input_grad[4:], d_out)
+            return None, None, None, None, *by_autograd(z, [x, *layers, *biases], ctx.needs_input_grad[4:], d_out)
         d_x = torch.zeros_like(x) if ctx.needs_input_grad[4] else None
         d_layers = [torch.empty_like(layer) for layer in layers]
         d_biases = [layer.new_empty(layer.shape[:2]) for layer in layers]
@@ -241,12 +241,12 @@ class _WeightedSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_z: Tensor) -> tuple[Tensor | None, ...]:
         weights, values = ctx.saved_tensors
-        if _is_differentiated(d_z):
+        if is_differentiated(d_z):
             with torch.enable_grad():
                 w = weights.to(values.dtype)
                 gates = [list(zip(w_p, members, strict=True)) for w_p, members in zip(w, ctx.members, strict=True)]
                 z = torch.stack([sum(w_k.unsqueeze(-1) * values[e] for w_k, e in gate) for gate in gates])
-            return *_by_autograd(z, [weights, values], ctx.needs_input_grad[:2], d_z), None
+            return *by_autograd(z, [weights, values], ctx.needs_input_grad[:2], d_z), None
         d_weights, w = torch.empty_like(weights) if ctx.needs_input_grad[0] else None, weights.to(values.dtype)
         d_values = torch.empty_like(values)
         product = torch.empty_like(values[0])
@@ -263,12 +263,12 @@ class _WeightedSums(torch.autograd.Function):
         return d_weights, d_values, None
 
 
-def _is_differentiated(gradient: Tensor) -> bool:
+def is_differentiated(gradient: Tensor) -> bool:
     """Return whether the incoming gradient will be differentiated (`create_graph=True`), or is one of a `vmap`."""
     return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
-def _by_autograd(
+def by_autograd(
     output: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], d_output: Tensor
 ) -> list[Tensor | None]:
     """Return the gradients of the inputs that need one, with a graph of their own where one is wanted."""

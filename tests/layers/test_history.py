@@ -6,6 +6,7 @@ import torch
 from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.history import TargetAttention
+from recbole_msr.layers.target_attention import Sequences
 
 NOT_FEATURES = {"scenario", "label_click", "label_like"}
 
@@ -96,7 +97,7 @@ def test_the_unit_with_the_difference_of_the_authors_code_is_the_same_function()
         unit.of_history.weight.copy_(w1 + w2)
         unit.of_target.weight.copy_(w4 - w2)
         unit.of_product.weight.copy_(w3)
-    there, linear, expected = torch.ones(2, 4), torch.nn.Linear(12, 5), torch.zeros(2, 3)
+    linear, expected = torch.nn.Linear(12, 5), torch.zeros(2, 3)
     with torch.no_grad():
         linear.weight.copy_(torch.cat([w1, w2, w3, w4], dim=1))
         linear.bias.copy_(unit.of_history.bias)
@@ -105,4 +106,5 @@ def test_the_unit_with_the_difference_of_the_authors_code_is_the_same_function()
             one = e[b, position]
             hidden = torch.nn.PReLU()(linear(torch.cat([one, one - t[b], one * t[b], t[b]])))
             expected[b] += unit.rest[1](hidden) * one
-    torch.testing.assert_close(unit(e, there, t), expected)
+    history = Sequences(e.flatten(0, 1), torch.arange(8).view(2, 4), torch.ones(2, 4, dtype=torch.bool))
+    torch.testing.assert_close(unit(history, t), expected)
