@@ -129,7 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     common = _Parser(add_help=False)
     _add_debug(common)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_data, _add_predict, _add_explain, _add_search, _add_compare, _add_models, _add_knowledge):
+    for add in (
+        _add_data,
+        _add_predict,
+        _add_recommend,
+        _add_explain,
+        _add_search,
+        _add_compare,
+        _add_models,
+        _add_knowledge,
+    ):
         add(commands, common)
     parsed, rest = parser.parse_known_args(arguments)
     takes_keys = ("prompts", "embed", "search", "compare")
@@ -164,6 +173,22 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--batch-size", type=int, default=8192, metavar="N", help="number of rows scored at a time (default: 8192)"
     )
+
+
+def _add_recommend(commands: Any, common: argparse.ArgumentParser) -> None:
+    recommend = commands.add_parser("recommend", parents=[common], help="write the best items for every user")
+    recommend.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or of an ensemble")
+    recommend.add_argument(
+        "--users", required=True, metavar="FILE", help="users: .csv or .parquet with a row a list, or ids with commas"
+    )
+    recommend.add_argument("--out", required=True, metavar="FILE", help="file to write: .parquet or .csv")
+    recommend.add_argument("--k", type=int, default=10, metavar="K", help="items of a list (default: 10)")
+    recommend.add_argument(
+        "--scenario", metavar="NAME", help="scenario of all lists (default: the users' rows tell it)"
+    )
+    recommend.add_argument("--candidates", metavar="FILE", help="items to choose from (default: all trained on)")
+    recommend.add_argument("--score", metavar="FORMULA", help="such as 'click * buy' (default: the first task)")
+    recommend.add_argument("--exclude-seen", action="store_true", help="leave out items of the user's rows in the data")
 
 
 def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -343,6 +368,16 @@ def _predict(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _recommend(parsed: argparse.Namespace) -> int:
+    with importing():
+        from recbole_msr.runs.recommend_file import recommend_file
+
+    options = {name: getattr(parsed, name) for name in ("k", "score", "scenario", "exclude_seen")}
+    for line in recommend_file(parsed.run, parsed.users, parsed.out, parsed.candidates, **options):
+        print(line)
+    return 0
+
+
 def _explain(parsed: argparse.Namespace) -> int:
     from recbole_msr.report.run.agreement_page import write_agreement
     from recbole_msr.report.run.explain_page import write_explanation
@@ -401,6 +436,7 @@ def _settings(parsed: argparse.Namespace) -> dict[str, Any]:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": _data,
     "predict": _predict,
+    "recommend": _recommend,
     "explain": _explain,
     "search": _search,
     "compare": _compare,

@@ -23,6 +23,7 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.atomic import write_atomically
 
 SUFFIXES = (".parquet", ".csv", ".arrow", ".feather")
 """What the names of files end with that can be read."""
@@ -364,3 +365,36 @@ class ParquetWriter:
             self._flush()
         finally:
             self._writer.close()
+
+
+def write_rows(out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    """Write batches as a .parquet or .csv file, whole or not at all.
+
+    Args:
+        out: the file.
+        schema: its columns.
+        batches: the rows.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = 0
+
+    def write(temporary: str) -> None:
+        nonlocal rows
+        writer = (ParquetWriter if Path(out).suffix == ".parquet" else CsvWriter)(temporary, schema)
+        try:
+            for batch in batches:
+                writer.write(batch)
+                rows += batch.num_rows
+        finally:
+            writer.close()
+
+    try:
+        write_atomically(out, write)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return rows

@@ -17,13 +17,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from threading import RLock
 from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from recbole_msr import registry
 from recbole_msr.errors import InputError
@@ -32,7 +33,7 @@ from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import ENSEMBLE, RUN, check_paths, holds, writing
 from recbole_msr.files.row_files import Batch
 from recbole_msr.runs.folder import VALIDATED
-from recbole_msr.runs.row_encoder import RowCounts
+from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts
 from recbole_msr.runs.run_files import shared_property
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.runs.scoring import Scored, Scorer
@@ -201,6 +202,12 @@ class SavedEnsemble:
         """
         return self.scorer.score(frame, batch_size)
 
+    def recommend(self, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:
+        """Return the items with the best scores for every user, as `SavedRun.recommend` does."""
+        from recbole_msr.runs.recommend import recommend
+
+        return recommend(self, users, **options)
+
     def explain(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: attentions and gates are those of one model.
 
@@ -273,6 +280,22 @@ class EnsembleScorer:
         counts.unknown.update(of_batch.unknown)
         counts.missing.update(of_batch.missing)
         return self._mean(scores)
+
+    def encode(self, rows: RawRows, part: Part) -> list[dict[str, Tensor]]:
+        """Return what every member's `Scorer.encode` does."""
+        counts = [RowCounts.zero() for _ in self._scorers]
+        own = [replace(rows, counts=of_member) for of_member in counts]
+        found = [scorer.encode(one, part) for scorer, one in zip(self._scorers, own, strict=True)]
+        rows.counts.unknown.update(counts[0].unknown)
+        rows.counts.missing.update(counts[0].missing)
+        return found
+
+    def cross(
+        self, contexts: Sequence[dict[str, Tensor]], items: Sequence[dict[str, Tensor]], batch_size: int
+    ) -> np.ndarray:
+        """Score every item for every context as `Scorer.cross` does; (n, I, C), float32."""
+        of_members = zip(self._scorers, contexts, items, strict=True)
+        return self._mean([scorer.cross(context, item, batch_size) for scorer, context, item in of_members])
 
     def is_sequence(self, field: str) -> bool:
         """Return whether a field holds several tokens a row."""

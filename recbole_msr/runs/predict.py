@@ -10,9 +10,8 @@ import pyarrow as pa
 import torch
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.outputs import check_paths, check_scored
-from recbole_msr.files.row_files import Batch, CsvWriter, ParquetWriter, open_rows
+from recbole_msr.files.row_files import Batch, open_rows, write_rows
 from recbole_msr.runs.ensemble import EnsembleScorer
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.row_encoder import RowCounts
@@ -91,7 +90,7 @@ def predict_file(
     with open_rows(data, max(batch_size, ENCODED_ROWS)) as (schema, batches):
         schema = _with_scores(schema, names, data)
         scored = _scored_batches(scorer, batches, schema, data, batch_size, counts)
-        rows = _write_rows(out, schema, scored)
+        rows = write_rows(out, schema, scored)
     return [f"{rows} rows scored for {', '.join(scorer.tasks)}: {out}", *_count_lines(scorer, counts)]
 
 
@@ -124,27 +123,6 @@ def _scored_batches(
         scores = scorer.score_batch(batch, data, batch_size, counts)
         columns = [*batch.columns.columns, *(pa.array(column) for column in scores.T.copy())]
         yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _write_rows(out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
-    """Write batches as a file, whole or not at all; returns the number of rows."""
-    rows = 0
-
-    def write(temporary: str) -> None:
-        nonlocal rows
-        writer = (ParquetWriter if Path(out).suffix == ".parquet" else CsvWriter)(temporary, schema)
-        try:
-            for batch in batches:
-                writer.write(batch)
-                rows += batch.num_rows
-        finally:
-            writer.close()
-
-    try:
-        write_atomically(out, write)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
-    return rows
 
 
 def _count_lines(scorer: Scorer | EnsembleScorer, counts: RowCounts) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from recbole_msr.files.row_files import is_nested
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.runs.row_columns import Vocabulary, distinct_values, gather, to_id_sequences, to_numbers
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
+
+Part = Literal["item", "context"]
+_OF_ITEM = (FeatureSource.ITEM, FeatureSource.ITEM_ID)
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,32 @@ class RowEncoder:
         self.columns: set[str] = fields if scenario is None else fields | {scenario}
         """The columns that may be read; any other is ignored."""
 
-    def encode(self, rows: RawRows) -> dict[str, Tensor]:
+    def encode(self, rows: RawRows, part: Part | None = None) -> dict[str, Tensor]:
         """Return the model's inputs by field, each of N rows.
 
         A value never seen in training becomes the unknown id. A field of a known user or item that the rows leave out
         or empty comes from the run's tables; for a missing number stands the mean of the training data.
 
+        Args:
+            rows: the rows.
+            part: "item" for the item's fields alone, "context" for all others; None for all.
+
         Raises:
             InputError: a needed column is missing, or a value is not what it must be.
         """
         dataset = self._dataset
-        inputs = {key: self._key_ids(key, rows) for key in (dataset.uid_field, dataset.iid_field)}
+        keys = {"context": (dataset.uid_field,), "item": (dataset.iid_field,)}
+        own = keys.get(part or "", (dataset.uid_field, dataset.iid_field))
+        inputs = {key: self._key_ids(key, rows) for key in own}
         tables = {
             FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
             FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
         }
         schema = dataset.schema
-        unread = {*inputs, *schema.label_fields, *schema.weight_fields.values(), dataset.time_field}
+        unread = {dataset.uid_field, dataset.iid_field, dataset.time_field}
+        unread |= {*schema.label_fields, *schema.weight_fields.values()}
         for field, source in dataset.field2source.items():
-            if field in unread:
+            if field in unread or (part is not None and (source in _OF_ITEM) != (part == "item")):
                 continue
             key, table = tables.get(source, (None, None))
             stored = None if table is None else table[field][inputs[key]]
@@ -121,8 +131,9 @@ class RowEncoder:
                 encoded = self._encode_field(field, rows, stored, unknown_key)
                 if encoded is not None:
                     inputs[field] = encoded
-        if dataset.history is not None:
-            inputs[HISTORY_FIELD] = self._history_rows(rows, inputs[dataset.uid_field], inputs[SCENARIO_FIELD])
+        if dataset.history is not None and part != "item":
+            scenarios = inputs.get(SCENARIO_FIELD, torch.zeros_like(inputs[dataset.uid_field]))
+            inputs[HISTORY_FIELD] = self._history_rows(rows, inputs[dataset.uid_field], scenarios)
         return inputs
 
     def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor) -> Tensor:

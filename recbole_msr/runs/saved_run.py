@@ -125,6 +125,26 @@ class SavedRun(RunFiles):
         """
         return self.scorer.score(frame, batch_size)
 
+    def recommend(self, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:
+        """Return the items with the best scores for every user.
+
+        Args:
+            users: raw ids; or a row a list, with the user and every field of the interactions that the model reads.
+            **options: `k`, length of a list (10); `score`, a formula over the predictions such as "click * buy" (the
+                first task); `candidates`, raw ids of items (all that the run has trained on); `scenario`, the name of
+                that of all lists; `exclude_seen`, to leave out the items of the user's rows in the run's data (False).
+
+        Returns:
+            A row for each user and place: the columns of the user's row, `rank` from 1, the item, `score` and the
+            predictions. Of equal scores the item that the run met first comes first.
+
+        Raises:
+            InputError: an option or a row cannot be used.
+        """
+        from recbole_msr.runs.recommend import recommend
+
+        return recommend(self, users, **options)
+
     def explain(self, users: Sequence[str] | None = None, n: int | None = None) -> Explanation:
         """Look into what the run has learnt between its scenarios, and for single users.
 

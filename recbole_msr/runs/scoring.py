@@ -17,7 +17,7 @@ from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.row_columns import arrow_column
-from recbole_msr.runs.row_encoder import RawRows, RowCounts, RowEncoder
+from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts, RowEncoder
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 
@@ -133,11 +133,37 @@ class Scorer:
         """Return whether a field holds several tokens a row."""
         return bool(self._dataset.field2type[field] == FeatureType.TOKEN_SEQ)
 
+    def encode(self, rows: RawRows, part: Part) -> dict[str, torch.Tensor]:
+        """Return the fields of rows that belong to the item, or to the context, for `cross`."""
+        return self._encoder.encode(rows, part)
+
+    def cross(self, contexts: dict[str, torch.Tensor], items: dict[str, torch.Tensor], batch_size: int) -> np.ndarray:
+        """Score every item for every context.
+
+        Args:
+            contexts: `encode(rows, "context")` of n rows.
+            items: `encode(rows, "item")` of I items.
+            batch_size: pairs scored at a time.
+
+        Returns:
+            Scores (n, I, C), float32.
+        """
+        n, width = (len(next(iter(part.values()))) for part in (contexts, items))
+        scores = np.empty((n * width, len(self.names)), dtype=np.float32)
+        for start in range(0, n * width, batch_size):
+            pairs = torch.arange(start, min(start + batch_size, n * width))
+            of_context = {name: column[pairs // width] for name, column in contexts.items()}
+            of_item = {name: column[pairs % width] for name, column in items.items()}
+            scores[start : start + len(pairs)] = self._predict(of_context | of_item, len(pairs), batch_size)
+        return scores.reshape(n, width, -1)
+
     def _score(self, rows: RawRows, batch_size: int) -> np.ndarray:
-        inputs = self._encoder.encode(rows)
-        scores = np.empty((rows.size, self._layout.width), dtype=np.float32)
+        return self._predict(self._encoder.encode(rows), rows.size, batch_size)
+
+    def _predict(self, inputs: dict[str, torch.Tensor], size: int, batch_size: int) -> np.ndarray:
+        scores = np.empty((size, self._layout.width), dtype=np.float32)
         predict = getattr(self._model, "predict_tasks", self._model.predict)
-        for start in range(0, rows.size, batch_size):
+        for start in range(0, size, batch_size):
             part = slice(start, start + batch_size)
             batch = Interaction({name: column[part] for name, column in inputs.items()}).to(self._device)
             scores[part] = predict(batch).reshape(-1, self._layout.width).float().cpu().numpy()

@@ -1,0 +1,270 @@
+"""Recommend: the items with the best scores for every user, by a finished run or an ensemble."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+
+from recbole_msr.config.build import reading_data
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.errors import InputError, nearest
+from recbole_msr.files.row_files import Batch, row_place
+from recbole_msr.runs.row_columns import arrow_column
+from recbole_msr.runs.row_encoder import RawRows, RowCounts
+from recbole_msr.schema import as_token
+from recbole_msr.threads import torch_threads
+
+USERS_AT_ONCE = 256
+"""Users whose lists are made together."""
+PAIRS_AT_ONCE = 65_536
+"""Pairs of a user and an item that a model scores at once."""
+RANK, ITEM_SCORE = "rank", "score"
+_OPERATORS: Mapping[type, Callable[..., Any]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.Pow: operator.pow, ast.USub: operator.neg, ast.UAdd: operator.pos},
+}
+
+
+class Score:
+    """A formula over the predictions, such as `click * buy` or `0.3 * click + buy ** 2`.
+
+    It has names of predictions, numbers, `+ - * / **` and brackets; it is taken apart here, never evaluated as code.
+
+    Args:
+        text: the formula; None for the first task alone.
+        names: names of the predictions.
+
+    Raises:
+        InputError: it is no such formula, or has a name that is not predicted.
+    """
+
+    def __init__(self, text: str | None, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self.text = text if text is not None else self._names[0]
+        try:
+            tree = ast.parse(self.text, mode="eval").body if text is not None else ast.Name(self.text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InputError(f"--score='{self.text}' is no formula such as 'click * buy'") from error
+        self._tree = tree
+        self._check(tree)
+
+    def _check(self, node: Any) -> None:
+        if isinstance(node, ast.Name):
+            if node.id not in self._names:
+                hint = nearest(node.id, self._names) or ";"
+                raise InputError(
+                    f"--score: nothing called '{node.id}' is predicted{hint} there is {', '.join(self._names)}"
+                )
+        elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            self._check(node.left)
+            self._check(node.right)
+        elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+            self._check(node.operand)
+        elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+            raise InputError(
+                f"--score='{self.text}': a formula has names of predictions, numbers, + - * / ** and brackets"
+            )
+
+    def __call__(self, predictions: np.ndarray) -> np.ndarray:
+        """Return the scores (...) of predictions (..., C), float64.
+
+        Raises:
+            InputError: one is no finite number.
+        """
+        with np.errstate(all="ignore"):
+            found = self._value(self._tree, predictions.astype(np.float64))
+            scores = np.broadcast_to(np.asarray(found, dtype=np.float64), predictions.shape[:-1])
+        if not np.isfinite(scores).all():
+            raise InputError(f"--score='{self.text}' is no finite number for some user and item")
+        return scores
+
+    def _value(self, node: Any, predictions: np.ndarray) -> Any:
+        if isinstance(node, ast.Name):
+            return predictions[..., self._names.index(node.id)]
+        if isinstance(node, ast.BinOp):
+            left, right = (self._value(part, predictions) for part in (node.left, node.right))
+            return _OPERATORS[type(node.op)](left, right)
+        if isinstance(node, ast.UnaryOp):
+            return _OPERATORS[type(node.op)](self._value(node.operand, predictions))
+        return np.float64(node.value)
+
+
+class Recommender:
+    """Makes lists of items for users.
+
+    Args:
+        run: what `recbole_msr.load` opened.
+        k: length of a list.
+        score: formula of the scores, see `Score`; None for the first task.
+        candidates: raw ids of the items to choose from; None for all that the run has trained on.
+        scenario: name of the scenario of all lists; None where the users' rows tell it.
+        exclude_seen: leave out the items that a user has a row with in the run's data.
+
+    Attributes:
+        user_field, item_field: the fields of their ids.
+        formula: how scores are computed.
+        unknown_candidates: the candidates that the run does not know, which no list has.
+        counts: users' rows that lack something.
+
+    Raises:
+        InputError: an option cannot be used; the message names it.
+    """
+
+    def __init__(
+        self,
+        run: Any,
+        k: int = 10,
+        score: str | None = None,
+        candidates: Sequence[Any] | None = None,
+        scenario: str | None = None,
+        exclude_seen: bool = False,
+    ) -> None:
+        if k < 1:
+            raise InputError(f"--k must be at least 1, got {k}")
+        first = getattr(run, "members", [run])[0]
+        dataset: ScenarioDataset = first.dataset
+        self.user_field, self.item_field = str(dataset.uid_field), str(dataset.iid_field)
+        self.counts = RowCounts.zero()
+        self._k, self._scorer = k, run.scorer
+        self.formula = Score(score, self._scorer.names)
+        self._ids, tokens, self.unknown_candidates = _candidates(dataset, first.model, candidates)
+        self._tokens = pa.array(tokens, pa.string())
+        columns = {self.item_field: self._tokens}
+        items = RawRows(columns, [*columns], len(tokens), "the candidates", row_place(0), RowCounts.zero())
+        self._items = self._scorer.encode(items, "item")
+        self._column = _scenario_column(dataset, scenario)
+        self._seen = _seen(first) if exclude_seen else None
+
+    @torch_threads()
+    @torch.no_grad()
+    def lists(self, batch: Batch, source: str) -> pa.Table:
+        """Return the lists of some users.
+
+        Args:
+            batch: a row a list: the user, and the fields of the context that the model reads.
+            source: what an error calls the rows.
+
+        Returns:
+            A row for each user and place: the columns of the user's row, `rank` from 1, the item, `score`, and all
+            predictions. A list is shorter than k where fewer items are left. Of equal scores the item that the run
+            met first comes first.
+        """
+        names = list(batch.columns.schema.names)
+        taken = [name for name in (RANK, ITEM_SCORE, self.item_field, *self._scorer.names) if name in names]
+        if taken:
+            raise InputError(f"{source} has a column '{taken[0]}', as one of the result is called: leave it out")
+        columns, size = {name: batch.columns.column(name) for name in names}, batch.columns.num_rows
+        if self._column is not None:
+            field, token = self._column
+            columns[field] = pa.array([token] * size, pa.string())
+        raw = RawRows(columns, [*columns], size, source, lambda i: f"{source}, {batch.place(i)}", self.counts)
+        contexts = self._scorer.encode(raw, "context")
+        predictions = self._scorer.cross(contexts, self._items, PAIRS_AT_ONCE)
+        scores = self.formula(predictions).copy()
+        if self._seen is not None:
+            users = (contexts if isinstance(contexts, Mapping) else contexts[0])[self.user_field]
+            for row, user in enumerate(users.tolist()):
+                scores[row, np.isin(self._ids, self._seen.get(user, ()))] = -np.inf
+        rows, places, ranks = _best(scores, self._k)
+        picked = pa.Table.from_batches([batch.columns]).take(pa.array(rows))
+        added = {
+            RANK: pa.array(ranks, pa.int32()),
+            self.item_field: self._tokens.take(pa.array(places)),
+            ITEM_SCORE: pa.array(scores[rows, places], pa.float64()),
+        }
+        for number, name in enumerate(self._scorer.names):
+            added[name] = pa.array(predictions[rows, places, number], pa.float32())
+        for name, column in added.items():
+            picked = picked.append_column(name, column)
+        return picked
+
+
+def recommend(run: Any, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:
+    """Return the best items for users, as `SavedRun.recommend` describes."""
+    recommender = Recommender(run, **options)
+    if not isinstance(users, pd.DataFrame):
+        users = pd.DataFrame({recommender.user_field: [as_token(user) for user in users]})
+    if users.columns.duplicated().any():
+        raise InputError("the users' rows have two columns of one name")
+    columns = {str(name): arrow_column(users[name]) for name in users.columns}
+    whole = pa.RecordBatch.from_pydict(columns)
+    parts = [
+        recommender.lists(Batch(whole.slice(start, USERS_AT_ONCE), row_place(start)), "the users")
+        for start in range(0, max(1, whole.num_rows), USERS_AT_ONCE)
+    ]
+    lists: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+    return lists
+
+
+def _candidates(
+    dataset: ScenarioDataset, model: Any, given: Sequence[Any] | None
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the ids of the candidates in ascending order, their tokens, and the tokens that the run does not know."""
+    vocabulary = dataset.field2id_token[dataset.iid_field]
+    ids = dataset.field2token_id[dataset.iid_field]
+    if given is None:
+        chosen = np.arange(1, len(vocabulary))
+        features = getattr(model, "features", None)
+        if features is not None and hasattr(features, "has_seen"):
+            chosen = chosen[features.has_seen(dataset.iid_field, torch.from_numpy(chosen)).cpu().numpy()]
+        unknown: list[str] = []
+    else:
+        tokens = list(dict.fromkeys(str(as_token(one)) for one in given if one is not None))
+        unknown = [token for token in tokens if token not in ids]
+        chosen = np.array(sorted(ids[token] for token in tokens if token in ids), dtype=np.int64)
+    if not len(chosen):
+        raise InputError("there is no candidate that the run knows: candidates are raw ids of items of its data")
+    return chosen, [str(vocabulary[number]) for number in chosen], unknown
+
+
+def _scenario_column(dataset: ScenarioDataset, name: str | None) -> tuple[str, str] | None:
+    """Return the field and the value that make a row one of the scenario."""
+    if name is None:
+        return None
+    scenario = dataset.schema.scenario
+    if name not in dataset.scenario_names:
+        hint = nearest(name, dataset.scenario_names) or ";"
+        raise InputError(f"--scenario: there is no '{name}'{hint} scenarios are {', '.join(dataset.scenario_names)}")
+    if scenario.field is None or scenario.assign([name], dataset.scenario_names)[0] == 0:
+        raise InputError(
+            f"--scenario='{name}' is no value of a field that a row could have: give the users' rows a column "
+            f"'{scenario.field}'"
+        )
+    return scenario.field, name
+
+
+def _seen(run: Any) -> dict[int, np.ndarray]:
+    """Return the items of every user's rows in all splits of a run's data."""
+    from recbole.data import create_dataset
+
+    config = run.recbole_config
+    with reading_data(config):
+        splits = create_dataset(config).build()
+    users, items = (
+        torch.cat([split.inter_feat[field] for split in splits]).numpy()
+        for field in (splits[0].uid_field, splits[0].iid_field)
+    )
+    order = np.argsort(users, kind="stable")
+    found, starts = np.unique(users[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(items[order], starts[1:]), strict=True))
+
+
+def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return rows, places and ranks of the k best of each row, the first of equal ones; minus infinity is left out."""
+    rows, places, ranks = [], [], []
+    k = min(k, scores.shape[1])
+    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
+    for row, (own, last) in enumerate(zip(scores, least, strict=True)):
+        reach = np.flatnonzero((own >= last) & (own > -np.inf))
+        best = reach[np.argsort(-own[reach], kind="stable")][:k]
+        rows.append(np.full(len(best), row))
+        places.append(best)
+        ranks.append(np.arange(1, len(best) + 1))
+    return tuple(np.concatenate(parts).astype(np.int64) for parts in (rows, places, ranks))  # type: ignore[return-value]

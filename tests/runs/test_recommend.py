@@ -1,0 +1,153 @@
+"""`recommend`: the best items for users are those of scoring every pair and sorting, whatever model made the scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recbole_msr
+from recbole_msr.cli import main
+from recbole_msr.errors import InputError
+from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.runs.recommend import Score, _best
+
+TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}
+
+
+@pytest.fixture
+def trained(tiny_data, tmp_path):
+    """trained(**settings) -> the folder of a run on "tiny" whose rows have the hour as their scenario."""
+    file = tiny_data / "tiny" / "tiny.inter"
+    header, *rows = file.read_text().splitlines()
+    hours = ["day" if number % 3 else "night" for number in range(len(rows))]
+    file.write_text("\n".join([f"{header}\thour:token", *map("\t".join, zip(rows, hours, strict=True))]) + "\n")
+    made = []
+
+    def train(**settings):
+        made.append(tmp_path / f"run-{len(made)}")
+        given = {
+            **{"data_path": str(tiny_data), "tasks": TASKS, "scenario": {"field": "hour"}, "epochs": 1, "threads": 1},
+            **{"numerical_features": ["price"], "train_batch_size": 64, "show_progress": False},
+        }
+        recbole_msr.run("SharedBottom", "tiny", config={**given, "output_dir": str(made[-1]), **settings})
+        return made[-1]
+
+    return train
+
+
+def slow_list(run, user, k, formula, candidates=None, hour="day", seen=()):
+    """Score every item for a user, one row an item, and sort."""
+    tokens = [str(token) for token in run.dataset.field2id_token["item_id"][1:]]
+    scored = []
+    for token in tokens:
+        if (candidates is None or token in candidates) and token not in seen:
+            row = run.predict(pd.DataFrame({"user_id": [user], "item_id": [token], "hour": [hour]})).iloc[0]
+            scored.append((token, formula(row), row))
+    ranked = sorted(scored, key=lambda entry: -entry[1])  # stable: of equal ones the first in the vocabulary
+    return ranked[:k]
+
+
+def assert_lists(found, expected):
+    assert found["rank"].tolist() == [*range(1, len(expected) + 1)]
+    np.testing.assert_allclose(found["score"], [score for _, score, _ in expected], rtol=1e-5)
+    np.testing.assert_allclose(found["click"], [row["click"] for _, _, row in expected], rtol=1e-5)
+    assert found["item_id"].tolist() == [token for token, _, _ in expected]
+
+
+@pytest.mark.slow
+def test_lists_are_those_of_scoring_every_pair(trained):
+    run = recbole_msr.load(trained())
+    users = pd.DataFrame({"user_id": ["u1", "u2", "nobody"], "hour": ["day", "night", "day"], "note": ["a", "b", "c"]})
+    found = run.recommend(users, k=4, score="click * like")
+    assert found.columns.tolist() == ["user_id", "hour", "note", "rank", "item_id", "score", "click", "like"]
+    for user, hour in zip(users["user_id"], users["hour"], strict=True):
+        own = found[found["user_id"] == user]
+        assert_lists(own, slow_list(run, user, 4, lambda row: row["click"] * row["like"], hour=hour))
+    few = run.recommend(["u1"], k=5, candidates=["i3", "i9", "i9", "unheard"], scenario="night")
+    assert_lists(few, slow_list(run, "u1", 5, lambda row: row["click"], {"i3", "i9"}, "night"))
+
+
+@pytest.mark.slow
+def test_seen_items_are_left_out_of_a_list(trained, tiny_data):
+    run = recbole_msr.load(trained())
+    inter = pd.read_csv(tiny_data / "tiny" / "tiny.inter", sep="\t")
+    seen = set(inter.loc[inter["user_id:token"] == "u3", "item_id:token"])
+    found = run.recommend(["u3"], k=30, scenario="day", exclude_seen=True)
+    assert_lists(found, slow_list(run, "u3", 30, lambda row: row["click"], seen=seen))
+    assert len(found) == 30 - len(seen)
+
+
+@pytest.mark.slow
+def test_an_ensemble_recommends_by_its_mean(trained, tmp_path):
+    members = [Member(trained()), Member(trained(seed=7), 2)]
+    ensemble = recbole_msr.load(write_ensemble(tmp_path / "both", members))
+    found = ensemble.recommend(["u5"], k=3, score="like", scenario="day")
+    alone = [recbole_msr.load(one.folder).recommend(["u5"], k=30, scenario="day") for one in members]
+    scores = [one.set_index("item_id")["like"] for one in alone]
+    mean = ((scores[0] + 2 * scores[1]) / 3).sort_values(ascending=False)[:3]
+    assert found["item_id"].tolist() == mean.index.tolist()
+    np.testing.assert_allclose(found["score"], mean, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_files_are_read_and_written_and_what_is_unknown_is_told(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = trained()
+    pd.DataFrame({"user_id": ["u1", "stranger"], "hour": ["day", "night"]}).to_csv("users.csv", index=False)
+    pd.DataFrame({"item_id": ["i1", "i2", "no such"]}).to_parquet("items.parquet")
+    words = ["recommend", "--run", str(folder), "--users=users.csv", "--k=2", "--out=lists.parquet"]
+    assert main([*words, "--candidates=items.parquet"]) == 0
+    told = capsys.readouterr().out
+    assert "4 items for 2 lists by click: lists.parquet" in told
+    assert "1 candidates are not known to the run: no such" in told
+    assert "1 users are not known to the run" in told
+    found = pd.read_parquet("lists.parquet")
+    assert found["user_id"].tolist() == ["u1", "u1", "stranger", "stranger"]
+    assert set(found["item_id"]) == {"i1", "i2"}
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_clear_line(trained):
+    run = recbole_msr.load(trained())
+    for given, message in (
+        ({"k": 0}, "--k must be at least 1, got 0"),
+        ({"score": "clik"}, "nothing called 'clik' is predicted; did you mean 'click'"),
+        ({"scenario": "evening"}, "there is no 'evening'"),
+        ({"candidates": ["unheard"]}, "there is no candidate that the run knows"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run.recommend(["u1"], **({"scenario": "day"} | given))
+    with pytest.raises(InputError, match="no column 'hour'"):
+        run.recommend(["u1"])
+    with pytest.raises(InputError, match="has a column 'rank'"):
+        run.recommend(pd.DataFrame({"user_id": ["u1"], "hour": ["day"], "rank": [1]}))
+
+
+@pytest.mark.parametrize(
+    "text", ["__import__('os')", "click.real", "[click]", "click if like else 1", "click(", "'click'", "True", "a" * 9]
+)
+def test_a_formula_is_arithmetic_over_predictions_and_nothing_else(text):
+    with pytest.raises(InputError, match="--score"):
+        Score(text, ["click", "like"])
+
+
+def test_a_formulas_value():
+    predictions = np.array([[0.5, 0.25], [0.1, 0.2]], np.float32)
+    np.testing.assert_allclose(Score("-click ** 2 + 3 * (like / 2)", ["click", "like"])(predictions), [0.125, 0.29])
+    assert Score(None, ["click", "like"])(predictions).tolist() == predictions[:, 0].tolist()
+    assert Score("1", ["click"])(predictions[:, :1]).tolist() == [1, 1]
+    with pytest.raises(InputError, match="no finite number"):
+        Score("1 / (click - click)", ["click"])(predictions[:, :1])
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_ties_go_to_the_first_item(k):
+    draw = np.random.default_rng(3)
+    scores = draw.integers(0, 4, (20, 8)).astype(float)
+    scores[draw.random(scores.shape) < 0.2] = -np.inf
+    rows, places, ranks = _best(scores, k)
+    expected = [
+        (row, place, rank)
+        for row, own in enumerate(scores)
+        for rank, place in enumerate([p for p in sorted(range(8), key=lambda p: -own[p]) if own[p] > -np.inf][:k], 1)
+    ]
+    assert list(zip(rows.tolist(), places.tolist(), ranks.tolist(), strict=True)) == expected
