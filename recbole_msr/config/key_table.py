@@ -562,6 +562,7 @@ KEYS: Mapping[str, Key] = {
     "tasks": _key(anything()),
     "main_task": _key(maybe(name("the name of a task"), word=False), _TASKS),
     "preset": _key(maybe(text("the name of a preset"))),
+    "init_from": _key(maybe(path("the path of a run's folder"))),
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
     "history": _key(anything(), _OWN_MODELS),
     "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),

@@ -9,7 +9,7 @@ from typing import Any
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.files.yaml import read_yaml
 
-FOLDER_KEYS = ("data_path", "knowledge_dir", "cache_dir")
+FOLDER_KEYS = ("data_path", "knowledge_dir", "cache_dir", "init_from")
 """Keys of folders that are read from another working directory too: by workers, by a resumed run, by a prediction."""
 
 

@@ -29,7 +29,8 @@ _SMALL = 10_000
 NAME_KEYS = frozenset(
     {
         *("model", "dataset", "backbone", "preset", "main_task", "only_scenario", "knowledge", "language"),
-        *("data_path", "output_dir", "cache_dir", "knowledge_dir", "wandb_project", "name", "study"),
+        *("data_path", "output_dir", "cache_dir", "knowledge_dir", "init_from", "wandb_project", "name"),
+        "study",
     }
 )
 """Keys whose value is a name or a path: `NO`, `01` and `1e3` are text there, not false, 1 and 1000."""

@@ -195,6 +195,31 @@ class FeatureEmbedding(nn.Module):
         """Return whether a training row had these ids (...) of a field that is embedded."""
         return self.seen[ids + self._starts[field]]
 
+    @torch.no_grad()
+    def take_over(self, other: FeatureEmbedding, field: str, ids: Tensor) -> None:
+        """Take the vectors of a token or token_seq field over from another embedding, of other values.
+
+        Args:
+            other: of the same fields and widths.
+            field: the field.
+            ids: of each value V_f its id there (V_f,), 0 for one that is not there: it gets the unknown vector.
+        """
+        if field in self.token_seq_fields:
+            number = self.token_seq_fields.index(field)
+            own, source = self.seq_tables[number].weight, other.seq_tables[number].weight
+        else:
+            number = self.token_fields.index(field)
+            if self.tables is not None and other.tables is not None:
+                own, source = self.tables[number].weight, other.tables[number].weight
+            else:
+                start, first = int(self.offsets[number]), int(other.offsets[number])
+                own, source = self.table.weight[start : start + len(ids)], other.table.weight[first:]
+        assert isinstance(own, Tensor)
+        assert isinstance(source, Tensor)
+        own.copy_(source[ids.to(source.device)])
+        begin = self._starts[field]
+        self.seen[begin : begin + len(ids)] |= (ids > 0).to(self.seen.device)
+
     def forward(self, interaction: Any) -> Tensor:
         """Return x (B, D) of a RecBole `Interaction` of B rows."""
         return self.interact(self.vectors(interaction))

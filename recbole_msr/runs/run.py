@@ -32,6 +32,7 @@ from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.runs.calibrated import CALIBRATION, calibrated_test, fit_calibration
 from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
+from recbole_msr.runs.init_from import init_from
 from recbole_msr.runs.initial_weights import Weights, write_start
 from recbole_msr.runs.list_file import LISTS_FILE, write_lists
 from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
@@ -166,7 +167,7 @@ class Run:
         self.rank = process_rank(config["lightning"]) if under_lightning(config) else 0
         self.start: list[Weights] = []
         self.settings = plain_settings(config)
-        make_folders_absolute(self.settings, ("data_path", "knowledge_dir"))
+        make_folders_absolute(self.settings, ("data_path", "knowledge_dir", "init_from"))
         if resume:
             folder.check_same(self.settings)
 
@@ -225,6 +226,9 @@ class Run:
                 f"{name} cannot be built with these settings (recbole-msr models {name} lists them): {one_line(error)}"
             ) from error
         self.model = model.to(self.config["device"])
+        earlier = self.config["init_from"]
+        if earlier is not None and not (self.resume and not Path(earlier).is_dir()):  # what goes on has its weights
+            init_from(self.model, self.loaders[0]._dataset, earlier)
         if isinstance(self.model, MultiScenarioRecommender) and self.rank == 0:
             # A run that goes on has been built from the same seed again: these are the weights it began with, too.
             self.start = weights_at(self.model, self.loaders[0]._dataset)

@@ -75,6 +75,8 @@ def _configuration(options: SearchOptions) -> dict[str, Any]:
     for key in ("output_dir", "resume"):
         if key in config:
             raise InputError(f"{key} belongs to a run; a search has --output=DIR, and resumes with the same command")
+    if config.get("init_from") is not None:
+        raise InputError("init_from belongs to a run: the trials of a search have other sizes than the run it names")
     if config.get("trainer") not in (None, "auto", "lightning"):
         raise InputError(f"a search trains under Lightning: trainer '{config['trainer']}' cannot be searched with")
     return config

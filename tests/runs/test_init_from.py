@@ -1,0 +1,125 @@
+"""`init_from`: a run on newer data begins with the weights of an earlier one, vectors by token."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recbole_msr
+from recbole_msr.errors import InputError
+
+CONFIG = {
+    "tasks": {"click": {"field": "rating", "at_least": 4}},
+    "scenario": {"field": "gender"},
+    **{"epochs": 1, "threads": 1, "train_batch_size": 64, "show_progress": False, "packed_cache": False},
+}
+
+
+@pytest.fixture
+def days(tiny_data):
+    """Two days of rows, with some users and items in one of them alone: monday, tuesday, with users and items."""
+    read = {}
+    for suffix in ("inter", "user", "item"):
+        frame = pd.read_csv(tiny_data / "tiny" / f"tiny.{suffix}", sep="\t", keep_default_na=False)
+        read[suffix] = frame.rename(columns=lambda column: column.split(":")[0])
+    read["item"]["class"] = read["item"]["class"].map(str.split)
+    inter, users = read["inter"], read["user"]
+    monday = inter[~inter["user_id"].isin(["u1", "u2"])]
+    tuesday = inter[~inter["user_id"].isin(["u3", "u4"]) & (inter["item_id"] != "i5")].iloc[::-1]
+    found = []
+    for rows in (monday, tuesday):
+        own = users[users["user_id"].isin(rows["user_id"])]
+        found.append({"data": rows, "users": own, "items": read["item"], "dataset": "day"})
+    return found
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(day, name, model, **settings) -> the folder of a run."""
+
+    def go(day, name, model="SharedBottom", **settings):
+        given = {**CONFIG, **day, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / name), **settings}
+        if "init_from" in given:
+            given["init_from"] = str(tmp_path / given["init_from"])
+        recbole_msr.run(model, config=given)
+        return tmp_path / name
+
+    return go
+
+
+def weights_of(folder):
+    """Every field's vectors by token, and the other weights, of a finished run."""
+    opened = recbole_msr.load(folder)
+    model, dataset = opened.model, opened.dataset
+    features = model.features
+    vectors = {}
+    for field in (*features.token_fields, *features.token_seq_fields):
+        tokens = [str(token) for token in dataset.field2id_token[field]]
+        ids = torch.arange(len(tokens))
+        if field in features.token_seq_fields:
+            table = features.seq_tables[features.token_seq_fields.index(field)].weight
+        elif features.tables is not None:
+            table = features.tables[features.token_fields.index(field)].weight
+        else:
+            table, ids = features.table.weight, ids + features.offsets[features.token_fields.index(field)]
+        seen = features.has_seen(field, torch.arange(len(tokens)))
+        vectors[field] = {t: (v.numpy(), bool(s)) for t, v, s in zip(tokens, table[ids].detach(), seen, strict=True)}
+    others = {k: v for k, v in model.state_dict().items() if "table" not in k and not k.endswith(("seen", "shares"))}
+    return vectors, others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("HiNet", {}), ("STAR", {}), ("MMoE", {"embedding_size_exponent": 0.0001, "interaction": "fm"})],
+)
+def test_weights_are_those_of_the_earlier_run_by_token(model, settings, days, run):
+    """With a learning rate of nothing the run ends with what it began with."""
+    before, others = weights_of(run(days[0], "monday", model, **settings))
+    after, own = weights_of(run(days[1], "tuesday", model, **settings, init_from="monday", learning_rate=1e-30))
+    for field, vectors in after.items():
+        unknown = before[field]["[PAD]"][0]
+        for token, (vector, _) in vectors.items():
+            known = token in before[field] and before[field][token][1]
+            expected = before[field][token][0] if known else unknown
+            np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-28, err_msg=f"{field} {token}")
+    assert "u3" not in after["user_id"]
+    assert "u1" in after["user_id"]
+    assert set(own) == set(others)
+    for name, values in own.items():
+        if "mean" not in name and "variance" not in name:  # of STAR, which go with the rows
+            torch.testing.assert_close(values, others[name], rtol=0, atol=1e-28)
+
+
+@pytest.mark.slow
+def test_a_value_that_only_the_earlier_run_was_trained_on_counts_as_known(days, run):
+    run(days[0], "monday")
+    rows = days[1]["data"]
+    late = rows[rows["user_id"] == "u7"]
+    parts = {"train": rows[rows["user_id"] != "u7"], "valid": late, "test": late}
+    day = {**days[1], "data": parts}
+    vectors, _ = weights_of(run(day, "anew"))
+    assert not vectors["user_id"]["u7"][1]
+    vectors, _ = weights_of(run(day, "warm", init_from="monday"))
+    assert vectors["user_id"]["u7"][1]
+
+
+@pytest.mark.slow
+def test_another_architecture_is_refused_with_the_difference(days, run):
+    run(days[0], "monday")
+    ages = {"field": "age", "bins": [30], "names": ["F", "old"]}
+    for model, settings, message in (
+        ("MMoE", {}, "is of SharedBottom, and this one of MMoE"),
+        ("SharedBottom", {"bottom_hidden_sizes": [8]}, "has the shape .* give this run the sizes of that one"),
+        (
+            "SharedBottom",
+            {"scenario": ages},
+            "has the scenarios F, M, and",
+        ),
+        ("DeepFM", {}, "DeepFM is not one of this package's models"),
+        ("SharedBottom", {"init_from": "nowhere"}, "nowhere"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(days[1], "tuesday", model, **{"init_from": "monday", **settings})
+    with pytest.raises(InputError, match="init_from belongs to a run"):
+        recbole_msr.search("SharedBottom", "day", trials=1, config={**CONFIG, "init_from": "monday"})
