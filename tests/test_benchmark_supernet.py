@@ -1,10 +1,11 @@
-"""A sub-network of `benchmarks.supernet` against the largest HiNet with all else masked; tables of known records."""
+"""A sub-network of `benchmarks.supernet_model` against the largest HiNet with all else masked; tables of records."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import supernet
+from benchmarks import supernet, supernet_model
+from recbole_msr.models.hinet import HiNet
 
 FULL = {"scenario_layers": 2, "sub_experts": 3, "task_layers": 2, "task_own_experts": 2, "task_shared_experts": 2}
 SIZES = {"expert_hidden_sizes": [8, 6], "task_expert_hidden_sizes": [7, 5], "tower_hidden_sizes": [4]}
@@ -20,7 +21,7 @@ def net(make_dataset):
         config, train = make_dataset(3, "HiNet", **(FULL | SIZES | settings), embedding_size=4)
         torch.manual_seed(1)
         rows = train[torch.arange(len(train))]
-        made = supernet.Supernet(config, train, np.random.default_rng(0)).eval()
+        made = supernet_model.Supernet(config, train, np.random.default_rng(0)).eval()
         for parameter in made.parameters():  # biases too, which begin as zeros
             torch.nn.init.normal_(parameter, std=0.3)
         return made, rows
@@ -75,12 +76,11 @@ def test_a_structure_of_the_largest_sizes_is_the_largest(net):
 
 
 def test_a_shallow_sub_network_is_the_hinet_of_its_first_layers_and_the_last_of_the_tower(net, make_dataset):
-    large, rows = net()
     shallow = FULL | {"scenario_layers": 1, "task_layers": 1}
     shallow |= {"expert_hidden_sizes": [8], "task_expert_hidden_sizes": [7], "tower_hidden_sizes": [4]}
     large, rows = net(expert_hidden_sizes=[8, 8], task_expert_hidden_sizes=[7, 7], tower_hidden_sizes=[4, 4])
     config, train = make_dataset(3, "HiNet", **shallow, embedding_size=4)
-    alone = supernet.HiNet(config, train).eval()
+    alone = HiNet(config, train).eval()
     state = large.state_dict()
     state["towers.weights.1"], state["towers.biases.1"] = state["towers.weights.2"], state["towers.biases.2"]
     alone.load_state_dict({name: state[name] for name in alone.state_dict()})
@@ -90,9 +90,9 @@ def test_a_shallow_sub_network_is_the_hinet_of_its_first_layers_and_the_last_of_
 
 
 def test_the_loss_trains_every_weight_of_the_largest(net, monkeypatch):
-    monkeypatch.setattr(supernet, "LARGEST", FULL | SIZES)
-    monkeypatch.setattr(supernet, "SMALLEST", {**supernet.SMALLEST, **{key: [2] for key in SIZES}})
-    monkeypatch.setattr(supernet, "WIDTHS", (2, 3))
+    monkeypatch.setattr(supernet_model, "LARGEST", FULL | SIZES)
+    monkeypatch.setattr(supernet_model, "SMALLEST", {**supernet_model.SMALLEST, **{key: [2] for key in SIZES}})
+    monkeypatch.setattr(supernet_model, "WIDTHS", (2, 3))
     large, rows = net()
     large.train().calculate_loss(rows).backward()
     assert all(parameter.grad is not None for parameter in large.parameters())
@@ -113,7 +113,7 @@ def records(sign):
     values = [sign * value for value in FINALS]
     yield {
         **base,
-        **{"kind": "supernet", "number": -1, "seed": 1},
+        **{"kind": "sandwich", "number": -1, "seed": 1},
         "epochs": [
             {"value": 0.6, "values": values, "seconds": 12.0},
             {"value": 0.5, "values": values, "seconds": 24.0},
@@ -126,7 +126,7 @@ def records(sign):
 )
 def test_a_supernet_has_its_rank_correlation_and_its_cost(sign, said):
     lines = list(supernet.table(list(records(sign))))
-    (line,) = [line for line in lines if line.startswith("| supernet |")]
+    (line,) = [line for line in lines if line.startswith("| sandwich, in full |")]
     assert said in line
     assert line.endswith("| 0.20 |")  # 24 of 12 x 10 seconds
     assert any(line.startswith("| another seed | 1.00 | 1.00") for line in lines)
