@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from recbole_msr.config.key_table import HISTORY_POOLINGS
 from recbole_msr.data.history import HISTORY_FIELD, HistoryRows, HistorySettings, last_rows
-from recbole_msr.layers.target_attention import Sequences, UnitWeights, attention_sums, prelu
+from recbole_msr.layers.sequences import Sequences, sequence_sums
+from recbole_msr.layers.target_attention import UnitWeights, attention_sums, prelu
 from recbole_msr.options import Options
 
 LookUp = Callable[[str, Tensor], Tensor]
@@ -129,7 +130,7 @@ class HistoryFeatures(nn.Module):
             weights = history.there.to(history.vectors.dtype)
             if self.pooling == "mean":
                 weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-            pooled.append((weights.unsqueeze(1) @ history.padded()).squeeze(1))
+            pooled.append(sequence_sums(history, weights))
         return torch.cat(pooled, dim=1)
 
 

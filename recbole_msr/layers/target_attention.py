@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,33 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recbole_msr.layers.manual_backward import by_autograd, is_differentiated, supports
-
-_BLOCK = 3200
-"""Positions computed at a time: all that is made for so many stays in the cache of a core."""
-
-
-class Sequences(NamedTuple):
-    """B sequences of vectors, each different vector stored once.
-
-    Attributes:
-        vectors: the different vectors (U, D).
-        places: number of the vector at each position (B, L).
-        there: which positions there are (B, L), bool; at the others `places` is any number.
-    """
-
-    vectors: Tensor
-    places: Tensor
-    there: Tensor
-
-    def padded(self) -> Tensor:
-        """Return the vectors by position (B, L, D)."""
-        found = self.vectors.index_select(0, self.places.flatten())
-        return found.view(*self.places.shape, self.vectors.shape[1])
-
-    def lengths(self) -> Tensor:
-        """Return the number of positions (B,) up to the last one that there is."""
-        numbers = torch.arange(1, self.there.shape[1] + 1, device=self.there.device)
-        return (self.there * numbers).amax(dim=1) if len(numbers) else self.there.new_zeros(len(self.there)).long()
+from recbole_msr.layers.sequences import Sequences, blocks
 
 
 class UnitWeights(NamedTuple):
@@ -86,10 +60,9 @@ def attention_sums(sequences: Sequences, target: Tensor, of_target: Tensor, unit
     vectors, places, there = sequences
     if not supports(vectors):
         return _plain_sums(vectors, places, there, target, of_target, unit)
-    lengths = sequences.lengths()
-    order = lengths.argsort(descending=True)
+    order, lengths = sequences.longest_first()
     weights = (unit.of_history, unit.of_product, *unit.slopes, *unit.weights, *unit.biases)
-    rows = (places[order], there[order], lengths[order].tolist())
+    rows = (places[order], there[order], lengths)
     sums: Tensor = _AttentionSums.apply(  # type: ignore[no-untyped-call]
         *rows, vectors, target[order], of_target.to(vectors.dtype)[order], *weights
     )
@@ -107,15 +80,6 @@ def _plain_sums(
         hidden = F.linear(prelu(hidden, slope), weight, bias)
     a = hidden.squeeze(2) * there
     return (a.unsqueeze(1) @ history).squeeze(1)
-
-
-def _blocks(lengths: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Yield rows of which the longest sequence comes first, and its length, until only empty ones are left."""
-    first = 0
-    while first < len(lengths) and lengths[first]:
-        last = first + max(1, _BLOCK // lengths[first])
-        yield slice(first, last), lengths[first]
-        first = last
 
 
 def _unit_of(weights: Sequence[Tensor]) -> UnitWeights:
@@ -139,7 +103,7 @@ class _AttentionSums(torch.autograd.Function):
         unit, size = _unit_of(weights), vectors.shape[1]
         a, sums = vectors.new_zeros(places.shape), vectors.new_zeros(len(places), size)
         with torch.autocast("cpu", enabled=False):
-            for rows, length in _blocks(lengths):
+            for rows, length in blocks(lengths):
                 e = vectors.index_select(0, places[rows, :length].reshape(-1)).view(-1, length, size)
                 matrices = torch.addcmul(unit.of_history, target[rows].unsqueeze(1), unit.of_product)
                 hidden = torch.baddbmm(of_target[rows].unsqueeze(1), e, matrices.mT).flatten(0, 1)
@@ -159,25 +123,113 @@ class _AttentionSums(torch.autograd.Function):
                 sums = _plain_sums(inputs[0], places, there, inputs[1], inputs[2], _unit_of(inputs[3:]))
             return None, None, None, *by_autograd(sums, inputs, ctx.needs_input_grad[3:], d_sums)
         gradients = [torch.zeros_like(tensor) for tensor in inputs]
-        vectors, target, of_target, unit = *inputs[:3], _unit_of(inputs[3:])
-        d_vectors, d_target, d_of_target, d_unit = *gradients[:3], _unit_of(gradients[3:])
+        vectors, target, of_target, *weights = inputs
+        unit = _unit_of(weights)
+        back = (_OneLayer if len(unit.slopes) == 1 else _Layers)(target, of_target, unit, gradients)
         with torch.autocast("cpu", enabled=False):
-            for rows, length in _blocks(ctx.lengths):
-                chosen, t = places[rows, :length].reshape(-1), target[rows].unsqueeze(1)
+            for rows, length in blocks(ctx.lengths):
+                chosen = places[rows, :length].reshape(-1)
                 e = vectors.index_select(0, chosen).view(-1, length, vectors.shape[1])
-                matrices = torch.addcmul(unit.of_history, t, unit.of_product)
-                hidden = torch.baddbmm(of_target[rows].unsqueeze(1), e, matrices.mT).flatten(0, 1)
+                matrices = torch.addcmul(unit.of_history, target[rows].unsqueeze(1), unit.of_product)
+                hidden = torch.baddbmm(of_target[rows].unsqueeze(1), e, matrices.mT)
                 d_a = torch.bmm(e, d_sums[rows].unsqueeze(2)).squeeze(2).mul_(there[rows, :length])
-                d_hidden = _back_through_layers(hidden, d_a.view(-1, 1), unit, d_unit).view(-1, length, hidden.shape[1])
-                torch.sum(d_hidden, 1, out=d_of_target[rows])
-                d_matrices = torch.bmm(d_hidden.mT, e)
-                d_unit.of_history.add_(d_matrices.sum(0))
-                torch.sum(d_matrices * unit.of_product, 1, out=d_target[rows])
-                d_unit.of_product.add_(d_matrices.mul_(t).sum(0))
-                d_e = torch.bmm(d_hidden, matrices)
-                d_e.baddbmm_(a[rows, :length].unsqueeze(2), d_sums[rows].unsqueeze(1))
-                d_vectors.index_add_(0, chosen, d_e.flatten(0, 1))
+                d_e = back.through_block(rows, e, matrices, hidden, d_a, a[rows, :length], d_sums[rows])
+                gradients[0].index_add_(0, chosen, d_e.flatten(0, 1))
+            back.finish()
         return None, None, None, *gradients
+
+
+class _Layers:
+    """The way back through the unit, block by block: any number of hidden layers.
+
+    Args:
+        target, of_target: t and c of all rows.
+        unit: the weights.
+        gradients: those of vectors, t, c and the weights, to be added to.
+    """
+
+    def __init__(self, target: Tensor, of_target: Tensor, unit: UnitWeights, gradients: Sequence[Tensor]) -> None:
+        self.target, self.of_target, self.unit = target, of_target, unit
+        _, self.d_target, self.d_of_target, *d_weights = gradients
+        self.d_unit = _unit_of(d_weights)
+
+    def through_block(
+        self, rows: slice, e: Tensor, matrices: Tensor, hidden: Tensor, d_a: Tensor, a: Tensor, d_sums: Tensor
+    ) -> Tensor:
+        """Return the gradient of e (B, L, D) of some rows, and add those of the other inputs.
+
+        Args:
+            rows: which rows.
+            e: their vectors (B, L, D).
+            matrices: M_t (B, H, D), which may be overwritten.
+            hidden: M_t e + c_t (B, L, H).
+            d_a: gradient of the unit's outputs (B, L).
+            a: the outputs (B, L).
+            d_sums: gradient of v (B, D).
+        """
+        unit, d_unit, t = self.unit, self.d_unit, self.target[rows].unsqueeze(1)
+        d_hidden = _back_through_layers(hidden.flatten(0, 1), d_a.view(-1, 1), unit, d_unit).view_as(hidden)
+        torch.sum(d_hidden, 1, out=self.d_of_target[rows])
+        d_matrices = torch.bmm(d_hidden.mT, e)
+        d_unit.of_history.add_(d_matrices.sum(0))
+        torch.sum(d_matrices * unit.of_product, 1, out=self.d_target[rows])
+        d_unit.of_product.add_(d_matrices.mul_(t).sum(0))
+        d_e = torch.bmm(d_hidden, matrices)
+        return d_e.baddbmm_(a.unsqueeze(2), d_sums.unsqueeze(1))
+
+    def finish(self) -> None:
+        """Add what is computed once, after all blocks."""
+
+
+class _OneLayer(_Layers):
+    """The same for one hidden layer, as in the paper, which needs a single pass over the hidden units.
+
+    With q_l = dL/da_l [M e_l + c > 0] (H), and the slope s and the last weights w, the gradient of M e_l + c is
+    w * ((1 - s) q_l + s dL/da_l). So the gradients of all weights follow from sums over the positions of a row,
+
+        P = sum_l q_l e_l^T (H, D),   p = sum_l q_l (H),   A = sum_l dL/da_l e_l (D),   alpha = sum_l dL/da_l,
+
+    as sum_l dL/da_l max(0, M e_l + c) = the diagonal of M P^T, plus c * p, and without the maximum it is M A + c alpha.
+    """
+
+    def __init__(self, target: Tensor, of_target: Tensor, unit: UnitWeights, gradients: Sequence[Tensor]) -> None:
+        super().__init__(target, of_target, unit, gradients)
+        self.slope, self.w = unit.slopes[0].item(), unit.weights[0].t()  # w (H, 1)
+        self.w_product = self.w * unit.of_product
+        self.p, self.d_a = torch.zeros_like(of_target), of_target.new_zeros(len(target), 1)
+        self.d_a_e = torch.zeros_like(target)
+        self.sum_p, self.sum_p_t = torch.zeros_like(unit.of_history), torch.zeros_like(unit.of_history)
+
+    def through_block(
+        self, rows: slice, e: Tensor, matrices: Tensor, hidden: Tensor, d_a: Tensor, a: Tensor, d_sums: Tensor
+    ) -> Tensor:
+        """Return the gradient of e, as `_Layers` does."""
+        q = torch.ops.aten.threshold_backward(d_a.unsqueeze(2).expand_as(hidden), hidden, 0.0)
+        torch.sum(q, 1, out=self.p[rows])
+        torch.sum(d_a, 1, keepdim=True, out=self.d_a[rows])
+        torch.bmm(d_a.unsqueeze(1), e, out=self.d_a_e[rows].unsqueeze(1))
+        products = torch.bmm(q.mT, e)
+        self.sum_p.add_(products.sum(0))
+        torch.sum(products * self.w_product, 1, out=self.d_target[rows])
+        self.sum_p_t.add_(products.mul_(self.target[rows].unsqueeze(1)).sum(0))
+        weighted = matrices.mul_(self.w)
+        left = torch.stack([d_a, a], dim=2)
+        right = torch.stack([weighted.sum(1).mul_(self.slope), d_sums], dim=1)
+        return torch.bmm(left, right).baddbmm_(q, weighted, alpha=1 - self.slope)
+
+    def finish(self) -> None:
+        """Add the gradients of the weights."""
+        unit, d_unit, s, w, c = self.unit, self.d_unit, self.slope, self.w, self.of_target
+        d_a_e_t = self.d_a_e * self.target
+        self.d_target.mul_(1 - s).addcmul_(self.d_a_e, self.w_product.sum(0), value=s)
+        self.d_of_target.copy_(w.t() * ((1 - s) * self.p + s * self.d_a))
+        d_unit.of_history.add_(w * ((1 - s) * self.sum_p + s * self.d_a_e.sum(0)))
+        d_unit.of_product.add_(w * ((1 - s) * self.sum_p_t + s * d_a_e_t.sum(0)))
+        positive = (unit.of_history * self.sum_p + unit.of_product * self.sum_p_t).sum(1) + (c * self.p).sum(0)
+        whole = unit.of_history @ self.d_a_e.sum(0) + unit.of_product @ d_a_e_t.sum(0) + (c * self.d_a).sum(0)
+        d_unit.weights[0].add_((s * whole + (1 - s) * positive).unsqueeze(0))
+        d_unit.biases[0].add_(self.d_a.sum())
+        d_unit.slopes[0].add_(torch.dot(w.squeeze(1), whole - positive))
 
 
 def _back_through_layers(hidden: Tensor, d_out: Tensor, unit: UnitWeights, d_unit: UnitWeights) -> Tensor:

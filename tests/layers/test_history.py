@@ -6,7 +6,7 @@ import torch
 from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.history import TargetAttention
-from recbole_msr.layers.target_attention import Sequences
+from recbole_msr.layers.sequences import Sequences
 
 NOT_FEATURES = {"scenario", "label_click", "label_like"}
 

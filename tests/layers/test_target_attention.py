@@ -7,7 +7,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from recbole_msr.layers.history import TargetAttention
 from recbole_msr.layers.manual_backward import plain_operations
-from recbole_msr.layers.target_attention import Sequences
+from recbole_msr.layers.sequences import Sequences
 
 
 def histories(n_rows, length, n_vectors=7, size=3, dtype=torch.double):
