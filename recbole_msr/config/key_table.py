@@ -415,12 +415,13 @@ KEYS: Mapping[str, Key] = {
                 alpha=either(number(), choice("none")),
                 dynamic=either(flag(), choice("none")),
                 candidate_num=either(whole(0), choice("none")),
+                same_scenario=flag(),
             )
         ),
         Need(
-            lambda run, value: not run.has_tasks or value is None or value.get("distribution") == "none",
-            "must be ~: labels are read from the data here, so no negatives may be sampled "
-            "(with several tasks, a sampled row would carry the labels of another)",
+            lambda run, value: run.has_tasks or value is None or not value.get("same_scenario"),
+            "has same_scenario, which is read where tasks are declared, and none are",
+            refused="always",
         ),
     ),
     "neg_sampling": _key(anything(), _never("has been replaced in RecBole by train_neg_sample_args")),

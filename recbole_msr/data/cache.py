@@ -42,6 +42,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from recbole_msr.data.history import HistoryRows, data_key
+from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
 from recbole_msr.files.json import mismatch, read_json
@@ -99,6 +100,8 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
     made_by["history"] = data_key(config)
+    if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then
+        made_by["positives"] = True
     made_by["files"] = {
         suffix: remembered_digest(path, Path(cache_root(config["cache_dir"]), ".digests"))
         for suffix in _TABLES

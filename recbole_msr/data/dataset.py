@@ -31,11 +31,13 @@ from recbole_msr.data.history import (
 )
 from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
+from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, check_evaluated, reads_positives
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.evaluation.ranking_mode import ranks
 from recbole_msr.schema import (
     MISSING_LABEL,
     SCENARIO_FIELD,
@@ -115,6 +117,7 @@ class ScenarioDataset(ColumnarDataset):
             raise InputError("a multi-scenario dataset needs tasks, e.g. tasks: {click: {field: rating, at_least: 4}}")
         self.schema = schema
         self.history_settings = HistorySettings.from_config(config)
+        self._samples_negatives = NegativeSettings.from_config(config) is not None
         self._restored = False
         self._all_views: list[ScenarioDataset] | None = None
         self._turn: Any = None
@@ -350,6 +353,7 @@ class ScenarioDataset(ColumnarDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
+        self._add_label_of_positives()
         wanted = {f"task '{task.name}'": task.field for task in self.schema.tasks}
         wanted |= {f"task '{task.name}': weight": task.weight for task in self.schema.tasks if task.weight is not None}
         if self.schema.scenario.field is not None:
@@ -385,6 +389,26 @@ class ScenarioDataset(ColumnarDataset):
             if field in self.field2type and field not in sources:
                 raise InputError(f"the data have a field '{field}', a name this package needs: rename it in the files")
 
+    def _add_label_of_positives(self) -> None:
+        """Give a log that has no labels the label 1 in every row, where a task is read from it and negatives are drawn.
+
+        Raises:
+            InputError: the main task is this one, and the rows are to be evaluated by their labels, all of which are 1.
+        """
+        if not self._lacks_labels() or LABEL_OF_POSITIVES in self.field2type:
+            return
+        check_evaluated(self.config, self.schema, self._file("inter").name)
+        self.inter_feat[LABEL_OF_POSITIVES] = np.ones(len(self.inter_feat))
+        self.set_field_property(LABEL_OF_POSITIVES, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+
+    def _lacks_labels(self) -> bool:
+        """Return whether a task is read from the label that a log of positives need not have, and it has none."""
+        if not self._samples_negatives or not any(reads_positives(task) for task in self.schema.tasks):
+            return False
+        path = self._file("inter")
+        separator, encoding = self.config["field_separator"], self.config["encoding"]
+        return not path.is_file() or LABEL_OF_POSITIVES not in read_header(str(path), separator, encoding)
+
     def _check_weight_field(self, task: str, field: str) -> None:
         if self.field2source[field] != FeatureSource.INTERACTION or self.field2type[field] != FeatureType.FLOAT:
             where = getattr(self.field2source[field], "value", self.field2source[field])
@@ -414,6 +438,7 @@ class ScenarioDataset(ColumnarDataset):
         if load:  # a list of columns: what is declared elsewhere need not be listed again
             if source == FeatureSource.INTERACTION:
                 load = load | {task.field for task in self.schema.tasks}
+                load = load - ({LABEL_OF_POSITIVES} if self._lacks_labels() else set())
                 load = load | {task.weight for task in self.schema.tasks} - {None}
             listed = {field for fields in self.config["load_col"].values() if fields != "*" for field in fields}
             load = load | {self.schema.scenario.field} - listed - {None}
@@ -804,13 +829,14 @@ class ScenarioDataset(ColumnarDataset):
         """Tell which scenarios have too few rows, or one class, in a split."""
         logger = logging.getLogger(__name__)
         least = self.config["min_scenario_rows"] or 1
+        by_label = not (self._samples_negatives and ranks(self.config))  # else one label is no fault
         for number, split in enumerate(SPLITS):
             for index, name in enumerate(self.scenario_names):
                 rows = self.cells["rows"][number][index]
                 if rows < least:
                     logger.warning("scenario '%s' has %d rows in the %s split", name, rows, split)
                     continue
-                for task in self.schema.tasks:
+                for task in self.schema.tasks if by_label else ():
                     counts = self.cells["labels"][task.name][number]
                     classes = [value for value in (0, 1) if counts[value][index]]
                     if len(classes) < 2:

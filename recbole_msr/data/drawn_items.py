@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_msr.data.item_pools import ItemPool, draw_others
 from recbole_msr.data.item_sets import ItemSets
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.ranking_mode import Mode
@@ -72,19 +73,10 @@ def draw_items(
     each = n_draws * mode.number
     owner = np.repeat(np.arange(n_lists), each)
     turn = (np.arange(len(owner)) - np.repeat(np.cumsum(each) - each, each)) // mode.number
-    drawn = np.zeros(len(owner), dtype=np.int64)
-    for number, possible in enumerate(choices):
-        pool = np.flatnonzero(possible & (weights > 0)) if mode.draw == "pop" else np.flatnonzero(possible)
+    pools = [_pool(mode, possible, weights) for possible in choices]
+    for number, pool in enumerate(pools):
         _check_left(mode, np.flatnonzero(kind == number), met, pool)
-        share = np.cumsum(weights[pool].astype(np.float64))
-        wanted = np.flatnonzero(kind[owner] == number)
-        while len(wanted):
-            if mode.draw == "pop":
-                place = np.searchsorted(share, rng.random(len(wanted)) * share[-1], side="right")
-            else:
-                place = rng.integers(len(pool), size=len(wanted))
-            drawn[wanted] = pool[place]
-            wanted = wanted[met.contains(owner[wanted], drawn[wanted])]
+    drawn = draw_others(pools, kind[owner], owner, met, rng)
     drawn[_repeated(owner, drawn)] = 0
     own, items = positives.pairs(np.arange(n_lists))
     order = np.argsort(np.concatenate([own, owner]), kind="stable")
@@ -95,11 +87,13 @@ def draw_items(
     )
 
 
-def _check_left(mode: Mode, lists: np.ndarray, met: ItemSets, pool: np.ndarray) -> None:
-    there = np.zeros(max(int(pool.max(initial=0)), int(met.items.max(initial=0))) + 1, dtype=bool)
-    there[pool] = True
-    place, items = met.pairs(lists)
-    left = len(pool) - np.bincount(place[there[items]], minlength=len(lists))
+def _pool(mode: Mode, possible: np.ndarray, weights: np.ndarray) -> ItemPool:
+    items = np.flatnonzero(possible & (weights > 0) if mode.draw == "pop" else possible)
+    return ItemPool(items, weights[items] if mode.draw == "pop" else None)
+
+
+def _check_left(mode: Mode, lists: np.ndarray, met: ItemSets, pool: ItemPool) -> None:
+    left = pool.left(lists, met)
     few = left < mode.number
     if few.any():
         raise InputError(

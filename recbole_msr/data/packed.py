@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_msr.data.negative_rows import DrawnRows, NegativeRows
+from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.ranked_lists import RankedLists, ranked_lists
 from recbole_msr.data.rows import Packed, PackedRows, pack_dataset
 from recbole_msr.threads import local_processes
@@ -31,8 +33,10 @@ class PackedTable:
         scenario_names: those of the dataset; None where it knows no scenarios.
         lists: the lists whose fields the rows are; None for rows of a split.
         listed: of a split that is evaluated by ranked lists, the table of these; None for others.
+        negatives: of a training split, the rows that are drawn for its positives; None where none are.
     """
 
+    negatives: NegativeRows | None = None
     lists: RankedLists | None = None
     listed: PackedTable | None = None
 
@@ -54,13 +58,17 @@ class PackedTable:
     def for_run(cls, dataset: Any, config: Any) -> PackedTable:
         """Pack a split on the device that `data_device` names, or on the best one for the device that trains.
 
-        A validation or test split has its ranked lists with it, where the configuration asks for these.
+        A validation or test split has its ranked lists with it, a training split its negatives, where the configuration
+        asks for these.
         """
         device = config["device"]
         if local_processes(config["lightning"]) > 1:  # each has a GPU of its own, which this one does not know yet
             device = torch.device("cpu")
         device = table_device(config["data_device"], device, _packed(dataset).size)
         table = cls(dataset, device)
+        settings = NegativeSettings.from_config(config) if getattr(dataset, "split_name", None) == "train" else None
+        if settings is not None:
+            table.negatives = NegativeRows(dataset, _packed(dataset), settings, device)
         lists = ranked_lists(dataset, config) if getattr(dataset, "split_name", None) in ("valid", "test") else None
         if lists is not None:
             whole = table if dataset.every_label is dataset else cls(dataset.every_label, device)
@@ -80,6 +88,7 @@ class PackedTable:
         part._length = len(rows)
         part._tokens, part._floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
         part._others = {name: column[rows] for name, column in self._others.items()}
+        part.negatives = None if self.negatives is None else self.negatives.part(rows)
         return part
 
     def __len__(self) -> int:
@@ -100,8 +109,13 @@ class PackedTable:
         """
         return self.columns(self.gather(rows))
 
-    def gather(self, rows: torch.Tensor | slice) -> dict[str, torch.Tensor]:
-        """Return the numbers of the rows as they are kept, on the tables' device; `columns` makes a batch of them."""
+    def gather(self, rows: torch.Tensor | slice, drawn: DrawnRows | None = None) -> dict[str, torch.Tensor]:
+        """Return the numbers of the rows as they are kept, on the tables' device; `columns` makes a batch of them.
+
+        Args:
+            rows: as in `batch`.
+            drawn: the items drawn for an epoch, whose rows then follow.
+        """
         if isinstance(rows, slice):
             tokens, floats = self._tokens[rows], self._floats[rows]
         else:
@@ -110,6 +124,10 @@ class PackedTable:
             tokens, floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
         parts = {"tokens": tokens, "floats": floats}
         parts |= {f"/{name}": column[rows] for name, column in self._others.items()}
+        if drawn is not None:
+            numbers = torch.arange(len(self), device=self.device)[rows] if isinstance(rows, slice) else rows
+            parts = drawn.extend(numbers, parts)
+            tokens = parts["tokens"]
         for place, columns in self._looked_up:
             ids = tokens[:, place]
             parts |= {f"/{name}": column[ids] for name, column in columns.items()}
@@ -189,26 +207,30 @@ class EpochOrder:
 
     It follows from the seed and the epoch alone, so that it is the same for any number of workers or processes and
     after a resume.
+
+    Attributes:
+        seed: the seed.
+        epoch: the epoch whose order is drawn next, counted from 0.
     """
 
     def __init__(self, length: int, seed: int, shuffle: bool = True) -> None:
-        self._length, self._seed, self._shuffle = length, seed, shuffle
+        self._length, self.seed, self._shuffle = length, seed, shuffle
         self._drawn = -1
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order is drawn next, counted from 0."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def rows(self) -> torch.Tensor | None:
         """Row numbers (N,) of the current epoch; None for the rows as they stand."""
         if not self._shuffle:
             return None
-        if self._epoch < self._drawn or self._drawn < 0:
+        if self.epoch < self._drawn or self._drawn < 0:
             self._generator = torch.Generator()
-            self._generator.manual_seed(self._seed)
+            self._generator.manual_seed(self.seed)
             self._drawn = -1
-        while self._drawn < self._epoch:
+        while self._drawn < self.epoch:
             # RecBole's loader is a torch DataLoader: each pass draws a seed for workers, a permutation, and a second
             # permutation of which it takes nothing.
             torch.empty((), dtype=torch.int64).random_(generator=self._generator)
@@ -228,7 +250,8 @@ class PackedLoader:
 
     Args:
         table: the rows.
-        batch_size: rows a batch, over all processes.
+        batch_size: rows a batch, over all processes. With N negatives for each positive, as many of them count, as in
+            RecBole: a batch has batch_size / (1 + N) rows of the table, and the negatives of these.
         order: the order of the rows for training; None for evaluation.
         rank, world_size: which of how many processes this is.
         ahead: the device to which the next batch is copied while one is worked on; None where the tables live there.
@@ -243,7 +266,9 @@ class PackedLoader:
         world_size: int = 1,
         ahead: torch.device | None = None,
     ) -> None:
-        self.table, self.batch_size, self.order = table, max(int(batch_size), world_size), order
+        self._negatives = table.negatives if order is not None else None
+        times = 1 if self._negatives is None else 1 + self._negatives.number
+        self.table, self.batch_size, self.order = table, max(int(batch_size) // times, world_size, 1), order
         self.rank, self.world_size, self.ahead = rank, world_size, ahead
         if order is not None:
             self.sampler, self.batch_sampler = order, None  # Lightning calls sampler.set_epoch before every epoch
@@ -254,22 +279,41 @@ class PackedLoader:
         return full + (rest >= needed)
 
     def rows_of(self, number: int) -> int:
-        """Rows of a batch, over all processes."""
-        return max(0, min(self.batch_size, len(self.table) - number * self.batch_size))
+        """Rows of a batch, over all processes, with its negatives."""
+        start = number * self.batch_size
+        return self._with_negatives(slice(start, min(start + self.batch_size, len(self.table))))
+
+    def _with_negatives(self, places: slice) -> int:
+        """Return the rows at some places of the order, with the negatives of these."""
+        count = len(range(*places.indices(len(self.table))))
+        if self._negatives is None:
+            return count
+        rows = self.order.rows() if self.order is not None else None
+        is_positive = self._negatives.is_positive[places if rows is None else rows[places]]
+        return count + self._negatives.number * int(is_positive.sum())
 
     def weight(self, number: int) -> float:
         """W n / N of a training batch, for n rows of this process among the N of all W.
 
         The mean over processes of what each has as a mean over its own rows, times this, is the mean over the N rows.
         """
-        rows = self.rows_of(number)
-        own = len(range(self.rank, rows, self.world_size))
-        return own * self.world_size / rows
+        start = number * self.batch_size
+        end = min(start + self.batch_size, len(self.table))
+        own = self._with_negatives(slice(start + self.rank, end, self.world_size)) if start + self.rank < end else 0
+        return own * self.world_size / self.rows_of(number)
 
     def __iter__(self) -> Iterator[Interaction]:
         if self.ahead is None:
-            return map(self.table.batch, self._parts())
-        return _sent_ahead(self.table, self._parts(), self.ahead)
+            return map(self.table.columns, self._gathered())
+        return _sent_ahead(self.table, self._gathered(), self.ahead)
+
+    def _gathered(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Return what each batch is made of; an epoch's items are drawn when the first one is asked for."""
+        drawn = None
+        if self._negatives is not None and self.order is not None:
+            drawn = self._negatives.draw(self.order.seed, self.order.epoch)
+        for rows in self._parts():
+            yield self.table.gather(rows, drawn)
 
     def _parts(self) -> Iterator[torch.Tensor | slice]:
         """Return the rows of every batch."""
@@ -287,13 +331,12 @@ class PackedLoader:
 
 
 def _sent_ahead(
-    table: PackedTable, parts: Iterator[torch.Tensor | slice], device: torch.device
+    table: PackedTable, parts: Iterator[dict[str, torch.Tensor]], device: torch.device
 ) -> Iterator[Interaction]:
-    """Batches on a device, each sent there before the one before it is worked on."""
+    """Batches on a device, of what was gathered for each, sent there before the one before it is worked on."""
     side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def send(rows: torch.Tensor | slice) -> tuple[dict[str, torch.Tensor], Any]:
-        gathered = table.gather(rows)
+    def send(gathered: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], Any]:
         if side is None:
             return {name: part.to(device) for name, part in gathered.items()}, None
         with torch.cuda.stream(side):  # only from pinned memory does a copy run beside other work
@@ -309,8 +352,8 @@ def _sent_ahead(
         return table.columns(sent)
 
     waiting = None
-    for rows in parts:
-        sent = send(rows)
+    for gathered in parts:
+        sent = send(gathered)
         if waiting is not None:
             yield receive(*waiting)
         waiting = sent

@@ -17,6 +17,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from recbole.utils import EvaluatorType, InputType
 
 from recbole_msr.config.build import plain_settings
+from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.ranking_mode import metric_names, ranks
@@ -69,10 +70,10 @@ class LightningTrainer:
             raise InputError(
                 f"{config['model']} does not learn row by row; it needs RecBole's trainer (trainer: recbole)"
             )
-        if config["train_neg_sample_args"]["distribution"] != "none":
+        if config["train_neg_sample_args"]["distribution"] != "none" and NegativeSettings.from_config(config) is None:
             raise InputError(
-                "labels are read from the data here, so no negatives may be sampled: set train_neg_sample_args: ~ "
-                "(with several tasks, a sampled row would carry the labels of another)"
+                f"labels are read from the data here, and {config['model']} samples negatives by default: set "
+                "train_neg_sample_args: ~, or declare tasks and say how they are sampled"
             )
         modes = config["eval_args"]["mode"]
         if not ranks(config):

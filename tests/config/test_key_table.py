@@ -115,7 +115,7 @@ WRONG = {
     "seq_len ": [{"class": 0}, {"class": 1.5}, {"class": None}],
     "val_interval ": [{"timestamp": "10"}, {"timestamp": 5}],
     "discretization ": [{"price": {"method": "XX"}}, {"price": 5}, {"price": {"method": "ED", "bucket": 0}}],
-    "train_neg_sample_args": [5, {"distribution": "even"}, {"sample_num": 0}, {"sampled": 1}],
+    "train_neg_sample_args": [5, {"distribution": "even"}, {"sample_num": 0}, {"sampled": 1}, {"same_scenario": 2}],
     "eval_args": [
         *MAP[1:],
         *({"split": split} for split in ([8, 1, 1], {"RS": [8, -1, 1]}, {"RS": [8, 1]}, {"RS": "8;1;1"})),
@@ -230,7 +230,6 @@ REFUSED = {
     "additional_feat_suffix": ["itememb"],
     "LABEL_FIELD": "nothing",
     "threshold": {"rating": 3},
-    "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1},
     "neg_sampling": {"uniform": 1},
     "training_neg_sample_num": 1,
     "eval_step": 0,
@@ -330,6 +329,7 @@ CHANGES = {
     "data_path": ("nowhere", {}),
     "seed": (7, {}),
     "shuffle": (False, {}),
+    "train_neg_sample_args": ({"distribution": "uniform", "sample_num": 1}, {}),
     "epochs": (2, {}),
     "train_batch_size": (50, {}),
     "learner": ("sgd", {}),
@@ -468,6 +468,8 @@ def test_runs_of_recbole_alone_keep_its_own_keys_and_are_told(model):
     ):
         with pytest.raises(InputError, match=f"^{key} is "):
             built(model, **{key: value})
+    with pytest.raises(InputError, match=r"^train_neg_sample_args has same_scenario, which is read where tasks"):
+        built(model, train_neg_sample_args={"distribution": "uniform", "sample_num": 1, "same_scenario": True})
     assert unread_notes(built("SASRec", MAX_ITEM_LIST_LENGTH=5, train_neg_sample_args=None)) == []
     assert unread_notes(built("LightGCN", require_pow=True)) == []
     assert unread_notes(built("BPR", topk=[5], repeatable=True, worker=2)) == []

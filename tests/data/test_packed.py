@@ -109,6 +109,7 @@ class _Rows:
     """A table whose batch is its row numbers."""
 
     device = torch.device("cpu")
+    negatives = None
 
     def __init__(self, length):
         self._rows = torch.arange(length)
@@ -116,8 +117,11 @@ class _Rows:
     def __len__(self):
         return len(self._rows)
 
-    def batch(self, rows):
+    def gather(self, rows, drawn=None):
         return self._rows[rows]
+
+    def columns(self, gathered):
+        return gathered
 
 
 SIZES = [(1, 4), (2, 4), (5, 4), (8, 4), (9, 4), (10, 4), (11, 4), (12, 4), (7, 100), (23, 7)]
@@ -186,7 +190,7 @@ def test_batches_sent_ahead_are_the_same_and_one_batch_ahead(make_dataset):
     _, train = make_dataset(3, **FIELDS)
     table, gathered = PackedTable(train), []
     gather = table.gather
-    table.gather = lambda rows: gathered.append(len(rows)) or gather(rows)
+    table.gather = lambda rows, drawn: gathered.append(len(rows)) or gather(rows, drawn)
     ahead = PackedLoader(table, 50, EpochOrder(len(table), 5), ahead=torch.device("cpu"))
     for number, (one, other) in enumerate(
         zip(ahead, PackedLoader(PackedTable(train), 50, EpochOrder(len(table), 5)), strict=True)

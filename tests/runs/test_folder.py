@@ -159,7 +159,7 @@ WRONG = {
     "an unknown option of Lightning": {"lightning": {"precison": "16-mixed"}},
     "an unknown optimiser": {"learner": "adamm"},
     "an unknown scheduler": {"lr_scheduler": {"name": "CosineAnealingLR"}},
-    "sampled negatives": {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}},
+    "negatives by scores": {"train_neg_sample_args": {"distribution": "uniform", "dynamic": True}},
 }
 
 

@@ -318,7 +318,7 @@ def test_options_reach_lightning_and_unknown_ones_are_refused(tiny_data, tmp_pat
         ({"lr_scheduler": {"name": "Cosine"}}, "has no class 'Cosine'"),
         ({"epochs": "many"}, "epochs must be a whole number"),
         ({"learning_rat": 0.1}, "'learning_rat'; did you mean 'learning_rate'"),
-        ({"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}}, "no negatives may be sampled"),
+        ({"train_neg_sample_args": {"distribution": "uniform", "dynamic": True}}, "draws by the model's scores"),
         ({"metrics": ["Recall"], "valid_metric": "Recall@10"}, "metrics Recall are of ranked lists"),
     ],
 )

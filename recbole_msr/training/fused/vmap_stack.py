@@ -90,6 +90,8 @@ class Stack:
             return None
         if any(getattr(part, "sparse", False) is True for part in members[0].model.modules()):
             return None
+        if train.negatives is not None and not train.negatives.only_positives:
+            return None  # batches of different orders have different numbers of sampled rows
         rows = train.batch(slice(0, _PROBE_ROWS)).to(members[0].config["device"])
         before = [{name: buffer.clone() for name, buffer in m.model.named_buffers()} for m in members]
         states = [member.random.copy() for member in members]

@@ -363,7 +363,7 @@ NESTED: dict[str, list[Any]] = {
     "train_neg_sample_args": [{"distribution": "uniform", "sample_num": 1}, {"distribution": "none"}, {"a": 1}],
 }  # fmt: skip
 ACCEPTABLE = {
-    ("eval_args", 0), ("clip_grad_norm", 6), ("lightning", 0),
+    ("eval_args", 0), ("clip_grad_norm", 6), ("lightning", 0), ("train_neg_sample_args", 0),
 }  # fmt: skip
 
 
