@@ -133,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_data,
         _add_predict,
         _add_recommend,
+        _add_serve,
         _add_explain,
         _add_search,
         _add_compare,
@@ -189,6 +190,14 @@ def _add_recommend(commands: Any, common: argparse.ArgumentParser) -> None:
     recommend.add_argument("--candidates", metavar="FILE", help="items to choose from (default: all trained on)")
     recommend.add_argument("--score", metavar="FORMULA", help="such as 'click * buy' (default: the first task)")
     recommend.add_argument("--exclude-seen", action="store_true", help="leave out items of the user's rows in the data")
+
+
+def _add_serve(commands: Any, common: argparse.ArgumentParser) -> None:
+    serve = commands.add_parser("serve", parents=[common], help="answer requests for scores and lists over HTTP")
+    serve.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or of an ensemble")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
+    serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="rows of a request (default: 10000)")
 
 
 def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -378,6 +387,14 @@ def _recommend(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(parsed: argparse.Namespace) -> int:
+    with importing():
+        from recbole_msr.runs.serve import serve
+
+    serve(parsed.run, parsed.host, parsed.port, parsed.max_rows)
+    return 0
+
+
 def _explain(parsed: argparse.Namespace) -> int:
     from recbole_msr.report.run.agreement_page import write_agreement
     from recbole_msr.report.run.explain_page import write_explanation
@@ -437,6 +454,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "data": _data,
     "predict": _predict,
     "recommend": _recommend,
+    "serve": _serve,
     "explain": _explain,
     "search": _search,
     "compare": _compare,

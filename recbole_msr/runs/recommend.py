@@ -191,6 +191,11 @@ def recommend(run: Any, users: pd.DataFrame | Sequence[Any], **options: Any) -> 
     recommender = Recommender(run, **options)
     if not isinstance(users, pd.DataFrame):
         users = pd.DataFrame({recommender.user_field: [as_token(user) for user in users]})
+    return recommend_with(recommender, users)
+
+
+def recommend_with(recommender: Recommender, users: pd.DataFrame) -> pd.DataFrame:
+    """Return the lists of the users of a table, a part at a time."""
     if users.columns.duplicated().any():
         raise InputError("the users' rows have two columns of one name")
     columns = {str(name): arrow_column(users[name]) for name in users.columns}
