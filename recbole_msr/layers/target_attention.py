@@ -84,8 +84,8 @@ def _plain_sums(
 
 def _unit_of(weights: Sequence[Tensor]) -> UnitWeights:
     depth = (len(weights) - 2) // 3
-    rest = [weights[2 + k * depth : 2 + (k + 1) * depth] for k in range(3)]
-    return UnitWeights(*weights[:2], *rest)
+    slopes, matrices, biases = (weights[2 + k * depth : 2 + (k + 1) * depth] for k in range(3))
+    return UnitWeights(weights[0], weights[1], slopes, matrices, biases)
 
 
 class _AttentionSums(torch.autograd.Function):

@@ -86,6 +86,9 @@ def ensemble_gains(
         What `gains` returns.
     """
     found = _untested(settings, others, seeds)
+    for of in found.values():
+        if of is not None and of["reason"] is not None:
+            of["reason"] = "it was not tested with a fresh seed"
 
     def differences_to(tested: Mapping[int, FrozenTrial]) -> dict[int, dict[str, Difference]]:
         finals, own = _Finals(settings, shared), shared.rows.measure(scores)
