@@ -339,7 +339,7 @@ def _search(parsed: argparse.Namespace) -> int:
     sys.argv = [hide_password(word) for word in sys.argv]  # Weights & Biases keeps it
     result = search(**_options(parsed, SearchOptions), command=command)
     print_search(result.summary)
-    print_ensemble(result.summary)
+    print_ensemble(result.summary, result.folder)
     print(f"Files: {result.folder}")
     return 0
 

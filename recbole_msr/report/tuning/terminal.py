@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TextIO
 
 from rich import box
@@ -201,11 +202,12 @@ def _spread_text(spread: Mapping[str, Any], digits: str = ".4f") -> str:
     return f"{spread['mean']:{digits}}{deviation}"
 
 
-def print_ensemble(summary: Mapping[str, Any], *, file: TextIO | None = None) -> None:
+def print_ensemble(summary: Mapping[str, Any], folder: str | Path, *, file: TextIO | None = None) -> None:
     """Print the ensemble of a search beside its best model alone, if there is one.
 
     Args:
         summary: the content of a search's summary.json.
+        folder: the search's.
         file: where to; standard output by default.
     """
     ensemble = summary.get("ensemble")
@@ -215,4 +217,6 @@ def print_ensemble(summary: Mapping[str, Any], *, file: TextIO | None = None) ->
         console.print(_table("Ensemble", header, ensemble_rows(ensemble), 1))
         for sentence in ensemble_sentences(ensemble):
             console.print(Text(sentence))
-        console.print(Text(f"{ensemble_members(ensemble)}: recbole-msr predict --run takes its folder\n"))
+        console.print(Text(f"It is {ensemble_members(ensemble)}.\n"))
+        console.print(Text(f"For predict, recommend and serve: --run {Path(folder, ensemble['folder'])}"))
+        console.print(Text(f"One model alone, trial {ensemble['single']}: --run {Path(folder, 'best')}\n"))
