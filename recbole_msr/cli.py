@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_predict,
         _add_recommend,
         _add_serve,
+        _add_export,
         _add_explain,
         _add_search,
         _add_compare,
@@ -198,6 +199,16 @@ def _add_serve(commands: Any, common: argparse.ArgumentParser) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     serve.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="rows of a request (default: 10000)")
+
+
+def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
+    export = commands.add_parser("export", parents=[common], help="write a finished run's model as ONNX, with JSON")
+    export.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
+    export.add_argument("--out", required=True, metavar="DIR", help="folder to write the model to")
+    export.add_argument(
+        "--no-check", action="store_true", help="do not compare the scores of onnxruntime with those of the run"
+    )
+    export.add_argument("--knowledge_dir", metavar="DIR", help="folder of the run's knowledge, if it has moved")
 
 
 def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -395,6 +406,15 @@ def _serve(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _export(parsed: argparse.Namespace) -> int:
+    with importing():
+        from recbole_msr.runs.export.export import export_run
+
+    for line in export_run(parsed.run, parsed.out, not parsed.no_check, parsed.knowledge_dir):
+        print(line)
+    return 0
+
+
 def _explain(parsed: argparse.Namespace) -> int:
     from recbole_msr.report.run.agreement_page import write_agreement
     from recbole_msr.report.run.explain_page import write_explanation
@@ -455,6 +475,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "recommend": _recommend,
     "serve": _serve,
+    "export": _export,
     "explain": _explain,
     "search": _search,
     "compare": _compare,

@@ -24,7 +24,8 @@ FEWEST_ROWS = 100
 """Labelled validation rows that a map needs."""
 FEWEST_OF_A_CLASS = 10
 """Rows of each class that a map needs."""
-_EPSILON = 1e-7
+EPSILON = 1e-7
+"""Probabilities are kept so far from 0 and 1 before their logit is taken."""
 _LOG_TEMPERATURES = (-4.0, 4.0)
 
 
@@ -259,6 +260,6 @@ def _too_few(labels: np.ndarray) -> str | None:
 
 
 def _logit(probabilities: np.ndarray) -> np.ndarray:
-    p = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    p = np.clip(probabilities, EPSILON, 1 - EPSILON)
     found: np.ndarray = np.log(p) - np.log1p(-p)
     return found

@@ -149,13 +149,18 @@ COMPARISON = FolderKind(
     ("wandb", "workers"),
 )
 ENSEMBLE = FolderKind("an ensemble", ("ensemble.json",), ("ensemble.json", "members"))
+EXPORT = FolderKind(
+    "an exported model",
+    ("export.json",),
+    ("export.json", "vocabulary.json", "model.onnx", "model.onnx.data"),
+)
 KNOWLEDGE = FolderKind("knowledge", ("knowledge.json",), ("knowledge.json",))
 
 
 def holds(folder: str | Path) -> FolderKind | None:
     """Return the kind of a folder that a command made; None for any other folder, and for none."""
     folder = Path(folder)
-    return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, ENSEMBLE, RUN) if kind.is_in(folder)), None)
+    return next((kind for kind in (COMPARISON, SEARCH, KNOWLEDGE, ENSEMBLE, EXPORT, RUN) if kind.is_in(folder)), None)
 
 
 def is_dataset(folder: str | Path) -> bool:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.history import HistoryFeatures
 from recbole_msr.layers.interaction import BiInteraction, CrossNetwork, Part
+from recbole_msr.layers.tracing import is_exported
 from recbole_msr.options import Options
 
 _FEATURE_SOURCES = [
@@ -235,7 +237,7 @@ class FeatureEmbedding(nn.Module):
         """Return all parts of x but their interactions (B, ...)."""
         parts = self._of_tokens(interaction)
         for field, table in zip(self.token_seq_fields, self.seq_tables, strict=True):
-            parts.append(table(self._read_as(field, interaction[field])))
+            parts.append(_mean_of_bag(table, self._read_as(field, interaction[field])))
         # RecBole hands a numerical feature over as (value, bucket).
         numbers = {field: interaction[field] for field in self.float_fields}
         if self.numerical_as == "embedding":
@@ -275,7 +277,7 @@ class FeatureEmbedding(nn.Module):
         ids = self._read_as(field, ids)
         if field in self.token_seq_fields:
             bag = self.seq_tables[self.token_seq_fields.index(field)]
-            vectors: Tensor = bag(ids.reshape(-1, ids.shape[-1]))
+            vectors = _mean_of_bag(bag, ids.reshape(-1, ids.shape[-1]))
             return vectors.view(*ids.shape[:-1], vectors.shape[-1])
         number = self.token_fields.index(field)
         found: Tensor = self.table(ids + self.offsets[number]) if self.tables is None else self.tables[number](ids)
@@ -299,6 +301,17 @@ class FeatureEmbedding(nn.Module):
     def _read_as(self, field: str, ids: Tensor) -> Tensor:
         """Return the ids of a field (...); in evaluation 0 in place of those that no training row has."""
         return ids if self.training else ids.masked_fill(~self.has_seen(field, ids), 0)
+
+
+def _mean_of_bag(bag: nn.Module, ids: Tensor) -> Tensor:
+    """Return the mean vectors (B, K) of ids (B, S) by an `nn.EmbeddingBag`, 0 left out; zeros where there is no id."""
+    if not is_exported():
+        mean: Tensor = bag(ids)
+        return mean
+    there = (ids != 0).unsqueeze(2).float()  # ONNX has no bags
+    weight = bag.weight
+    assert isinstance(weight, Tensor)
+    return (F.embedding(ids, weight) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
 
 
 def embedding_widths(vocabularies: Mapping[str, int], size: int, exponent: float) -> dict[str, int]:

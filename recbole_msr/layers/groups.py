@@ -51,7 +51,7 @@ class Groups:
         """
         if self.per == "task" or self.n_scenarios == 1:
             return values
-        n_sets, n_rows = self.count // self.n_scenarios, len(scenario)
+        n_sets, n_rows = self.count // self.n_scenarios, scenario.shape[0]  # len() is a constant in an export
         first = torch.arange(n_sets, device=scenario.device).unsqueeze(1) * self.n_scenarios
         rows = torch.arange(n_rows, device=scenario.device)
         places = (first + scenario) * n_rows + rows  # of each row's own groups in the flattened values

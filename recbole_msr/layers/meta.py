@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
+from recbole_msr.layers.tracing import is_exported
 
 META_WEIGHTS = ("core", "low_rank", "full")
 """How a meta layer's matrix is made, see `MetaLayers`."""
@@ -179,6 +180,8 @@ def _times(x: Tensor, factor: Tensor) -> Tensor:
 
 def _by_group(x: Tensor, factors: Sequence[Tensor], bias: Tensor, group: Tensor) -> Tensor:
     """Return x W + b (B, D) with the W and b of each row's group: rows are put in the groups' order and back."""
+    if is_exported():  # all groups for all rows, then each row's own
+        return _every_group(x, factors, bias).gather(1, group.view(-1, 1, 1).expand(-1, 1, bias.shape[1])).squeeze(1)
     order = group.argsort(stable=True)
     sizes = group.bincount(minlength=len(bias)).tolist()
     parts = []
@@ -188,3 +191,14 @@ def _by_group(x: Tensor, factors: Sequence[Tensor], bias: Tensor, group: Tensor)
         parts.append(rows + bias[number])
     y = torch.cat(parts)
     return torch.empty_like(y).index_copy(0, order, y)
+
+
+def _every_group(x: Tensor, factors: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """Return x W + b (B, N, D) of rows x (B, D) with the W and b of every one of N groups."""
+    products = []
+    for number in range(bias.shape[0]):
+        rows = x
+        for factor in factors:
+            rows = rows @ (factor if factor.dim() == 2 else factor[number])
+        products.append(rows + bias[number])
+    return torch.stack(products, dim=1)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_msr.layers.tracing import count_below, is_exported
+
 _LARGEST_LOG = 88.0
 """exp of it is still a float32."""
 
@@ -78,7 +80,8 @@ class NumberTarget(nn.Module):
 
 def _interpolated(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Return the piecewise linear function through (xs, ys) at x (B,), constant beyond the ends; xs ascend strictly."""
-    right = torch.searchsorted(xs, x.contiguous()).clamp(1, len(xs) - 1)
+    place = count_below(x, xs) if is_exported() else torch.searchsorted(xs, x.contiguous())
+    right = place.clamp(1, len(xs) - 1)
     left = right - 1
     share = ((x - xs[left]) / (xs[right] - xs[left])).clamp(0, 1)
     return ys[left] + share * (ys[right] - ys[left])

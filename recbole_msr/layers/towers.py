@@ -54,7 +54,7 @@ class Towers(nn.Module):
         groups, reads = self.groups, None
         if self.inputs is not None and self.inputs.per != groups.per:
             z = self.inputs.pick(z, scenario)  # (T or 1, B, H)
-            if len(z) == 1:
+            if z.shape[0] == 1:
                 z = z.squeeze(0)
             elif groups.per == "scenario":
                 return self._own_output(z, scenario)
@@ -66,5 +66,7 @@ class Towers(nn.Module):
     def _own_output(self, z: Tensor, scenario: Tensor) -> Tensor:
         """Output t of each row's own tower at z_t; z (T, B, H)."""
         outputs = self.bank(z.flatten(0, 1))  # (M, T * B, T)
-        own = self.groups.pick(outputs, scenario.repeat(len(z))).squeeze(0).unflatten(0, (len(z), -1))  # (T, B, T)
+        own = (
+            self.groups.pick(outputs, scenario.repeat(z.shape[0])).squeeze(0).unflatten(0, (z.shape[0], -1))
+        )  # (T, B, T)
         return torch.diagonal(own, dim1=0, dim2=2)

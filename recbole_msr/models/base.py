@@ -19,6 +19,7 @@ from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.layers.task_chain import chain_losses, chain_probability, task_chains
+from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType
@@ -178,12 +179,17 @@ class MultiScenarioRecommender(ContextRecommender):
         x, scenario = self.embed(interaction), self.scenario_of(interaction)
         y = self.predictions(self.logits(x, scenario.clamp(min=0)))
         unknown = scenario < 0
+        if is_exported():  # all rows go the way of unknown ones too: a graph does not choose
+            return torch.where(unknown.unsqueeze(1), self._mean_predictions(x, scenario), y)
         if not unknown.any():
             return y
-        x, scenario = x[unknown], scenario[unknown]
+        return y.index_put((unknown,), self._mean_predictions(x[unknown], scenario[unknown]))
+
+    def _mean_predictions(self, x: Tensor, scenario: Tensor) -> Tensor:
+        """Return the mean (B, P) over scenarios, by their shares, of what each predicts for inputs x (B, D)."""
         each = [self.predictions(self.logits(x, torch.full_like(scenario, m))) for m in range(self.n_scenarios)]
         mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
-        return y.index_put((unknown,), self._with_quotients(mean) if self._chains else mean)
+        return self._with_quotients(mean) if self._chains else mean
 
     def _with_quotients(self, y: Tensor) -> Tensor:
         """Make the conditionals of predictions (B, P) the quotients of their tasks' probabilities."""

@@ -108,4 +108,4 @@ class HiNet(MultiScenarioRecommender):
             return self.towers(z).squeeze(-1).t()
         all_scenarios = self.towers(z, [t for t in range(self.n_outputs) for _ in range(self.n_scenarios)])
         by_task = torch.unflatten(all_scenarios, 0, (self.n_outputs, self.n_scenarios)).squeeze(-1)  # (T, M, B)
-        return by_task[:, scenario, torch.arange(len(scenario), device=z.device)].t()
+        return by_task[:, scenario, torch.arange(scenario.shape[0], device=z.device)].t()

@@ -17,6 +17,7 @@ from recbole_msr import registry
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.meta import META_WEIGHTS, MetaLayers
 from recbole_msr.layers.mlp import ACTIVATIONS
+from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeVectors, knowledge_name
 from recbole_msr.options import Options
@@ -152,6 +153,8 @@ class UserLevel(nn.Module):
         """Return x' (B, D) of rows x (B, D) and their users' ids (B,)."""
         if self.training or torch.is_grad_enabled():
             self.forget()
+            return self._moved(x, self.layers(x, self.generate(user)))
+        if is_exported():
             return self._moved(x, self.layers(x, self.generate(user)))
         if self.layers.is_light:
             return self._moved(x, self.layers(x, self._remember(user)))

@@ -17,6 +17,7 @@ from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
 from recbole_msr.layers.star import PartitionedNorm, StarLinear
+from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 
@@ -84,9 +85,11 @@ class STAR(MultiScenarioRecommender):
         if self.groups.per == "task":
             s_m = torch.cat([self._network(x, task) for task in range(self.n_outputs)], dim=1)
             return s_m + self._auxiliary(x, scenario)
+        n_sets = self.groups.count // self.n_scenarios  # each scenario's networks: one, or one a task
+        if is_exported():
+            return self._of_every_scenario(x, scenario, n_sets) + self._auxiliary(x, scenario)
         order = scenario.argsort(stable=True)
         parts = x[order].split(torch.bincount(scenario, minlength=self.n_scenarios).tolist())
-        n_sets = self.groups.count // self.n_scenarios  # each scenario's networks: one, or one a task
         by_scenario = [
             torch.cat([self._network(part, n * self.n_scenarios + i) for n in range(n_sets)], dim=1)
             for i, part in enumerate(parts)
@@ -94,6 +97,14 @@ class STAR(MultiScenarioRecommender):
         ]
         s_m = torch.cat(by_scenario)[order.argsort()]
         return s_m + self._auxiliary(x, scenario)
+
+    def _of_every_scenario(self, x: Tensor, scenario: Tensor, n_sets: int) -> Tensor:
+        """Return s_m (B, T) as a graph can compute it: the networks of all scenarios for all rows, then each row's."""
+        every = [
+            torch.cat([self._network(x, n * self.n_scenarios + i) for n in range(n_sets)], dim=1)
+            for i in range(self.n_scenarios)
+        ]
+        return Groups("scenario", self.n_scenarios, 1).pick(torch.stack(every), scenario).squeeze(0)
 
     def _network(self, h: Tensor, p: int) -> Tensor:
         """Group p's s_m (B, 1), or (B, T) for all tasks; h: rows x (B, D)."""

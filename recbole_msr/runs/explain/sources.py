@@ -175,7 +175,7 @@ class RunSources:
         except InputError as error:
             self.notes.append(f"no numbers of training rows (expert use, strengths, movement): {error}")
             return None
-        change = _changes(self.dataset, train)
+        change = data_changes(self.dataset, train)
         if change is not None:
             self.notes.append(
                 f"no numbers of training rows (expert use, strengths, movement): the data in {train.dataset_path} have "
@@ -212,7 +212,7 @@ def _stored_key(store: Knowledge) -> Tensor:
     return torch.tensor(list(hashlib.blake2b(store.key.encode(), digest_size=16).digest()), dtype=torch.uint8)
 
 
-def _changes(before: ScenarioDataset, now: ScenarioDataset) -> str | None:
+def data_changes(before: ScenarioDataset, now: ScenarioDataset) -> str | None:
     """Say how a training split differs from the data that a run kept; None if it does not."""
     ids_before, ids_now = before.field2token_id, now.field2token_id
     changed = [f for f in ids_before if f not in ids_now or not np.array_equal(ids_before[f], ids_now[f])]

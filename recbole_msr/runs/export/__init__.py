@@ -1,0 +1,1 @@
+"""Export finished runs for other programs."""

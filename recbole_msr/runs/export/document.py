@@ -1,0 +1,129 @@
+"""What an exported model reads and gives, as JSON: enough to score a row with no program of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.evaluation.layout import CLASS_TYPES
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.runs.export.fields import MISSING_ID, Field
+from recbole_msr.schema import UNKNOWN_SCENARIO, Scenario
+from recbole_msr.version import __version__
+
+FORMAT = 1
+"""Number of the format of export.json; it grows when a reader must be changed."""
+OUTPUT = "scores"
+"""The name of the graph's output."""
+
+
+def describe(
+    model: MultiScenarioRecommender, dataset: ScenarioDataset, fields: list[Field], columns: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Return the content of export.json, but for the files and the check.
+
+    Args:
+        model: the trained model.
+        dataset: the run's vocabularies and tables.
+        fields: what the model reads.
+        columns: of each task and conditional, the names of its columns of the scores.
+    """
+    return {
+        "format": FORMAT,
+        "made_by": {"recbole-msr": __version__, "torch": str(torch.__version__)},
+        "model": type(model).__name__,
+        "signature": {
+            "inputs": [_input(field) for field in fields if field.is_given],
+            "outputs": [
+                {"name": OUTPUT, "dtype": "float32", "shape": ["batch", sum(map(len, columns.values()))],
+                 "columns": _columns(model, dataset, columns)}
+            ],
+        },
+        "scenario": _scenario(dataset.schema.scenario, list(dataset.scenario_names)),
+        "main_task": dataset.schema.main_task,
+    }  # fmt: skip
+
+
+def vocabularies(dataset: ScenarioDataset, fields: list[Field]) -> dict[str, dict[str, int]]:
+    """Return the content of vocabulary.json: field -> token -> id, from 1; 0 is every other token."""
+    named = [field.name for field in fields if field.kind in ("token", "token_seq")]
+    return {name: {str(t): i for i, t in enumerate(np.asarray(dataset.field2id_token[name])) if i} for name in named}
+
+
+def _input(field: Field) -> dict[str, Any]:
+    is_number = field.kind == "number"
+    described: dict[str, Any] = {
+        "name": field.name,
+        "kind": field.kind,
+        "column": field.column,
+        "dtype": "float64" if is_number else "int64",
+        "shape": ["batch", field.length] if field.kind == "token_seq" else ["batch"],
+        "missing": "NaN" if is_number else MISSING_ID,
+        "missing_means": _missing(field),
+    }
+    if not is_number:
+        described["unknown"] = 0
+    if field.kind == "token_seq":
+        described["padding"] = 0
+    if field.scale is not None:
+        described["mean"] = field.scale["mean"]
+    return described
+
+
+def _missing(field: Field) -> str:
+    """Say what stands for a missing value."""
+    if field.table is not None:
+        return f"the value of the table in the graph, by {field.key}"
+    return {
+        "number": "the mean of the training data",
+        "token_seq": "no token",
+        "scenario": "an unknown scenario",
+        "token": "unknown",
+    }[field.kind]
+
+
+def _columns(
+    model: MultiScenarioRecommender, dataset: ScenarioDataset, columns: dict[str, list[str]]
+) -> list[dict[str, Any]]:
+    """Describe every column of the output, in order."""
+    described = []
+    for task, names in columns.items():
+        kind = model.predicted.types[task]
+        classes = list(model.predicted.classes[task]) if kind in CLASS_TYPES else []
+        for place, name in enumerate(names):
+            about: dict[str, Any] = {"name": name, "task": task, "type": kind, "meaning": _meaning(task, kind)}
+            if place < len(classes):
+                about |= {"class": classes[place], "meaning": "probability of the class"}
+            described.append(about)
+    return described
+
+
+def _meaning(task: str, kind: str) -> str:
+    """Say what a column of a task is that is none of a class."""
+    if kind == "number":
+        return "the number, in the field's unit"
+    if kind == "ordered":
+        return "expected value of the classes"
+    return "probability of the label 1" if "|" not in task else "probability of the first, given the second"
+
+
+def _scenario(declared: Scenario, names: list[str]) -> dict[str, Any]:
+    """Return how a row's scenario follows from a column, and the id of each."""
+    ids = {name: number for number, name in enumerate(names, start=1)}
+    described: dict[str, Any] = {
+        "names": ids,
+        "unknown": UNKNOWN_SCENARIO,
+        "unknown_means": "the mean of all scenarios, weighted by their shares of the training rows",
+        "column": declared.field,
+    }
+    if declared.field is None:
+        return described | {"rule": "none"}
+    if declared.bins is not None:
+        return described | {"rule": "bins", "edges": list(declared.bins)}
+    if declared.groups is None:
+        return described | {"rule": "values", "ids": ids, "other": UNKNOWN_SCENARIO}
+    listed = {token: ids[name] for name, tokens in declared.groups.items() for token in tokens}
+    return described | {"rule": "values", "ids": listed, "other": ids[declared.other] if declared.other else 0}

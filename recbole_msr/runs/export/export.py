@@ -1,0 +1,183 @@
+"""Export a finished run as ONNX, with all that scoring a row takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_msr.errors import InputError
+from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
+from recbole_msr.layers.manual_backward import plain_operations
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.runs.export.check import check_export
+from recbole_msr.runs.export.document import OUTPUT, describe, vocabularies
+from recbole_msr.runs.export.exported_model import DOCUMENT, GRAPH, VOCABULARY, optional_package
+from recbole_msr.runs.export.fields import Field, model_fields
+from recbole_msr.runs.export.graph import ExportGraph
+from recbole_msr.runs.open_folder import load
+from recbole_msr.runs.saved_run import SavedRun
+from recbole_msr.threads import torch_threads
+
+_LARGEST_FILE = 1 << 30
+"""Bytes of weights that are kept in the graph's own file, which cannot hold more than 2 GB."""
+
+
+@torch_threads()
+@torch.no_grad()
+def export_run(
+    run_dir: str | Path, out: str | Path, check: bool = True, knowledge_dir: str | Path | None = None
+) -> list[str]:
+    """Write a run's model as ONNX, its vocabularies, and a description of inputs and outputs as JSON.
+
+    The files are model.onnx, vocabulary.json and export.json. With `check`, onnxruntime must give the scores of
+    `SavedRun.predict`, or nothing is written.
+
+    Args:
+        run_dir: the folder of a run with a model of this package.
+        out: the folder to write; an earlier export in it is written over.
+        check: compare the scores.
+        knowledge_dir: where the run's knowledge is now, if it has moved.
+
+    Returns:
+        Lines that say what was written and what the check has found.
+
+    Raises:
+        InputError: the run cannot be exported, with the reason; the check fails; a file cannot be written.
+    """
+    check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
+    for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
+        optional_package(package)
+    out = Path(out)
+    check_folder(out, EXPORT, "--out")
+    run = load(run_dir, knowledge_dir)
+    if not isinstance(run, SavedRun):
+        raise InputError(f"{run_dir} holds an ensemble, and one run is exported: its members are in {run_dir}/members")
+    model = exportable_model(run)
+    fields = model_fields(run.recbole_config, run.dataset, model)
+    document = describe(model, run.dataset, fields, run.scorer.columns)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
+            written = Path(made)
+            _write_graph(ExportGraph(model, run.dataset, fields, run.calibration), written / GRAPH)
+            _write_json(written / VOCABULARY, vocabularies(run.dataset, fields))
+            document["opset"] = _opset(written / GRAPH)
+            document["sha256"] = {path.name: _digest(path) for path in sorted(written.iterdir())}
+            _write_json(written / DOCUMENT, document)
+            if check:
+                document["check"] = check_export(run, written, fields)
+                _write_json(written / DOCUMENT, document)
+            out.mkdir(exist_ok=True)
+            # The description last: a folder without it is no exported model.
+            for path in sorted(written.iterdir(), key=lambda path: path.name == DOCUMENT):
+                os.replace(path, out / path.name)
+    return [f"{out}: {model_line(document)}", *check_lines(document.get("check"))]
+
+
+def exportable_model(run: SavedRun) -> MultiScenarioRecommender:
+    """Return a run's model.
+
+    Raises:
+        InputError: it is none of this package.
+    """
+    model = run.model
+    if not isinstance(model, MultiScenarioRecommender):
+        raise InputError(
+            f"{run.config['model']} is one of RecBole's models, which read RecBole's own kind of rows: only models of "
+            "recbole-msr are exported (recbole-msr models lists them)"
+        )
+    return model
+
+
+def _write_graph(graph: ExportGraph, path: Path) -> None:
+    """Write a graph as ONNX; its first dimension is dynamic."""
+    n_bytes = sum(tensor.nbytes for tensor in graph.state_dict().values())
+    names = [field.name for field in graph.inputs]
+    examples = tuple(_example(field) for field in graph.inputs)
+    batch = torch.export.Dim("batch")
+    try:
+        with plain_operations(), quiet():
+            program = torch.export.export(
+                graph, examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
+            )
+            torch.onnx.export(
+                program, (), path, input_names=names, output_names=[OUTPUT], dynamo=True, verbose=False,
+                external_data=n_bytes > _LARGEST_FILE,
+            )  # fmt: skip
+    except OSError:
+        raise
+    except Exception as error:  # the exporter's own, of many kinds
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{type(graph.model).__name__} cannot be exported: PyTorch says: {reason[0]}") from error
+
+
+def _example(field: Field) -> torch.Tensor:
+    """Return an input of 5 rows; a number that is neither 0 nor 1, which an export takes for a constant."""
+    if field.kind == "number":
+        return torch.ones(5, dtype=torch.float64)
+    return torch.zeros((5, field.length) if field.kind == "token_seq" else (5,), dtype=torch.int64)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own workings from the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _opset(path: Path) -> int:
+    version: int = optional_package("onnx").load(path, load_external_data=False).opset_import[0].version
+    return version
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def model_line(document: dict[str, Any]) -> str:
+    """Say in a line what an export reads and gives."""
+    inputs, (output,) = document["signature"]["inputs"], document["signature"]["outputs"]
+    given = ", ".join(column["name"] for column in output["columns"])
+    return f"{document['model']}, ONNX opset {document['opset']}; {len(inputs)} inputs, scores of {given}"
+
+
+def check_lines(check: dict[str, Any] | None) -> list[str]:
+    """Say what the check has found."""
+    if check is None:
+        return ["not checked (--no-check)"]
+    lines = [
+        f"{check[name]['rows']} {words}: onnxruntime's scores differ from predict's by at most "
+        f"{check[name]['largest_difference']:.1e}"
+        for name, words in (("test_rows", "test rows"), ("drawn_rows", "rows drawn from the vocabularies"))
+        if name in check
+    ]
+    if "test_rows_left_out" in check:
+        lines.append(f"test rows were not compared: {check['test_rows_left_out']}")
+    return lines

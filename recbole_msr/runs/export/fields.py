@@ -1,0 +1,96 @@
+"""The inputs of an exported model: what each column of a row becomes, and what stands for a value that is not given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.utils import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.errors import InputError
+from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.schema import SCENARIO_FIELD
+
+MISSING_ID = -1
+"""In the place of an id: the row has no value."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field that the model reads.
+
+    Attributes:
+        name: its name, that of the graph's input.
+        kind: token (an id), token_seq (ids, padded with 0), number, or scenario (its number from 1).
+        column: the column of a row that it is made of.
+        key: the field of users' or items' ids whose table has its value for rows without one; None for a field of
+            interactions.
+        table: the values by that id (ids, ...), as the model reads them.
+        length: of a token_seq, the number of its ids.
+        scale: of a number, `mean`, `low` and `width`: the model reads (value - low) / width.
+        is_given: whether it is an input; a number in buckets comes from its table alone.
+    """
+
+    name: str
+    kind: str
+    column: str
+    key: str | None = None
+    table: Tensor | None = None
+    length: int = 1
+    scale: dict[str, float] | None = None
+    is_given: bool = True
+
+
+def model_fields(config: Any, dataset: ScenarioDataset, model: MultiScenarioRecommender) -> list[Field]:
+    """List the fields that a model reads: the user's and the item's ids first, the scenario last.
+
+    Args:
+        config: RecBole's Config of the run.
+        dataset: the run's vocabularies and tables.
+        model: the trained model.
+
+    Raises:
+        InputError: a field cannot be an input, with the reason.
+    """
+    features, keys = model.features, [dataset.uid_field, dataset.iid_field]
+    names = [*features.token_fields, *features.token_seq_fields, *features.float_fields]
+    if features.history is not None:
+        raise InputError(
+            "the model reads histories (history), which are looked up and pooled by steps that a graph does not have: "
+            "train without them, or score with recbole-msr predict"
+        )
+    others = [name for name in dict.fromkeys(names) if name not in keys]
+    fields = [Field(key, "token", key) for key in keys] + [_field(config, dataset, name) for name in others]
+    source = dataset.schema.scenario.field
+    if source is not None:
+        key, table = _table(dataset, SCENARIO_FIELD)
+        fields.append(Field(SCENARIO_FIELD, "scenario", source, key, table))
+    return fields
+
+
+def _field(config: Any, dataset: ScenarioDataset, name: str) -> Field:
+    key, table = _table(dataset, name)
+    kind = dataset.field2type[name]
+    if kind == FeatureType.TOKEN:
+        return Field(name, "token", name, key, table)
+    if kind == FeatureType.TOKEN_SEQ:
+        return Field(name, "token_seq", name, key, table, length=int(dataset.field2seqlen[name]))
+    is_cut = name in (config["discretization"] or {})
+    if is_cut and table is None:
+        raise InputError(
+            f"'{name}' was put into buckets made from the training data, which a new value cannot be: no row can be "
+            "scored by an exported model; use the number as it is (numerical_as: raw)"
+        )
+    return Field(name, "number", name, key, table, scale=dataset.number_scale[name], is_given=not is_cut)
+
+
+def _table(dataset: ScenarioDataset, name: str) -> tuple[str | None, Tensor | None]:
+    """Return the key of a field of users or items and its values by id; None of both for one of interactions."""
+    of_source = {
+        FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
+        FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
+    }
+    key, table = of_source.get(dataset.field2source[name], (None, None))
+    return (key, None) if table is None else (key, table[name])

@@ -1,0 +1,170 @@
+"""An exported model scores as the run does, with onnxruntime and JSON alone; what cannot be exported is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recbole_msr
+from recbole_msr import registry
+from recbole_msr.cli import main
+from recbole_msr.errors import InputError
+from recbole_msr.runs.export.export import export_run
+from tests.runs.tiny import write_tiny
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the extra `export`)")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed (the extra `export`)")
+
+SETTINGS = {
+    "scenario": {"field": "age", "bins": [25, 40]},
+    "tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}},
+    "numerical_features": ["hour", "price"],
+    "normalize_field": ["hour", "price"],
+    "numerical_as": "raw",
+    "embedding_size": 4,
+    "learning_rate": 0.05,
+    "epochs": 1,
+    "train_batch_size": 100,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "state": "ERROR",
+}
+SMALL = {"sub_experts": 2, "expert_hidden_sizes": [8], "task_expert_hidden_sizes": [8], "tower_hidden_sizes": [4]}
+OF_MODEL = {
+    "SharedBottom": {"bottom_hidden_sizes": [8]},
+    "HiNet": SMALL,
+    "LLM4MSR": {"knowledge": "random", "backbone": "SharedBottom", "bottom_hidden_sizes": [8], "knowledge_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory):
+    path = write_tiny(tmp_path_factory.mktemp("export"))
+    draw, folder = np.random.default_rng(5), path / "tiny"
+    items = pd.DataFrame({"item_id:token": [f"i{n}" for n in range(30)]})
+    items["class:token_seq"] = draw.choice(["a b", "c", "", "b c a"], 30)
+    items["price:float"] = draw.integers(1, 9, 30) / 2
+    items.to_csv(folder / "tiny.item", sep="\t", index=False)
+    rows = pd.read_csv(folder / "tiny.inter", sep="\t")
+    rows["hour:float"] = draw.integers(0, 24, len(rows))
+    rows["place:token"] = draw.choice(["home", "work"], len(rows))
+    rows.to_csv(folder / "tiny.inter", sep="\t", index=False)
+    return path
+
+
+def _run(data_path, folder, model, **settings):
+    given = SETTINGS | OF_MODEL.get(model, {}) | settings | {"data_path": str(data_path), "output_dir": str(folder)}
+    return recbole_msr.run(model, "tiny", config=given).folder
+
+
+@pytest.fixture(scope="module")
+def exported(data_path, tmp_path_factory):
+    """A run of SharedBottom and its export."""
+    folder = tmp_path_factory.mktemp("shared")
+    run = _run(data_path, folder / "run", "SharedBottom")
+    return run, folder / "model", export_run(run, folder / "model")
+
+
+def _score(folder, row):
+    """Score one row, a value a column, with json and onnxruntime alone, as docs/export.md says."""
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    ids = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+    inputs = {}
+    for field in about["signature"]["inputs"]:
+        value, rule = row.get(field["column"]), about["scenario"]
+        if field["kind"] == "token":
+            value = field["missing"] if value is None else ids[field["name"]].get(value, 0)
+        elif field["kind"] == "token_seq":
+            length = field["shape"][1]
+            known = [field["missing"]] if value is None else [ids[field["name"]].get(token, 0) for token in value]
+            value = (known + [0] * length)[:length]
+        elif field["kind"] == "scenario" and value is not None:
+            value = 1 + sum(edge <= float(value) for edge in rule["edges"])
+        elif value is None:
+            value = float(field["missing"])
+        inputs[field["name"]] = np.array([value], dtype=field["dtype"])
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    return session.run(["scores"], inputs)[0][0]
+
+
+ROWS = {
+    "known": {"user_id": "u3", "item_id": "i7", "hour": 12.0, "place": "work"},
+    "fields given": {"user_id": "u3", "item_id": "i7", "hour": 3.0, "place": "home", "age": "58", "price": 4.5},
+    "unknown user: the scenarios' mean": {"user_id": "new", "item_id": "i7", "hour": 12.0, "place": "work"},
+    "unknown item and place": {"user_id": "u3", "item_id": "new", "hour": 12.0, "place": "moon"},
+    "nothing but the keys": {"user_id": "u5", "item_id": "i2", "hour": None, "place": None},
+    "classes given": {"user_id": "u5", "item_id": "i2", "hour": 1.0, "place": "home", "class": ["c", "new", "a"]},
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_json_and_onnxruntime_are_enough_to_score_a_row(exported, row):
+    run, folder, _ = exported
+    frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
+    expected = recbole_msr.load(run).predict(frame)
+    np.testing.assert_allclose(_score(folder, row), expected.iloc[0].to_numpy(), atol=1e-5)
+
+
+def test_the_columns_of_the_output_are_named(exported):
+    _, folder, _ = exported
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    (output,) = about["signature"]["outputs"]
+    assert [column["task"] for column in output["columns"]] == ["click", "like"]
+    assert about["scenario"]["names"] == {"age<25": 1, "25<=age<40": 2, "age>=40": 3}
+
+
+def test_the_check_compares_test_rows_and_drawn_rows(exported):
+    _, folder, lines = exported
+    check = json.loads((folder / "export.json").read_text(encoding="utf-8"))["check"]
+    assert check["test_rows"]["rows"] == 60
+    assert check["drawn_rows"]["rows"] > 0
+    assert max(check[rows]["largest_difference"] for rows in ("test_rows", "drawn_rows")) < 1e-5
+    assert "60 test rows" in lines[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in registry.registered_models() if name != "SharedBottom"])
+def test_every_model_scores_as_its_run(data_path, tmp_path, model):
+    run = _run(data_path, tmp_path / "run", model)
+    lines = export_run(run, tmp_path / "model")  # raises where a score differs
+    assert sum("differ from predict's by at most" in line for line in lines) == 2
+
+
+def test_where_the_data_are_gone_drawn_rows_are_compared(exported, data_path, tmp_path):
+    run, _, _ = exported
+    moved = Path(data_path / "tiny").rename(data_path / "moved")
+    try:
+        lines = export_run(run, tmp_path / "model")
+    finally:
+        moved.rename(data_path / "tiny")
+    assert "rows drawn from the vocabularies" in lines[1]
+    assert "test rows were not compared" in lines[2]
+
+
+def test_scores_that_differ_write_nothing(exported, tmp_path, monkeypatch, capsys):
+    run, _, _ = exported
+    monkeypatch.setattr("recbole_msr.runs.export.check.TOLERANCE", -1.0)
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "model")]) == 2
+    assert "differ from the run's" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_of_recbole_are_refused(data_path, tmp_path):
+    run = _run(data_path, tmp_path / "run", "LR", numerical_features=[], strict=False)
+    with pytest.raises(InputError, match="LR is one of RecBole's models"):
+        export_run(run, tmp_path / "model")
+
+
+def test_histories_are_refused(data_path, tmp_path):
+    run = _run(data_path, tmp_path / "run", "SharedBottom", history={"fields": ["item_id"], "length": 3})
+    with pytest.raises(InputError, match="reads histories"):
+        export_run(run, tmp_path / "model")
+
+
+def test_a_folder_of_another_kind_is_left_alone(exported):
+    run, _, _ = exported
+    with pytest.raises(InputError, match="holds a run"):
+        export_run(run, run)
