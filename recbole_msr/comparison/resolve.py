@@ -13,6 +13,7 @@ from recbole_msr.comparison.options import CompareOptions, Models
 from recbole_msr.comparison.settings import CompareSettings, Entry
 from recbole_msr.config.build import plain_settings
 from recbole_msr.config.merge import make_folders_absolute
+from recbole_msr.config.ranking import with_ranking_defaults
 from recbole_msr.data.cache import fingerprint
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_name, check_paths
@@ -93,24 +94,30 @@ def _shared_configuration(options: CompareOptions, config: Mapping[str, Any], da
         shared["preset"] = dataset
     return shared | {
         "threads": shared.get("threads") or share(options.workers),
-        "valid_metric": _valid_metric(shared.get("valid_metric")),
+        "valid_metric": _valid_metric(shared.get("valid_metric"), with_ranking_defaults(shared)),
         "trainer": "lightning",
         "show_progress": False,
         "metric_decimal_place": 6,
     }
 
 
-def _valid_metric(configured: Any) -> str:
+def _valid_metric(configured: Any, ranking: Mapping[str, Any]) -> str:
     """Choose the metric that judges epochs and trials: one that single-task models have as well.
+
+    Args:
+        configured: the user's; None for the default.
+        ranking: the defaults of a comparison by ranked lists; empty for one of labelled rows.
 
     Raises:
         InputError: it is of one task or one scenario.
     """
-    metric = "auc/macro" if configured is None else str(configured).lower()
+    default = f"{ranking['valid_metric']}/macro" if ranking else "auc/macro"
+    metric = (default if configured is None else str(configured)).lower()
     if metric.split("/")[1:] not in ([], ["macro"], ["worst"]):
         raise InputError(
             f"valid_metric '{configured}' is about a part of the results; a comparison needs one that every model has, "
-            "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, ece/macro, auc, ..."
+            "trained for one task or for all: auc/macro, auc/worst, logloss/macro, gauc/macro, ece/macro, auc, ..., "
+            "and of ranked lists ndcg@10/macro, ndcg@10/worst, ..."
         )
     return metric
 

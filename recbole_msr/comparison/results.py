@@ -13,10 +13,10 @@ from recbole_msr.comparison.jobs import Jobs
 from recbole_msr.comparison.settings import CompareSettings, Entry, Search, Training
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
-from recbole_msr.evaluation.metrics import METRICS
 from recbole_msr.evaluation.significance import Difference, Measured, adjust, differences
 from recbole_msr.files.json import read_json
 from recbole_msr.files.yaml import read_yaml
+from recbole_msr.jobs.shared_lists import SharedLists
 from recbole_msr.jobs.shared_rows import AGAIN, SharedRows
 from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.result_file import read_result
@@ -131,7 +131,7 @@ class EntryResults:
         assert result is not None
         return result
 
-    def joint(self, seed: int, shared: SharedRows) -> Measured:
+    def joint(self, seed: int, shared: SharedRows | SharedLists) -> Measured:
         """Measure the predictions of the joint training."""
         if seed not in self._joint:
             table = np.full(shared.rows.shape, np.nan)
@@ -140,7 +140,7 @@ class EntryResults:
             self._joint[seed] = shared.rows.measure(table)
         return self._joint[seed]
 
-    def alone(self, seed: int, shared: SharedRows) -> Measured:
+    def alone(self, seed: int, shared: SharedRows | SharedLists) -> Measured:
         """Measure the predictions of the trainings on single scenarios, each for its own rows."""
         table = np.full(shared.rows.shape, np.nan)
         for scenario in self.settings.scenarios:
@@ -157,7 +157,8 @@ class EntryResults:
         fewer seeds.
         """
         evaluations = [self.evaluation(seed, split) for seed in self.seeds()]
-        common = {metric for metric in METRICS if all(metric in evaluation.metrics for evaluation in evaluations)}
+        there = [set(evaluation.metrics) for evaluation in evaluations]
+        common = set.intersection(*there) if there else set()
         by_seed = [evaluation.flat() for evaluation in evaluations]
         keys = dict.fromkeys(key for values in by_seed for key in values if "/" in key and key.split("/")[0] in common)
         return {key: spread([values.get(key) for values in by_seed]) for key in keys}
@@ -301,7 +302,7 @@ def _joint_rate(rates: Sequence[float | None]) -> float | None:
 
 
 def collect(
-    settings: CompareSettings, jobs: Jobs, shared: SharedRows, costs: Mapping[str, Mapping[str, Any]]
+    settings: CompareSettings, jobs: Jobs, shared: SharedRows | SharedLists, costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the entries of a summary.
 
@@ -345,7 +346,7 @@ def collect(
 
 
 def _differences(
-    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows
+    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows | SharedLists
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Test the differences to the reference of all entries that have seeds in common with it."""
     reference = by_label[settings.reference]
@@ -360,7 +361,7 @@ def _differences(
 
 
 def _transfers(
-    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows
+    settings: CompareSettings, by_label: Mapping[str, EntryResults], shared: SharedRows | SharedLists
 ) -> dict[str, dict[str, Any]]:
     """Test joint training minus training alone, for every entry; all entries' cells are one family of tests."""
     untested: dict[str, dict[str, Difference]] = {}

@@ -24,8 +24,10 @@ from recbole_msr.comparison.results import collect
 from recbole_msr.comparison.settings import CompareSettings, Entry, Search
 from recbole_msr.config.build import plain_settings, reading_data
 from recbole_msr.data.cache import fingerprint
+from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.ranking_mode import list_metrics
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
@@ -37,6 +39,7 @@ from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
 from recbole_msr.jobs.processes import run_workers
 from recbole_msr.jobs.python_call import python_call
+from recbole_msr.jobs.shared_lists import SharedLists
 from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.report.comparison.frames import leaderboard_frame, write_tables
 from recbole_msr.report.comparison.page import write_compare_page
@@ -135,7 +138,7 @@ class _Data:
     """
 
     splits: Sequence[Any]
-    shared: SharedRows
+    shared: SharedRows | SharedLists
     report: dict[str, Any]
 
 
@@ -156,10 +159,19 @@ def _prepare(settings: CompareSettings, rows_config: Any) -> tuple[CompareSettin
             splits = dataset.build()
         log_rows(dataset)
         check_metric(settings.config["valid_metric"], rows_config, splits[0], True)
-        shared = SharedRows(splits[2], int(rows_config["min_scenario_rows"] or 1))
+        shared = _shared(settings, rows_config, splits[2])
         settings = _with_knowledge(replace(settings, scenarios=shared.scenarios))
     settings = _without_undefined_metric(settings, rows_config, splits[1])
     return settings, _Data(splits, shared, dataset.row_report())
+
+
+def _shared(settings: CompareSettings, config: Any, split: Any) -> SharedRows | SharedLists:
+    """Return the test rows that all entries share, or their ranked lists where these are compared."""
+    lists, least = ranked_lists(split, config), int(config["min_scenario_rows"] or 1)
+    if lists is None:
+        return SharedRows(split, least)
+    first = str(settings.config["valid_metric"]).split("/")[0]
+    return SharedLists(lists, split.scenario_names, list_metrics(config), least, first)
 
 
 def _with_knowledge(settings: CompareSettings) -> CompareSettings:
@@ -190,7 +202,7 @@ def _without_undefined_metric(settings: CompareSettings, config: Any, split: Any
     def checked(entry: Entry) -> Entry:
         try:
             for task in entry.tasks:
-                check_validation(settings.config["valid_metric"], config, split, task)
+                check_validation(settings.config["valid_metric"], config, split, task, ranked_lists(split, config))
         except InputError as error:
             if entry.label == settings.reference:
                 raise
@@ -309,6 +321,7 @@ def _summarise(settings: CompareSettings, entries: list[dict[str, Any]], data: _
         "scenarios": data.shared.scenarios,
         "tasks": data.shared.tasks,
         "task_types": data.shared.types,
+        "of_lists": data.shared.of_lists,
         "main_task": settings.main_task,
         "rows": {name: len(split) for name, split in zip(("train", "valid", "test"), data.splits, strict=True)},
         "test_cells": data.shared.cells(),

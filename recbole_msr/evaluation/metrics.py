@@ -98,7 +98,7 @@ def _metric_of_lists(name: str) -> Metric | None:
         return groups.means[name]
 
     heading = f"{found[0].heading}@{found[1]}"
-    return Metric(name, heading, Direction.LARGER, mean, ("ranking",), compared=("macro", "worst", "tasks"))
+    return Metric(name, heading, Direction.LARGER, mean, ("ranking",))
 
 
 class _Registry(dict[str, Metric]):

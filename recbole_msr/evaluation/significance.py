@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -116,6 +116,7 @@ class Rows:
             )
         user = np.arange(len(labels)) if users is None else ranks(users)
         self.users = int(user.max(initial=-1)) + 1
+        self.metrics = [name for name, metric in METRICS.items() if metric.difference is not None]
         self.cells: dict[str, _Cell] = {}
         self.means: dict[str, list[str]] = {"macro": []}
         for column, (task, kind) in enumerate(self.layout.types.items()):
@@ -177,10 +178,30 @@ class Rows:
         return Measured(self, values, sums)
 
 
+class CellParts(Protocol):
+    """A cell of what is tested: its rows, or ranked lists, in parts whose means enter a metric."""
+
+    @property
+    def parts(self) -> Mapping[str, tuple[Part, ...]]:
+        """The parts by metric."""
+
+
+class TestedRows(Protocol):
+    """What all models are measured on: the rows that they predict (`Rows`), or the lists that they rank."""
+
+    users: int
+    metrics: list[str]
+    means: dict[str, list[str]]
+
+    @property
+    def cells(self) -> Mapping[str, CellParts]:
+        """The cells by SCENARIO/TASK, and the tasks by name."""
+
+
 class Measured(NamedTuple):
     """One model of one seed on some rows: see `Rows.measure`."""
 
-    rows: Rows
+    rows: TestedRows
     values: dict[str, float]
     """Metric key of a task or of a cell -> value; what is undefined is absent."""
     sums: dict[str, Sums]
@@ -241,7 +262,7 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
                 for i in range(len(model[0].sums[key]))
             )
     found = {}
-    for metric, (least, greatest) in ((name, m.bounds) for name, m in METRICS.items() if m.difference is not None):
+    for metric, (least, greatest) in ((name, METRICS[name].bounds) for name in rows.metrics):
         for name in [*rows.means, *rows.cells]:
             key = f"{metric}/{name}"
             cells = _cells_of(rows, key)
@@ -302,7 +323,7 @@ def adjust(
     return result
 
 
-class _Part:
+class Part:
     """Rows of a cell whose mean enters a metric: a class (AUC) or all (LogLoss).
 
     Attributes:
@@ -341,12 +362,12 @@ class _Cell:
         self.key, self.columns, self.rows, self.defined, self.pooled = key, columns, rows, defined, pooled
         self.label, self.kind, self._values = label, kind, values
         positive = label == 1
-        parts: dict[str, tuple[_Part, ...]] = {"rows": (_Part(user),)}
+        parts: dict[str, tuple[Part, ...]] = {"rows": (Part(user),)}
         if kind in ("number", "ordered") and label.min() < label.max():
             parts["pairs"] = parts["rows"]
         if kind == "binary" and defined:
-            parts["classes"] = (_Part(user[positive]), _Part(user[~positive]))
-        self.parts: dict[str, tuple[_Part, ...]] = {
+            parts["classes"] = (Part(user[positive]), Part(user[~positive]))
+        self.parts: dict[str, tuple[Part, ...]] = {
             name: parts[metric.difference.over]
             for name, metric in METRICS.items()
             if kind in metric.types and metric.difference is not None and metric.difference.over in parts
@@ -368,7 +389,7 @@ class _Cell:
         return measured
 
 
-def _cells_of(rows: Rows, key: str) -> list[str]:
+def _cells_of(rows: TestedRows, key: str) -> list[str]:
     """Return the keys whose mean a key is: itself, but for a mean over the cells that can have the metric."""
     metric, name = key.split("/", 1)
     if name not in rows.means:
@@ -377,7 +398,7 @@ def _cells_of(rows: Rows, key: str) -> list[str]:
 
 
 def _row_variance(
-    rows: Rows, cells: Sequence[str], per_seed: Mapping[str, np.ndarray], sums: Mapping[str, Sums]
+    rows: TestedRows, cells: Sequence[str], per_seed: Mapping[str, np.ndarray], sums: Mapping[str, Sums]
 ) -> tuple[float, float]:
     """Return the variance of the mean of cells' differences that the rows cause, and its degrees of freedom."""
     total = np.zeros(rows.users)

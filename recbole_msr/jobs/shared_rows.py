@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ class SharedRows:
         self.scenarios = list(split.scenario_names)
         classes = split.label_classes
         self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes)
+
+    of_lists: ClassVar[list[str]] = []
+    """Metrics of ranked lists: none of rows."""
 
     @property
     def headline(self) -> str:

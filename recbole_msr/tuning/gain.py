@@ -13,9 +13,12 @@ import numpy as np
 from optuna.trial import FrozenTrial
 
 from recbole_msr.config.build import reading_data
+from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.errors import InputError, one_line
-from recbole_msr.evaluation.metrics import METRICS, headline
+from recbole_msr.evaluation.metrics import METRICS, CellType, headline
+from recbole_msr.evaluation.ranking_mode import list_metrics, ranks
 from recbole_msr.evaluation.significance import Difference, Measured, adjust, differences
+from recbole_msr.jobs.shared_lists import SharedLists
 from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.schema import Schema
 from recbole_msr.tuning.final_folders import final_folders
@@ -145,7 +148,7 @@ def _tested(
 class _Finals:
     """The final runs of a search, measured on shared test rows."""
 
-    def __init__(self, settings: SearchSettings, shared: SharedRows) -> None:
+    def __init__(self, settings: SearchSettings, shared: SharedRows | SharedLists) -> None:
         self._settings, self._shared = settings, shared
         self._measured: dict[tuple[int, int], Measured] = {}
 
@@ -164,7 +167,7 @@ class _Finals:
         return [self._measured[trial.number, seed] for seed in seeds]
 
 
-def _test_rows(settings: SearchSettings, config: Any) -> SharedRows:
+def _test_rows(settings: SearchSettings, config: Any) -> SharedRows | SharedLists:
     from recbole.data import create_dataset
     from recbole.utils import get_model
 
@@ -172,7 +175,11 @@ def _test_rows(settings: SearchSettings, config: Any) -> SharedRows:
         split = create_dataset(config).build()[2]
     all_tasks = bool(settings.models) or hasattr(get_model(settings.model), "predict_tasks")
     tasks = None if all_tasks else [config["main_task"]]
-    return SharedRows(split, int(config["min_scenario_rows"] or 1), tasks)
+    least = int(config["min_scenario_rows"] or 1)
+    lists = ranked_lists(split, config)
+    if lists is None:
+        return SharedRows(split, least, tasks)
+    return SharedLists(lists, split.scenario_names, list_metrics(config), least, tasks=tasks)
 
 
 def _headline(settings: SearchSettings, config: Any, tested: Mapping[str, Any]) -> str | None:
@@ -181,6 +188,7 @@ def _headline(settings: SearchSettings, config: Any, tested: Mapping[str, Any]) 
     if metric in METRICS and not rest:
         rest = str(config["main_task"])
     schema = Schema.from_config(config)
-    first = headline(["binary"] if schema is None else schema.types.values())
+    types: list[CellType] = ["binary"] if schema is None else [*schema.types.values()]
+    first = list_metrics(config)[0] if ranks(config) else headline(types)
     keys = (f"{metric}/{rest}", f"{first}/macro", f"{first}/{config['main_task']}")
     return next((key for key in keys if key in tested), None)

@@ -19,7 +19,8 @@ _WINDOW = 25
 def leaderboard_part(summary: Mapping[str, Any]) -> Markup:
     """Return the leaderboard with its controls and its legend; the page must allow `scripts`."""
     data, entries = leaderboard(summary), ranked(summary)
-    metrics = [metric for metric in METRICS if any(f"{metric}/macro" in entry["test"] for entry in entries)]
+    known = [*METRICS, *summary.get("of_lists", ())]
+    metrics = [metric for metric in known if any(f"{metric}/macro" in entry["test"] for entry in entries)]
     tested = {key.split("/")[0] for entry in entries for key in entry["differences"] or {}}
     untested = [*(metric_heading(metric) for metric in metrics if metric not in tested), "the worst cell"]
     return render(
@@ -42,7 +43,7 @@ def leaderboard_part(summary: Mapping[str, Any]) -> Markup:
         many_seeds=len(summary["seeds"]) > 1,
         reference=summary["reference"],
         alpha=summary["alpha"],
-        tested=_listed([metric_heading(metric) for metric in METRICS if metric in tested]),
+        tested=_listed([metric_heading(metric) for metric in known if metric in tested]),
         untested=_listed(untested),
         script=Markup(f"\n{read_asset('leaderboard.js')}"),
     )  # fmt: skip

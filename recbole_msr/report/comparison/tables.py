@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from recbole_msr.evaluation.metrics import METRICS, metric_heading, metrics_of
+from recbole_msr.evaluation.metrics import METRICS, CellType, metric_heading, metrics_of
 from recbole_msr.evaluation.metrics import headline as headline_of
 from recbole_msr.report.comparison.differences import describe_difference, mark_of
 from recbole_msr.report.tables import TableCell, TableColumn, TableData, TableRow
-from recbole_msr.schema import TaskType
 
 Entry = Mapping[str, Any]
 """One of `entries` in the summary of a comparison."""
@@ -37,15 +36,15 @@ def known_keys(summary: Mapping[str, Any]) -> dict[str, tuple[str, str | None, s
     return keys
 
 
-def task_types(summary: Mapping[str, Any]) -> dict[str, TaskType]:
-    """Return the type of each task; a summary of binary tasks alone need not say."""
+def task_types(summary: Mapping[str, Any]) -> dict[str, CellType]:
+    """Return the type of each task, "ranking" where lists are compared; a summary of binary tasks need not say."""
     types = summary.get("task_types") or {}
     return {task: types.get(task, "binary") for task in summary["tasks"]}
 
 
 def metrics_in(summary: Mapping[str, Any]) -> list[str]:
     """Return the metrics that the tasks can have, in the order of tables."""
-    return metrics_of(task_types(summary).values())
+    return [*metrics_of(task_types(summary).values()), *summary.get("of_lists", ())]
 
 
 def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
@@ -55,7 +54,7 @@ def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """Return the metric that entries are ranked and judged by."""
-    return headline_of(task_types(summary).values())
+    return headline_of(task_types(summary).values(), summary.get("of_lists") or ())
 
 
 def ranked(summary: Mapping[str, Any]) -> list[Entry]:
@@ -124,7 +123,9 @@ def _overall_columns(summary: Mapping[str, Any], metric: str) -> list[tuple[str,
         "tasks": [(f"{name}, macro", task, f"{metric}/{task}/macro") for task in tasks if len(tasks) > 1],
         "all rows": [(f"{name}, all rows", task, f"{metric}/{task}") for task in tasks],
     }
-    return [column for kind in METRICS[metric].compared for column in columns[kind]]
+    leads = metric == headline(summary) and metric in summary.get("of_lists", ())
+    kinds = ("macro", "worst", "tasks") if leads else METRICS[metric].compared
+    return [column for kind in kinds for column in columns[kind]]
 
 
 def leaderboard(summary: Mapping[str, Any]) -> TableData:
@@ -207,7 +208,8 @@ def failure(entry: Entry) -> str:
 
 def without(summary: Mapping[str, Any]) -> str:
     """Return how a sentence begins on the cells that `undefined` lists."""
-    metrics = dict.fromkeys(metric_heading(headline_of([kind])) for kind in task_types(summary).values())
+    of_lists = summary.get("of_lists") or ()
+    metrics = dict.fromkeys(metric_heading(headline_of([kind], of_lists)) for kind in task_types(summary).values())
     return f"Without an {' or '.join(metrics)}"
 
 
@@ -217,7 +219,8 @@ def undefined(summary: Mapping[str, Any]) -> list[str]:
     tested = [entry for entry in summary["entries"] if entry["test"]]
     for scenario in summary["scenarios"]:
         for task in summary["tasks"]:
-            key = f"{headline_of([task_types(summary)[task]])}/{scenario}/{task}"
+            of_lists = summary.get("of_lists") or ()
+            key = f"{headline_of([task_types(summary)[task]], of_lists)}/{scenario}/{task}"
             if tested and all(mean(entry, key) is None for entry in tested):
                 cell = summary["test_cells"].get(scenario, {}).get(task)
                 positives = "" if cell is None or "positives" not in cell else f", {cell['positives']} positive"
