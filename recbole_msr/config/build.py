@@ -15,7 +15,7 @@ from recbole_msr import registry
 from recbole_msr.compat import refuse_pickles
 from recbole_msr.config.key_table import read_model_values, read_values
 from recbole_msr.config.keys import check_keys, check_read
-from recbole_msr.config.ranking import check_metrics_fit, check_ranking
+from recbole_msr.config.ranking import check_metrics_fit, check_ranking, with_ranking_defaults
 from recbole_msr.errors import InputError, one_line
 from recbole_msr.files.outputs import check_name, check_paths
 from recbole_msr.files.yaml import TypedSettings
@@ -50,9 +50,16 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     check_paths(settings)
     _check_kind_of_model(model, model_class, settings)
     settings = _with_mode(read_values(settings), model_class)
+    repeatable = settings.get("repeatable", False)
+    is_sequential_ranking = _is_sequential(model_class) and bool(with_ranking_defaults(settings))
+    if is_sequential_ranking and _learns_tasks(settings, model_class):
+        # RecBole wants it True of a sequential model, and leaves no item out then: here it is what the user says.
+        settings = {key: value for key, value in settings.items() if key != "repeatable"}
     if _learns_tasks(settings, model_class):
         check_metrics_fit(settings)
     config = _recbole_config(model, dataset, settings)
+    if is_sequential_ranking and config["tasks"] is not None:
+        config["repeatable"] = config.internal_config_dict["repeatable"] = repeatable
     if config["strict"]:
         check_keys(settings, model_class, config.internal_config_dict)
     model_values = read_model_values(config.external_config_dict, config.internal_config_dict)
@@ -76,6 +83,8 @@ def _check_kind_of_model(model: str, model_class: type, settings: Mapping[str, A
     kind = getattr(model_class, "type", None)
     if kind == ModelType.DECISIONTREE:
         raise InputError(f"{model} is trained by its own library, not by PyTorch; use recbole.quick_start.run_recbole")
+    if _is_sequential(model_class) and with_ranking_defaults(settings):
+        return  # it learns the positives of the main task: see runs/item_rankers.py
     if settings.get("tasks") and kind in (ModelType.SEQUENTIAL, ModelType.KNOWLEDGE):
         raise InputError(
             f"{model} is a {kind.name.lower()} model, with data of its own kind: scenarios and tasks are for models "
@@ -157,6 +166,12 @@ def _with_mode(settings: dict[str, Any], model_class: type) -> dict[str, Any]:
     if eval_args is None or "mode" in eval_args or not _learns_tasks(settings, model_class):
         return settings
     return {**settings, "eval_args": {**eval_args, "mode": "labeled"}}
+
+
+def _is_sequential(model_class: type) -> bool:
+    from recbole.utils import ModelType
+
+    return getattr(model_class, "type", None) == ModelType.SEQUENTIAL
 
 
 def _learns_tasks(settings: Mapping[str, Any], model_class: type) -> bool:

@@ -61,9 +61,13 @@ def check_ranking(config: Any) -> None:
     Raises:
         InputError: names the key and what would be right.
     """
+    modes = config["eval_args"]["mode"]
     if config["tasks"] is None:
         return
-    modes = config["eval_args"]["mode"]
+    if config["trainer"] == "recbole":
+        if config["eval_type"].name == "RANKING" and hasattr(config.model_class, "predict_tasks"):
+            raise InputError("RecBole's own trainer takes every row for a positive of its task: set trainer: lightning")
+        return
     if not ranks(config):
         sampled = {word for word in modes.values() if word != "labeled"}
         if sampled:
@@ -85,8 +89,6 @@ def check_ranking(config: Any) -> None:
                 f"eval_args: mode: {modes['test']} ranks items by the probability of a label 1, and task '{task}' is "
                 f"of type {'number' if kind == 'number' else 'classes'}: leave that task out, or set mode: labeled"
             )
-    if config["trainer"] == "recbole":
-        raise InputError("RecBole's own trainer takes every row for a positive of its task: set trainer: lightning")
     if config["calibrate"] != "none":
         raise InputError(
             f"calibrate is of labelled rows, and eval_args: mode: {modes['test']} ranks items: set calibrate: none, or "

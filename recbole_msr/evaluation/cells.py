@@ -12,7 +12,7 @@ import numpy as np
 from recbole_msr.evaluation.class_formulas import ClassGroups, PredictedClasses
 from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
-from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metrics_of
+from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metrics_among, metrics_of
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
 from recbole_msr.evaluation.ranking import ListGroups, list_values
 from recbole_msr.evaluation.ranking_mode import list_metrics
@@ -133,9 +133,7 @@ class Evaluation:
     @property
     def metrics(self) -> list[str]:
         """The metrics that the cells hold: all of this version's, fewer in results of an earlier one."""
-        there = dict.fromkeys(metric for cell in self.pooled.values() for metric in cell.values)
-        of_labels = list(METRICS)
-        return [*(name for name in of_labels if name in there), *(name for name in there if name not in of_labels)]
+        return metrics_among(metric for cell in self.pooled.values() for metric in cell.values)
 
     @property
     def of_lists(self) -> list[str]:

@@ -211,6 +211,17 @@ def metrics_of(types: Iterable[CellType]) -> list[str]:
     return [name for name, metric in METRICS.items() if there.intersection(metric.types)]
 
 
+def metrics_among(names: Iterable[str]) -> list[str]:
+    """Return the metrics among some names: those of labels in the order of tables, then those of ranked lists.
+
+    >>> metrics_among(["rows", "ndcg@10", "logloss", "auc"])
+    ['auc', 'logloss', 'ndcg@10']
+    """
+    there = dict.fromkeys(name for name in names if name in METRICS)
+    of_labels = list(METRICS)
+    return [*(name for name in of_labels if name in there), *(name for name in there if name not in of_labels)]
+
+
 def headline(types: Iterable[CellType], of_lists: Sequence[str] = ()) -> str:
     """Return the metric that models are ranked and judged by.
 

@@ -23,8 +23,11 @@ class Mode(NamedTuple):
 
 
 def ranks(config: Any) -> bool:
-    """Return whether the declared tasks are evaluated by ranked lists, not by the labels of rows."""
-    return config["tasks"] is not None and config["eval_type"].name == "RANKING"
+    """Return whether the declared tasks are evaluated by ranked lists, not by the labels of rows.
+
+    Under `trainer: recbole` RecBole evaluates, as it does without this package.
+    """
+    return config["tasks"] is not None and config["trainer"] != "recbole" and config["eval_type"].name == "RANKING"
 
 
 def mode_of(config: Any, split: str) -> Mode:

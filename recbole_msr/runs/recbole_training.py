@@ -48,7 +48,7 @@ def train_by_recbole(
     history: list[dict[str, Any]] = []
     with tensorboard_below(folder.path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its use of torch.cuda.amp
-        trainer = _make_trainer(config, model)
+        trainer = make_trainer(config, model)
         epoch_logger = RecBoleEpochs(tracked) if tracked is not None else None
         if epoch_logger is not None:
             trainer.wandblogger = epoch_logger
@@ -68,7 +68,7 @@ def train_by_recbole(
     n_epochs = len(trainer.train_loss_dict)
     best = 1 + max((row["epoch"] - 1 for row in history if row["valid_score"] == score), default=n_epochs - 1)
     save_checkpoint(folder.file("best.ckpt"), model, settings, best)
-    _write_history(folder, trainer.train_loss_dict, history)
+    write_history(folder, trainer.train_loss_dict, history)
     return Outcome(
         {
             "best_epoch": best,
@@ -113,7 +113,7 @@ def _check_valid_metric(config: Any) -> None:
         )
 
 
-def _make_trainer(config: Any, model: torch.nn.Module) -> Any:
+def make_trainer(config: Any, model: torch.nn.Module) -> Any:
     """Make RecBole's trainer of a model, without a W&B run of its own, which RecBole never finishes."""
     from recbole.trainer import Trainer
     from recbole.utils import get_trainer
@@ -129,7 +129,8 @@ def _make_trainer(config: Any, model: torch.nn.Module) -> Any:
         config["log_wandb"] = log_wandb
 
 
-def _write_history(folder: RunFolder, losses: Mapping[int, float], scores: Sequence[Mapping[str, Any]]) -> None:
+def write_history(folder: RunFolder, losses: Mapping[int, float], scores: Sequence[Mapping[str, Any]]) -> None:
+    """Write metrics.csv: of every epoch the loss, and the validation score where there is one."""
     by_epoch = {row["epoch"]: row["valid_score"] for row in scores}
     lines = ["epoch,train_loss,valid_score"]
     lines += [f"{epoch + 1},{float(loss)},{by_epoch.get(epoch + 1, '')}" for epoch, loss in losses.items()]

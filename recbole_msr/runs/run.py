@@ -18,6 +18,7 @@ from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.loaders import split_loaders
+from recbole_msr.data.positives import positives_of
 from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.data.tables.dataset import place_tables
@@ -34,6 +35,7 @@ from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.init_from import init_from
 from recbole_msr.runs.initial_weights import Weights, write_start
+from recbole_msr.runs.item_rankers import ItemRanker, ranks_items
 from recbole_msr.runs.list_file import LISTS_FILE, write_lists
 from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
 from recbole_msr.runs.recbole_training import check_recbole_settings, train_by_recbole
@@ -145,12 +147,14 @@ class Run:
         dataset: the dataset, after `load`.
         loaders: RecBole's loaders of the three splits, after `load`.
         model: the model, after `build`.
+        positives: what a model of RecBole's that learns from users and items is built and trained from.
         rank: number of this process among those that train together; the first one writes.
     """
 
     dataset: Any
     loaders: tuple[Any, Any, Any]
     model: torch.nn.Module
+    positives: Any = None
 
     def __init__(
         self,
@@ -178,7 +182,15 @@ class Run:
         self.load()
         self.build()
         with self.tracked() as tracked:
-            if under_lightning(self.config):
+            if ranks_items(self.config):
+                if self.resume:
+                    raise InputError(
+                        "RecBole's own trainer cannot resume a run; start it again (in another output_dir)"
+                    )
+                splits = (self.loaders[0]._dataset, self.loaders[1]._dataset, self.loaders[2]._dataset)
+                arguments = (self.config, self.model, self.positives, splits, self.folder, self.settings)
+                outcome = ItemRanker(*arguments).train()
+            elif under_lightning(self.config):
                 outcome = self._train_by_lightning(tracked, test)
             else:
                 check_recbole_settings(self.config, self.resume)
@@ -187,7 +199,7 @@ class Run:
 
     def _check_late_test(self) -> None:
         """Refuse to leave the test for later where it cannot be done alone."""
-        if not under_lightning(self.config):
+        if not under_lightning(self.config) or ranks_items(self.config):
             raise InputError("RecBole's trainer trains and tests in one step: its test cannot come later")
         if self.config["log_wandb"] or self.config["wandb"] is not None:
             raise InputError("a W&B run ends with the test, so it cannot come later: leave wandb and log_wandb out")
@@ -199,7 +211,7 @@ class Run:
 
         init_seed(self.config["seed"], self.config["reproducibility"])
         with reading_data(self.config):
-            self.dataset = create_dataset(self.config)
+            self.dataset = ScenarioDataset(self.config) if ranks_items(self.config) else create_dataset(self.config)
             if self.config["tasks"] is not None and not isinstance(self.dataset, ScenarioDataset):
                 raise InputError(f"{self.config['model']} makes its own kind of dataset, without scenarios and tasks")
             self.loaders = split_loaders(self.config, self.dataset)
@@ -213,8 +225,11 @@ class Run:
 
         init_seed(self.config["seed"] + self.config["local_rank"], self.config["reproducibility"])
         model_class = get_model(self.config["model"])
+        train = self.loaders[0]._dataset
+        if ranks_items(self.config):
+            train = self.positives = positives_of(train, self.config)
         try:
-            model = model_class(self.config, self.loaders[0]._dataset)
+            model = model_class(self.config, train)
         except InputError:
             raise
         except _UNBUILDABLE as error:
@@ -257,7 +272,7 @@ class Run:
             self._keep_vocabulary(self.loaders[0]._dataset)
         summary = {
             **about(config, self.dataset),
-            "trainer": "lightning" if under_lightning(config) else "recbole",
+            "trainer": "lightning" if under_lightning(config) and not ranks_items(config) else "recbole",
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
             "data": self.dataset.row_report() if has_tasks else None,

@@ -190,7 +190,9 @@ class TrackedRun:
             evaluation: `Evaluation.to_dict()`.
         """
         result = Evaluation.from_dict(evaluation)
-        counts = ["positives"] + ["mean_label"] * any(kind != "binary" for kind in result.types.values())
+        counts = ["positives"] + ["mean_label"] * any(
+            kind not in ("binary", "ranking") for kind in result.types.values()
+        )
         columns = ["scenario", "task", "rows", *counts, *result.applicable, "undefined"]
         named = [(scenario, task, cell) for scenario, row in result.cells.items() for task, cell in row.items()]
         named += [("(all rows)", task, cell) for task, cell in result.pooled.items()]

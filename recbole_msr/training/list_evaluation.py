@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,13 @@ from recbole_msr.models.list_scores import ListScorer
 from recbole_msr.schema import Schema
 
 
+class Scores(Protocol):
+    """What scores the items of lists."""
+
+    def scores(self, lists: Any, items: Tensor | None = None) -> Tensor:
+        """Return scores (n, C, P) of n lists for items (n, C), or for all."""
+
+
 class ListEvaluation:
     """Ranks the items of every list by a model's predictions of each binary task, and finds the positives among them.
 
@@ -27,6 +34,7 @@ class ListEvaluation:
             task.
         config: reads `metrics`, `topk`, `eval_batch_size`, `min_scenario_rows`, `metric_decimal_place`.
         lists: the lists of a split.
+        scorer: what scores the items of lists; None for a `ListScorer`.
 
     Attributes:
         lists: the lists.
@@ -34,7 +42,7 @@ class ListEvaluation:
         hits: whether a positive of the task stands at each of the first K places (L, T, K), after `set_hits`.
     """
 
-    def __init__(self, model: Any, config: Any, lists: RankedLists) -> None:
+    def __init__(self, model: Any, config: Any, lists: RankedLists, scorer: Scores | None = None) -> None:
         schema = Schema.from_config(config)
         assert schema is not None
         self.lists, self._config = lists, config
@@ -42,7 +50,8 @@ class ListEvaluation:
         self.tasks = schema.task_names if predicts_all else [schema.main_task]
         self._main_task = schema.main_task
         self._columns = [lists.tasks.index(task) for task in self.tasks]
-        self._scorer = ListScorer(model, lists.items, config["ITEM_ID_FIELD"], int(config["eval_batch_size"]))
+        rows = int(config["eval_batch_size"])
+        self._scorer = ListScorer(model, lists.items, config["ITEM_ID_FIELD"], rows) if scorer is None else scorer
         self._found: list[Tensor] = []
         self.hits = np.zeros((0, len(self.tasks), lists.most), dtype=bool)
 

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.config.build import plain_settings
 from recbole_msr.config.merge import make_folders_absolute
-from recbole_msr.evaluation.metrics import METRICS
+from recbole_msr.evaluation.metrics import metrics_among
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.jobs.spread import spread
@@ -411,6 +411,6 @@ def _split_spreads(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _cell_spreads(cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         metric: spread([cell.get(metric) for cell in cells])
-        for metric in METRICS
+        for metric in metrics_among(cells[0])
         if all(metric in cell for cell in cells)
     }

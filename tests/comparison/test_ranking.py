@@ -71,3 +71,15 @@ def test_the_leaderboard_is_by_the_metric_of_validation(compared):
     text = (compared.folder / "report.html").read_text(encoding="utf-8")
     assert "Recall@3" in text
     assert "AUC" not in text
+
+
+def test_recboles_ranking_models_stand_in_the_same_table(tmp_path):
+    given = SETTINGS | {"data_path": str(write_tiny(tmp_path)), "epochs": 1}
+    given.pop("embedding_size")  # which Pop does not know
+    found = recbole_msr.compare(
+        ["SharedBottom", "BPR", "Pop", "SASRec"], dataset="tiny", config=given, seeds=1, output=tmp_path / "out",
+        wandb="disabled", progress=False,
+    )  # fmt: skip
+    for entry in found.summary["entries"]:
+        assert (entry["status"], entry["reasons"]) == ("complete", []), entry["label"]
+        assert entry["differences"] is None or "ndcg@5/macro" in entry["differences"]

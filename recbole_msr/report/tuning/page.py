@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from recbole_msr.evaluation.cells import Cell, Evaluation
-from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading
+from recbole_msr.evaluation.metrics import METRICS, Direction, metric_heading, metrics_among
 from recbole_msr.files.yaml import write_yaml_text
 from recbole_msr.report.figures import figure_scripts, short
 from recbole_msr.report.html.page import Number, Page, facts, heat_map, note, table, text
@@ -162,7 +162,7 @@ class _SearchPage:
         )
         maps = [
             _gain_map(metric, best, defaults)
-            for metric in METRICS
+            for metric in best.metrics
             if METRICS[metric].direction is Direction.LARGER and _has(metric, best) and _has(metric, defaults)
         ]
         return [explanation, *maps, self._cell_table(best, defaults)]
@@ -172,7 +172,7 @@ class _SearchPage:
         return None if values is None else Evaluation.from_dict(values)
 
     def _cell_table(self, best: Evaluation, defaults: Evaluation | None) -> Markup:
-        metrics = [metric for metric in METRICS if _has(metric, best)]
+        metrics = [metric for metric in best.metrics if _has(metric, best)]
         header = ["Scenario", "Task", "Rows"]
         for metric in metrics:
             name = metric_heading(metric)
@@ -231,7 +231,8 @@ class _SearchPage:
             parts.append(table(header, rows, caption=name))
         cells = final["test"].get("cells") or []
         if cells:
-            metrics = [m for m in METRICS if any(_mean(cell.get(m))[0] is not None for cell in cells)]
+            there = metrics_among(name for cell in cells for name in cell)
+            metrics = [m for m in there if any(_mean(cell.get(m))[0] is not None for cell in cells)]
             header = ["Scenario", "Task", *(part for m in metrics for part in (metric_heading(m), "deviation"))]
             lines = [
                 [cell["scenario"], cell["task"], *(part for m in metrics for part in _mean(cell.get(m)))]

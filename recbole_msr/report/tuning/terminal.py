@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recbole_msr.evaluation.metrics import METRICS, metric_heading
+from recbole_msr.evaluation.metrics import METRICS, metric_heading, metrics_among
 from recbole_msr.report.tuning.ensemble import ensemble_members, ensemble_rows
 
 
@@ -49,7 +49,7 @@ def print_search(summary: Mapping[str, Any], *, file: TextIO | None = None) -> N
             continue
         cells = [("all rows", task, cell) for task, cell in final["test"]["pooled"].items()]
         cells += [(cell["scenario"], cell["task"], cell) for cell in final["test"]["cells"]]
-        metrics = [metric for metric in METRICS if any(metric in cell for _, _, cell in cells)]
+        metrics = metrics_among(name for _, _, cell in cells for name in cell)
         seeds = ", ".join(map(str, final["seeds"]))
         title = f"Test of the {name} (trial {final['trial']}), seeds {seeds}: mean ± deviation"
         for part in _parts(metrics, console.width):
