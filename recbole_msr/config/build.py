@@ -171,7 +171,7 @@ def _with_mode(settings: dict[str, Any], model_class: type) -> dict[str, Any]:
 def _is_sequential(model_class: type) -> bool:
     from recbole.utils import ModelType
 
-    return getattr(model_class, "type", None) == ModelType.SEQUENTIAL
+    return bool(getattr(model_class, "type", None) == ModelType.SEQUENTIAL)
 
 
 def _learns_tasks(settings: Mapping[str, Any], model_class: type) -> bool:
