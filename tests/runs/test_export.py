@@ -50,6 +50,7 @@ def data_path(tmp_path_factory):
     items.to_csv(folder / "tiny.item", sep="\t", index=False)
     rows = pd.read_csv(folder / "tiny.inter", sep="\t")
     rows["hour:float"] = draw.integers(0, 24, len(rows))
+    rows["minutes:float"] = draw.gamma(2, 3, len(rows))
     rows["place:token"] = draw.choice(["home", "work"], len(rows))
     rows.to_csv(folder / "tiny.inter", sep="\t", index=False)
     return path
@@ -133,6 +134,46 @@ def test_every_model_scores_as_its_run(data_path, tmp_path, model):
     assert sum("differ from predict's by at most" in line for line in lines) == 2
 
 
+OPTIONS = {
+    "numbers, classes, conditionals": {
+        "scenario": {"field": "place"},
+        "tasks": {
+            "click": {"field": "rating", "at_least": 4},
+            "like": {"field": "rating", "at_least": 5, "after": "click"},
+            "minutes": {"field": "minutes", "type": "number", "transform": "quantile"},
+            "stars": {"field": "rating", "type": "classes", "ordered": True},
+        },
+        "interaction": "cross",
+        "numerical_as": "embedding",
+    },
+    "maps of each cell, knowledge": {
+        "scenario": {"field": "place", "groups": {"in": ["home"]}, "other": "out"},
+        "calibrate": "temperature",
+        "calibrate_by": "cell",
+        "eval_args": {"split": {"RS": [0.4, 0.5, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"},
+        "interaction": "fm",
+        "embedding_size_exponent": 0.3,
+        "knowledge": "random",
+        "knowledge_features": ["user", "item"],
+        "knowledge_size": 16,
+    },
+    "steps, one scenario": {
+        "scenario": None,
+        "calibrate": "isotonic",
+        "eval_args": {"split": {"RS": [0.4, 0.5, 0.1]}, "order": "RO", "group_by": None, "mode": "labeled"},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_with_these_options_a_model_scores_as_its_run(data_path, tmp_path, options):
+    run = _run(data_path, tmp_path / "run", "SharedBottom", **options)
+    lines = export_run(run, tmp_path / "model")  # raises where a score differs
+    assert sum("differ from predict's by at most" in line for line in lines) == 2
+
+
+@pytest.mark.slow
 def test_where_the_data_are_gone_drawn_rows_are_compared(exported, data_path, tmp_path):
     run, _, _ = exported
     moved = Path(data_path / "tiny").rename(data_path / "moved")
@@ -144,6 +185,7 @@ def test_where_the_data_are_gone_drawn_rows_are_compared(exported, data_path, tm
     assert "test rows were not compared" in lines[2]
 
 
+@pytest.mark.slow
 def test_scores_that_differ_write_nothing(exported, tmp_path, monkeypatch, capsys):
     run, _, _ = exported
     monkeypatch.setattr("recbole_msr.runs.export.check.TOLERANCE", -1.0)
