@@ -128,19 +128,20 @@ class Calibrator(nn.Module):
         for task, maps in self._maps.items():
             place = self._columns[task]
             p = columns[place].double()
-            calibrated = _mapped(maps[""], p) if "" in maps else p
+            inside = p.clamp(EPSILON, 1 - EPSILON)
+            logit = inside.log() - (1 - inside).log()  # once for all maps: ONNX's optimiser breaks repeated clamps
+            calibrated = _mapped(maps[""], p, logit) if "" in maps else p
             for number, name in enumerate(self._scenarios, start=1):
                 if name in maps:
-                    calibrated = torch.where(scenario == number, _mapped(maps[name], p), calibrated)
+                    calibrated = torch.where(scenario == number, _mapped(maps[name], p, logit), calibrated)
             columns[place] = calibrated.float()
         return torch.stack(columns, dim=1)
 
 
-def _mapped(fitted: Any, p: Tensor) -> Tensor:
-    """Return what a map makes of probabilities (B,), float64."""
+def _mapped(fitted: Any, p: Tensor, logit: Tensor) -> Tensor:
+    """Return what a map makes of probabilities and their logits (B,), float64."""
     if isinstance(fitted, Temperature):
-        p = p.clamp(EPSILON, 1 - EPSILON)
-        return ((p.log() - (1 - p).log()) / fitted.t).sigmoid()
+        return (logit / fitted.t).sigmoid()
     x, y = (torch.tensor(values, dtype=torch.float64) for values in (fitted.x, fitted.y))
     if len(fitted.x) == 1:
         return torch.zeros_like(p) + y
