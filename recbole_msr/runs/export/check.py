@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from recbole.utils import FeatureType
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.runs.explain.sources import data_changes
 from recbole_msr.runs.export.exported_model import ExportedModel
 from recbole_msr.runs.export.fields import Field
 from recbole_msr.runs.saved_run import SavedRun
+from recbole_msr.runs.scoring import Scorer
 from recbole_msr.schema import Scenario
 
 TOLERANCE = 1e-5
@@ -54,9 +57,8 @@ def check_export(run: SavedRun, folder: Path, fields: list[Field]) -> dict[str, 
         largest = 0.0
         for start in range(0, len(frame), _BATCH):
             part = frame.iloc[start : start + _BATCH]
-            expected = run.predict(part).to_numpy(dtype=np.float64)
             scores = exported.predict({column: part[column].tolist() for column in part})
-            differences = np.abs(scores - expected) / np.maximum(np.abs(expected), 1)
+            differences = _differences(run, part, scores)
             largest = max(largest, float(differences.max()) if np.isfinite(differences).all() else np.inf)
         found[name] = {"rows": len(frame), "largest_difference": largest}
         if largest > TOLERANCE:
@@ -65,6 +67,36 @@ def check_export(run: SavedRun, folder: Path, fields: list[Field]) -> dict[str, 
                 f"{largest:.2g}, more than {TOLERANCE:g}: nothing was written; --no-check writes it all the same"
             )
     return found
+
+
+def _differences(run: SavedRun, rows: pd.DataFrame, scores: np.ndarray) -> np.ndarray:
+    """Return how far scores (N, C) are from those of `predict`, of numbers above 1 relative to them.
+
+    An isotonic map may be so steep that the rounding of a probability becomes large: its scores may be any that
+    probabilities within `TOLERANCE` come to.
+    """
+    expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
+    if run.calibration is not None and run.calibration.method == "isotonic":
+        low, high = (
+            Scorer(run.recbole_config, run.dataset, run.model, _Shifted(run.calibration, shift)).score(rows).scores
+            for shift in (-TOLERANCE, TOLERANCE)
+        )
+    outside = np.maximum(np.maximum(low - scores, scores - high), 0)
+    return np.asarray(outside / np.maximum(np.abs(expected), 1))
+
+
+class _Shifted(Calibration):
+    """A calibration of probabilities that are moved before it."""
+
+    def __init__(self, calibration: Calibration, shift: float) -> None:
+        super().__init__(**{field.name: getattr(calibration, field.name) for field in fields_of(calibration)})
+        object.__setattr__(self, "_shift", shift)
+
+    def __call__(self, scores: np.ndarray, scenario: np.ndarray) -> np.ndarray:
+        """Return the calibrated scores (N, C) of scores (N, C) that are moved where they have a map."""
+        moved = scores.copy()
+        moved[:, list(self.columns.values())] += vars(self)["_shift"]
+        return super().__call__(moved, scenario)
 
 
 def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0) -> pd.DataFrame:
