@@ -8,13 +8,16 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import parse_argument
 from recbole_msr.memory import importing
 from recbole_msr.prompts.encoders import DEFAULT_ENCODER, encoder_forms
+
+if TYPE_CHECKING:
+    from recbole_msr.runs.explain.permutation import ImportanceOptions
 
 _RUN_HELP = """
 any further --key=value (or --key value) is a configuration key of RecBole, of the model or of recbole-msr,
@@ -224,6 +227,20 @@ def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
     explain.add_argument(
         "--n", type=int, metavar="N", help="number of users to explain, spread over the scenarios (default: 5)"
     )
+    explain.add_argument(
+        "--shuffles", type=int, metavar="N", help="shuffles that measure a field's importance; 0: none (default: 5)"
+    )
+    explain.add_argument(
+        "--fields", metavar="FIELD,A+B", help="fields whose importance is measured; a+b: shuffled together; "
+        "user, item: all fields of users, of items; history (default: each field that the model reads)",
+    )  # fmt: skip
+    explain.add_argument(
+        "--split", choices=("test", "valid"), help="rows on which importance is measured (default: test)"
+    )
+    explain.add_argument(
+        "--rows", metavar="N", help="rows of each scenario that are shuffled at most, or all (default: 20000)"
+    )
+    explain.add_argument("--seed", type=int, metavar="N", help="seed of the shuffles (default: 2020)")
     explain.add_argument("--out", metavar="FILE", help="page to write (default: DIR/explain.html)")
     explain.add_argument("--knowledge_dir", metavar="DIR", help="folder of the run's knowledge, if it has moved")
 
@@ -422,12 +439,43 @@ def _explain(parsed: argparse.Namespace) -> int:
     if parsed.runs is not None:
         if parsed.users is not None or parsed.n is not None:
             raise InputError("--users and --n are for one run (--run); --runs compares attentions and gates")
+        for name in ("shuffles", "fields", "split", "rows", "seed"):
+            if getattr(parsed, name) is not None:
+                raise InputError(f"--{name} is for one run (--run): --runs compares attentions and gates")
         folders = [folder.strip() for folder in parsed.runs.split(",") if folder.strip()]
         write_agreement(folders, parsed.out, parsed.knowledge_dir)
         return 0
     users = None if parsed.users is None else [token.strip() for token in parsed.users.split(",") if token.strip()]
-    write_explanation(parsed.run, parsed.out, users, parsed.n, parsed.knowledge_dir)
+    importance = _importance_options(parsed)
+    write_explanation(parsed.run, parsed.out, users, parsed.n, parsed.knowledge_dir, importance=importance)
     return 0
+
+
+def _importance_options(parsed: argparse.Namespace) -> ImportanceOptions | None:
+    """Read how the importance of fields is to be measured; None with --shuffles=0."""
+    from recbole_msr.runs.explain.permutation import ImportanceOptions
+
+    given: dict[str, Any] = {
+        name: value for name in ("shuffles", "split", "seed") if (value := getattr(parsed, name)) is not None
+    }
+    if parsed.fields is not None:
+        given["fields"] = [field.strip() for field in parsed.fields.split(",") if field.strip()]
+    if parsed.rows is not None:
+        given["rows"] = None if parsed.rows == "all" else _whole("--rows", parsed.rows)
+    if parsed.shuffles == 0:
+        others = [name for name in given if name != "shuffles"]
+        if others:
+            raise InputError(f"--{others[0]} is about the importance of fields, which --shuffles=0 leaves out")
+        return None
+    return ImportanceOptions(**given, tell=lambda line: print(line, file=sys.stderr))
+
+
+def _whole(option: str, value: str) -> int:
+    """Read a whole number; "all" is the other value."""
+    try:
+        return int(value)
+    except ValueError:
+        raise InputError(f"{option} must be a whole number or all, got {value!r}") from None
 
 
 def _models(parsed: argparse.Namespace) -> int:

@@ -127,6 +127,7 @@ RUN = FolderKind(
     (
         *("config.yaml", "metrics.csv", "best.ckpt", "last.ckpt", "result.json", "vocabulary", "predictions.parquet"),
         *("start.json", "explain.html", "explain-runs.html", "run.log", "validated.json"),
+        *("explain-importance.csv", "explain-importance.json"),
     ),
     ("wandb", "lightning_logs", "tensorboard"),
 )

@@ -17,6 +17,8 @@ from recbole_msr.training.checkpoint import apply_weights
 if TYPE_CHECKING:
     import pandas as pd
 
+    from recbole_msr.evaluation.importance import Importance
+    from recbole_msr.runs.explain.permutation import ImportanceOptions
     from recbole_msr.runs.explain.views import Explanation
 
 logger = logging.getLogger(__name__)
@@ -145,23 +147,52 @@ class SavedRun(RunFiles):
 
         return recommend(self, users, **options)
 
-    def explain(self, users: Sequence[str] | None = None, n: int | None = None) -> Explanation:
+    def explain(
+        self, users: Sequence[str] | None = None, n: int | None = None, importance: ImportanceOptions | None = None
+    ) -> Explanation:
         """Look into what the run has learnt between its scenarios, and for single users.
 
         Training rows are read again from where the run found them, and prompts from its store; what is no longer
         there is named in the notes, and the rest is shown. All numbers are of training rows, but for the evaluation,
-        which is the run's own.
+        which is the run's own, and the importance of fields.
 
         Args:
             users: raw ids of users; by default `n` users spread over the scenarios.
             n: number of those users, 5 by default.
+            importance: measure that of the fields, too; `importance` does so alone.
 
         Raises:
             InputError: the run has no scenarios and tasks, or does not know a user.
         """
         from recbole_msr.runs.explain.explain import explain_run  # reads Parquet stores: not needed to predict
 
-        return explain_run(self, users, 5 if n is None else n)
+        return explain_run(self, users, 5 if n is None else n, importance)
+
+    def importance(self, fields: Sequence[str] | None = None, shuffles: int = 5, **options: Any) -> Importance:
+        """Measure what each task's metric loses when a field is shuffled among the rows of a scenario.
+
+        The rows are those of the test split, read again from where the run found them; of a run that has not been
+        tested yet those of the validation split. Nothing is trained, and nothing is chosen by it.
+
+        Args:
+            fields: names of fields; "a+b" shuffles two together, "user" and "item" all that the model reads of either,
+                "history" the whole history. By default every field that the model reads, each by itself.
+            shuffles: of each field.
+            **options: `split`, `rows` and `seed` of `runs.explain.permutation.ImportanceOptions`.
+
+        Raises:
+            InputError: the run has no tasks, a field is unknown, or the data are gone or have changed.
+
+        Example::
+
+            importance = recbole_msr.load("runs/first").importance(["user_id", "item"])
+            importance.fields[0].loss("auc", "click", macro=True).mean
+            importance.frame()  # a line for each field, task, metric and scenario
+        """
+        from recbole_msr.runs.explain.explain import explain_importance
+        from recbole_msr.runs.explain.permutation import ImportanceOptions
+
+        return explain_importance(self, ImportanceOptions(fields, shuffles, **options))
 
     def __repr__(self) -> str:
         try:

@@ -16,7 +16,15 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import headline, metric_heading
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.report.html.page import Page, facts, heat_map, note, table, text
+from recbole_msr.report.run.importance_section import (
+    check_importance_files,
+    importance_parts,
+    importance_table,
+    sentences,
+    write_importance,
+)
 from recbole_msr.report.run.result_table import print_result
+from recbole_msr.runs.explain.permutation import ImportanceOptions
 from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt, UserView
 from recbole_msr.runs.gate_use import NEVER
 from recbole_msr.runs.saved_run import SavedRun
@@ -38,9 +46,10 @@ def write_explanation(
     n: int | None = None,
     knowledge_dir: str | Path | None = None,
     *,
+    importance: ImportanceOptions | None = None,
     file: TextIO | None = None,
 ) -> Path:
-    """Explain a finished run: print it and write the page.
+    """Explain a finished run: print it and write the page, and with `importance` two files beside it.
 
     Args:
         run_dir: the run's folder.
@@ -48,22 +57,27 @@ def write_explanation(
         users: raw ids of users; by default `n` users spread over the scenarios.
         n: number of those users, 5 by default.
         knowledge_dir: where the run's knowledge is, if it has moved.
+        importance: how the importance of fields is measured; None leaves it out.
         file: where to print; standard output by default.
 
     Returns:
         The page's path.
 
     Raises:
-        InputError: as `SavedRun.explain`; or the page cannot be written.
+        InputError: as `SavedRun.explain`; or a file cannot be written.
     """
     if users is not None and n is not None:
         raise InputError("give --users=ID,ID or --n=NUMBER, not both")
     check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
     path = Path(out) if out is not None else Path(run_dir, "explain.html")
     _check_page(path)
-    explanation = SavedRun(run_dir, knowledge_dir).explain(users, n)
+    if importance is not None:
+        check_importance_files(path)
+    explanation = SavedRun(run_dir, knowledge_dir).explain(users, n, importance)
     page(explanation).write(path)
     print_explanation(explanation, file=file)
+    if explanation.importance is not None:
+        print(f"Importance: {', '.join(map(str, write_importance(explanation.importance, path)))}", file=file)
     print(f"Page: {path}", file=file)
     return path
 
@@ -95,6 +109,8 @@ def page(explanation: Explanation) -> Page:
     drawn.section("The run", facts(explanation.facts), *map(note, _notes(explanation)))
     if explanation.evaluation is not None:
         drawn.section("Results by scenario", *_results(explanation))
+    if explanation.importance is not None:
+        drawn.section("Importance of fields", *importance_parts(explanation.importance))
     drawn.section("Scenarios", *_scenarios(explanation))
     if explanation.between:
         drawn.section("Between scenarios", *_between(explanation))
@@ -229,7 +245,7 @@ def _length(prompt: Prompt) -> str:
 
 
 def _notes(explanation: Explanation) -> list[str]:
-    return [f"{line[:1].upper()}{line[1:]}." for line in explanation.notes]
+    return sentences(explanation.notes)
 
 
 def _has_levels(explanation: Explanation) -> bool:
@@ -294,6 +310,9 @@ def print_explanation(explanation: Explanation, *, file: TextIO | None = None, w
     console.print(Text("; ".join(f"{name}: {value}" for name, value in explanation.facts.items())))
     if explanation.evaluation is not None:
         print_result(explanation.evaluation, "Test", file=file, width=width)
+    if explanation.importance is not None:
+        what = f"{explanation.importance.split} rows, {explanation.importance.shuffles} shuffles"
+        _print(console, f"Importance of fields ({what})", *importance_table(explanation.importance))
     _print(console, "Scenarios", *_scenario_table(explanation))
     for view in explanation.scenarios:
         _print_prompt(console, f"Scenario {view.name}", view.prompt)
@@ -309,7 +328,8 @@ def print_explanation(explanation: Explanation, *, file: TextIO | None = None, w
     _print(console, "Users", *_user_table(explanation))
     for user in explanation.users:
         _print_prompt(console, f"User {user.token}", user.prompt)
-    for line in _notes(explanation):
+    more = [] if explanation.importance is None else sentences(explanation.importance.notes)
+    for line in [*_notes(explanation), *more]:
         console.print(Text(f"Note: {line}"))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.importance import Importance
 from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.runs.explain.permutation import ImportanceOptions, measure_importance
 from recbole_msr.runs.explain.scenario_pass import ScenarioPass
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.explain.training_rows import MAX_SCENARIOS, TrainingRows, largest_scenarios
@@ -13,18 +16,24 @@ from recbole_msr.runs.explain.users import check_users, spread_users, view_user
 from recbole_msr.runs.explain.views import Explanation, ScenarioView
 from recbole_msr.runs.explain.weights import attention_matrices, attention_notes, weight_lines
 from recbole_msr.runs.initial_weights import Movement, Weights, movements, read_start
-from recbole_msr.runs.run_files import RunFiles
 from recbole_msr.threads import torch_threads
+
+if TYPE_CHECKING:
+    from recbole_msr.runs.run_files import RunFiles
+    from recbole_msr.runs.saved_run import SavedRun
 
 
 @torch_threads()
-def explain_run(files: RunFiles, users: Sequence[str] | None, n: int) -> Explanation:
+def explain_run(
+    files: SavedRun, users: Sequence[str] | None, n: int, importance: ImportanceOptions | None = None
+) -> Explanation:
     """Look into a finished run, as `SavedRun.explain` describes.
 
     Args:
-        files: the run's files.
+        files: the run.
         users: raw ids of users; None for `n` users spread over the scenarios.
         n: number of those users.
+        importance: how the importance of fields is measured; None leaves it out.
 
     Raises:
         InputError: the run has no scenarios and tasks, or does not know a user.
@@ -58,9 +67,35 @@ def explain_run(files: RunFiles, users: Sequence[str] | None, n: int) -> Explana
     views = [view_user(token, sources.dataset, model, rows, prompts.get(token)) for token in chosen]
     test = files.evaluation.test
     if test is None:
-        notes.append("RecBole's own trainer evaluated this run: there is no result by scenario")
+        told = (
+            "RecBole's own trainer evaluated this run" if "test" in files.result else "the run has not been tested yet"
+        )
+        notes.append(f"{told}: there is no result by scenario")
+    measured = None if importance is None else _importance(files, sources, importance)
     facts, gates = sources.facts(), readings.gates
-    return Explanation(files.folder, facts, notes, test, scenarios, views, between, gates, weights, moves)
+    return Explanation(files.folder, facts, notes, test, scenarios, views, between, gates, weights, moves, measured)
+
+
+def explain_importance(run: SavedRun, options: ImportanceOptions) -> Importance:
+    """Measure the importance of a run's fields alone, as `SavedRun.importance` describes."""
+    _ = run.result
+    run.require_tasks("importance is what a metric of a task loses")
+    return measure_importance(run, RunSources(run), options)
+
+
+def _importance(run: SavedRun, sources: RunSources, options: ImportanceOptions) -> Importance | None:
+    """Measure the importance of fields; where that cannot be, say why in the notes, or refuse what was asked for."""
+    if not any(run.evaluation) and options.fields is None:
+        return None  # the notes say it already
+    try:
+        sources.split("test")
+        _ = run.model
+    except InputError as error:
+        if options.fields is not None:
+            raise
+        sources.notes.append(f"no importance of fields: {error}")
+        return None
+    return measure_importance(run, sources, options)
 
 
 def _moves(files: RunFiles, weights: list[Weights], notes: list[str]) -> list[Movement]:

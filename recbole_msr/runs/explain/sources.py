@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_msr.config.build import reading_data
-from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR
@@ -165,24 +165,37 @@ class RunSources:
 
     # The training rows.
 
-    def training_split(self) -> ScenarioDataset | None:
-        """Read the training split again; None where it is gone or has changed since."""
+    @cached_property
+    def _splits(self) -> list[ScenarioDataset] | str:
+        """The splits, read again; or why they are not there."""
         from recbole.data import create_dataset
 
         try:
             with reading_data(self._config):
-                train: ScenarioDataset = create_dataset(self._config).build()[0]
+                splits: list[ScenarioDataset] = create_dataset(self._config).build()
         except InputError as error:
-            self.notes.append(f"no numbers of training rows (expert use, strengths, movement): {error}")
-            return None
-        change = data_changes(self.dataset, train)
+            return str(error)
+        change = data_changes(self.dataset, splits[0])
         if change is not None:
-            self.notes.append(
-                f"no numbers of training rows (expert use, strengths, movement): the data in {train.dataset_path} have "
-                f"changed since the run ({change})"
-            )
+            return f"the data in {splits[0].dataset_path} have changed since the run ({change})"
+        return splits
+
+    def training_split(self) -> ScenarioDataset | None:
+        """Read the training split again; None where it is gone or has changed since."""
+        if isinstance(self._splits, str):
+            self.notes.append(f"no numbers of training rows (expert use, strengths, movement): {self._splits}")
             return None
-        return train
+        return self._splits[0]
+
+    def split(self, name: str) -> ScenarioDataset:
+        """Read a split again: "train", "valid" or "test".
+
+        Raises:
+            InputError: the data are gone or have changed since.
+        """
+        if isinstance(self._splits, str):
+            raise InputError(self._splits)
+        return self._splits[SPLITS.index(name)]
 
     def facts(self) -> dict[str, str]:
         """Return the run in a few words, by name."""

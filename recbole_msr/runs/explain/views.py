@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.importance import Importance
 from recbole_msr.runs.gate_use import GateUse
 from recbole_msr.runs.initial_weights import Movement, Weights
 
@@ -104,6 +105,7 @@ class Explanation:
         gates: how much experts are used.
         weights: every line of `gates`, of an attention, and of whatever else weighs a choice.
         moves: how far they are from where the run began; empty where that is not known.
+        importance: what is lost when a field is shuffled; None where it was not asked for, or cannot be measured.
     """
 
     run: Path
@@ -116,3 +118,4 @@ class Explanation:
     gates: list[GateUse]
     weights: list[Weights]
     moves: list[Movement]
+    importance: Importance | None = None
