@@ -425,8 +425,8 @@ def test_the_command_writes_a_page_that_a_browser_shows(llm4msr, browser, capsys
     assert browser.title == "LLM4MSR on tiny: what it has learnt", "a title of the data is no script"
     assert browser.get_log("browser") == []
     links = [link.text for link in browser.find_elements("css selector", "nav a")]
-    sections = ["The run", "Results by scenario", "Scenarios", "Between scenarios", "Experts", "Moved from the start"]
-    assert links == [*sections, "Users"]
+    sections = ["The run", "Results by scenario", "Importance of fields", "Scenarios", "Between scenarios", "Experts"]
+    assert links == [*sections, "Moved from the start", "Users"]
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     prompts = [e.get_property("textContent") for e in browser.find_elements("css selector", "pre")]
     assert len(prompts) == 5
