@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields as fields_of
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from recbole.utils import FeatureType
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.calibration import Calibration
+from recbole_msr.evaluation.calibration import Calibration, Map
 from recbole_msr.runs.explain.sources import data_changes
 from recbole_msr.runs.export.exported_model import ExportedModel
 from recbole_msr.runs.export.fields import Field
@@ -57,7 +57,7 @@ def check_export(run: SavedRun, folder: Path, fields: list[Field]) -> dict[str, 
         largest = 0.0
         for start in range(0, len(frame), _BATCH):
             part = frame.iloc[start : start + _BATCH]
-            scores = exported.predict({column: part[column].tolist() for column in part})
+            scores = exported.predict({str(column): part[column].tolist() for column in part})
             differences = _differences(run, part, scores)
             largest = max(largest, float(differences.max()) if np.isfinite(differences).all() else np.inf)
         found[name] = {"rows": len(frame), "largest_difference": largest}
@@ -78,25 +78,33 @@ def _differences(run: SavedRun, rows: pd.DataFrame, scores: np.ndarray) -> np.nd
     expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
     if run.calibration is not None and run.calibration.method == "isotonic":
         low, high = (
-            Scorer(run.recbole_config, run.dataset, run.model, _Shifted(run.calibration, shift)).score(rows).scores
+            Scorer(run.recbole_config, run.dataset, run.model, _shifted(run.calibration, shift)).score(rows).scores
             for shift in (-TOLERANCE, TOLERANCE)
         )
     outside = np.maximum(np.maximum(low - scores, scores - high), 0)
     return np.asarray(outside / np.maximum(np.abs(expected), 1))
 
 
-class _Shifted(Calibration):
-    """A calibration of probabilities that are moved before it."""
+@dataclass(frozen=True)
+class _Shifted:
+    """A map of probabilities that are moved before it."""
 
-    def __init__(self, calibration: Calibration, shift: float) -> None:
-        super().__init__(**{field.name: getattr(calibration, field.name) for field in fields_of(calibration)})
-        object.__setattr__(self, "_shift", shift)
+    inner: Map
+    shift: float
 
-    def __call__(self, scores: np.ndarray, scenario: np.ndarray) -> np.ndarray:
-        """Return the calibrated scores (N, C) of scores (N, C) that are moved where they have a map."""
-        moved = scores.copy()
-        moved[:, list(self.columns.values())] += vars(self)["_shift"]
-        return super().__call__(moved, scenario)
+    def __call__(self, probabilities: np.ndarray) -> np.ndarray:
+        """Return calibrated probabilities."""
+        return self.inner(probabilities + self.shift)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the map itself."""
+        return self.inner.to_dict()
+
+
+def _shifted(calibration: Calibration, shift: float) -> Calibration:
+    """Return a calibration of probabilities that are moved before it."""
+    maps = {task: {name: _Shifted(one, shift) for name, one in own.items()} for task, own in calibration.maps.items()}
+    return replace(calibration, maps=maps)
 
 
 def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0) -> pd.DataFrame:
@@ -131,7 +139,7 @@ def _unknown_value(field: Field, scenario: Scenario) -> Any:
 def _drawn_values(dataset: ScenarioDataset, field: Field, draw: np.random.Generator) -> list[Any]:
     if field.kind == "number":
         scale = field.scale or {}
-        return (scale["mean"] + scale["width"] * draw.normal(size=_DRAWN) / 4).tolist()
+        return list(scale["mean"] + scale["width"] * draw.normal(size=_DRAWN) / 4)
     if field.kind == "scenario":
         examples = _examples(dataset.schema.scenario, list(dataset.scenario_names))
         return [examples[i] for i in draw.integers(len(examples), size=_DRAWN)]
