@@ -179,8 +179,10 @@ class MultiScenarioRecommender(ContextRecommender):
         x, scenario = self.embed(interaction), self.scenario_of(interaction)
         y = self.predictions(self.logits(x, scenario.clamp(min=0)))
         unknown = scenario < 0
-        if is_exported():  # all rows go the way of unknown ones too: a graph does not choose
-            return torch.where(unknown.unsqueeze(1), self._mean_predictions(x, scenario), y)
+        if is_exported():  # a graph does not choose whether: it does so for those rows, which may be none
+            rows = unknown.nonzero().squeeze(1)
+            some = torch.cat([rows, rows.new_zeros(1)])  # and one more: onnxruntime dies of none
+            return y.index_copy(0, rows, self._mean_predictions(x[some], scenario[some])[:-1])
         if not unknown.any():
             return y
         return y.index_put((unknown,), self._mean_predictions(x[unknown], scenario[unknown]))
