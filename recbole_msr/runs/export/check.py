@@ -78,7 +78,9 @@ def _differences(run: SavedRun, rows: pd.DataFrame, scores: np.ndarray) -> np.nd
     expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
     if run.calibration is not None and run.calibration.method == "isotonic":
         low, high = (
-            Scorer(run.recbole_config, run.dataset, run.model, _shifted(run.calibration, shift)).score(rows).scores
+            Scorer(run.recbole_config, run.dataset, run.model, _shifted(run.calibration, shift))
+            .score(rows)
+            .scores.to_numpy()
             for shift in (-TOLERANCE, TOLERANCE)
         )
     outside = np.maximum(np.maximum(low - scores, scores - high), 0)
