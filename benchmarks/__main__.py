@@ -27,7 +27,7 @@ from benchmarks.measure import CLOCKS
 from benchmarks.process import FailedError, machine, measured
 from benchmarks.targets import targets
 
-PARTS = ("start", "train", "limits", "profile", "search", "fused", "memory", "gpu", "accuracy")
+PARTS = ("start", "train", "limits", "profile", "search", "fused", "memory", "million", "gpu", "accuracy")
 PROFILED = (("LR", "RecBole"), ("DeepFM", "RecBole"), ("HiNet", "RecBole, plain"))
 """The models whose steps are profiled, with the side before."""
 _SECONDS = {"ml-100k": 11, "ml-1m": 16, synthetic.NAME: 22}
@@ -95,6 +95,7 @@ class Benchmarks:
             "search": 60 + 330 * ("ml-1m" in given.datasets),
             "fused": 900,
             "memory": 220 * given.rounds,
+            "million": 30,
             "gpu": 0,
             "accuracy": 2400,
         }
@@ -260,6 +261,13 @@ class Benchmarks:
                             of_side = kept.setdefault(dataset, {}).setdefault(model, {}).setdefault(side, {})
                             of_side.setdefault(way, []).append(found)
         return ["", *tables.memory_table(self.results)]
+
+    def million(self) -> list[str]:
+        """XAUC, ECE, weighted AUC and histories of a million rows."""
+        kept: dict[str, Any] = self.results.setdefault("million", {})
+        for what in ("metrics", "histories"):
+            kept |= self.call(f"a million rows, {what}", f"million_rows.{what}", {}) or {}
+        return ["", *tables.million_table(self.results)]
 
     def gpu(self) -> list[str]:
         """HiNet on a GPU: ours at batch 65536, RecBole's Trainer at several, and the limit."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy
+from benchmarks.million_rows import LIMITS
 from benchmarks.targets import Target, divided, fell_back, median, middle, targets
 
 Results = Mapping[str, Any]
@@ -149,6 +150,13 @@ def accuracy_table(results: Results) -> list[str]:
     return lines[1:]
 
 
+def million_table(results: Results) -> list[str]:
+    """What a million rows take beside training, and what they may."""
+    found = results["million"]
+    rows = [[name, found[name], most] for name, most in LIMITS.items() if name in found]
+    return table(["of 1,000,000 rows", "seconds", "at most"], rows)
+
+
 def fused_table(results: Results) -> list[str]:
     """Trainings at once beside the same ones one by one, and the final test."""
     head = ["model", "batch", "what", "one by one, rows/s", "side by side / it", "stacked / it"]
@@ -200,6 +208,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "search": search_table,
     "fused": fused_table,
     "memory": memory_table,
+    "million": million_table,
     "profile": profile_table,
     "limits": limit_table,
     "gpu": gpu_table,

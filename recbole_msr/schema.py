@@ -10,7 +10,7 @@ A configuration says, for instance::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
@@ -249,6 +249,8 @@ class Task(Settings):
     """"error" (a row without a value stops the run) or "ignore" (such a row does not count for this task)."""
     weight: Name | None = None
     """The field with the weight of each row in the task's loss, numbers >= 0; without one all rows count alike."""
+    weighted: bool = False
+    """With `weight`: evaluate the task by the rows' weights, too; metrics so weighted are called weighted_METRIC."""
     type: Literal["binary", "number", "classes"] = "binary"
     """"binary" (a label of 0 and 1), "number" (a regression; predictions come in the field's unit) or "classes" (one of
     several values, each with a probability)."""
@@ -284,6 +286,8 @@ class Task(Settings):
             raise ValueError(f"after is for labels of 0 and 1, which type: {self.type} is not")
         if self.after is None and "strict" in self.model_fields_set:
             raise ValueError("strict goes with after, the task that comes before this one")
+        if self.weight is None and "weighted" in self.model_fields_set:
+            raise ValueError("weighted goes with weight, the field with the weights of the rows")
         return self
 
     @property
@@ -400,6 +404,31 @@ class Schema:
     def weight_fields(self) -> dict[str, str]:
         """The names of the float columns with weights, by the tasks that have weights, in the declared order."""
         return {task.name: task.weight_field for task in self.tasks if task.weight_field is not None}
+
+    @property
+    def weighted_types(self) -> dict[str, TaskType]:
+        """The type of each task and conditional that is evaluated by weights, too, by name."""
+        weighted = {task.name for task in self.tasks if task.weighted}
+        of = {name: self.conditionals.get(name, (name, None))[0] for name in self.predicted_types}
+        return {name: kind for name, kind in self.predicted_types.items() if of[name] in weighted}
+
+    def metric_weights(self, names: Iterable[str], column: Callable[[str], np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights of the rows (N,), by those of the tasks and conditionals that are evaluated by weights.
+
+        A conditional has its task's weights.
+
+        Args:
+            names: names of tasks, and of `conditionals`.
+            column: the weights (N,) of a weight field.
+        """
+        weighted = self.weighted_types
+        tasks = {name: self.conditionals.get(name, (name, None))[0] for name in names if name in weighted}
+        return {name: column(weight_field(task)) for name, task in tasks.items()}
+
+    @property
+    def metric_weight_fields(self) -> list[str]:
+        """The names of the float columns with weights that the evaluation needs."""
+        return [weight_field(task.name) for task in self.tasks if task.weighted]
 
     @property
     def types(self) -> dict[str, TaskType]:

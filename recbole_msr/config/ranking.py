@@ -89,6 +89,11 @@ def check_ranking(config: Any) -> None:
                 f"eval_args: mode: {modes['test']} ranks items by the probability of a label 1, and task '{task}' is "
                 f"of type {'number' if kind == 'number' else 'classes'}: leave that task out, or set mode: labeled"
             )
+    for name in schema.weighted_types:
+        raise InputError(
+            f"task '{name}': weighted: true is of labelled rows, and eval_args: mode: {modes['test']} ranks items: "
+            "leave 'weighted' out, or set mode: labeled"
+        )
     if config["calibrate"] != "none":
         raise InputError(
             f"calibrate is of labelled rows, and eval_args: mode: {modes['test']} ranks items: set calibrate: none, or "

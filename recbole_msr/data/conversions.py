@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -10,12 +10,13 @@ from recbole_msr.errors import InputError
 from recbole_msr.schema import Schema
 
 
-def check_conversions(schema: Schema, labels: Mapping[str, np.ndarray]) -> list[str]:
+def check_conversions(schema: Schema, labels: Mapping[str, np.ndarray], place: Callable[[int], str]) -> list[str]:
     """Return a warning for each task that has label 1 where the task before it has label 0.
 
     Args:
         schema: the declared tasks.
         labels: label field -> labels of all rows (N,), missing ones among them.
+        place: says where a row stands, by its number among these, from 0.
 
     Raises:
         InputError: there are such rows, and the task is declared with `strict: true`.
@@ -31,8 +32,8 @@ def check_conversions(schema: Schema, labels: Mapping[str, np.ndarray]) -> list[
         if not len(without):
             continue
         told = (
-            f"task '{task.name}' has label 1 in {len(without)} of {int(positive.sum())} rows although task "
-            f"'{before.name}', which it comes after, has label 0 there (the first is interaction {without[0] + 1})"
+            f"{place(int(without[0]))}: task '{task.name}' has label 1 although task '{before.name}', which it comes "
+            f"after, has label 0 ({len(without)} such rows, of {int(positive.sum())} with label 1 of '{task.name}')"
         )
         if task.strict:
             raise InputError(

@@ -110,6 +110,7 @@ class ScenarioDataset(ColumnarDataset):
     history: HistoryRows | None = None
     _untimed = 0
     _read_times: np.ndarray | None = None
+    _read_rows: np.ndarray | None = None
 
     def __init__(self, config: Any) -> None:
         schema = Schema.from_config(config)
@@ -287,6 +288,8 @@ class ScenarioDataset(ColumnarDataset):
                 counts = self.data_report["files"][name.removesuffix("_feat")]
                 why = ", ".join(map(describe_left_out, counts["dropped"]))
                 raise InputError(f"no row of {counts['file']} is left: {counts['read']} were read, left out were {why}")
+        if self.schema.parents:
+            self._read_rows = self.inter_feat.index.to_numpy()
         super()._reset_index()
 
     def _check_numbers(self) -> None:
@@ -451,8 +454,10 @@ class ScenarioDataset(ColumnarDataset):
         for table, counts in self.data_report["files"].items():
             counts["used"] = len(getattr(self, f"{table}_feat"))
         labels = {task.label_field: self._labels(task) for task in self.schema.tasks}
-        for warning in check_conversions(self.schema, labels):
+        rows = self.inter_feat.index if self._read_rows is None else self._read_rows
+        for warning in check_conversions(self.schema, labels, lambda place: self._place(int(rows[place]))):
             self._note(warning)
+        self._read_rows = None
         for task in self.schema.tasks:
             if task.weight_field is not None:
                 weights = self.inter_feat[task.weight].to_numpy(dtype=np.float32)

@@ -16,6 +16,7 @@ from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metri
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
 from recbole_msr.evaluation.ranking import ListGroups, list_values
 from recbole_msr.evaluation.ranking_mode import list_metrics
+from recbole_msr.evaluation.weighted_formulas import WeightedGroups
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, is_conditional, wrong_labels
 
 _COUNTS = ("type", "rows", "positives", "mean_label", "undefined")
@@ -141,6 +142,16 @@ class Evaluation:
         return [metric for metric in self.metrics if "ranking" in METRICS[metric].types]
 
     @property
+    def weighted(self) -> list[str]:
+        """Names of the tasks that are evaluated by their rows' weights, too."""
+        return [task for task, cell in self.pooled.items() if any(METRICS[metric].weighted for metric in cell.values)]
+
+    def tasks_with(self, metric: str) -> list[str]:
+        """Return the tasks whose cells can have a metric."""
+        of = self.weighted if METRICS[metric].weighted else self.tasks
+        return [task for task in of if self.pooled[task].type in METRICS[metric].types]
+
+    @property
     def leading(self) -> str:
         """The metric by which the worst cell is shown: AUC, or the first one of ranked lists."""
         return next(iter(self.of_lists), "auc")
@@ -148,7 +159,8 @@ class Evaluation:
     @property
     def applicable(self) -> list[str]:
         """The metrics that this version computes for tasks of these types; of lists those that it holds."""
-        return [*metrics_of(self.types.values()), *self.of_lists]
+        weighted = [self.pooled[task].type for task in self.weighted]
+        return [*metrics_of(self.types.values(), weighted), *self.of_lists]
 
     @property
     def undefined(self) -> list[tuple[str, str, str]]:
@@ -195,7 +207,7 @@ class Evaluation:
 
     def keys(self) -> list[str]:
         """Return the names of all values of `flat`, those that are undefined among them."""
-        return metric_keys(self.cells, self.types, self.main_task, self.of_lists)
+        return metric_keys(self.cells, self.types, self.main_task, self.of_lists, self.weighted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types; what follows from the cells is in it too, for other readers."""
@@ -251,6 +263,7 @@ def evaluate_cells(
     metrics: Iterable[str] = METRICS,
     types: Mapping[str, TaskType] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> Evaluation:
     """Compute the metrics of every scenario x task, and of each task over all rows.
 
@@ -277,6 +290,8 @@ def evaluate_cells(
         metrics: those that are computed, of those of the tasks' types; the cells know no others.
         types: the tasks' types by name; binary where not given.
         classes: of each task of classes the names of its classes.
+        weights: of each task that is evaluated by weights, too, those of its rows (N,), finite and >= 0. Its cells have
+            the weighted metrics beside the others; one is undefined where no row that counts has a weight.
 
     Raises:
         FloatingPointError: a prediction is NaN.
@@ -295,7 +310,9 @@ def evaluate_cells(
     for column, (task, kind) in enumerate(layout.types.items()):
         labelled = labels[:, column] != MISSING_LABELS[kind]
         rows = slice(None) if labelled.all() else labelled
-        of_task = [metric for metric in metrics_of([kind]) if metric in wanted]
+        weight = None if weights is None or task not in weights else np.asarray(weights[task])[rows]
+        of_task = [name for name in metrics_of([kind]) if name in wanted]
+        by_weight = [name for name in metrics_of([], [kind]) if name in wanted and weight is not None]
         own, label = predictions[rows, layout.columns[task]], labels[rows, column]
         scored: ScoredRows | PredictedNumbers
         if kind == "number":
@@ -307,7 +324,7 @@ def evaluate_cells(
             scored = ScoredRows(own[:, 0], label, user)
         of_row = scenario[rows]
         groups = scored.grouped()
-        values = _values(groups, of_task)
+        values = _values(groups, of_task) | _weighted_values(scored, weight, None, by_weight)
         (pooled[task],) = _cells(groups, values, [0], 1, kind)
         if len(scenario_names) == 1 and (of_row == 1).all():
             of_scenarios = _cells(groups, values, [0], min_rows, kind)
@@ -315,7 +332,8 @@ def evaluate_cells(
             del groups  # its arrays are as long as the rows: the next ones take their memory
             groups = scored.grouped(of_row)
             numbers = range(1, len(scenario_names) + 1)
-            of_scenarios = _cells(groups, _values(groups, of_task), numbers, min_rows, kind)
+            values = _values(groups, of_task) | _weighted_values(scored, weight, of_row, by_weight)
+            of_scenarios = _cells(groups, values, numbers, min_rows, kind)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
     return Evaluation(main_task, pooled, cells)
@@ -407,8 +425,19 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
     least = config["min_scenario_rows"] or 1
     layout = Layout.of(tasks, types, getattr(split, "label_classes", None))
     half = np.full((len(labels), layout.width), 0.5)
+    weights = {} if schema is None else schema.metric_weights(tasks, lambda field: inter[field].numpy())
     return evaluate_cells(
-        half, labels, scenario, users, scenarios, tasks, main, min_rows=least, types=types, classes=layout.classes
+        half,
+        labels,
+        scenario,
+        users,
+        scenarios,
+        tasks,
+        main,
+        min_rows=least,
+        types=types,
+        classes=layout.classes,
+        weights=weights,
     )
 
 
@@ -451,6 +480,16 @@ def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str
 def _values(groups: ScoredGroups | NumberGroups, metrics: Sequence[str]) -> dict[str, list[float]]:
     """Return each metric's values of the groups, NaN where undefined."""
     return {name: METRICS[name].values(groups).tolist() for name in metrics}
+
+
+def _weighted_values(
+    scored: ScoredRows | PredictedNumbers, weight: np.ndarray | None, groups: np.ndarray | None, metrics: Sequence[str]
+) -> dict[str, list[float]]:
+    """Return each weighted metric's values of the same groups; nothing without weights."""
+    if weight is None or not metrics:
+        return {}
+    weighted = WeightedGroups(scored, weight, groups)
+    return {name: METRICS[name].values(weighted).tolist() for name in metrics}
 
 
 def _cells(

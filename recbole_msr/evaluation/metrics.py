@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation import class_formulas, formulas, number_formulas
+from recbole_msr.evaluation import class_formulas, formulas, number_formulas, weighted_formulas
 from recbole_msr.evaluation.ranking import ListGroups, list_metric
 from recbole_msr.schema import TaskType
 
@@ -37,11 +37,12 @@ class MeanOfTerms:
 
     Attributes:
         terms: of predictions (N,), or (N, K) of K classes, and labels (N,), the metric's value, and the terms: one
-            array for all rows, or one for the positives and one for the negatives; each has the value as its mean.
+            array for all rows, or one for the positives and one for the negatives; each has the value as its mean. Of
+            a weighted metric the third argument is the weights (N,), and the mean is weighted.
         over: "rows"; "classes", where both classes are needed; "pairs", of rows where two labels differ.
     """
 
-    terms: Callable[[np.ndarray, np.ndarray], tuple[float, tuple[np.ndarray, ...]]]
+    terms: Callable[..., tuple[float, tuple[np.ndarray, ...]]]
     over: Literal["rows", "classes", "pairs"]
 
 
@@ -55,7 +56,7 @@ class Metric:
         direction: which values are better.
         values: the values of G groups of rows (G,), NaN where a group has none. The groups are what its task types
             have: `formulas.ScoredGroups`, `number_formulas.NumberGroups`, `class_formulas.ClassGroups`,
-            `ranking.ListGroups`.
+            `ranking.ListGroups`; those of a weighted metric are `weighted_formulas.WeightedGroups`.
         types: the types of cells that it is of.
         bounds: the least and the greatest possible value.
         needs_classes: undefined in a cell of one class or of fewer than `min_scenario_rows` rows. Other metrics have a
@@ -66,6 +67,7 @@ class Metric:
         compared: columns of it in the first table of a comparison: "macro", "worst", "tasks" (the macro mean of each
             of several tasks), "all rows" (pooled, for each task).
         digits: format of a value.
+        weighted: of tasks declared with `weighted: true` alone, by the rows' weights.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Metric:
     difference: MeanOfTerms | None = None
     compared: tuple[Literal["macro", "worst", "tasks", "all rows"], ...] = ("macro",)
     digits: str = ".4f"
+    weighted: bool = False
 
     def badness(self, value: float) -> float:
         """Return what is larger the worse a value is; of PCOC |log value|, so that 2 is as bad as 1/2."""
@@ -112,6 +115,73 @@ class _Registry(dict[str, Metric]):
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or (isinstance(name, str) and _metric_of_lists(name) is not None)
+
+
+def _weighted_metrics() -> list[Metric]:
+    """Return the metrics by the rows' weights; GAUC, ECE, XAUC and those of ranked lists have none."""
+    larger, smaller = Direction.LARGER, Direction.SMALLER
+    log_loss_terms = MeanOfTerms(weighted_formulas.weighted_log_loss_terms, "rows")
+    accuracy_terms = MeanOfTerms(weighted_formulas.weighted_accuracy_terms, "rows")
+    common: dict[str, Any] = {"weighted": True, "undefined_reason": "no weight"}
+    unbounded: dict[str, Any] = {**common, "bounds": (0.0, math.inf)}
+    number: dict[str, Any] = {**unbounded, "types": ("number", "ordered"), "compared": ("all rows",), "digits": ".5g"}
+    return [
+        Metric(
+            "weighted_auc",
+            "Weighted AUC",
+            larger,
+            weighted_formulas.weighted_auc,
+            weighted=True,
+            needs_classes=True,
+            undefined_reason="no weight in a class",
+            difference=MeanOfTerms(weighted_formulas.weighted_auc_terms, "classes"),
+            compared=("macro", "worst", "tasks"),
+        ),
+        Metric(
+            "weighted_logloss",
+            "Weighted LogLoss",
+            smaller,
+            weighted_formulas.weighted_log_loss,
+            types=("binary", "classes", "ordered"),
+            difference=log_loss_terms,
+            compared=("macro", "all rows"),
+            **unbounded,
+        ),
+        Metric(
+            "weighted_pcoc",
+            "Weighted PCOC",
+            Direction.NEAREST_TO_ONE,
+            weighted_formulas.weighted_predicted_over_observed,
+            compared=("macro", "worst"),
+            **unbounded,
+        ),
+        Metric(
+            "weighted_accuracy",
+            "Weighted accuracy",
+            larger,
+            weighted_formulas.weighted_accuracy,
+            types=("classes", "ordered"),
+            difference=accuracy_terms,
+            compared=("macro", "worst", "tasks"),
+            **common,
+        ),
+        Metric(
+            "weighted_mae",
+            "Weighted MAE",
+            smaller,
+            weighted_formulas.weighted_mae,
+            difference=MeanOfTerms(weighted_formulas.weighted_mae_terms, "rows"),
+            **number,
+        ),
+        Metric(
+            "weighted_rmse",
+            "Weighted RMSE",
+            smaller,
+            weighted_formulas.weighted_rmse,
+            difference=MeanOfTerms(weighted_formulas.weighted_rmse_terms, "rows"),
+            **number,
+        ),
+    ]
 
 
 METRICS: dict[str, Metric] = _Registry(
@@ -200,15 +270,25 @@ METRICS: dict[str, Metric] = _Registry(
             difference=MeanOfTerms(number_formulas.xauc_terms, "pairs"),
             compared=("macro", "worst", "tasks"),
         ),
+        *_weighted_metrics(),
     )
 )
 """The metrics of labels by name, in the order of tables; those of ranked lists are found too (`METRICS["ndcg@10"]`)."""
 
 
-def metrics_of(types: Iterable[CellType]) -> list[str]:
-    """Return the metrics of labels that cells of any of these types have, in the order of tables."""
-    there = set(types)
-    return [name for name, metric in METRICS.items() if there.intersection(metric.types)]
+def metrics_of(types: Iterable[CellType], weighted: Iterable[CellType] = ()) -> list[str]:
+    """Return the metrics of labels that cells of any of these types have, in the order of tables.
+
+    Args:
+        types: the types of the tasks' cells.
+        weighted: those of the tasks that are evaluated by their rows' weights, too.
+    """
+    there, of_weighted = set(types), set(weighted)
+    return [
+        name
+        for name, metric in METRICS.items()
+        if (of_weighted if metric.weighted else there).intersection(metric.types)
+    ]
 
 
 def metrics_among(names: Iterable[str]) -> list[str]:
@@ -266,7 +346,8 @@ def cannot_choose(key: str) -> str | None:
     metric = METRICS.get(_metric_of(key))
     if metric is None or metric.direction is not Direction.NEAREST_TO_ONE:
         return None
-    others = " or ".join(sorted(m.name for m in METRICS.values() if m.direction is Direction.SMALLER))
+    smaller = (m.name for m in METRICS.values() if m.direction is Direction.SMALLER and not m.weighted)
+    others = " or ".join(sorted(smaller))
     return (
         f"'{key}' cannot choose an epoch or a trial: {metric.heading} is best at 1, so neither the largest nor the "
         f"smallest value is the best one; choose by {others}, where smaller is better, or by auc"
@@ -306,7 +387,11 @@ def find_metric(wanted: str, known: Iterable[str]) -> str | None:
 
 
 def metric_keys(
-    scenarios: Iterable[str], tasks: Mapping[str, CellType], main_task: str, of_lists: Sequence[str] = ()
+    scenarios: Iterable[str],
+    tasks: Mapping[str, CellType],
+    main_task: str,
+    of_lists: Sequence[str] = (),
+    weighted: Sequence[str] = (),
 ) -> list[str]:
     """Return the names of all values that `Evaluation.flat` may have.
 
@@ -315,11 +400,13 @@ def metric_keys(
         tasks: name -> type of each task's cells.
         main_task: the task whose pooled values have no task in their key.
         of_lists: the metrics of ranked lists, such as `ndcg@10`.
+        weighted: the tasks that are evaluated by their rows' weights, too.
     """
     scenarios = list(scenarios)
     keys: list[str] = []
-    for metric in [*metrics_of(tasks.values()), *of_lists]:
-        of_metric = [task for task, kind in tasks.items() if kind in METRICS[metric].types]
+    for metric in [*metrics_of(tasks.values(), [tasks[task] for task in weighted]), *of_lists]:
+        able = {task: tasks[task] for task in weighted} if METRICS[metric].weighted else tasks
+        of_metric = [task for task, kind in able.items() if kind in METRICS[metric].types]
         names = [*of_metric, "macro", "worst", *(f"{task}/macro" for task in of_metric)]
         names += [f"{scenario}/{task}" for scenario in scenarios for task in of_metric]
         keys += [metric] if main_task in of_metric else []

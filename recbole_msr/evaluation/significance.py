@@ -21,7 +21,7 @@ from scipy.special import stdtr, stdtrit
 from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.formulas import ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
-from recbole_msr.evaluation.metrics import METRICS, smaller_is_better
+from recbole_msr.evaluation.metrics import METRICS, metrics_of, smaller_is_better
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, wrong_labels
 
 _ZERO = 1e-12
@@ -77,6 +77,7 @@ class Rows:
         min_rows: of a defined cell.
         types: the tasks' types by name; binary where not given.
         classes: of each task of classes the names of its classes.
+        weights: of each task that is compared by weights, too, those of its rows (N,), finite and >= 0.
 
     Attributes:
         shape: of the predictions: (N, T), more columns where tasks have classes.
@@ -95,8 +96,10 @@ class Rows:
         min_rows: int = 2,
         types: Mapping[str, TaskType] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
+        weights: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         labels, scenario = np.asarray(labels), np.asarray(scenario)
+        self._weights = {task: np.asarray(of_task, dtype=np.float64) for task, of_task in (weights or {}).items()}
         if labels.ndim != 2 or labels.shape[1] != len(task_names):
             raise ValueError(f"labels must be (rows, {len(task_names)} tasks), got {labels.shape}")
         self.layout = Layout.of(task_names, types, classes)
@@ -144,7 +147,8 @@ class Rows:
             label, kind = labels[rows], self.layout.types[task]
             defined = len(rows) >= min_rows and (kind != "binary" or 0 < (label == 1).sum() < len(rows))
             columns, values = self.layout.columns[task], self.layout.class_values(task)
-            self.cells[key] = _Cell(key, columns, rows, label, user[rows], defined, pooled, kind, values)
+            weight = self._weights[task][rows] if task in self._weights else None
+            self.cells[key] = _Cell(key, columns, rows, label, user[rows], defined, pooled, kind, values, weight)
 
     def measure(self, predictions: np.ndarray) -> Measured:
         """Measure one model of one seed: its metrics, and the influence of each user on them.
@@ -326,20 +330,26 @@ def adjust(
 class Part:
     """Rows of a cell whose mean enters a metric: a class (AUC) or all (LogLoss).
 
+    Args:
+        user: codes of the rows' users (N,).
+        weight: of the rows (N,), above 0; None where each counts once.
+
     Attributes:
         users: codes of the users that have such rows, ascending.
-        share: of the rows that each of them has; sums to 1.
+        share: of the rows, or of their weight, that each of them has; sums to 1.
         degrees: of freedom of the sum of their squared influences.
     """
 
-    def __init__(self, user: np.ndarray) -> None:
+    def __init__(self, user: np.ndarray, weight: np.ndarray | None = None) -> None:
         self.users, self._of, count = np.unique(user, return_inverse=True, return_counts=True)
-        self.share = count / len(user)
+        self._weight = weight
+        self.share = count / len(user) if weight is None else np.bincount(self._of, weight) / weight.sum()
         self.degrees = max(len(self.users) - 1, 1)
 
     def influence(self, terms: np.ndarray, mean: float) -> np.ndarray:
         """Return each user's part of the mean of the rows' terms, less the part that would be expected."""
-        total = np.bincount(self._of, terms, len(self.users)) / len(terms)
+        terms, size = (terms, len(terms)) if self._weight is None else (terms * self._weight, self._weight.sum())
+        total = np.bincount(self._of, terms, len(self.users)) / size
         scaled: np.ndarray = (total - mean * self.share) * np.sqrt((self.degrees + 1) / self.degrees)
         return scaled
 
@@ -358,6 +368,7 @@ class _Cell:
         pooled: bool,
         kind: TaskType,
         values: np.ndarray | None,
+        weight: np.ndarray | None = None,
     ) -> None:
         self.key, self.columns, self.rows, self.defined, self.pooled = key, columns, rows, defined, pooled
         self.label, self.kind, self._values = label, kind, values
@@ -370,8 +381,28 @@ class _Cell:
         self.parts: dict[str, tuple[Part, ...]] = {
             name: parts[metric.difference.over]
             for name, metric in METRICS.items()
-            if kind in metric.types and metric.difference is not None and metric.difference.over in parts
+            if kind in metric.types
+            and not metric.weighted
+            and metric.difference is not None
+            and metric.difference.over in parts
         }
+        if weight is not None:
+            self._add_weighted(user, weight)
+
+    def _add_weighted(self, user: np.ndarray, weight: np.ndarray) -> None:
+        """Add the parts of the weighted metrics: of the rows that have a weight."""
+        self._counting = np.flatnonzero(weight > 0)
+        self._weight, user, label = weight[self._counting], user[self._counting], self.label[self._counting]
+        positive = label == 1
+        parts: dict[str, tuple[Part, ...]] = {}
+        if len(user):
+            parts["rows"] = (Part(user, self._weight),)
+        if self.kind == "binary" and self.defined and 0 < positive.sum() < len(user):
+            parts["classes"] = tuple(Part(user[rows], self._weight[rows]) for rows in (positive, ~positive))
+        for name in metrics_of([], [self.kind]):
+            difference = METRICS[name].difference
+            if difference is not None and difference.over in parts:
+                self.parts[name] = parts[difference.over]
 
     def measure(self, score: np.ndarray) -> dict[str, tuple[float, Sums]]:
         """Return each tested metric's value and each part's influences, of the cell's own columns of predictions."""
@@ -383,7 +414,10 @@ class _Cell:
             test = METRICS[name].difference
             assert test is not None
             of_number = self._values is not None and "number" in METRICS[name].types
-            value, terms = test.terms(*as_number) if of_number else test.terms(score, label)
+            arrays: list[np.ndarray] = list(as_number if of_number else (score, label))
+            if METRICS[name].weighted:
+                arrays = [*(array[self._counting] for array in arrays), self._weight]
+            value, terms = test.terms(*arrays)
             influences = (part.influence(of_part, value) for part, of_part in zip(parts, terms, strict=True))
             measured[name] = value, tuple(influences)
         return measured

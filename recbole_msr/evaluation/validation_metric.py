@@ -32,7 +32,8 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
         types = {task: "ranking" for task in types if not is_conditional(task)}
         known = metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, list_metrics(config))
     else:
-        known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main)
+        weighted = [] if schema is None else [task for task in schema.weighted_types if task in types]
+        known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, weighted=weighted)
     refusal = cannot_choose(str(wanted))
     if refusal is not None:
         raise InputError(f"valid_metric {refusal}")

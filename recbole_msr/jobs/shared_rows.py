@@ -37,7 +37,10 @@ class SharedRows:
         self.users = inter[split.uid_field].numpy() if split.uid_field in inter else None
         self.scenarios = list(split.scenario_names)
         classes = split.label_classes
-        self.rows = Rows(self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes)
+        weights = schema.metric_weights(self.tasks, lambda field: inter[field].numpy())
+        self.rows = Rows(
+            self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes, weights
+        )
 
     of_lists: ClassVar[list[str]] = []
     """Metrics of ranked lists: none of rows."""

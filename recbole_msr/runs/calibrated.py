@@ -14,7 +14,7 @@ from recbole_msr.evaluation.prediction_file import labels_of_split, layout_of_sp
 from recbole_msr.files.json import read_json
 
 CALIBRATION = "calibration.json"
-METRICS = ("auc", "logloss", "ece", "pcoc")
+METRICS = ("auc", "logloss", "ece", "pcoc", "weighted_auc", "weighted_logloss", "weighted_pcoc")
 """Metrics of calibrated predictions in result.json; AUC changes where cells have maps of their own."""
 _ADVICE = "put it back from a copy, or train again"
 
@@ -32,6 +32,7 @@ class SplitRows:
         self.main, self.scenarios = split.schema.main_task, list(split.scenario_names)
         self.labels = labels_of_split(split, self.layout)
         self.scenario = split.row_scenario(split.inter_feat).numpy()
+        self.weights = split.schema.metric_weights(self.layout.types, lambda field: split.inter_feat[field].numpy())
 
 
 def fit_calibration(config: Any, scores: torch.Tensor, split: Any) -> Calibration:
@@ -78,6 +79,7 @@ def calibrated_test(config: Any, calibration: Calibration, scores: torch.Tensor,
         metrics=METRICS,
         types=rows.layout.types,
         classes=rows.layout.classes,
+        weights=rows.weights,
     )
     told = {"method": calibration.method, "by": calibration.by, "left_out": list(calibration.left_out)}
     return {**told, "test": found.to_dict()}

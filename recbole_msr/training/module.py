@@ -298,7 +298,8 @@ class RecModule(pl.LightningModule):
         scores = gather_rows(own, row_numbers(loader), len(loader.table))
         del self._predictions
         self._check(scores, "predictions")
-        labels = self._schema.label_fields if self._schema is not None else []
+        schema = self._schema
+        labels = [] if schema is None else [*schema.label_fields, *schema.metric_weight_fields]
         needed = (self._config["USER_ID_FIELD"], self._config["LABEL_FIELD"], SCENARIO_FIELD, *labels)
         rows = loader.table.whole(needed)
         if self.trainer.testing and (self._config["save_predictions"] or self._config["calibrate"] != "none"):
@@ -318,6 +319,7 @@ class RecModule(pl.LightningModule):
     def _evaluate(self, scores: torch.Tensor, rows: Interaction) -> Evaluation:
         users = rows[self._config["USER_ID_FIELD"]].cpu().numpy() if self._config["USER_ID_FIELD"] in rows else None
         classes = {} if self._layout is None else self._layout.classes
+        weights: dict[str, np.ndarray] = {}
         if self._schema is None:
             names, tasks, main = ["all"], [self._config["LABEL_FIELD"]], self._config["LABEL_FIELD"]
             labels, scenario = rows[main].cpu().numpy()[:, None], np.ones(len(rows), dtype=np.int64)
@@ -326,11 +328,22 @@ class RecModule(pl.LightningModule):
             main = self._schema.main_task
             tasks = list(Layout.predicted(self._schema, classes, scores.shape[1]).types)
             labels = self._schema.labels(tasks, lambda field: rows[field].cpu().numpy())
+            weights = self._schema.metric_weights(tasks, lambda field: rows[field].cpu().numpy())
             scenario = rows[SCENARIO_FIELD].cpu().numpy()
         least = self._config["min_scenario_rows"] or 1
         types = {} if self._schema is None else self._schema.predicted_types
         return evaluate_cells(
-            scores.numpy(), labels, scenario, users, names, tasks, main, least, types=types, classes=classes
+            scores.numpy(),
+            labels,
+            scenario,
+            users,
+            names,
+            tasks,
+            main,
+            least,
+            types=types,
+            classes=classes,
+            weights=weights,
         )
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:

@@ -105,6 +105,7 @@ class EnsembleRows:
             min_rows=self._config["min_scenario_rows"] or 1,
             metrics=METRICS if all_metrics else [self.metric.split("/")[0].lower()],
             types=split.schema.types,
+            weights=split.schema.metric_weights(tasks, lambda field: inter[field].numpy()),
         )
 
     def value(self, evaluation: Evaluation) -> float | None:

@@ -140,7 +140,8 @@ class SearchSettings:
         """Return why no ensemble can be chosen; None if one can."""
         schema = Schema.from_config(self.config) if self.config.get("tasks") else None
         types = {} if schema is None else schema.types
-        metrics = metrics_of(types.values() or ["binary"])
+        weighted = {} if schema is None else schema.weighted_types
+        metrics = metrics_of(types.values() or ["binary"], weighted.values())
         of_classes = [task for task, kind in types.items() if kind in CLASS_TYPES]
         if of_classes:
             return (

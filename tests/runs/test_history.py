@@ -25,6 +25,8 @@ SETTINGS = {
     "state": "ERROR",
     "save_predictions": True,
 }
+KNOWLEDGE = {"backbone": "SharedBottom", "knowledge": "random", "knowledge_size": 6}
+"""Of LLM4MSR, without an encoder."""
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +83,17 @@ def test_a_new_row_without_a_time_is_after_all_training_rows(data_path, tmp_path
     assert not np.allclose(run.predict(rows), run.predict(early))
 
 
-@pytest.mark.parametrize("model", [name for name in registry.registered_models() if name != "LLM4MSR"])
+@pytest.mark.parametrize("model", registry.registered_models())
 def test_every_model_trains_with_histories(data_path, model):
     from recbole.data import create_dataset
     from recbole.utils import get_model
 
     config = build_config(
-        model, "tiny", SETTINGS | {"data_path": str(data_path), "history_pooling": "target_attention"}
+        model,
+        "tiny",
+        SETTINGS
+        | {"data_path": str(data_path), "history_pooling": "target_attention"}
+        | (KNOWLEDGE if model == "LLM4MSR" else {}),
     )
     train = create_dataset(config).build()[0]
     torch.manual_seed(0)
@@ -95,6 +101,20 @@ def test_every_model_trains_with_histories(data_path, model):
     loss = built.calculate_loss(train[torch.arange(20)])
     (sum(loss) if isinstance(loss, tuple) else loss).backward()
     assert all(p.grad is not None and p.grad.any() for p in built.features.history.parameters() if p.numel() > 1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "target_attention"])
+def test_llm4msr_with_histories_and_tasks_after_one_another_predicts_its_test_rows_again(data_path, tmp_path, pooling):
+    tasks = {"click": {"field": "rating", "at_least": 3}, "buy": {"field": "rating", "at_least": 5, "after": "click"}}
+    trained = _run(data_path, tmp_path / "run", "LLM4MSR", tasks=tasks, history_pooling=pooling, **KNOWLEDGE)
+    run = recbole_msr.load(trained.folder)
+    predicted = run.predict(_rows(data_path))
+    expected = pd.read_parquet(trained.folder / "predictions.parquet")
+    assert list(predicted) == ["click", "buy", "buy|click"]
+    np.testing.assert_allclose(predicted["click"] * predicted["buy|click"], predicted["buy"], rtol=1e-4)
+    assert len(expected) == trained.test.pooled["buy"].rows
+    nearest = np.abs(predicted["buy"].to_numpy() - expected["score_buy"].to_numpy()[:, None]).min(axis=1)
+    assert nearest.max() < 1e-6
 
 
 def test_a_given_column_is_a_history_of_the_same_table(data_path, tmp_path):

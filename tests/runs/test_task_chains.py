@@ -89,10 +89,19 @@ def test_conversions_without_a_click_are_told_in_the_result_and_refused_by_stric
     tasks = {"like": {"field": "rating", "at_least": 5}, "click": {"field": "rating", "above": 3, "after": "like"}}
     made = _run(data_path, tmp_path / "run", tasks=tasks, epochs=1)
     ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
-    told = f"task 'click' has label 1 in {(ratings == 4).sum()} of {(ratings > 3).sum()} rows"
+    told = f"({(ratings == 4).sum()} such rows, of {(ratings > 3).sum()} with label 1 of 'click')"
     assert any(told in warning for warning in made.summary["data"]["warnings"])
     with pytest.raises(InputError, match="strict: true refuses that"):
         _run(data_path, tmp_path / "strict", tasks=tasks | {"click": tasks["click"] | {"strict": True}})
+
+
+def test_a_conversion_without_its_click_is_found_by_its_line_where_earlier_rows_are_left_out(data_path, tmp_path):
+    tasks = {"like": {"field": "rating", "at_least": 5}, "click": {"field": "rating", "above": 3, "after": "like"}}
+    strict, kept = {"click": tasks["click"] | {"strict": True}}, {"timestamp": "[100,inf)"}
+    ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
+    line = 2 + int((ratings[100:] == 4).idxmax())  # the first line has the names
+    with pytest.raises(InputError, match=rf"tiny\.inter, line {line}: task 'click' has label 1 although task 'like'"):
+        _run(data_path, tmp_path / "strict", tasks=tasks | strict, val_interval=kept)
 
 
 def test_an_ensemble_predicts_the_tasks(trained, data_path, tmp_path):

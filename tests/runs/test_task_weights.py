@@ -1,8 +1,12 @@
 """Runs with weighted tasks: trained, predicted, fused, and what is refused."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import recbole_msr
 from recbole_msr.errors import InputError
@@ -165,3 +169,43 @@ def test_fused_trials_learn_with_weights(write, tmp_path):
         )  # fmt: skip
         values.append([trial.value for trial in found.study.trials if trial.value is not None])
     assert values[0] == pytest.approx(values[1], abs=2e-3)
+
+
+def test_weighted_metrics_of_a_run_are_those_of_its_test_rows_and_their_weights(write, tmp_path):
+    tasks = {"like": SETTINGS["tasks"]["like"] | {"weighted": True}, "stars": SETTINGS["tasks"]["stars"]}
+    made = _run(
+        path := write(), tmp_path / "run", tasks=tasks, valid_metric="weighted_auc/macro", save_predictions=True
+    )
+    rows = pd.read_parquet(made.folder / "predictions.parquet")
+    frame = pd.read_csv(path / "tiny" / "tiny.inter", sep="\t").rename(columns=lambda name: name.split(":")[0])
+    scores = recbole_msr.load(made.folder).predict(frame[["user_id", "item_id"]])["like"].to_numpy()
+    places = np.abs(rows["score_like"].to_numpy()[:, None] - scores).argmin(axis=1)  # of the test rows in the file
+    weights = frame["value"].to_numpy()[places]
+    expected = roc_auc_score(rows["label_like"], rows["score_like"], sample_weight=weights)
+    assert made.test.flat()["weighted_auc/like"] == pytest.approx(expected, abs=1e-6)
+    assert "weighted_mae" not in made.test.metrics
+
+
+def test_weighted_without_a_weight_is_refused(write, tmp_path):
+    with pytest.raises(InputError, match=r"task 'like'.*weighted goes with weight"):
+        _run(write(), tmp_path / "run", tasks={"like": {"field": "rating", "at_least": 4, "weighted": True}})
+
+
+def test_ranked_lists_refuse_weighted(write, tmp_path):
+    tasks = {"like": SETTINGS["tasks"]["like"] | {"weighted": True}}
+    with pytest.raises(InputError, match="task 'like': weighted: true is of labelled rows, and eval_args: mode: full"):
+        _run(write(), tmp_path / "run", tasks=tasks, eval_args={"mode": "full"}, metrics=["NDCG"], topk=[5])
+
+
+def test_a_comparison_tests_and_shows_weighted_metrics(write, tmp_path):
+    tasks = {"like": SETTINGS["tasks"]["like"] | {"weighted": True}, "stars": SETTINGS["tasks"]["stars"]}
+    settings = SETTINGS | {"data_path": str(write()), "tasks": tasks}
+    made = recbole_msr.compare(
+        "SharedBottom,MMoE", "tiny", seeds=1, config=settings, output=tmp_path / "out", wandb="disabled", progress=False
+    )
+    summary = json.loads((Path(made.folder) / "summary.json").read_text(encoding="utf-8"))
+    other = next(entry for entry in summary["entries"] if entry["label"] == "MMoE")
+    assert {"weighted_auc/macro", "weighted_logloss/like"} <= set(other["differences"]) <= set(other["test"])
+    page = next(Path(made.folder).glob("*.html")).read_text(encoding="utf-8")
+    assert "Weighted AUC" in page
+    assert "Weighted MAE" not in page

@@ -43,13 +43,25 @@ def task_types(summary: Mapping[str, Any]) -> dict[str, CellType]:
 
 
 def metrics_in(summary: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that the tasks can have, in the order of tables."""
-    return [*metrics_of(task_types(summary).values()), *summary.get("of_lists", ())]
+    """Return the metrics that the tasks can have, in the order of tables; weighted ones where there are any."""
+    types = task_types(summary)
+    weighted = [kind for task, kind in types.items() if _is_weighted(summary, task)]
+    return [*metrics_of(types.values(), weighted), *summary.get("of_lists", ())]
 
 
 def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
     """Return the tasks that can have a metric."""
-    return [task for task, kind in task_types(summary).items() if kind in METRICS[metric].types]
+    by_weight = METRICS[metric].weighted
+    types = task_types(summary)
+    return [
+        t for t, kind in types.items() if kind in METRICS[metric].types and (not by_weight or _is_weighted(summary, t))
+    ]
+
+
+def _is_weighted(summary: Mapping[str, Any], task: str) -> bool:
+    """Say whether entries are compared by the weights of a task's rows, too."""
+    metrics = metrics_of([], [task_types(summary)[task]])
+    return any(f"{metric}/{task}" in entry["test"] for metric in metrics for entry in summary["entries"])
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -111,12 +111,13 @@ def _label_summary(cell: Cell) -> str:
 
 def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) -> list[list[list[str]]]:
     tasks, absent = evaluation.tasks, _absent(evaluation)
+    tasks_with = {metric: evaluation.tasks_with(metric) for metric in metrics}
 
     def number(metric: str, value: float | None) -> str:
         return _ABSENT if metric in absent else undefined if value is None else shown(metric, value)
 
     def of_task(metric: str, task: str | None, value: float | None) -> str:
-        applies = task is None or evaluation.types[task] in METRICS[metric].types
+        applies = task is None or task in tasks_with[metric]
         return number(metric, value) if applies else ""
 
     def line(name: str, task: str, cell: Cell) -> list[str]:
@@ -158,9 +159,10 @@ def _notes(evaluation: Evaluation) -> list[str]:
         by_reason.setdefault(reason, []).append(f"{scenario}/{task}")
     absent = _absent(evaluation)
     for metric in _metrics(evaluation):
+        tasks = evaluation.tasks_with(metric)
         for scenario, row in evaluation.cells.items():
             for task, cell in row.items():
-                applies = cell.type in METRICS[metric].types
+                applies = task in tasks
                 if applies and metric not in absent and cell.undefined is None and cell.value(metric) is None:
                     reason = f"{metric_heading(metric)}: {METRICS[metric].undefined_reason}"
                     by_reason.setdefault(reason, []).append(f"{scenario}/{task}")

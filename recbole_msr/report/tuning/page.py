@@ -360,7 +360,7 @@ class _SearchPage:
 
 
 def _gain_map(metric: str, best: Evaluation, defaults: Evaluation) -> Markup:
-    tasks = [task for task, kind in best.types.items() if kind in METRICS[metric].types]
+    tasks = best.tasks_with(metric)
     values = [
         [_difference(_value(best, scenario, task, metric), _value(defaults, scenario, task, metric)) for task in tasks]
         for scenario in best.cells
