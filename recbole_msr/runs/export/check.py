@@ -77,12 +77,9 @@ def _differences(run: SavedRun, rows: pd.DataFrame, scores: np.ndarray) -> np.nd
     """
     expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
     if run.calibration is not None and run.calibration.method == "isotonic":
-        low, high = (
-            Scorer(run.recbole_config, run.dataset, run.model, _shifted(run.calibration, shift))
-            .score(rows)
-            .scores.to_numpy()
-            for shift in (-TOLERANCE, TOLERANCE)
-        )
+        shifted = [_shifted(run.calibration, shift) for shift in (-TOLERANCE, TOLERANCE)]
+        scorers = [Scorer(run.recbole_config, run.dataset, run.model, one) for one in shifted]
+        low, high = (scorer.score(rows).scores.to_numpy(dtype=np.float64) for scorer in scorers)
     outside = np.maximum(np.maximum(low - scores, scores - high), 0)
     return np.asarray(outside / np.maximum(np.abs(expected), 1))
 
