@@ -72,7 +72,8 @@ class WeightedGroups:
         below -= np.repeat(below[starts], np.diff(starts, append=len(runs)))
         wins = np.add.reduceat(positives * (below + negatives / 2), starts)
         pairs = np.add.reduceat(positives, starts) * np.add.reduceat(negatives, starts)
-        return np.clip(_ratio(wins, pairs), 0, 1)
+        areas: np.ndarray = np.clip(_ratio(wins, pairs), 0, 1)
+        return areas
 
 
 def weighted_auc(groups: WeightedGroups) -> np.ndarray:
