@@ -45,6 +45,7 @@ from recbole_msr.data.history import HistoryRows, data_key
 from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.rows import Packed, PackedRows
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, encode
+from recbole_msr.files.digest import file_digest
 from recbole_msr.files.json import mismatch, read_json
 
 FORMAT = 5
@@ -122,7 +123,7 @@ def remembered_digest(path: Path, folder: Path) -> str:
         if remembered[:-1] == seen and isinstance(remembered[-1], str):
             return remembered[-1]
     started = time.time()
-    digest = _digest(path)
+    digest = file_digest(path, hashlib.blake2b)
     if started - max(stat.st_mtime, stat.st_ctime) > _RACY_SECONDS:
         temporary = folder / f"{note.stem}-{os.getpid()}-{threading.get_ident()}"
         with contextlib.suppress(OSError):  # it is then computed every time
@@ -132,14 +133,6 @@ def remembered_digest(path: Path, folder: Path) -> str:
         with contextlib.suppress(OSError):
             temporary.unlink()
     return digest
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.blake2b()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _checksum(path: Path) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_msr.data.item_pools import ItemPool, draw_others
-from recbole_msr.data.item_sets import ItemSets
+from recbole_msr.data.item_sets import ItemSets, within_groups
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.ranking_mode import Mode
 
@@ -32,7 +32,7 @@ class DrawnItems:
         starts = (np.cumsum(self.counts) - self.counts)[lists]
         width = max(int(counts.max(initial=0)), least)
         place = np.repeat(np.arange(len(lists)), counts)
-        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
+        within = within_groups(counts)
         items = np.zeros((len(lists), width), dtype=np.int64)
         turn = np.full((len(lists), width), -1, dtype=np.int64)
         of_all = starts[place] + within
@@ -72,7 +72,7 @@ def draw_items(
     rng = np.random.default_rng(seed)
     each = n_draws * mode.number
     owner = np.repeat(np.arange(n_lists), each)
-    turn = (np.arange(len(owner)) - np.repeat(np.cumsum(each) - each, each)) // mode.number
+    turn = within_groups(each) // mode.number
     pools = [_pool(mode, possible, weights) for possible in choices]
     for number, pool in enumerate(pools):
         _check_left(mode, np.flatnonzero(kind == number), met, pool)

@@ -5,6 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 
+def within_groups(counts: np.ndarray) -> np.ndarray:
+    """Return the places 0, 1, ... within each of groups of so many, one group after the other.
+
+    >>> within_groups(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    places: np.ndarray = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return places
+
+
 class ItemSets:
     """A set of items for each of several owners: lists, or users.
 
@@ -33,8 +43,7 @@ class ItemSets:
         """Return the items of some owners (n,): of each pair the place of its owner among these, and the item."""
         counts = self.counts[owners]
         place = np.repeat(np.arange(len(owners)), counts)
-        within = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return place, self.items[self._starts[owners][place] + within]
+        return place, self.items[self._starts[owners][place] + within_groups(counts)]
 
     def contains(self, owner: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return whether pairs (n,) are among the sets (n,)."""

@@ -99,6 +99,11 @@ def _refuse_duplicates(path: str | Path, names: Sequence[str]) -> None:
         seen.add(name)
 
 
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return InputError(f"cannot read {path}: {reason}")
+
+
 def _read_parquet(path: Path, size: int) -> Any:
     """Yield the schema, then the batches."""
     try:
@@ -111,8 +116,7 @@ def _read_parquet(path: Path, size: int) -> Any:
             if group is None:
                 yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), row_place(0))
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason}") from error
+        raise _unreadable(path, error) from error
 
 
 def _read_arrow(path: Path, size: int) -> Any:
@@ -130,8 +134,7 @@ def _read_arrow(path: Path, size: int) -> Any:
             if not start:
                 yield Batch(pa.RecordBatch.from_pylist([], reader.schema), row_place(0))
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise InputError(f"cannot read {path}: {reason}") from error
+        raise _unreadable(path, error) from error
 
 
 def _read_csv(path: Path, size: int) -> Any:

@@ -12,8 +12,7 @@ from recbole_msr.data.ranked_lists import RankedLists
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.list_significance import Lists
 from recbole_msr.evaluation.metrics import METRICS, CellType
-from recbole_msr.jobs.failure import PARQUET_DAMAGE
-from recbole_msr.jobs.shared_rows import AGAIN
+from recbole_msr.jobs.shared_rows import AGAIN, reading
 from recbole_msr.runs.list_file import LISTS_FILE
 from recbole_msr.schema import SCENARIO_FIELD
 
@@ -72,17 +71,9 @@ class SharedLists:
         Raises:
             InputError: they are of other lists.
         """
-        import pandas as pd
-
         path = folder / LISTS_FILE
-        try:
-            self._place(into, pd.read_parquet(path, page_checksum_verification=True), path, task, scenario)
-        except InputError:
-            raise
-        except PARQUET_DAMAGE as error:
-            raise InputError(
-                f"{path} is missing or damaged: {AGAIN} ({type(error).__name__}: {str(error)[:200]})"
-            ) from error
+        with reading(path) as frame:
+            self._place(into, frame, path, task, scenario)
 
     def _place(self, into: np.ndarray, frame: Any, path: Path, task: str | None, scenario: str | None) -> None:
         here = np.ones(len(self._users), dtype=bool)

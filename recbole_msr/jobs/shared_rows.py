@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,25 @@ from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, TaskType, label_f
 
 AGAIN = "delete its folder, and the same command trains it again"
 """Advice for a damaged run of a comparison or a search."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """Read a run's Parquet file as a data frame; what is wrong with it may also show while it is used.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        yield pd.read_parquet(path, page_checksum_verification=True)
+    except InputError:
+        raise
+    except PARQUET_DAMAGE as error:
+        raise InputError(
+            f"{path} is missing or damaged: {AGAIN} ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 class SharedRows:
@@ -73,18 +93,8 @@ class SharedRows:
         Raises:
             InputError: they are of other rows.
         """
-        import pandas as pd
-
-        try:
-            frame = pd.read_parquet(folder / "predictions.parquet", page_checksum_verification=True)
+        with reading(folder / "predictions.parquet") as frame:
             self._place(into, frame, folder, task, scenario)
-        except InputError:
-            raise
-        except PARQUET_DAMAGE as error:
-            raise InputError(
-                f"{folder / 'predictions.parquet'} is missing or damaged: {AGAIN} ({type(error).__name__}: "
-                f"{str(error)[:200]})"
-            ) from error
 
     def _place(self, into: np.ndarray, frame: Any, folder: Path, task: str | None, scenario: str | None) -> None:
         here = np.ones(len(self.labels), dtype=bool)

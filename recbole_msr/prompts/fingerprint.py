@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from recbole_msr.files.digest import file_digest
 
 _SETTINGS = (
     *("scenario", "tasks", "data_seed", "eval_args"),
@@ -36,7 +39,7 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
     }
     if getattr(dataset, "inter_feat", None) is not None:
         content["files"] = {
-            suffix: _file_digest(path)
+            suffix: file_digest(path, partial(hashlib.blake2b, digest_size=16))
             for suffix in ("inter", "user", "item")
             if (path := Path(dataset.dataset_path, f"{dataset.dataset_name}.{suffix}")).is_file()
         }
@@ -87,11 +90,3 @@ def _rows(train: Any) -> dict[str, Any]:
         kind = np.int8 if task.type == "binary" else np.float32
         digest.update(inter[task.label_field].numpy()[kept].astype(kind).tobytes())
     return {"count": int(kept.sum()), "digest": digest.hexdigest()}
-
-
-def _file_digest(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

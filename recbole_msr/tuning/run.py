@@ -262,11 +262,10 @@ def _find_ensemble(
     ensemble = find_ensemble(settings, study, budget.left)
     if ensemble is None:
         return {}
-    if not settings.final_seeds:
-        return {"ensemble": describe_ensemble(ensemble, best.number, None)}
-    if budget.over():
+    tests_it = bool(settings.final_seeds)
+    if tests_it and budget.over():
         logger.warning("the ensemble is not tested: no time was left for it; the same command with more time tests it")
-        return {"ensemble": describe_ensemble(ensemble, best.number, None)}
+        tests_it = False
     others = {"winner": best, "reference": confirmation.reference if confirmation is not None else None}
     tests = confirmation.tests if confirmation is not None else {}
     seeds = {number: test.seeds for number, test in tests.items()}
@@ -274,7 +273,7 @@ def _find_ensemble(
     def gains(shared: SharedRows, scores: np.ndarray) -> dict[str, Any]:
         return ensemble_gains(settings, data.config, shared, scores, others, seeds)
 
-    return {"ensemble": describe_ensemble(ensemble, best.number, gains)}
+    return {"ensemble": describe_ensemble(ensemble, best.number, gains if tests_it else None)}
 
 
 def _on_cluster(

@@ -1,6 +1,7 @@
 """A prepared dataset is the same from the cache, and is made again whenever anything that made it changes."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.digest import file_digest
 
 SETTINGS = {
     "load_col": None,
@@ -426,7 +428,7 @@ def test_a_path_that_is_no_utf8_is_digested(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     os.utime(path, (1, 1))
-    assert cache.remembered_digest(path, tmp_path) == cache._digest(path)
+    assert cache.remembered_digest(path, tmp_path) == file_digest(path, hashlib.blake2b)
 
 
 @pytest.fixture
@@ -434,8 +436,8 @@ def digests(monkeypatch):
     """Counts how often a file's content is digested."""
     from recbole_msr.data import cache
 
-    original, read = cache._digest, []
-    monkeypatch.setattr(cache, "_digest", lambda path: (read.append(path.name), original(path))[1])
+    original, read = cache.file_digest, []
+    monkeypatch.setattr(cache, "file_digest", lambda path, *of: (read.append(path.name), original(path, *of))[1])
     return read
 
 

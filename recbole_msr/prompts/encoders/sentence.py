@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.digest import file_digest
 from recbole_msr.prompts.encoders import Encoder
 from recbole_msr.prompts.encoders.causal import DTYPES, usable_device
-from recbole_msr.prompts.encoders.weights import file_sha256, model_folder, quiet, require, weights_digest
+from recbole_msr.prompts.encoders.weights import model_folder, quiet, require, weights_digest
 
 
 class SentenceEncoder(Encoder):
@@ -97,7 +98,7 @@ class MiniLM(SentenceEncoder):
         super().__init__(str(Path(spec.origin).parent / "model"), device=device, dtype=dtype)
 
     def _weights(self, source: str) -> str:
-        digest = file_sha256(self._folder / "model.safetensors")
+        digest = file_digest(self._folder / "model.safetensors")
         if digest != self.SHA256:
             raise InputError(
                 f"the weights in {self._folder} are not those of all-MiniLM-L6-v2: their SHA-256 is {digest}, "

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.digest import file_digest
 
 _SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")
 
@@ -50,16 +51,7 @@ def weights_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in _SUFFIXES and path.is_file():
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\0".encode())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{file_digest(path)}\0".encode())
     return digest.hexdigest()
 
 

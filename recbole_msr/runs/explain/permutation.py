@@ -227,10 +227,15 @@ class _Shuffler:
         return self._table.batch(rows).to(self._config["device"])
 
 
+def _by_scenario(scenario: np.ndarray) -> list[np.ndarray]:
+    """Return the places of each scenario's rows, in their order."""
+    order = np.argsort(scenario, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(scenario[order])) + 1)
+
+
 def _chosen_rows(scenario: np.ndarray, most: int | None) -> np.ndarray:
     """Return the places of at most so many rows of each scenario, in their order."""
-    order = np.argsort(scenario, kind="stable")
-    parts = np.split(order, np.flatnonzero(np.diff(scenario[order])) + 1)
+    parts = _by_scenario(scenario)
     if most is not None:
         parts = [p if len(p) <= most else p[np.linspace(0, len(p) - 1, most).astype(np.int64)] for p in parts]
     return np.sort(np.concatenate(parts))
@@ -239,8 +244,7 @@ def _chosen_rows(scenario: np.ndarray, most: int | None) -> np.ndarray:
 def _shuffled_within(scenario: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return for each row the row (n,) of its scenario whose values it gets."""
     donors = np.empty(len(scenario), dtype=np.int64)
-    order = np.argsort(scenario, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(scenario[order])) + 1):
+    for rows in _by_scenario(scenario):
         donors[rows] = rows[generator.permutation(len(rows))]
     return donors
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
 from recbole_msr.layers.manual_backward import plain_operations
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -72,7 +72,7 @@ def export_run(
             _write_graph(ExportGraph(model, run.dataset, fields, run.calibration), written / GRAPH)
             _write_json(written / VOCABULARY, vocabularies(run.dataset, fields))
             document["opset"] = _opset(written / GRAPH)
-            document["sha256"] = {path.name: _digest(path) for path in sorted(written.iterdir())}
+            document["sha256"] = {path.name: file_digest(path) for path in sorted(written.iterdir())}
             _write_json(written / DOCUMENT, document)
             if check:
                 document["check"] = check_export(run, written, fields)
@@ -151,14 +151,6 @@ def _write_json(path: Path, content: Any) -> None:
 def _opset(path: Path) -> int:
     version: int = optional_package("onnx").load(path, load_external_data=False).opset_import[0].version
     return version
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def model_line(document: dict[str, Any]) -> str:
