@@ -13,6 +13,7 @@ from contextlib import suppress
 # other down ten times and more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pandas as pd
 import pytest
 import torch
 
@@ -171,6 +172,17 @@ def tiny_data(tmp_path):
     _atomic(folder / "tiny.item", ["item_id:token", "class:token_seq", "price:float"], items)
     _atomic(folder / "tiny.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], inter)
     return tmp_path
+
+
+@pytest.fixture
+def tiny_frames(tiny_data):
+    """The tables of "tiny" as data frames: inter, user, item; the item's class is a list."""
+    read = {}
+    for suffix in ("inter", "user", "item"):
+        frame = pd.read_csv(tiny_data / "tiny" / f"tiny.{suffix}", sep="\t", keep_default_na=False)
+        read[suffix] = frame.rename(columns=lambda column: column.split(":")[0])
+    read["item"]["class"] = read["item"]["class"].map(str.split)
+    return read
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from recbole_msr.config.build import reading_data
-from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.row_files import Batch, row_place
+from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_encoder import RawRows, RowCounts
 from recbole_msr.schema import as_token
@@ -128,7 +128,7 @@ class Recommender:
     ) -> None:
         if k < 1:
             raise InputError(f"--k must be at least 1, got {k}")
-        first = getattr(run, "members", [run])[0]
+        first = first_run(run)
         dataset: ScenarioDataset = first.dataset
         self.user_field, self.item_field = str(dataset.uid_field), str(dataset.iid_field)
         self.counts = RowCounts.zero()
@@ -245,13 +245,19 @@ def _scenario_column(dataset: ScenarioDataset, name: str | None) -> tuple[str, s
     return scenario.field, name
 
 
-def _seen(run: Any) -> dict[int, np.ndarray]:
-    """Return the items of every user's rows in all splits of a run's data."""
-    from recbole.data import create_dataset
+def first_run(run: Any) -> Any:
+    """Return a run itself, or the first member of an ensemble."""
+    return getattr(run, "members", [run])[0]
 
-    config = run.recbole_config
-    with reading_data(config):
-        splits = create_dataset(config).build()
+
+def _seen(run: Any) -> dict[int, np.ndarray]:
+    """Return the items of every user's rows in all splits of a run's data.
+
+    Raises:
+        InputError: the data are gone, or have changed since, so that ids mean others.
+    """
+    sources = RunSources(run)
+    splits = [sources.split(name) for name in SPLITS]
     users, items = (
         torch.cat([split.inter_feat[field] for split in splits]).numpy()
         for field in (splits[0].uid_field, splits[0].iid_field)

@@ -12,7 +12,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.files.row_files import Batch, open_rows, row_place, write_rows
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.recommend import USERS_AT_ONCE, Recommender
+from recbole_msr.runs.recommend import USERS_AT_ONCE, Recommender, first_run
 
 
 def recommend_file(
@@ -37,7 +37,7 @@ def recommend_file(
     if Path(out).suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must be a .csv or .parquet file")
     run = load(run_dir)
-    field = str(getattr(run, "members", [run])[0].dataset.iid_field)
+    field = str(first_run(run).dataset.iid_field)
     items = None if candidates is None else _items_of(candidates, field)
     recommender = Recommender(run, candidates=items, **options)
     lists = 0

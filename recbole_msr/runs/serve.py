@@ -18,7 +18,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.errors import InputError
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.recommend import Recommender, recommend_with
+from recbole_msr.runs.recommend import Recommender, first_run, recommend_with
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.version import __version__
 
@@ -52,7 +52,7 @@ class Server:
         if most_rows < 1:
             raise InputError(f"--max-rows must be at least 1, got {most_rows}")
         self._run, self._most_rows = load(run_dir), most_rows
-        self._first = getattr(self._run, "members", [self._run])[0]
+        self._first = first_run(self._run)
         self._lock = threading.Lock()  # a model takes all threads of the process for a request
         self._recommenders: OrderedDict[tuple[Any, ...], Recommender] = OrderedDict()
         self._scorer = self._run.scorer  # a run that cannot score is refused now

@@ -19,17 +19,6 @@ TASKS = {"click": {"field": "rating", "at_least": 4}}
 
 
 @pytest.fixture
-def frames(tiny_data):
-    """The tables of "tiny" as data frames: inter, user, item."""
-    read = {}
-    for suffix in ("inter", "user", "item"):
-        frame = pd.read_csv(tiny_data / "tiny" / f"tiny.{suffix}", sep="\t", keep_default_na=False)
-        read[suffix] = frame.rename(columns=lambda column: column.split(":")[0])
-    read["item"]["class"] = read["item"]["class"].map(str.split)
-    return read
-
-
-@pytest.fixture
 def settings(tmp_path):
     """Settings of a run that keeps its data in the test's folder."""
     return {
@@ -83,32 +72,38 @@ def written(frame, kind, path):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "feather", "arrow", "pandas", "arrow table"])
-def test_rows_ids_and_splits_are_those_of_atomic_files(kind, frames, settings, tiny_data, tmp_path):
+def test_rows_ids_and_splits_are_those_of_atomic_files(kind, tiny_frames, settings, tiny_data, tmp_path):
     theirs = splits_of({**settings, "data_path": str(tiny_data)})
     if kind == "csv":  # text has no lists: they are joined as in an atomic file
-        frames["item"]["class"] = frames["item"]["class"].map(" ".join)
+        tiny_frames["item"]["class"] = tiny_frames["item"]["class"].map(" ".join)
         settings |= {"types": {"class": "token_seq"}}
     names = {"inter": "data", "user": "users", "item": "items"}
-    tables = {names[suffix]: written(frame, kind, tmp_path / "tables" / suffix) for suffix, frame in frames.items()}
+    tables = {
+        names[suffix]: written(frame, kind, tmp_path / "tables" / suffix) for suffix, frame in tiny_frames.items()
+    }
     given = {**settings, **tables, "types": {"age": "token", **settings.get("types", {})}}
     assert_same(splits_of(place_tables(given)), theirs)
 
 
-def test_a_folder_a_pattern_and_a_list_are_read_in_the_order_of_their_names(frames, settings, tiny_data, tmp_path):
+def test_a_folder_a_pattern_and_a_list_are_read_in_the_order_of_their_names(tiny_frames, settings, tiny_data, tmp_path):
     folder = tmp_path / "days"
     folder.mkdir()
     for number in range(4):
-        part = frames["inter"][150 * number : 150 * (number + 1)]
+        part = tiny_frames["inter"][150 * number : 150 * (number + 1)]
         part.to_parquet(folder / f"day-{number}.parquet", index=False)
-    users, items = written(frames["user"], "parquet", tmp_path / "users"), frames["item"]
+    users, items = written(tiny_frames["user"], "parquet", tmp_path / "users"), tiny_frames["item"]
     theirs = splits_of({**settings, "data_path": str(tiny_data)})
     for data in (folder, str(folder / "day-*.parquet"), sorted(folder.iterdir())):
         given = {**settings, "data": data, "users": users, "items": items, "types": {"age": "token"}}
         assert_same(splits_of(place_tables(given)), theirs)
 
 
-def test_columns_have_names_of_their_own_and_given_splits_stay(frames, settings, tmp_path):
-    inter = frames["inter"].merge(frames["user"], on="user_id").rename(columns={"user_id": "uid", "item_id": "sku"})
+def test_columns_have_names_of_their_own_and_given_splits_stay(tiny_frames, settings, tmp_path):
+    inter = (
+        tiny_frames["inter"]
+        .merge(tiny_frames["user"], on="user_id")
+        .rename(columns={"user_id": "uid", "item_id": "sku"})
+    )
     parts = dict(zip(("train", "valid", "test"), (inter[:400], inter[400:500], inter[500:]), strict=True))
     del settings["TIME_FIELD"], settings["numerical_features"]
     columns = {"user": "uid", "item": "sku", "time": "timestamp"}
@@ -117,6 +112,14 @@ def test_columns_have_names_of_their_own_and_given_splits_stay(frames, settings,
     for split, part in zip(splits_of(placed), parts.values(), strict=True):
         assert [split.id2token("uid", user) for user in split.inter_feat["uid"]] == part["uid"].tolist()
         assert split.inter_feat["timestamp"].tolist() == part["timestamp"].tolist()
+
+
+def test_a_column_of_a_later_split_alone_is_named(tiny_frames, settings, caplog):
+    inter = tiny_frames["inter"].merge(tiny_frames["user"], on="user_id")
+    parts = {"train": inter[:400], "valid": inter[400:500].assign(shown=1), "test": inter[500:]}
+    del settings["numerical_features"]
+    place_tables({**settings, "data": parts})
+    assert "left out: shown (the training table has no such)" in caplog.text
 
 
 def lines_of(frame, tmp_path, **settings):
@@ -196,12 +199,12 @@ def test_columns_that_cannot_be_used_are_named(caplog, tmp_path):
     assert "left out: empty (a null is neither" in caplog.text
 
 
-def test_the_same_table_is_written_once_and_a_changed_one_anew(frames, tmp_path):
-    given = {"cache_dir": str(tmp_path / "cache"), "data": frames["inter"]}
+def test_the_same_table_is_written_once_and_a_changed_one_anew(tiny_frames, tmp_path):
+    given = {"cache_dir": str(tmp_path / "cache"), "data": tiny_frames["inter"]}
     first = place_tables(given)["data_path"]
     assert place_tables(given)["data_path"] == first
     assert place_tables({**given, "types": {"rating": "float"}})["data_path"] != first
-    assert place_tables({**given, "data": frames["inter"][1:]})["data_path"] != first
+    assert place_tables({**given, "data": tiny_frames["inter"][1:]})["data_path"] != first
 
 
 @pytest.mark.parametrize(
@@ -238,9 +241,11 @@ def test_bad_input_is_one_clear_line(given, message, tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("tables/*/*/*"))
 
 
-def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(frames, settings, tmp_path, monkeypatch, capsys):
+def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(
+    tiny_frames, settings, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    inter = frames["inter"].merge(frames["user"], on="user_id")
+    inter = tiny_frames["inter"].merge(tiny_frames["user"], on="user_id")
     del settings["dataset"], settings["numerical_features"]
     own = {**settings, "data": inter, "epochs": 1, "threads": 1, "show_progress": False, "output_dir": "run"}
     result = recbole_msr.run("SharedBottom", config=own)

@@ -1,7 +1,6 @@
 """`init_from`: a run on newer data begins with the weights of an earlier one, vectors by token."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -16,20 +15,15 @@ CONFIG = {
 
 
 @pytest.fixture
-def days(tiny_data):
+def days(tiny_frames):
     """Two days of rows, with some users and items in one of them alone: monday, tuesday, with users and items."""
-    read = {}
-    for suffix in ("inter", "user", "item"):
-        frame = pd.read_csv(tiny_data / "tiny" / f"tiny.{suffix}", sep="\t", keep_default_na=False)
-        read[suffix] = frame.rename(columns=lambda column: column.split(":")[0])
-    read["item"]["class"] = read["item"]["class"].map(str.split)
-    inter, users = read["inter"], read["user"]
+    inter, users = tiny_frames["inter"], tiny_frames["user"]
     monday = inter[~inter["user_id"].isin(["u1", "u2"])]
     tuesday = inter[~inter["user_id"].isin(["u3", "u4"]) & (inter["item_id"] != "i5")].iloc[::-1]
     found = []
     for rows in (monday, tuesday):
         own = users[users["user_id"].isin(rows["user_id"])]
-        found.append({"data": rows, "users": own, "items": read["item"], "dataset": "day"})
+        found.append({"data": rows, "users": own, "items": tiny_frames["item"], "dataset": "day"})
     return found
 
 

@@ -74,6 +74,11 @@ def test_seen_items_are_left_out_of_a_list(trained, tiny_data):
     found = run.recommend(["u3"], k=30, scenario="day", exclude_seen=True)
     assert_lists(found, slow_list(run, "u3", 30, lambda row: row["click"], seen=seen))
     assert len(found) == 30 - len(seen)
+    file = tiny_data / "tiny" / "tiny.inter"
+    header, *rows = file.read_text().splitlines()
+    file.write_text("\n".join([header, *reversed(rows)]) + "\n")  # other ids of users and items
+    with pytest.raises(InputError, match="have changed since the run"):
+        recbole_msr.load(run.folder).recommend(["u3"], scenario="day", exclude_seen=True)
 
 
 @pytest.mark.slow

@@ -196,7 +196,8 @@ def _files(given: Mapping[str, Any], settings: Mapping[str, Any]) -> list[_File]
         own = {field: kind for field, kind in types.items() if field in source.schema.names}
         if made and suffix.endswith(".inter"):  # the splits have the types of the first
             check_columns(source, dict.fromkeys(made[0].types, "as the training table has it"))
-            made.append(_File(suffix, source, made[0].types, {}))
+            more = [name for name in source.schema.names if name not in {**made[0].types, **made[0].left_out}]
+            made.append(_File(suffix, source, made[0].types, dict.fromkeys(more, "the training table has no such")))
             continue
         kinds, left_out = column_types(source, {user, item, *tokens}, {time, *numbers}, own)
         unread = _unread(suffix, settings, kinds)
