@@ -18,7 +18,7 @@ from recbole_msr.options import Options
 from recbole_msr.prompts.store import Knowledge
 
 LEVELS = ("user", "scenario", "item")
-REDUCTIONS = ("none", "linear", "pca")
+REDUCTIONS = ("none", "linear", "pca", "whitening")
 
 _RESIDENT_BYTES = 1 << 30
 """With knowledge_device: auto a table up to so large is kept on the model's accelerator."""
@@ -137,12 +137,13 @@ def standard_scale(vectors: FrozenVectors) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), deviation, 1.0)
 
 
-def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray, np.ndarray]:
+def principal_components(vectors: FrozenVectors, size: int, whiten: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """PCA: mean (H,) and components (size, H), so that (v - mean) @ components.T are the scores of v.
 
-    All components are divided by one number, so that the mean square of the `size` scores is 1 while the first still
-    vary most. A component's sign is that of its largest entry. Components beyond the number of vectors are zero, and
-    the others are the larger for it, as what follows reads all `size` of them. A single vector is its own component.
+    The mean square of the `size` scores is 1: all components are divided by one number, so that the first still vary
+    most, or with `whiten` each by its own deviation, so that all vary alike. A component's sign is that of its largest
+    entry. Components beyond the number of vectors are zero, and the others are the larger for it, as what follows reads
+    all `size` of them. A single vector is its own component.
     """
     sample = np.concatenate(list(vectors.chunks(_FITTED_ROWS)))
     mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
@@ -158,7 +159,9 @@ def principal_components(vectors: FrozenVectors, size: int) -> tuple[np.ndarray,
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
     components = np.zeros((size, vectors.size))
     if kept.any():
-        components[: len(directions)] = directions / np.sqrt(values[kept].sum() / size / len(sample))
+        variances = values[kept] / len(sample)
+        spread = variances[:, None] * len(variances) if whiten else variances.sum()
+        components[: len(directions)] = directions / np.sqrt(spread / size)
     return mean, components
 
 
@@ -289,8 +292,8 @@ class KnowledgeVectors(nn.Module):
     h = reduce((v - mean) / deviation)   for an id whose vector v (H,) is known
     h = unknown                          for every other id; learned
 
-    reduce is the identity, a learned matrix (size, H) without a bias, or the PCA of the store, which brings a scale of
-    its own. Mean, deviation and PCA are computed once, from the store, and kept with the weights.
+    reduce is the identity, a learned matrix (size, H) without a bias, or the PCA of the store, whitened or not, which
+    brings a scale of its own. Mean, deviation and PCA are computed once, from the store, and kept with the weights.
 
     Users without a training interaction are unknown, and so no training row needs the unknown vector. For it to be
     learned, a share of the rows, drawn anew in every training step, takes it instead of its own.
@@ -324,8 +327,8 @@ class KnowledgeVectors(nn.Module):
         super().__init__()
         if source.bake and reduction == "none":
             raise InputError(
-                "'knowledge_bake' keeps the reduced vectors with the weights: choose a knowledge_reduction (pca or "
-                "linear), or turn knowledge_bake off"
+                "'knowledge_bake' keeps the reduced vectors with the weights: choose a knowledge_reduction (pca, "
+                "whitening or linear), or turn knowledge_bake off"
             )
         self.level, self.size, self._name = level, size, source.name
         self._bake, self._is_baked = source.bake, source.is_baked
@@ -348,12 +351,12 @@ class KnowledgeVectors(nn.Module):
     def _add_reduction(self, source: KnowledgeSource, reduction: str, gain: float) -> None:
         width = self._frozen.size
         mean, deviation, components = np.zeros(width), np.ones(width), np.zeros((self.size, width))
-        self._is_pca = reduction == "pca"
+        self._is_pca = reduction in ("pca", "whitening")
         self._is_scaled = source.standardises and not self._is_pca
         if source.fits and self._is_scaled:
             mean, deviation = standard_scale(self._frozen)
         if source.fits and self._is_pca:
-            mean, components = principal_components(self._frozen, self.size)
+            mean, components = principal_components(self._frozen, self.size, whiten=reduction == "whitening")
         if self._is_scaled or self._is_pca:
             self.register_buffer("mean", torch.from_numpy(mean).float())
         if self._is_scaled:

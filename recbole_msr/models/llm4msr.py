@@ -49,6 +49,7 @@ class LLM4MSR(MultiScenarioRecommender):
     Attributes:
         backbone: the model inside.
         user_level, scenario_level: `UserLevel` and `ScenarioLevel`, or None.
+        learning_rate_factors: of a level whose learning rate is not the backbone's, what that is multiplied by.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -57,6 +58,7 @@ class LLM4MSR(MultiScenarioRecommender):
         level = option.choice("knowledge_level", ("both", "user", "scenario", "none"))
         self.user_level: UserLevel | None = None
         self.scenario_level: ScenarioLevel | None = None
+        self.learning_rate_factors: dict[str, float] = {}
         if knowledge_name(config) == "none" or level == "none":
             return
 
@@ -87,6 +89,15 @@ class LLM4MSR(MultiScenarioRecommender):
             if alpha == 0 and fusion != "gate":
                 raise InputError("'fusion_alpha' must not be 0: the scenario level would never learn")
             self.scenario_level = ScenarioLevel(vectors, layers, self.n_outputs, fusion, alpha)
+        factors = {
+            "user_level": option.number("user_level_learning_rate_factor", at_least=0),
+            "scenario_level": option.number("scenario_level_learning_rate_factor", at_least=0),
+        }
+        for name, factor in factors.items():
+            if factor == 0:
+                raise InputError(f"'{name}_learning_rate_factor' must not be 0: the level would never learn")
+            if factor != 1 and getattr(self, name) is not None:
+                self.learning_rate_factors[name] = factor
 
     def _add_features(self, config: Any, dataset: Any) -> None:
         # Before all else: with the same seed its weights are those it would have alone.

@@ -121,15 +121,23 @@ def _try_schedule(config: Any) -> None:
                     "it must be a number of at least 0"
                 )
     if are_equal and len(rates) > 1:
+        asked = [key for key, factor in _factors(config).items() if factor != 1]
         raise InputError(
-            f"lr_scheduler {name} sets one learning rate for all parameters, and embedding_learning_rate_factor asks "
-            "for another one of embeddings: leave one of them out, or take learning_rate_schedule"
+            f"lr_scheduler {name} sets one learning rate for all parameters, and {' and '.join(asked)} "
+            f"{'asks' if len(asked) == 1 else 'ask'} for another one of a part: leave one of them out, or take "
+            "learning_rate_schedule"
         )
 
 
+def _factors(config: Any) -> dict[str, float]:
+    """Return what the learning rate of a part of the model is multiplied by, of the keys that its model has."""
+    keys = (f"{part}_learning_rate_factor" for part in ("embedding", "user_level", "scenario_level"))
+    return {key: float(config[key]) for key in keys if config[key] is not None}
+
+
 def _groups_to_try(config: Any) -> list[dict[str, Any]]:
-    """Return a parameter, and a second one where embeddings have a learning rate of their own."""
-    rates = {config["learning_rate"], config["embedding_learning_rate_factor"] * config["learning_rate"]}
+    """Return a parameter, and one more for every other learning rate that a part of the model has."""
+    rates = {factor * config["learning_rate"] for factor in (1.0, *_factors(config).values())}
     groups = []
     for rate in rates:
         parameter = torch.nn.Parameter(torch.zeros(1))

@@ -28,6 +28,7 @@ def parameter_groups(model: nn.Module, config: Any) -> Any:
 
     - Embedding tables (the weights of `nn.Embedding` and `nn.EmbeddingBag`), with `embedding_learning_rate_factor`
       other than 1 or an `embedding_weight_decay`: their learning rate is `learning_rate` times the factor.
+    - Parts of the model with a learning rate of their own: those that its `learning_rate_factors` name, a factor each.
     - The uncertainties of the losses, where the model has them: they do not decay.
 
     Args:
@@ -42,16 +43,20 @@ def parameter_groups(model: nn.Module, config: Any) -> Any:
     """
     options = _embedding_options(config)
     log_variances = getattr(model, "log_variances", None)
-    if log_variances is None and not options:
+    factors: Mapping[str, float] = getattr(model, "learning_rate_factors", {})
+    if log_variances is None and not options and not factors:
         return model.parameters()
     tables = {id(part.weight) for part in model.modules() if isinstance(part, (nn.Embedding, nn.EmbeddingBag))}
-    apart = tables if options else set()
+    parts = {name: list(model.get_submodule(name).parameters()) for name in factors}
+    of_parts = {id(parameter) for parameters in parts.values() for parameter in parameters}
+    apart = tables - of_parts if options else set()
     others: list[nn.Parameter] = []
     embeddings: list[nn.Parameter] = []
     for parameter in model.parameters():
-        if parameter is not log_variances:
+        if parameter is not log_variances and id(parameter) not in of_parts:
             (embeddings if id(parameter) in apart else others).append(parameter)
     groups: list[dict[str, Any]] = [{"params": others}, {"params": embeddings, **options}]
+    groups += [{"params": parts[name], "lr": factor * config["learning_rate"]} for name, factor in factors.items()]
     if log_variances is not None:
         groups.append({"params": [log_variances], "weight_decay": 0.0})
     return [group for group in groups if group["params"]]

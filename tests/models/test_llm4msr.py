@@ -28,6 +28,7 @@ from recbole_msr.models.knowledge import (
     standard_scale,
 )
 from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.training.optimizers import build_optimizer, parameter_groups
 from tests.combinations import every
 
 SMALL = {
@@ -292,6 +293,28 @@ def test_every_option_changes_what_is_learnt(llm4msr_model, key, value):
     assert not torch.allclose(*predictions, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("level", ["user", "scenario"])
+def test_a_level_has_a_learning_rate_of_its_own(llm4msr_model, level):
+    factor = {f"{level}_level_learning_rate_factor": 0.25}
+    rate, moved = 0.01, {}
+    for name, settings in {"alike": {}, "apart": factor}.items():
+        model, rows = llm4msr_model(**settings)
+        shake(model)
+        config = {"learning_rate": rate, "weight_decay": 0.0, "learner": "adam", "embedding_learning_rate_factor": 3.0}
+        config |= dict.fromkeys(("embedding_weight_decay", "fused_optimizer", "embedding_gradients"))
+        before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
+        optimiser = build_optimizer(parameter_groups(model, config), config)
+        model.calculate_loss(rows).backward()
+        optimiser.step()
+        # Adam's first step moves every number that has a gradient by its learning rate.
+        moved[name] = {key: (parameter - before[key]).abs().max().item() for key, parameter in model.named_parameters()}
+    for key, distance in moved["apart"].items():
+        own = 0.25 if key.startswith(f"{level}_level.") else 1.0
+        assert distance == pytest.approx(own * moved["alike"][key], rel=0.01), key
+    assert max(moved["alike"].values()) == pytest.approx(3 * rate, rel=0.01)
+    assert max(value for key, value in moved["alike"].items() if "_level" in key) == pytest.approx(rate, rel=0.01)
+
+
 def test_a_few_steps_learn(llm4msr_model):
     model, rows = llm4msr_model()
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -412,11 +435,17 @@ def test_h_is_as_large_as_what_reads_it_expects_however_few_vectors_there_are(n)
     axes = u[:, :rank] * s[:rank]
     expected = axes / np.sqrt((axes**2).sum() / (n * 64))
     np.testing.assert_allclose(np.abs(h[:, :rank]), np.abs(expected), rtol=1e-3, atol=1e-4)
+    mean, components = principal_components(FrozenVectors(matrix.astype(np.float32)), 64, whiten=True)
+    white = (matrix.astype(np.float32).astype(np.float64) - mean) @ components.T
+    np.testing.assert_allclose(
+        np.abs(white[:, :rank]), np.abs(u[:, :rank]) * np.sqrt(n * 64 / rank), rtol=2e-3, atol=2e-3
+    )
+    assert not white[:, rank:].any()
     standard, deviation = standard_scale(FrozenVectors(matrix.astype(np.float32)))
     assert (((matrix - standard) / deviation) ** 2).mean() == pytest.approx(1, rel=1e-4)
 
 
-@pytest.mark.parametrize("reduction", ["pca", "linear", "none"])
+@pytest.mark.parametrize("reduction", ["pca", "whitening", "linear", "none"])
 @pytest.mark.parametrize("level", ["user", "item", "scenario"])
 def test_every_level_begins_with_vectors_of_the_same_size(make_dataset, level, reduction):
     settings = SMALL | {"knowledge_size": 300, "knowledge_reduced_size": 64}
@@ -690,7 +719,7 @@ def test_a_run_is_scored_again_from_its_folder_and_the_store(settings_of, tmp_pa
         recbole_msr.load(result.folder).predict(frame)
 
 
-@pytest.mark.parametrize("reduction", ["pca", "linear"])
+@pytest.mark.parametrize("reduction", ["pca", "whitening", "linear"])
 @pytest.mark.parametrize("knowledge", ["mine", "random"])
 def test_baked_vectors_need_no_store(settings_of, tmp_path, knowledge_dir, reduction, knowledge, monkeypatch):
     plain = settings_of(knowledge_reduction=reduction, knowledge=knowledge)
@@ -827,16 +856,23 @@ def test_an_outside_models_keys_are_known_inside_llm4msr(settings_of, register):
         ({"knowledge": None}, "'knowledge' is not set: give the name of a store (recbole-msr embed"),
         ({"knowledge": "mien"}, "Build it: recbole-msr embed"),
         ({"knowledge_level": "usr"}, "did you mean 'user'"),
-        ({"knowledge_reduction": "svd"}, "'knowledge_reduction' must be one of none, linear, pca, got 'svd'"),
+        (
+            {"knowledge_reduction": "svd"},
+            "'knowledge_reduction' must be one of none, linear, pca, whitening, got 'svd'",
+        ),
         ({"knowledge_scale": 3}, "'knowledge_scale' must be one of standard, none, got 3"),
         ({"knowledge_device": "gpu"}, "'knowledge_device' must be one of auto, cpu, model"),
         ({"knowledge_unknown_share": 1}, "'knowledge_unknown_share' must be a number >= 0 and < 1"),
-        ({"knowledge_bake": True, "knowledge_reduction": "none"}, "choose a knowledge_reduction (pca or linear)"),
+        (
+            {"knowledge_bake": True, "knowledge_reduction": "none"},
+            "choose a knowledge_reduction (pca, whitening or linear)",
+        ),
         ({"knowledge_size": 0}, "'knowledge_size' must be an integer >= 1"),
         ({"meta_weights": "lowrank"}, "did you mean 'low_rank'"),
         ({"meta_rank": 0}, "'meta_rank' must be an integer >= 1"),
         ({"meta_layers": 0}, "'meta_layers' must be an integer >= 1"),
         ({"meta_scale": 0}, "'meta_scale' must not be 0"),
+        ({"user_level_learning_rate_factor": 0}, "'user_level_learning_rate_factor' must not be 0"),
         ({"fusion": "sum"}, "'fusion' must be one of learned, fixed, gate"),
         ({"fusion_alpha": 0}, "'fusion_alpha' must not be 0"),
     ],
