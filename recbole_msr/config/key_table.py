@@ -564,6 +564,12 @@ KEYS: Mapping[str, Key] = {
     "main_task": _key(maybe(name("the name of a task"), word=False), _TASKS),
     "preset": _key(maybe(text("the name of a preset"))),
     "init_from": _key(maybe(path("the path of a run's folder"))),
+    "init_scenarios": _key(
+        maybe(
+            mapping(name("the name of a scenario"), name("the name of an earlier scenario, or mean"), "{lyon: paris}")
+        ),
+        Need(lambda run, _: run.config["init_from"] is not None, "is read with init_from: DIR", refused="always"),
+    ),
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
     "history": _key(anything(), _OWN_MODELS),
     "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),

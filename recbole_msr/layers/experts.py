@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recbole_msr.layers import manual_backward
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLP, MLPBank
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 
 
 class SubExpertIntegration(nn.Module):
@@ -80,6 +81,9 @@ class ScenarioAwareAttention(nn.Module):
     itself: Tensor
     """(M, M), true on the diagonal."""
 
+    parts_by_count = ("h",)
+    """What there is for more than two scenarios alone."""
+
     def __init__(
         self, n_scenarios: int, embedding_size: int, hidden_sizes: Sequence[int], activation: str = "relu"
     ) -> None:
@@ -93,6 +97,10 @@ class ScenarioAwareAttention(nn.Module):
     def learns(n_scenarios: int) -> bool:
         """Return whether there is a choice between other scenarios to be learnt."""
         return n_scenarios > 2
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        return {} if self.h is None else {f"h.{len(self.h) - 1}": (ScenarioAxis(),)}
 
     def weights(self, e: Tensor | None) -> Tensor:
         """Return a (M, M): row i holds scenario i's weights, 0 on the diagonal; each sums to 1 (to 0 if M = 1).
@@ -160,6 +168,11 @@ class ScenarioExtraction(nn.Module):
         self.san = ScenarioAwareAttention(n_scenarios, scenario_embedding_size, san_hidden_sizes, activation)
         self.n_scenarios, self.own = n_scenarios, Groups("scenario", n_scenarios, 1)
         self.output_size = (3 if n_scenarios > 1 else 2) * self.experts.output_size
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        _, k = self.experts.shape
+        return {"experts": (ScenarioAxis(block=k, rest=k),)}  # the shared expert is the last one
 
     def forward(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
         """C_i (B, output_size).

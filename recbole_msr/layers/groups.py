@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recbole_msr.layers.scenario_axes import ScenarioAxis
+
 PER = ("scenario", "task", "scenario_task")
 """What experts, gates or towers may be kept apart for."""
 
@@ -38,6 +40,11 @@ class Groups:
             "task": self.n_tasks,
             "scenario_task": self.n_tasks * self.n_scenarios,
         }[self.per]
+
+    @property
+    def axes(self) -> tuple[ScenarioAxis, ...]:
+        """Where the scenarios stand among P entries; none where groups are not kept apart by scenario."""
+        return () if self.per == "task" else (ScenarioAxis(self.count // self.n_scenarios),)
 
     def pick(self, values: Tensor, scenario: Tensor) -> Tensor:
         """Of every group's values those of each row's own groups.

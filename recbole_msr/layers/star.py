@@ -25,6 +25,9 @@ class StarLinear(nn.Module):
         output_size: width of the output.
     """
 
+    own_tensors = ("own_weight", "own_bias")
+    """Those with an entry for each group."""
+
     def __init__(self, n_groups: int, input_size: int, output_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(output_size, input_size))
@@ -53,6 +56,8 @@ class PartitionedNorm(nn.Module):
         centred: whether there are a shared gamma and beta as well.
     """
 
+    own_tensors = ("own_gamma", "own_beta", "mean", "variance")
+    """Those with an entry for each group."""
     mean: Tensor
     """Moving averages of mu (P, D)."""
     variance: Tensor

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLPBank
+from recbole_msr.layers.scenario_axes import Axes
 
 
 class Towers(nn.Module):
@@ -62,6 +63,10 @@ class Towers(nn.Module):
                 reads = [t for t in range(groups.n_tasks) for _ in range(groups.n_scenarios)]
         own = groups.pick(self.bank(z, reads), scenario)
         return own.squeeze(0) if groups.per == "scenario" else own.squeeze(-1).t()
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        return {"bank": self.groups.axes}
 
     def _own_output(self, z: Tensor, scenario: Tensor) -> Tensor:
         """Output t of each row's own tower at z_t; z (T, B, H)."""

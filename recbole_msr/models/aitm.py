@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.layers.task_chain import task_chains
 from recbole_msr.layers.transfer import InformationTransfer
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -51,8 +52,8 @@ class AITM(MultiScenarioRecommender):
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm = option.flag("batch_norm")
         self.calibrator_weight = option.number("calibrator_weight", at_least=0)
-        per_scenario = option.choice("towers_per", ("task", "scenario_task")) == "scenario_task"
-        n_each = self.n_scenarios if per_scenario else 1  # of every part of a task
+        self.per_scenario = option.choice("towers_per", ("task", "scenario_task")) == "scenario_task"
+        n_each = self.n_scenarios if self.per_scenario else 1  # of every part of a task
         self.groups = Groups("scenario", n_each, 1)
         self.tower = MLPBank(
             self.n_outputs * n_each,
@@ -79,6 +80,12 @@ class AITM(MultiScenarioRecommender):
             z[t] = self.transfer(p, self._of_scenario(towers[t], scenario))
         logits = [self._of_scenario(output(z[t]), scenario) for t, output in enumerate(self.outputs)]
         return torch.cat(logits, dim=1)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        if not self.per_scenario:
+            return {}
+        return {"tower": (ScenarioAxis(self.n_outputs),), "hand_over": (ScenarioAxis(),), "outputs": (ScenarioAxis(),)}
 
     def _sources(self) -> dict[int, int]:
         """Return by output the output that hands over to it, those that hand over before those that are handed to."""

@@ -15,6 +15,7 @@ from recbole_msr.layers.cgc import CGC
 from recbole_msr.layers.embedding import INITIAL_STD
 from recbole_msr.layers.experts import ScenarioAwareAttention, ScenarioExtraction
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 
@@ -33,6 +34,9 @@ class HiNet(MultiScenarioRecommender):
     second scenario or task layer is asked for, it reads what the first one passes on. The keys and their
     defaults are in properties/model/HiNet.yaml.
     """
+
+    parts_by_count = ("scenario_embedding",)
+    """What there is for more than two scenarios alone."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -101,6 +105,11 @@ class HiNet(MultiScenarioRecommender):
             c = layer(c, scenario, self.scenario_embedding)
         z = self.task_layers(c)
         return self._tower(z, scenario)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        axes: dict[str, tuple[ScenarioAxis, ...]] = {"scenario_embedding": (ScenarioAxis(),)}
+        return axes | ({"towers": (ScenarioAxis(self.n_outputs),)} if self.tower_per_scenario else {})
 
     def _tower(self, z: Tensor, scenario: Tensor) -> Tensor:
         """Return tower_t(z_t) (B, T) of z (T, B, H); or tower_it(z_t) with the towers of each row's scenario i."""

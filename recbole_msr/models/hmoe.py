@@ -6,6 +6,7 @@ Space", CIKM 2020.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from recbole_msr.layers.gates import GateBank, mix
 from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.scenario_axes import Axes
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 
@@ -77,6 +79,13 @@ class HMoE(MultiScenarioRecommender):
         constants = (a * self._related(o.detach(), own.detach())).sum(dim=-1)
         # The value of the last term is 0: it gives o_k its gradient.
         return (constants + self._own_weight(a, scenario) * (own - own.detach())).t()
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        own = self.groups.axes
+        related = Groups(self.relations, self.n_scenarios, self.n_outputs).axes
+        weights = (*own, *(replace(axis, dim=1) for axis in related))  # W_a (P, J, ...)
+        return {"gates": own, "towers": own, "relation_weights": weights}
 
     def _related(self, o: Tensor, own: Tensor) -> Tensor:
         """Return the o_j that each task's sum goes over (T or 1, B, J): of o (T * M, B) and each row's own (T, B)."""

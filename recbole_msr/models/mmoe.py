@@ -13,6 +13,7 @@ from recbole_msr.layers.gates import GateBank, mix
 from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
+from recbole_msr.layers.scenario_axes import Axes
 from recbole_msr.layers.towers import Towers
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
@@ -37,9 +38,9 @@ class MMoE(MultiScenarioRecommender):
         batch_norm = option.flag("batch_norm")
         width, n_experts = self.features.output_size, option.integer("experts")
         self.experts = MLPBank(n_experts, width, option.sizes("expert_hidden_sizes"), activation, dropout, batch_norm)
-        gate_groups = Groups(option.choice("gates_per", PER), self.n_scenarios, self.n_outputs)
+        self.gate_groups = Groups(option.choice("gates_per", PER), self.n_scenarios, self.n_outputs)
         gate_batch_norm = option.flag("gate_batch_norm")
-        self.gates = GateBank(gate_groups.count, width, n_experts, gate_batch_norm) if n_experts > 1 else None
+        self.gates = GateBank(self.gate_groups.count, width, n_experts, gate_batch_norm) if n_experts > 1 else None
         self.towers = Towers(
             Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
             self.experts.output_size,
@@ -47,7 +48,7 @@ class MMoE(MultiScenarioRecommender):
             activation,
             dropout,
             batch_norm,
-            inputs=gate_groups if self.gates is not None else None,
+            inputs=self.gate_groups if self.gates is not None else None,
         )
         reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
 
@@ -57,3 +58,7 @@ class MMoE(MultiScenarioRecommender):
         if self.gates is None:
             return self.towers(experts.squeeze(0), scenario)
         return self.towers(mix(self.gates(x).softmax(dim=-1), experts), scenario)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        return {"gates": self.gate_groups.axes}

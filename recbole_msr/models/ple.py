@@ -6,6 +6,7 @@ Recommendations", RecSys 2020.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from recbole_msr.layers.cgc import CGC
 from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.layers.towers import Towers
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
@@ -39,7 +41,7 @@ class PLE(MultiScenarioRecommender):
         activation = option.choice("activation", ACTIVATIONS)
         dropout = option.number("dropout", at_least=0, below=1)
         batch_norm = option.flag("batch_norm")
-        groups = Groups(option.choice("experts_per", PER), self.n_scenarios, self.n_outputs)
+        groups = self.groups = Groups(option.choice("experts_per", PER), self.n_scenarios, self.n_outputs)
         width, levels = self.features.output_size, option.integer("levels")
         self.levels = nn.Sequential()
         for level in range(levels):
@@ -71,3 +73,14 @@ class PLE(MultiScenarioRecommender):
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         return self.towers(self.levels(x), scenario)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        axes: dict[str, tuple[ScenarioAxis, ...]] = {}
+        for number, level in enumerate(self.levels):
+            assert isinstance(level, CGC)
+            # The shared experts stand behind the groups' own ones.
+            experts = tuple(replace(axis, block=level.n_own, rest=level.n_shared) for axis in self.groups.axes)
+            axes |= {f"levels.{number}.{part}": experts for part in ("experts", "shared_gate")}
+            axes[f"levels.{number}.gates"] = self.groups.axes
+        return axes

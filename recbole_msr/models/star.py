@@ -16,6 +16,7 @@ from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.layers.star import PartitionedNorm, StarLinear
 from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -97,6 +98,14 @@ class STAR(MultiScenarioRecommender):
         ]
         s_m = torch.cat(by_scenario)[order.argsort()]
         return s_m + self._auxiliary(x, scenario)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        axes: dict[str, tuple[ScenarioAxis, ...]] = {"scenario_embedding": (ScenarioAxis(),)}
+        for path, module in self.named_modules():
+            if isinstance(module, (StarLinear, PartitionedNorm)):
+                axes |= {f"{path}.{name}": self.groups.axes for name in module.own_tensors}
+        return axes
 
     def _of_every_scenario(self, x: Tensor, scenario: Tensor, n_sets: int) -> Tensor:
         """Return s_m (B, T) as a graph can compute it: the networks of all scenarios for all rows, then each row's."""

@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recbole_msr.errors import InputError
+from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import FeatureEmbedding
+from recbole_msr.layers.scenario_axes import HasScenarioAxes, for_scenarios, is_inside, parts_by_count
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.saved_run import SavedRun
+from recbole_msr.schema import as_token
 
 logger = logging.getLogger(__name__)
 
+MEAN = "mean"
+"""In the place of an earlier scenario: the mean of all."""
 _OWN_BUFFERS = ("scenario_shares", "seen")
 """What the new data decide."""
 
 
 @torch.no_grad()
-def init_from(model: Any, dataset: Any, folder: str | Path) -> None:
+def init_from(model: Any, dataset: Any, folder: str | Path, scenarios: Mapping[Any, Any] | None = None) -> None:
     """Give a new model the weights of an earlier run: those of embeddings by token, all others as they are.
 
     A token that the earlier run did not train on begins with its field's unknown vector; tokens that are not in the
-    new data go. The optimiser begins anew.
+    new data go. What belongs to one scenario (experts, gates, towers, norms, embeddings) goes by the scenario's name; a
+    new scenario begins with the mean of the earlier ones, or with that of one of them. The optimiser begins anew.
 
     Args:
         model: the new model, on the CPU or a GPU; in place.
         dataset: the training split of the new data.
         folder: of the earlier run.
+        scenarios: for scenarios of the new data the earlier one that they begin with, or "mean" (`init_scenarios`).
 
     Raises:
         InputError: the run cannot be read, or is of another architecture; the first difference is named.
     """
     run = SavedRun(folder)
     old = run.model
-    _check_alike(model, old, dataset, run)
+    _check_alike(model, old, run)
+    shares = _scenario_shares(old.scenario_names, model.scenario_names, scenarios or {}, run)
+    earlier = for_scenarios(old, shares)
+    left = _check_shapes(model, earlier, folder)
     own, other = model.features, old.features
     known = new = 0
     for field in (*own.token_fields, *own.token_seq_fields):
@@ -47,15 +57,18 @@ def init_from(model: Any, dataset: Any, folder: str | Path) -> None:
         own.take_over(other, field, ids)
         known, new = known + int((ids[1:] > 0).sum()), new + int((ids[1:] == 0).sum())
     tables = _table_names(model)
-    state, earlier = model.state_dict(), old.state_dict()
-    for name, values in state.items():
-        if name not in tables and name.rsplit(".", 1)[-1] not in _OWN_BUFFERS:
+    for name, values in model.state_dict().items():
+        if name not in tables and name in earlier and name.rsplit(".", 1)[-1] not in _OWN_BUFFERS:
             values.copy_(earlier[name])
     logger.info("init_from %s: %d of the values begin as they were, %d are new", folder, known, new)
+    for line in _describe_scenarios(old.scenario_names, model.scenario_names, shares):
+        logger.info("init_from: %s", line)
+    if left:
+        logger.info("init_from: %s begin anew: %d scenarios had none", ", ".join(left), len(old.scenario_names))
 
 
-def _check_alike(model: Any, old: Any, dataset: Any, run: SavedRun) -> None:
-    """Refuse another architecture, by the first difference."""
+def _check_alike(model: Any, old: Any, run: SavedRun) -> None:
+    """Refuse another model, or other tasks and fields, by the first difference."""
     name, folder = type(model).__name__, run.folder
     if not isinstance(model, MultiScenarioRecommender) or not isinstance(
         getattr(model, "features", None), FeatureEmbedding
@@ -67,9 +80,17 @@ def _check_alike(model: Any, old: Any, dataset: Any, run: SavedRun) -> None:
         )
     if type(model) is not type(old):
         raise InputError(f"init_from: the run in {folder} is of {type(old).__name__}, and this one of {name}")
+    if old.scenario_names != model.scenario_names and not any(
+        isinstance(part, HasScenarioAxes) for part in old.modules()
+    ):
+        raise InputError(
+            f"init_from: the run in {folder} has the scenarios {', '.join(old.scenario_names)}, and this one "
+            f"{', '.join(model.scenario_names)}: {name} does not say which of its weights are a scenario's own "
+            "(scenario_axes)"
+        )
     pairs = (
-        ("scenarios", run.dataset.scenario_names, dataset.scenario_names),
         ("tasks", old.task_names, model.task_names),
+        ("outputs", old.output_names, model.output_names),
         ("token fields", old.features.token_fields, model.features.token_fields),
         ("token_seq fields", old.features.token_seq_fields, model.features.token_seq_fields),
         ("number fields", old.features.float_fields, model.features.float_fields),
@@ -80,17 +101,67 @@ def _check_alike(model: Any, old: Any, dataset: Any, run: SavedRun) -> None:
                 f"init_from: the run in {folder} has the {what} {', '.join(of_run) or 'none'}, and this one "
                 f"{', '.join(of_this) or 'none'}: weights are taken over by the same model of the same"
             )
-    tables = _table_names(model)
-    state, earlier = model.state_dict(), old.state_dict()
+
+
+def _scenario_shares(before: Sequence[str], now: Sequence[str], chosen: Mapping[Any, Any], run: SavedRun) -> Tensor:
+    """Return how much of each earlier scenario every scenario begins with (M', M); each row sums to 1."""
+    begins = {str(as_token(name)): str(as_token(other)) for name, other in chosen.items()}
+    for name, other in begins.items():
+        for what, value, names in (("this run", name, now), ("the earlier run", other, [*before, MEAN])):
+            if value not in names:
+                listed = ", ".join(names)
+                raise InputError(
+                    f"init_scenarios: there is no scenario '{value}' in {what}{nearest(value, list(names)) or '.'} "
+                    f"There are: {listed}."
+                )
+    places = {name: place for place, name in enumerate(before)}
+    shares = torch.zeros(len(now), len(before))
+    for row, name in zip(shares, now, strict=True):
+        other = begins.get(name, name if name in places else MEAN)
+        # A scenario may itself be called "mean".
+        if other in places:
+            row[places[other]] = 1.0
+        else:
+            row.fill_(1 / len(before))
+    return shares
+
+
+def _describe_scenarios(before: Sequence[str], now: Sequence[str], shares: Tensor) -> list[str]:
+    """Say what scenarios begin with that do not go on as themselves, and which are gone."""
+    lines = []
+    for name, row in zip(now, shares, strict=True):
+        of = [other for other, share in zip(before, row.tolist(), strict=True) if share]
+        if of != [name]:
+            lines.append(f"scenario '{name}' begins as " + (f"'{of[0]}'" if len(of) == 1 else "the mean of all"))
+    gone = [name for name in before if name not in now]
+    return lines + ([f"scenarios that are gone: {', '.join(gone)}"] if gone else [])
+
+
+def _check_shapes(model: Any, earlier: Mapping[str, Tensor], folder: str | Path) -> list[str]:
+    """Refuse weights of other sizes, by the first difference; return the parts that the earlier model had no need of.
+
+    Args:
+        model: the new model.
+        earlier: the earlier weights, for the new model's scenarios.
+        folder: of the earlier run.
+    """
+    tables, state = _table_names(model), model.state_dict()
+    optional, left = parts_by_count(model), []
     for key in sorted({*state, *earlier}):
         before, now = (tuple(of[key].shape) if key in of else None for of in (earlier, state))
         if key in tables and before is not None and now is not None:
             before, now = before[1:], now[1:]
-        if before != now and key.rsplit(".", 1)[-1] != "seen":
-            raise InputError(
-                f"init_from: {key} has the shape {before} in {folder}, and {now} here: give this run the sizes of that "
-                "one, which are in its config.yaml"
-            )
+        if before == now or key.rsplit(".", 1)[-1] in _OWN_BUFFERS:
+            continue
+        part = next((path for path in optional if is_inside(path, key)), None)
+        if part is not None and (before is None or now is None):
+            left += [part] if before is None and part not in left else []
+            continue
+        raise InputError(
+            f"init_from: {key} has the shape {before} in {folder}, and {now} here: give this run the sizes of that "
+            "one, which are in its config.yaml"
+        )
+    return left
 
 
 def _table_names(model: Any) -> set[str]:

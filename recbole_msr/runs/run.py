@@ -243,7 +243,7 @@ class Run:
         self.model = model.to(self.config["device"])
         earlier = self.config["init_from"]
         if earlier is not None and not (self.resume and not Path(earlier).is_dir()):  # what goes on has its weights
-            init_from(self.model, self.loaders[0]._dataset, earlier)
+            init_from(self.model, self.loaders[0]._dataset, earlier, self.config["init_scenarios"])
         if isinstance(self.model, MultiScenarioRecommender) and self.rank == 0:
             # A run that goes on has been built from the same seed again: these are the weights it began with, too.
             self.start = weights_at(self.model, self.loaders[0]._dataset)

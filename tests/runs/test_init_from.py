@@ -33,7 +33,7 @@ def run(tmp_path):
 
     def go(day, name, model="SharedBottom", **settings):
         given = {**CONFIG, **day, "cache_dir": str(tmp_path / "cache"), "output_dir": str(tmp_path / name), **settings}
-        if "init_from" in given:
+        if given.get("init_from"):
             given["init_from"] = str(tmp_path / given["init_from"])
         recbole_msr.run(model, config=given)
         return tmp_path / name
@@ -101,15 +101,12 @@ def test_a_value_that_only_the_earlier_run_was_trained_on_counts_as_known(days, 
 @pytest.mark.slow
 def test_another_architecture_is_refused_with_the_difference(days, run):
     run(days[0], "monday")
-    ages = {"field": "age", "bins": [30], "names": ["F", "old"]}
     for model, settings, message in (
         ("MMoE", {}, "is of SharedBottom, and this one of MMoE"),
         ("SharedBottom", {"bottom_hidden_sizes": [8]}, "has the shape .* give this run the sizes of that one"),
-        (
-            "SharedBottom",
-            {"scenario": ages},
-            "has the scenarios F, M, and",
-        ),
+        ("SharedBottom", {"init_scenarios": {"old": "M"}}, "there is no scenario 'old' in this run"),
+        ("SharedBottom", {"init_scenarios": {"F": "W"}}, "no scenario 'W' in the earlier run. There are: F, M, mean"),
+        ("SharedBottom", {"init_from": None, "init_scenarios": {"F": "M"}}, "init_scenarios is read with init_from"),
         ("DeepFM", {}, "DeepFM is not one of this package's models"),
         ("SharedBottom", {"init_from": "nowhere"}, "nowhere"),
     ):
@@ -117,3 +114,30 @@ def test_another_architecture_is_refused_with_the_difference(days, run):
             run(days[1], "tuesday", model, **{"init_from": "monday", **settings})
     with pytest.raises(InputError, match="init_from belongs to a run"):
         recbole_msr.search("SharedBottom", "day", trials=1, config={**CONFIG, "init_from": "monday"})
+
+
+@pytest.mark.slow
+def test_a_new_scenario_begins_as_the_mean_or_as_the_one_named(days, run, caplog, tmp_path):
+    """HiNet had no attention over two scenarios; F goes on, M is gone, the third and fourth are new."""
+    _, before = weights_of(run(days[0], "monday", "HiNet"))
+    users = days[1]["users"]
+    men = users["gender"] == "M"
+    genders = users["gender"].where(~men, np.where(np.arange(len(users)) % 2, "new", "other"))
+    given = {"users": users.assign(gender=genders), "init_scenarios": {"other": "M"}}
+    with caplog.at_level("INFO", logger="recbole_msr"):
+        folder = run(days[1], "tuesday", "HiNet", init_from="monday", learning_rate=1e-30, **given)
+    _, after = weights_of(folder)
+    name = "scenario_layers.0.experts.sub_experts.weights.0"
+    was, now = before[name], after[name]
+    k = len(was) // 3
+    own = dict(zip(recbole_msr.load(tmp_path / "monday").dataset.scenario_names, was.split(k), strict=False))
+    expected = {"F": own["F"], "other": own["M"], "new": (own["F"] + own["M"]) / 2}
+    names = recbole_msr.load(folder).dataset.scenario_names
+    assert set(names) == set(expected)
+    for part, values in zip(now.split(k), [*(expected[name] for name in names), was[2 * k :]], strict=True):
+        torch.testing.assert_close(part, values, rtol=0, atol=1e-7)
+    text = caplog.text
+    assert "scenario 'new' begins as the mean of all" in text
+    assert "scenario 'other' begins as 'M'" in text
+    assert "scenarios that are gone: M" in text
+    assert "scenario_embedding, scenario_layers.0.san.h begin anew" in text
