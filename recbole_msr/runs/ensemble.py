@@ -1,11 +1,12 @@
-"""An ensemble: finished runs whose probabilities are averaged, in one folder that can be moved.
+"""An ensemble: finished runs whose predictions are averaged, in one folder that can be moved.
 
 The folder holds `ensemble.json` and, below `members/`, what predicting takes of every run:
 
     {"format": "recbole-msr-ensemble/1", "members": [{"folder": "members/1", "weight": 2, "tasks": ["click", "like"]}]}
 
-A task's probability is the weighted mean of the probabilities (not of the logits) of the members that predict it.
-Members of single-task models predict one task each.
+A task's probability is the weighted mean of the probabilities (not of the logits) of the members that predict it; a
+number is the mean in the field's unit, and each class has the mean of its probabilities. Members of single-task models
+predict one task each.
 """
 
 from __future__ import annotations
@@ -17,26 +18,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import RLock
 from typing import Any, NoReturn
 
-import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from recbole_msr import registry
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import ENSEMBLE, RUN, check_paths, holds, writing
-from recbole_msr.files.row_files import Batch
+from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.folder import VALIDATED
-from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts
 from recbole_msr.runs.run_files import shared_property
 from recbole_msr.runs.saved_run import SavedRun
-from recbole_msr.runs.scoring import Scored, Scorer
+from recbole_msr.runs.scoring import Scored
 
 FILE = "ensemble.json"
 _FORMAT_NAME = "recbole-msr-ensemble/"
@@ -146,7 +144,9 @@ class SavedEnsemble:
     """An ensemble of finished runs; `recbole_msr.load` opens it.
 
     It predicts as a run does: a task's probability is the weighted mean of the probabilities of the members that
-    predict the task. Threads may share it.
+    predict the task, and so are a number, in the field's unit, the probability of each class, and the expected value of
+    ordered classes. A conditional such as "buy|click" is the quotient of such means, p(buy) / p(click). Threads may
+    share it.
 
     Args:
         folder: the folder, with `ensemble.json`.
@@ -187,7 +187,20 @@ class SavedEnsemble:
     def scorer(self) -> EnsembleScorer:
         """The models with what encodes raw rows; for `predict`, `score` and files of rows."""
         scorers = [run.scorer for run in self.members]
+        for run, taken in zip(self.members, self.member_tasks, strict=True):
+            self._check_classes(run, taken)
         return EnsembleScorer(scorers, self.weights, self.member_tasks, self.tasks)
+
+    def _check_classes(self, run: SavedRun, tasks: Sequence[str]) -> None:
+        """Refuse a member whose data had other classes: there is no mean of what one of them does not know."""
+        for task in tasks:
+            first = next(m for m, taken in zip(self.members, self.member_tasks, strict=True) if task in taken)
+            before, now = (of.scorer.columns[task] for of in (first, run))
+            if before != now:
+                raise InputError(
+                    f"{run.folder} and {first.folder} cannot be averaged: the classes of task '{task}' differ "
+                    f"({', '.join(before)} and {', '.join(now)})"
+                )
 
     def predict(self, frame: pd.DataFrame, batch_size: int = 8192) -> pd.DataFrame:
         """Predict the probability of every task for new rows, as `SavedRun.predict` does."""
@@ -222,94 +235,6 @@ class SavedEnsemble:
     def __repr__(self) -> str:
         models = sorted({run.config["model"] for run in self.members})
         return f"SavedEnsemble({len(self.members)} of {', '.join(models)}, {str(self.folder)!r})"
-
-
-class EnsembleScorer:
-    """Scores raw rows by several models. Threads may share it.
-
-    Args:
-        scorers: the members'.
-        weights: their weights.
-        member_tasks: the tasks that are taken from each.
-        tasks: the tasks T that are predicted, in their order.
-    """
-
-    def __init__(
-        self,
-        scorers: Sequence[Scorer],
-        weights: Sequence[float],
-        member_tasks: Sequence[Sequence[str]],
-        tasks: Sequence[str],
-    ) -> None:
-        self._scorers, self.tasks = list(scorers), list(tasks)
-        every = {task: names for scorer in self._scorers for task, names in scorer.columns.items()}
-        self.columns = {task: every[task] for task in self.tasks}
-        # Column c of a member's matrix (its columns, C) is its share of column c: their sums over all members are 1.
-        self._shares = [np.zeros((len(scorer.names), len(self.names))) for scorer in scorers]
-        for scorer, weight, taken, shares in zip(scorers, weights, member_tasks, self._shares, strict=True):
-            for name in (name for task in taken for name in scorer.columns[task]):
-                shares[scorer.names.index(name), self.names.index(name)] = weight
-        total = sum(shares.sum(axis=0) for shares in self._shares)
-        for shares in self._shares:
-            shares /= total
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all columns of the scores."""
-        return [name for names in self.columns.values() for name in names]
-
-    def score(self, rows: pd.DataFrame, batch_size: int = 8192) -> Scored:
-        """Score the rows of a table as `Scorer.score` does."""
-        scored = [scorer.score(rows, batch_size) for scorer in self._scorers]
-        means = self._mean([one.scores.to_numpy() for one in scored])
-        unknown: dict[str, int] = {}
-        missing: dict[str, int] = {}
-        for one in scored:
-            _take_most(unknown, one.unknown)
-            _take_most(missing, one.missing)
-        return Scored(pd.DataFrame(means, columns=self.names, index=rows.index), unknown, missing)
-
-    def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
-        """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""
-        by_member = [RowCounts.zero() for _ in self._scorers]
-        scores = [s.score_batch(batch, path, batch_size, own) for s, own in zip(self._scorers, by_member, strict=True)]
-        of_batch = RowCounts.zero()
-        for own in by_member:
-            _take_most(of_batch.unknown, own.unknown)
-            _take_most(of_batch.missing, own.missing)
-        counts.unknown.update(of_batch.unknown)
-        counts.missing.update(of_batch.missing)
-        return self._mean(scores)
-
-    def encode(self, rows: RawRows, part: Part) -> list[dict[str, Tensor]]:
-        """Return what every member's `Scorer.encode` does."""
-        counts = [RowCounts.zero() for _ in self._scorers]
-        own = [replace(rows, counts=of_member) for of_member in counts]
-        found = [scorer.encode(one, part) for scorer, one in zip(self._scorers, own, strict=True)]
-        rows.counts.unknown.update(counts[0].unknown)
-        rows.counts.missing.update(counts[0].missing)
-        return found
-
-    def cross(
-        self, contexts: Sequence[dict[str, Tensor]], items: Sequence[dict[str, Tensor]], batch_size: int
-    ) -> np.ndarray:
-        """Score every item for every context as `Scorer.cross` does; (n, I, C), float32."""
-        of_members = zip(self._scorers, contexts, items, strict=True)
-        return self._mean([scorer.cross(context, item, batch_size) for scorer, context, item in of_members])
-
-    def is_sequence(self, field: str) -> bool:
-        """Return whether a field holds several tokens a row."""
-        return self._scorers[0].is_sequence(field)
-
-    def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the weighted means (N, C) of the members' predictions, each (N, its columns)."""
-        means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self._shares, strict=True))  # type: ignore[assignment]
-        return means.astype(np.float32)
-
-
-def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:
-    for field, count in others.items():
-        counts[field] = max(count, counts.get(field, 0))
 
 
 def is_ensemble(folder: str | Path) -> bool:

@@ -12,7 +12,7 @@ import torch
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_paths, check_scored
 from recbole_msr.files.row_files import Batch, open_rows, write_rows
-from recbole_msr.runs.ensemble import EnsembleScorer
+from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.row_encoder import RowCounts
 from recbole_msr.runs.scoring import ENCODED_ROWS, Scored, Scorer

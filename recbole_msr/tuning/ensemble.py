@@ -1,4 +1,4 @@
-"""The ensemble of a search: its models, chosen by validation, whose probabilities are averaged.
+"""The ensemble of a search: its models, chosen by validation, whose predictions are averaged.
 
 Selection reads the validation rows alone. The ensemble is tested once, beside the best trial's model, on the same rows.
 """
@@ -58,7 +58,7 @@ class Ensemble:
         return [by_key[key] for key in self.weights]
 
     def mean(self, scores: Mapping[ModelKey, np.ndarray]) -> np.ndarray:
-        """Return the weighted mean of the members' probabilities, given by key, each (N, T)."""
+        """Return the weighted mean of the members' predictions, given by key, each (N, C)."""
         total = sum(self.weights.values())
         parts = [scores[key] * (weight / total) for key, weight in self.weights.items()]
         mean: np.ndarray = np.sum(parts, axis=0)
@@ -148,7 +148,7 @@ def describe_ensemble(
     Args:
         ensemble: the ensemble.
         winner: number of the trial whose model it is compared with.
-        gains: tests the ensemble on the test rows, given its probabilities (N, T) for them, against what the search
+        gains: tests the ensemble on the test rows, given its predictions (N, C) for them, against what the search
             has tested; both are then evaluated on the test split, too: once, at the end. None for no test.
     """
     rows, tasks = ensemble.rows, ensemble.tasks
@@ -158,7 +158,7 @@ def describe_ensemble(
     tested = None
     if gains is not None:
         models = {model.key: model for model in [*ensemble.members, single]}
-        scores = {key: model.predict(rows.test, tasks) for key, model in models.items()}
+        scores = {key: model.predict(rows.test, rows.layout(tasks)) for key, model in models.items()}
         splits["test"] = (ensemble.mean(scores), scores[single.key])
         tested = gains(rows.shared_test(tasks), splits["test"][0])
     described: dict[str, Any] = {

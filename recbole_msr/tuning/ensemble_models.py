@@ -19,6 +19,7 @@ from recbole_msr.config.build import reading_data
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells
+from recbole_msr.evaluation.layout import Layout
 from recbole_msr.evaluation.metrics import METRICS, find_metric, smaller_is_better
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
@@ -79,13 +80,18 @@ class EnsembleRows:
         """Return the test rows on which the ensemble and finished runs are compared, with the tasks in this order."""
         return SharedRows(self._splits[2], int(self._config["min_scenario_rows"] or 1), tasks)
 
+    def layout(self, tasks: Sequence[str]) -> Layout:
+        """Return the columns of predictions of some tasks."""
+        split = self._splits[1]
+        return Layout.of(tasks, split.schema.types, split.label_classes)
+
     def evaluate(
         self, scores: np.ndarray, tasks: Sequence[str], test: bool = False, all_metrics: bool = True
     ) -> Evaluation:
-        """Evaluate probabilities.
+        """Evaluate predictions.
 
         Args:
-            scores: (N, number of tasks) for all rows of the split.
+            scores: (N, columns of `layout(tasks)`) for all rows of the split.
             tasks: the tasks that they are of.
             test: of the test split; by default of the validation split.
             all_metrics: compute all metrics; by default only the one that selects.
@@ -105,6 +111,7 @@ class EnsembleRows:
             min_rows=self._config["min_scenario_rows"] or 1,
             metrics=METRICS if all_metrics else [self.metric.split("/")[0].lower()],
             types=split.schema.types,
+            classes=split.label_classes,
             weights=split.schema.metric_weights(tasks, lambda field: inter[field].numpy()),
         )
 
@@ -115,7 +122,7 @@ class EnsembleRows:
         return None if key is None else values[key]
 
     def badness(self, scores: np.ndarray, tasks: Sequence[str]) -> float:
-        """Return what is smaller for better probabilities of the validation rows; infinity where undefined."""
+        """Return what is smaller for better predictions of the validation rows; infinity where undefined."""
         value = self.value(self.evaluate(scores, tasks, all_metrics=False))
         if value is None:
             return np.inf
@@ -150,29 +157,38 @@ class TrialModel:
         """Return it in words."""
         return f"trial {self.trial}" + ("" if self.seed is None else f", seed {self.seed}")
 
-    def predict(self, table: PackedTable, tasks: Sequence[str]) -> np.ndarray:
-        """Predict the rows of a table; (N, number of tasks), float64.
+    def predict(self, table: PackedTable, layout: Layout) -> np.ndarray:
+        """Predict the rows of a table: probabilities, also of classes, and numbers in the field's unit.
+
+        Args:
+            table: the rows, N of them.
+            layout: the tasks and their columns, C.
+
+        Returns:
+            (N, C), float64.
 
         Raises:
             InputError: a checkpoint is damaged.
         """
-        scores = np.full((len(table), len(tasks)), np.nan)
+        scores = np.full((len(table), layout.width), np.nan)
         for folder, own in zip(self.folders, self.tasks, strict=True):
-            predicted = _predict(SavedRun(folder).model, table)  # conditionals stand behind the tasks
-            for column, task in enumerate(own):
-                if task in tasks:
-                    scores[:, list(tasks).index(task)] = predicted[:, column]
+            model = SavedRun(folder).model
+            predicted = _predict(model, table)
+            columns = (getattr(model, "predicted", None) or Layout.of(own, layout.types, layout.classes)).columns
+            for task, into in layout.columns.items():
+                if task in own:
+                    scores[:, into] = predicted[:, columns[task]]
         return scores
 
     def valid_scores(self, rows: EnsembleRows, tasks: Sequence[str]) -> np.ndarray:
         """Predict the validation rows, or read what was predicted by an earlier command."""
         if self.seed is not None:  # what lies in the folder of a run is the run's
-            return self.predict(rows.valid, tasks)
+            return self.predict(rows.valid, rows.layout(tasks))
         cache = self.folders[0].parent / _CACHE
         identity = [_mark(folder / "best.ckpt") for folder in self.folders]
-        scores = _read_cache(cache, identity, (len(rows.valid), len(tasks)))
+        scores = _read_cache(cache, identity, (len(rows.valid), rows.layout(tasks).width))
         if scores is None:
-            scores = self.predict(rows.valid, tasks)
+            scores = self.predict(rows.valid, rows.layout(tasks))
             kept = scores
             write_atomically(cache, lambda path: _write_cache(path, kept, np.array(identity)))
         return scores

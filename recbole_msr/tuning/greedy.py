@@ -13,15 +13,15 @@ def select_greedily(
     picks: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
-    """Pick models one after the other, each the one whose probabilities improve the mean most; again and again, too.
+    """Pick models one after the other, each the one whose predictions improve the mean most; again and again, too.
 
     It is the paper's forward selection with replacement, which begins with the best model. What is returned ends with
     the pick after which the mean was at its best, the first of equals; so it is never worse than the best model alone
     on the rows that select.
 
     Args:
-        scores: each model's probabilities (N, T); of equal models the first one is picked.
-        badness: of probabilities (N, T), smaller is better; infinite or NaN where they have no value.
+        scores: each model's predictions (N, C); of equal models the first one is picked.
+        badness: of predictions (N, C), smaller is better; infinite or NaN where they have no value.
         picks: number of picks, at least 1.
         stop: asked before every pick but the first whether to end.
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.layout import CLASS_TYPES
 from recbole_msr.evaluation.metrics import metric_name, metrics_of
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
@@ -142,12 +141,6 @@ class SearchSettings:
         types = {} if schema is None else schema.types
         weighted = {} if schema is None else schema.weighted_types
         metrics = metrics_of(types.values() or ["binary"], weighted.values())
-        of_classes = [task for task, kind in types.items() if kind in CLASS_TYPES]
-        if of_classes:
-            return (
-                f"an ensemble is of binary tasks and numbers, and task '{of_classes[0]}' is one of classes: leave "
-                "--ensemble out (recbole_msr.runs.ensemble.write_ensemble takes finished runs of any tasks)"
-            )
         if is_conditional(self.quality.split("/")[-1]):
             return (
                 f"an ensemble averages the tasks' probabilities and is not chosen by {self.quality}, a metric of a "

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from recbole.quick_start import load_data_and_model
 
 import recbole_msr
 from recbole_msr.errors import InputError
@@ -138,10 +140,32 @@ def test_a_comparison_tests_classes(data_path, tmp_path):
     assert "Accuracy" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
+def _split_rows(checkpoint, split):
+    """The rows of a split by RecBole's data path, and what the model of a checkpoint predicts for them."""
+    _, model, _, _, *loaders = load_data_and_model(str(checkpoint))
+    dataset = loaders[split]._dataset
+    rows = dataset[torch.arange(len(dataset))]
+    with torch.no_grad():
+        return rows, model.eval().predict_tasks(rows).double().numpy()
+
+
+def _slow_accuracy(scores, labels, scenario):
+    """The mean over scenarios and tasks of classes of the share of rows whose likeliest class is the right one."""
+    shares = []
+    for task, columns in {"mood": [0, 1], "stars": [2, 3, 4, 5, 6]}.items():
+        for number in set(scenario):
+            rows = [n for n in range(len(scores)) if scenario[n] == number and labels[task][n] >= 0]
+            right = [max(range(len(columns)), key=lambda k: scores[n][columns[k]]) == labels[task][n] for n in rows]
+            shares.append(sum(right) / len(right))
+    return sum(shares) / len(shares)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fused", ["off", 2])
-def test_a_search_is_for_a_metric_of_classes(data_path, tmp_path, fused):
+def test_a_search_is_for_a_metric_of_classes_and_ends_with_an_ensemble(data_path, tmp_path, fused, rows):
     tasks = {name: TASKS[name] for name in ("mood", "stars")}
+    tasks["when"] = {"field": "timestamp", "type": "number", "transform": "log1p"}
+    tasks |= {"click": {"field": "rating", "at_least": 3}, "buy": {"field": "rating", "at_least": 5, "after": "click"}}
     found = recbole_msr.search(
         model="SharedBottom",
         dataset="tiny",
@@ -155,8 +179,42 @@ def test_a_search_is_for_a_metric_of_classes(data_path, tmp_path, fused):
         config=SETTINGS | {"data_path": str(data_path), "tasks": tasks},
     )
     assert found.best_value == max(trial.value for trial in found.study.trials if trial.value is not None)
-    with pytest.raises(InputError, match="an ensemble is of binary tasks and numbers"):
-        recbole_msr.search(
-            model="SharedBottom", dataset="tiny", trials=1, ensemble=2, objectives="accuracy/macro",
-            output=tmp_path / "other", config=SETTINGS | {"data_path": str(data_path), "tasks": tasks},
-        )  # fmt: skip
+    told = found.summary["ensemble"]
+    total = sum(member["weight"] for member in told["members"])
+    folders = sorted((tmp_path / "out" / "ensemble" / "members").iterdir(), key=lambda path: int(path.name))
+    for split, name in enumerate(("valid", "test")):
+        of_members = [_split_rows(folder / "best.ckpt", split) for folder in folders]
+        weighted = [m["weight"] * scores for m, (_, scores) in zip(told["members"], of_members, strict=True)]
+        split_rows, mean = of_members[0][0], sum(weighted) / total
+        labels = {task: split_rows[f"label_{task}"].numpy() for task in tasks}
+        expected = _slow_accuracy(mean, labels, split_rows["scenario"].tolist())
+        assert told[name]["value"] == pytest.approx(expected, abs=1e-9)
+        pooled = told[name]["cells"]["pooled"]
+        seconds = mean[:, 7]  # the mean of the predicted times, not of their logarithms
+        assert pooled["when"]["mae"] == pytest.approx(np.abs(seconds - labels["when"]).mean(), rel=1e-6)
+        losses = [np.log(row[2 + int(star)]) for row, star in zip(mean, labels["stars"], strict=True)]
+        assert pooled["stars"]["logloss"] == pytest.approx(-np.mean(losses), rel=1e-6)
+    gain = told["gain"]["winner"]
+    assert (gain["metric"], len(gain["seeds"])) == ("accuracy/macro", 2)
+    assert {"accuracy/mood", "rmse/stars", "mae/when", "auc/buy"} <= set(gain["differences"])
+    predicted = recbole_msr.load(tmp_path / "out" / "ensemble").predict(rows)
+    alone = [recbole_msr.load(folder).predict(rows) for folder in folders]
+    assert list(predicted) == list(alone[0])
+    plain = [name for name in predicted if name != "buy|click"]
+    slow = sum(m["weight"] * one[plain].to_numpy(np.float64) for m, one in zip(told["members"], alone, strict=True))
+    assert predicted[plain].to_numpy() == pytest.approx(slow / total, rel=1e-5)
+    assert (predicted["buy|click"] * predicted["click"]).to_numpy() == pytest.approx(predicted["buy"].to_numpy())
+
+
+def test_members_with_other_classes_are_refused(trained, data_path, rows, tmp_path):
+    other = tmp_path / "data" / "tiny"
+    other.mkdir(parents=True)
+    for name in ("tiny.inter", "tiny.user"):
+        text = (data_path / "tiny" / name).read_text()
+        (other / name).write_text(text.replace("\tbad", "\tsad"))
+    member = _run(other.parent, tmp_path / "run")
+    both = recbole_msr.load(write_ensemble(tmp_path / "both", [Member(trained.folder), Member(member.folder)]))
+    with pytest.raises(
+        InputError, match=r"classes of task 'mood' differ .*mood=bad, mood=good and mood=good, mood=sad"
+    ):
+        both.predict(rows)

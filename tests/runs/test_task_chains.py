@@ -104,13 +104,21 @@ def test_a_conversion_without_its_click_is_found_by_its_line_where_earlier_rows_
         _run(data_path, tmp_path / "strict", tasks=tasks | strict, val_interval=kept)
 
 
-def test_an_ensemble_predicts_the_tasks(trained, data_path, tmp_path):
+def test_an_ensemble_averages_the_tasks_and_its_conditional_is_their_quotient(trained, data_path, tmp_path):
     from recbole_msr.runs.ensemble import Member, write_ensemble
 
-    folder = write_ensemble(tmp_path / "both", [Member(trained.folder), Member(trained.folder)])
+    other = _run(data_path, tmp_path / "other", seed=5, epochs=1)
+    members = [Member(trained.folder), Member(other.folder, 3)]
     frame = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i3", "i4"]})
-    alone = recbole_msr.load(trained.folder).predict(frame)
-    pd.testing.assert_frame_equal(recbole_msr.load(folder).predict(frame), alone[["click", "buy"]])
+    one, two = (recbole_msr.load(member.folder).predict(frame) for member in members)
+    found = recbole_msr.load(write_ensemble(tmp_path / "both", members)).predict(frame)
+    assert list(found) == ["click", "buy", "buy|click"]
+    for task in ("click", "buy"):
+        np.testing.assert_allclose(found[task], (one[task] + 3 * two[task]) / 4, rtol=1e-6)
+    np.testing.assert_allclose(found["buy|click"], found["buy"] / found["click"], rtol=1e-5)
+    parts = [Member(trained.folder, 1, ["click"]), Member(other.folder, 1, ["buy"])]
+    apart = recbole_msr.load(write_ensemble(tmp_path / "apart", parts)).predict(frame)
+    assert list(apart) == ["click", "buy"], "of other members there is no conditional"
 
 
 def test_an_ensemble_is_not_chosen_by_a_conditional(data_path, tmp_path):

@@ -157,7 +157,7 @@ def test_an_ensemble_comes_again_from_what_is_kept_and_skips_a_damaged_model(sea
         assert again[key] == first[key]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Members" in page
-    assert f"The probabilities of {len(first['members'])} of 3 models" in page
+    assert f"The predictions of {len(first['members'])} of 3 models" in page
     best = first["candidates"][0]["trial"]
     (checkpoint,) = (tmp_path / "out" / "trials" / str(best)).glob("*/best.ckpt")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])

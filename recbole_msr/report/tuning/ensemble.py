@@ -66,7 +66,7 @@ def ensemble_section(ensemble: Mapping[str, Any]) -> list[str | Markup]:
     """
     single, metric = ensemble["single"], ensemble["metric"]
     parts: list[str | Markup] = [
-        f"The probabilities of {len(ensemble['members'])} of {len(ensemble['candidates'])} models are averaged, "
+        f"The predictions of {len(ensemble['members'])} of {len(ensemble['candidates'])} models are averaged, "
         "weighted by how often the greedy selection picked them on the validation split: the best trials', the best of "
         "every other model, and those that were trained again with fresh seeds. Beside them the "
         f"model of trial {single} alone. What was chosen by the validation rows is on the high side there; the test "

@@ -1,0 +1,131 @@
+"""Scores raw rows by the members of an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from recbole_msr.files.row_files import Batch
+from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts
+from recbole_msr.runs.scoring import Scored, Scorer
+from recbole_msr.schema import is_conditional
+
+
+class EnsembleScorer:
+    """Scores raw rows by several models. Threads may share it.
+
+    Args:
+        scorers: the members'.
+        weights: their weights.
+        member_tasks: the tasks that are taken from each.
+        tasks: the tasks T that are predicted, in their order.
+    """
+
+    def __init__(
+        self,
+        scorers: Sequence[Scorer],
+        weights: Sequence[float],
+        member_tasks: Sequence[Sequence[str]],
+        tasks: Sequence[str],
+    ) -> None:
+        self._scorers, self.tasks = list(scorers), list(tasks)
+        every = {task: names for scorer in self._scorers for task, names in scorer.columns.items()}
+        given = [name for name in every if is_conditional(name) and self._gives(name, member_tasks)]
+        self.columns = {task: every[task] for task in (*self.tasks, *given)}
+        # Column c of a member's matrix (its columns, C) is its share of column c: their sums over all members are 1.
+        self._shares = [np.zeros((len(scorer.names), len(self.names))) for scorer in scorers]
+        for scorer, weight, taken, shares in zip(scorers, weights, member_tasks, self._shares, strict=True):
+            own = [name for name in given if name.split("|")[0] in taken]
+            for name in (name for task in (*taken, *own) for name in scorer.columns[task]):
+                shares[scorer.names.index(name), self.names.index(name)] = weight
+        total = sum(shares.sum(axis=0) for shares in self._shares)
+        for shares in self._shares:
+            shares /= total
+        self._conditionals = {name: name.split("|")[1] for name in given}
+
+    def _gives(self, conditional: str, member_tasks: Sequence[Sequence[str]]) -> bool:
+        """Return whether the same members predict both tasks of a conditional, and it: a quotient needs no others."""
+        task, parent = conditional.split("|")
+        return all(
+            (task in taken) == (parent in taken) and (task not in taken or conditional in scorer.columns)
+            for scorer, taken in zip(self._scorers, member_tasks, strict=True)
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns of the scores."""
+        return [name for names in self.columns.values() for name in names]
+
+    def score(self, rows: pd.DataFrame, batch_size: int = 8192) -> Scored:
+        """Score the rows of a table as `Scorer.score` does."""
+        scored = [scorer.score(rows, batch_size) for scorer in self._scorers]
+        means = self._mean([one.scores.to_numpy() for one in scored])
+        unknown: dict[str, int] = {}
+        missing: dict[str, int] = {}
+        for one in scored:
+            _take_most(unknown, one.unknown)
+            _take_most(missing, one.missing)
+        return Scored(pd.DataFrame(means, columns=self.names, index=rows.index), unknown, missing)
+
+    def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
+        """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""
+        by_member = [RowCounts.zero() for _ in self._scorers]
+        scores = [s.score_batch(batch, path, batch_size, own) for s, own in zip(self._scorers, by_member, strict=True)]
+        of_batch = RowCounts.zero()
+        for own in by_member:
+            _take_most(of_batch.unknown, own.unknown)
+            _take_most(of_batch.missing, own.missing)
+        counts.unknown.update(of_batch.unknown)
+        counts.missing.update(of_batch.missing)
+        return self._mean(scores)
+
+    def encode(self, rows: RawRows, part: Part) -> list[dict[str, Tensor]]:
+        """Return what every member's `Scorer.encode` does."""
+        counts = [RowCounts.zero() for _ in self._scorers]
+        own = [replace(rows, counts=of_member) for of_member in counts]
+        found = [scorer.encode(one, part) for scorer, one in zip(self._scorers, own, strict=True)]
+        rows.counts.unknown.update(counts[0].unknown)
+        rows.counts.missing.update(counts[0].missing)
+        return found
+
+    def cross(
+        self, contexts: Sequence[dict[str, Tensor]], items: Sequence[dict[str, Tensor]], batch_size: int
+    ) -> np.ndarray:
+        """Score every item for every context as `Scorer.cross` does; (n, I, C), float32."""
+        of_members = zip(self._scorers, contexts, items, strict=True)
+        return self._mean([scorer.cross(context, item, batch_size) for scorer, context, item in of_members])
+
+    def is_sequence(self, field: str) -> bool:
+        """Return whether a field holds several tokens a row."""
+        return self._scorers[0].is_sequence(field)
+
+    def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the weighted means (..., C) of the members' predictions, each (..., its columns).
+
+        With weights w_j of the members j, p(task) = sum_j w_j p_j(task), and so
+
+            p(task|parent) = sum_j w_j p_j(parent) p_j(task|parent) / sum_j w_j p_j(parent).
+        """
+        means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self._shares, strict=True))  # type: ignore[assignment]
+        for name, parent in self._conditionals.items():
+            column, before = self.names.index(name), self.names.index(parent)
+            weight, weighted = np.zeros(means.shape[:-1]), np.zeros(means.shape[:-1])
+            for one, scorer, shares in zip(scores, self._scorers, self._shares, strict=True):
+                if not shares[:, column].any():
+                    continue
+                place = scorer.names.index(parent)
+                of_member = shares[place, before] * one[..., place].astype(np.float64)
+                weight += of_member
+                weighted += of_member * one[..., scorer.names.index(name)]
+            np.divide(weighted, weight, out=means[..., column], where=weight > 0)
+        return means.astype(np.float32)
+
+
+def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:
+    for field, count in others.items():
+        counts[field] = max(count, counts.get(field, 0))
