@@ -15,6 +15,8 @@ from recbole_msr.files.outputs import check_name, check_path
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.training.configure import training_config
 
+_LLM4MSR = "LLM4MSR"
+
 
 def read_entries(models: Models, vary: Mapping[str, Any]) -> list[Entry]:
     """Return the entries that a comparison names, with those that `--vary` makes of them.
@@ -73,6 +75,60 @@ def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
     if len({entry.label for entry in entries}) < len(entries):
         raise InputError("--vary: a value is listed twice")
     return list(entries)
+
+
+def ablate_knowledge(entries: Sequence[Entry], config: Mapping[str, Any], default: str) -> list[Entry]:
+    """Enter each model that can read a language model's vectors without them, with them, and with controls.
+
+    LLM4MSR is entered as its backbone alone, with each level and both, and with the vectors as its backbone's features;
+    any other model of this package alone and with the features. Both levels, and the features, are entered again with
+    the two controls. RecBole's models stay as they are.
+
+    Args:
+        entries: the entries.
+        config: the shared configuration keys.
+        default: the knowledge where none is given.
+
+    Raises:
+        InputError: none of the models reads vectors, a key is given that the ablation varies, or `knowledge` names no
+            vectors.
+    """
+    ablated = [row for entry in entries for row in _ablated(entry, config, default)]
+    if len(ablated) == len(entries):
+        raise InputError(
+            "--knowledge-ablation takes models of this package, such as LLM4MSR or HiNet; of those that are given none "
+            "reads a language model's vectors"
+        )
+    return ablated
+
+
+def _ablated(entry: Entry, config: Mapping[str, Any], default: str) -> list[Entry]:
+    if entry.model not in registry.registered_models():
+        return [entry]
+    given = {**config, **entry.settings}
+    varied = ("knowledge_level", "knowledge_features", "knowledge_control")
+    if set_here := [key for key in varied if given.get(key) is not None]:
+        raise InputError(f"--knowledge-ablation sets {', '.join(set_here)} for each row itself: leave that out")
+    knowledge = str(given.get("knowledge") or default)
+    if knowledge in ("none", "random"):
+        raise InputError(
+            f"--knowledge-ablation compares real vectors with none and with controls, and knowledge is '{knowledge}': "
+            "name a store, or ENCODER/TEMPLATE such as minilm/full"
+        )
+    read = {"knowledge": knowledge}
+    features = read | {"knowledge_features": ["user", "item"]}
+    rows: dict[str, dict[str, Any]] = {"none": {"knowledge": "none"}}
+    if entry.model == _LLM4MSR:
+        rows |= {level: read | {"knowledge_level": level} for level in ("scenario", "user", "both")}
+        rows |= _with_controls("both", rows["both"])
+        features |= {"knowledge_level": "none"}
+    rows["features"] = features
+    rows |= _with_controls("features", features)
+    return [Entry(f"{entry.label} {name}", entry.model, {**entry.settings, **keys}) for name, keys in rows.items()]
+
+
+def _with_controls(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {f"{name} {control}": {**settings, "knowledge_control": control} for control in ("random", "permuted")}
 
 
 def _with_each(entry: Entry, key: str, values: Sequence[Any]) -> list[Entry]:

@@ -62,6 +62,8 @@ class CompareOptions(JobOptions):
     vary: Annotated[Variants | None, Argument("KEYS", "yaml")] = None
     """Keys with lists of values, such as {loss_weighting: [fixed, dwa]}: each model of this package is entered once for
     every combination."""
+    knowledge_ablation: Annotated[Flag, Argument()] = False
+    """Enter each model that reads a language model's vectors without them, with them, and with controls."""
     single_scenario: Annotated[Flag, Argument()] = False
     """Also train each entry on every scenario alone, to measure negative transfer."""
     alpha: Annotated[Level, Argument("LEVEL", float)] = 0.05

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_msr import registry
-from recbole_msr.comparison.entries import find_reference, keep_unread_defaults, read_entries
+from recbole_msr.comparison.entries import ablate_knowledge, find_reference, keep_unread_defaults, read_entries
 from recbole_msr.comparison.options import CompareOptions, Models
 from recbole_msr.comparison.settings import CompareSettings, Entry
 from recbole_msr.config.build import plain_settings
@@ -44,7 +44,10 @@ def read_compare(options: CompareOptions) -> tuple[CompareSettings, Any]:
     models, dataset = _models_and_dataset(options, config)
     config = _shared_configuration(options, config, dataset)
     tracking = take_tracking(options, config)
-    entries = keep_unread_defaults(read_entries(models, options.vary or {}), dataset, config)
+    entries = read_entries(models, options.vary or {})
+    if options.knowledge_ablation:
+        entries = ablate_knowledge(entries, config, _KNOWLEDGE)
+    entries = keep_unread_defaults(entries, dataset, config)
     reference = find_reference(entries, options.reference)
     config, schema = _protocol(options, config, dataset, reference)
     rows_config = training_config(ROWS_MODEL, dataset, {**config, "main_task": schema.main_task, "strict": False})

@@ -276,6 +276,16 @@ _SCENARIOS = Need(
 _RANDOM = Need(
     lambda run, _: run.config["knowledge"] == "random", "is about knowledge: random, the control", refused="never"
 )
+_DRAWN = Need(
+    lambda run, _: run.config["knowledge"] == "random" or run.config["knowledge_control"] != "none",
+    "is about knowledge: random and knowledge_control: random or permuted, the controls",
+    refused="never",
+)
+_STORED = Need(
+    lambda run, value: value == "none" or run.config["knowledge"] not in ("random", "none"),
+    "takes the place of a store's vectors, and knowledge names none",
+    refused="always",
+)
 _FEATURES = Need(
     lambda run, _: bool(run.config["knowledge_features"]),
     "is read with knowledge_features: [user, item]",
@@ -603,10 +613,11 @@ KEYS: Mapping[str, Key] = {
     "knowledge_feature_size": _key(whole(1), _KNOWLEDGE, _FEATURES),
     "knowledge_scale": _key(choice("standard", "none"), _KNOWLEDGE),
     "knowledge_unknown_share": _key(number(0, below=1), _KNOWLEDGE),
+    "knowledge_control": _key(choice("none", "random", "permuted"), _KNOWLEDGE, _STORED),
     "knowledge_device": _key(choice("auto", "cpu", "model"), _KNOWLEDGE),
     "knowledge_bake": _key(flag(), _KNOWLEDGE),
     "knowledge_size": _key(whole(1), _KNOWLEDGE, _RANDOM),
-    "knowledge_seed": _key(whole(0), _KNOWLEDGE, _RANDOM),
+    "knowledge_seed": _key(whole(0), _KNOWLEDGE, _DRAWN),
     # The input of this package's models, and their loss
     "embedding_dropout": _key(number(0, below=1), _OWN_MODELS),
     "embedding_size_exponent": _key(number(-1, at_most=1), _OWN_MODELS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,159 +14,20 @@ from torch import Tensor, nn
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
 from recbole_msr.layers.interaction import Part
+from recbole_msr.models.frozen_vectors import CHUNK, FITTED_ROWS, FrozenVectors, principal_components, standard_scale
+from recbole_msr.models.knowledge_controls import CONTROLS, permuted_rows, random_like, random_vectors
 from recbole_msr.options import Options
 from recbole_msr.prompts.store import Knowledge
 
 LEVELS = ("user", "scenario", "item")
 REDUCTIONS = ("none", "linear", "pca", "whitening")
 
-_RESIDENT_BYTES = 1 << 30
-"""With knowledge_device: auto a table up to so large is kept on the model's accelerator."""
 _REDUCED_BYTES = 1 << 31
 """PCA scores of all ids are computed beforehand for training up to so many bytes, and else batch by batch."""
-_FITTED_ROWS = 20_000
-"""Mean, deviation and PCA are those of so many rows of a larger store, evenly spaced."""
-_CHUNK = 1 << 24
-"""Numbers read from a store at once."""
-
-
-class FrozenVectors:
-    """Vectors of ids 0..N-1 that no training changes, in memory or in a memory-mapped file.
-
-    No module's state holds them, copies of a model share them, and DDP does not broadcast them.
-
-    Args:
-        matrix: (rows, H), float16 or float32.
-        rows: which row is each id's (N,), -1 for an id without one; None where id and row are the same.
-        device: `cpu`: rows are gathered there, batch by batch; `model`: the matrix is copied to the device of the ids
-            that are asked for; `auto`: copied if it is not large.
-    """
-
-    def __init__(self, matrix: np.ndarray, rows: np.ndarray | None = None, device: str = "auto") -> None:
-        self.matrix = matrix
-        self.rows = rows
-        self._device = device
-        self._resident: tuple[Tensor, Tensor | None] | None = None
-
-    @property
-    def size(self) -> int:
-        """H."""
-        return int(self.matrix.shape[1])
-
-    def has(self) -> np.ndarray:
-        """Mark the ids that have a vector (N,)."""
-        return np.ones(len(self.matrix), dtype=bool) if self.rows is None else self.rows >= 0
-
-    def gather(self, ids: Tensor) -> Tensor:
-        """Vectors (B, H), float32 on the ids' device; of an id without a vector those of another, not to be used."""
-        on_file = isinstance(self.matrix, np.memmap)
-        if ids.device.type == "cpu":
-            stays = not on_file
-        else:
-            stays = self._device == "model" or (self._device == "auto" and self.matrix.nbytes <= _RESIDENT_BYTES)
-        if stays:
-            table, rows = self._on(ids.device)
-            return table.index_select(0, ids if rows is None else rows[ids]).float()
-        places = ids.cpu().numpy()
-        if self.rows is not None:
-            places = self.rows[places].clip(0)
-        return torch.from_numpy(np.asarray(self.matrix)[places].astype(np.float32)).to(ids.device)
-
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        resident = self._resident  # read once: a thread that uses another device may replace it
-        if resident is None or resident[0].device != device:
-            # Made outside inference mode: a tensor made inside it could not be used in training later.
-            with torch.inference_mode(False):
-                matrix = np.array(self.matrix) if isinstance(self.matrix, np.memmap) else self.matrix
-                rows = None if self.rows is None else torch.from_numpy(self.rows.clip(0)).to(device)
-                resident = self._resident = (torch.from_numpy(matrix).to(device), rows)
-        return resident
-
-    def chunks(self, limit: int | None = None) -> Iterator[np.ndarray]:
-        """Return the matrix, or `limit` evenly spaced rows of it, in parts of bounded size (n, H) as float64."""
-        n = len(self.matrix)
-        chosen = np.arange(n) if limit is None or n <= limit else np.linspace(0, n - 1, limit).astype(np.int64)
-        step = max(1, _CHUNK // self.size)
-        for start in range(0, len(chosen), step):
-            yield np.asarray(self.matrix)[chosen[start : start + step]].astype(np.float64)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenVectors:
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_resident": None}
-
-
-def random_vectors(tokens: Sequence[str], size: int, seed: int, level: str) -> np.ndarray:
-    """Draw the control: standard normal vectors (N, size), float16, each from its token, the level and the seed alone.
-
-    Neither the order of the tokens nor which others there are changes a vector, nor does any generator's state.
-    """
-    keys = np.array(
-        [int.from_bytes(hashlib.blake2b(f"{seed}/{level}/{token}".encode(), digest_size=8).digest(), "little")
-         for token in tokens], dtype=np.uint64,
-    )  # fmt: skip
-    vectors = np.empty((len(tokens), size), dtype=np.float16)
-    columns = np.arange(1, size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    step = max(1, _CHUNK // 8 // size)
-    for start in range(0, len(tokens), step):
-        bits = keys[start : start + step, None] + columns  # the SplitMix64 generator, entered at any place
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        bits ^= bits >> np.uint64(31)
-        radius = ((bits >> np.uint64(32)) + 1.0) / 2**32
-        angle = (bits & np.uint64(0xFFFFFFFF)) / 2**32
-        vectors[start : start + step] = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)  # Box-Muller
-    return vectors
-
-
-def standard_scale(vectors: FrozenVectors) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of every dimension, (H,) each; a dimension without any has the deviation 1.
-
-    Prompts of one template resemble each other, so most of a raw vector is what all have in common. A single vector has
-    nothing to differ from: its mean is 0, and its deviation the root of its mean square.
-    """
-    n, total = 0, np.zeros(vectors.size)
-    for chunk in vectors.chunks(_FITTED_ROWS):
-        n, total = n + len(chunk), total + chunk.sum(axis=0)
-    mean = total / n if n > 1 else np.zeros(vectors.size)
-    squares = sum(((chunk - mean) ** 2).sum(axis=0) for chunk in vectors.chunks(_FITTED_ROWS)) / n
-    if n == 1:
-        squares = np.full(vectors.size, squares.mean())
-    deviation = np.sqrt(squares)
-    return mean, np.where(deviation > 1e-6 * max(float(deviation.max()), 1e-30), deviation, 1.0)
-
-
-def principal_components(vectors: FrozenVectors, size: int, whiten: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """PCA: mean (H,) and components (size, H), so that (v - mean) @ components.T are the scores of v.
-
-    The mean square of the `size` scores is 1: all components are divided by one number, so that the first still vary
-    most, or with `whiten` each by its own deviation, so that all vary alike. A component's sign is that of its largest
-    entry. Components beyond the number of vectors are zero, and the others are the larger for it, as what follows reads
-    all `size` of them. A single vector is its own component.
-    """
-    sample = np.concatenate(list(vectors.chunks(_FITTED_ROWS)))
-    mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
-    sample -= mean
-    few = len(sample) <= vectors.size  # then the small product has the same eigenvalues
-    values, eigenvectors = np.linalg.eigh(sample @ sample.T if few else sample.T @ sample)
-    order = np.argsort(values)[::-1][:size]
-    values = values[order]
-    kept = values > max(float(values[0]), 0.0) * 1e-9
-    directions = (sample.T @ eigenvectors[:, order[kept]] if few else eigenvectors[:, order[kept]]).T
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    largest = np.abs(directions).argmax(axis=1)
-    directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    components = np.zeros((size, vectors.size))
-    if kept.any():
-        variances = values[kept] / len(sample)
-        spread = variances[:, None] * len(variances) if whiten else variances.sum()
-        components[: len(directions)] = directions / np.sqrt(spread / size)
-    return mean, components
 
 
 class KnowledgeSource:
-    """The source of a run's vectors: a store, or the random control; see the keys `knowledge...`.
+    """The source of a run's vectors: a store, or a control; see the keys `knowledge...`.
 
     Args:
         config: a RecBole Config.
@@ -191,6 +52,7 @@ class KnowledgeSource:
         self._device = option.choice("knowledge_device", ("auto", "cpu", "model"))
         self._dataset = dataset
         self._random = (option.integer("knowledge_size"), option.integer("knowledge_seed", at_least=0))
+        self._control = option.choice("knowledge_control", CONTROLS)
         self._store: Any = None
         if self.name != "random" and not self.is_baked:
             self._store = Knowledge.open(self.name, config["knowledge_dir"])
@@ -206,6 +68,8 @@ class KnowledgeSource:
     def key(self) -> bytes:
         """16 bytes that tell these vectors from others."""
         made_by = f"random {self._random}" if self._store is None else str(self._store.meta["key"])
+        if self._store is not None and self._control != "none":
+            made_by += f" {self._control} {self._random[1]}"
         return hashlib.blake2b(made_by.encode(), digest_size=16).digest()
 
     def tokens(self, level: str) -> list[str]:
@@ -240,15 +104,18 @@ class KnowledgeSource:
             rows = rows.astype(np.int64)
         if level != "scenario":
             rows[0] = -1
-        vectors = FrozenVectors(matrix, rows, self._device)
         if self.fits:
-            self._require_numbers(vectors, level)
-        return vectors
+            self._require_numbers(FrozenVectors(matrix, rows), level)
+        if self._store is not None and self._control == "random":
+            matrix = random_like(FrozenVectors(matrix), names.tolist(), self._random[1], level)
+        elif self._store is not None and self._control == "permuted":
+            rows = np.where(rows >= 0, permuted_rows(names.tolist(), self._random[1], level)[rows], -1)
+        return FrozenVectors(matrix, rows, self._device)
 
     def _require_numbers(self, vectors: FrozenVectors, level: str) -> None:
         if not vectors.has().any():
             raise InputError(f"knowledge '{self.name}' has no vector of any {level} of these data")
-        limit = None if vectors.matrix.size <= 1 << 28 else _FITTED_ROWS
+        limit = None if vectors.matrix.size <= 1 << 28 else FITTED_ROWS
         for chunk in vectors.chunks(limit):
             if not np.isfinite(chunk).all():
                 raise InputError(
@@ -397,7 +264,7 @@ class KnowledgeVectors(nn.Module):
     @torch.no_grad()
     def _reduce_all(self) -> np.ndarray:
         """Return reduce of all ids (N, size), float32 in memory; zeros where an id is not known."""
-        step = max(1, _CHUNK // max(self.size, self._frozen.size))
+        step = max(1, CHUNK // max(self.size, self._frozen.size))
         parts = []
         with torch.autocast(self.known.device.type, enabled=False):
             for ids in torch.arange(len(self.known), device=self.known.device).split(step):

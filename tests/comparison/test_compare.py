@@ -14,6 +14,7 @@ import recbole_msr
 from recbole_msr import InputError
 from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.comparison.resolve import read_compare
+from tests.prompts.small_data import write_items
 from tests.tuning.conftest import CONFIG
 
 SMALL = {"learning_rate": 0.01, "embedding_size": 4}
@@ -254,6 +255,50 @@ def test_loss_weighting_is_a_compared_choice(compare):
     assert labels == ["SharedBottom loss_weighting=fixed", "SharedBottom loss_weighting=uncertainty", "LR"]
     values = [entry(result, label)["test"]["auc/macro"]["mean"] for label in labels[:2]]
     assert values[0] != values[1]
+
+
+ABLATED = ["none", "scenario", "user", "both", "both random", "both permuted"]
+FEATURES = ["features", "features random", "features permuted"]
+
+
+def test_the_ablation_enters_none_the_levels_features_and_controls(compare, tiny_data):
+    config = {**CONFIG, **SMALL, "data_path": str(tiny_data), "knowledge": "mine"}
+    models = {"LLM4MSR": {"backbone": "SharedBottom"}, "HiNet": {}, "LR": {}}
+    settings, _ = read_compare(CompareOptions(models, "tiny", knowledge_ablation=True, config=config))
+    labels = [f"LLM4MSR {row}" for row in (*ABLATED, *FEATURES)] + [f"HiNet {row}" for row in ("none", *FEATURES)]
+    assert [entry.label for entry in settings.entries] == [*labels, "LR"]
+    assert settings.reference == "LLM4MSR none"
+    assert not [entry.refused for entry in settings.entries if entry.refused]
+    with_vectors = [entry for entry in settings.entries if not entry.label.endswith("none") and entry.label != "LR"]
+    assert {entry.settings["knowledge"] for entry in with_vectors} == {"mine"}
+
+
+@pytest.mark.slow
+def test_every_row_of_the_ablation_is_another_model(compare, tiny_data):
+    write_items(tiny_data / "tiny")
+    given = {"dropout": 0.0, "knowledge": "random/brief", "epochs": 1, "knowledge_dir": str(tiny_data / "stores")}
+    models = {"LLM4MSR": {"backbone": "SharedBottom"}, "SharedBottom": {}}
+    result = compare(models, seeds=1, knowledge_ablation=True, config=given)
+    assert {one["status"] for one in result.summary["entries"]} == {"complete"}
+    values = {one["label"]: one["test"]["auc/macro"]["mean"] for one in result.summary["entries"]}
+    assert len({value for label, value in values.items() if label.startswith("LLM4MSR")}) == 9
+    for row in ("none", *FEATURES):
+        same = [values[f"{model} {row}"] for model in models]
+        assert same[0] == pytest.approx(same[1], abs=1e-6), "the backbone with features is that model with features"
+
+
+@pytest.mark.parametrize(
+    ("models", "config", "told"),
+    [
+        (["LR"], {}, "none reads a language model's vectors"),
+        (["LLM4MSR"], {"knowledge": "random"}, "knowledge is 'random': name a store"),
+        (["LLM4MSR"], {"knowledge_level": "user"}, "sets knowledge_level for each row itself: leave that out"),
+        ({"a": {"model": "HiNet", "knowledge_features": ["user"]}}, {}, "sets knowledge_features for each row itself"),
+    ],
+)
+def test_an_ablation_that_cannot_be_is_refused(compare, models, config, told):
+    with pytest.raises(InputError, match=told):
+        compare(models, knowledge_ablation=True, config=config)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ class RunSources:
             }
             self.notes.append(reasons[name])
             return None, False
+        control = self._config["knowledge_control"]
+        if control != "none":
+            self.notes.append(
+                f"the run's vectors are a control's (knowledge_control: {control}), not those of the prompts: there "
+                "are no prompts"
+            )
+            return None, False
         try:
             store = self._open_store(name)
         except InputError as error:
