@@ -481,7 +481,10 @@ def _whole(option: str, value: str) -> int:
 def _models(parsed: argparse.Namespace) -> int:
     if parsed.model is None:
         print("Multi-scenario, multi-task models:")
-        print("  " + ", ".join(registry.registered_models()))
+        names = registry.registered_models()
+        width = max(map(len, names))
+        for name in names:
+            print(f"  {name:<{width}}  {registry.summary(name)}".rstrip())
         print("RecBole's models:")
         print("  " + ", ".join(registry.recbole_models()))
     else:

@@ -66,6 +66,16 @@ class Options:
         example = "such as [128, 64]" + (", or []" if may_be_empty else "")
         self._refuse(key, f"a {'' if may_be_empty else 'non-empty '}list of integers >= 1, {example}")
 
+    def words(self, key: str, choices: Iterable[str]) -> list[str]:
+        """Return a list of different words in `choices`."""
+        value, choices = self._value(key), list(choices)
+        if not isinstance(value, Sequence) or isinstance(value, str) or len({str(v) for v in value}) < len(value):
+            self._refuse(key, f"a list of different words of {', '.join(choices)}")
+        for word in value:
+            if word not in choices:
+                self._refuse(key, f"a list of words of {', '.join(choices)}", nearest(str(word), choices))
+        return [str(word) for word in value]
+
     def _value(self, key: str) -> Any:
         try:
             return self._config[key]

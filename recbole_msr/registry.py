@@ -31,6 +31,7 @@ BUILT_IN_MODELS = {
     "LLM4MSR": "recbole_msr.models.llm4msr",
     "MMoE": "recbole_msr.models.mmoe",
     "OMoE": "recbole_msr.models.omoe",
+    "PEPNet": "recbole_msr.models.pepnet",
     "PLE": "recbole_msr.models.ple",
     "STAR": "recbole_msr.models.star",
     "SharedBottom": "recbole_msr.models.shared_bottom",
@@ -193,6 +194,15 @@ def describe(name: str) -> str:
         return Path(str(registration.defaults)).read_text(encoding="utf-8")
     (folder,) = importlib.import_module("recbole").__path__
     return Path(folder, "properties", "model", f"{name}.yaml").read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+
+def summary(name: str) -> str:
+    """Return a line on a registered model: the one that its YAML file of defaults begins with; "" for none."""
+    defaults = registrations()[name].defaults
+    if not isinstance(defaults, (str, Path)):
+        return ""
+    first = Path(defaults).read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip().removeprefix(name).strip() if first.startswith("#") else ""
 
 
 _SHARED_SECTIONS = {"Input and loss of this package's models": True, "Training": False}

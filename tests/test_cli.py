@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from recbole_msr import registry
 from recbole_msr.cli import main, run_recbole
 
 SMALL = (
@@ -112,7 +113,9 @@ def test_predict_scores_rows(run, tmp_path, capsys):
 def test_models_lists_and_shows(capsys):
     assert main(["models"]) == 0
     listed = capsys.readouterr().out
-    assert "HiNet" in listed
+    own = dict(line.split(maxsplit=1) for line in listed.splitlines()[1 : 1 + len(registry.BUILT_IN_MODELS)])
+    assert set(own) == set(registry.BUILT_IN_MODELS)
+    assert own["STAR"].startswith("(Sheng et al., CIKM 2021): a star of networks")
     assert "DeepFM" in listed
     assert main(["models", "HiNet"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["sub_experts"] == 5

@@ -21,6 +21,7 @@ from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.layers.task_chain import chain_losses, chain_probability, task_chains
 from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.knowledge import input_features
+from recbole_msr.models.measures import Measure
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType
 
@@ -337,6 +338,15 @@ class MultiScenarioRecommender(ContextRecommender):
     def calibration(self, logits: Tensor) -> Tensor | float:
         """Return a model's own term of the loss for every row and task (B, T), of its logits (B, C); 0 here."""
         return 0.0
+
+    def measures(self, x: Tensor, scenario: Tensor) -> list[Measure]:
+        """Return what there is to see of how rows are treated, for `explain`; nothing here.
+
+        Args:
+            x: input vectors (B, D).
+            scenario: each row's scenario (B,), 0..M-1.
+        """
+        return []
 
 
 def loss_weights(declared: Any, tasks: Sequence[str], scenarios: Sequence[str]) -> Tensor:

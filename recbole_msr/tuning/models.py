@@ -34,8 +34,10 @@ AUTO = (
     *("FM", "WideDeep", "DeepFM", "DCNV2", "AutoInt"),
 )
 """The models of `--models=auto`: each for another idea of what joins features, scenarios and tasks."""
+_NOT_MEASURED = "it has not been measured beside the others yet"
 _NOT_IN_AUTO = {
     "OMoE": "it is MMoE with one gate for all",
+    "PEPNet": _NOT_MEASURED,
     "LLM4MSR": "it needs a language model's vectors of users and items",
     "LR": "it is FM without its interactions",
     "FNN": "it is DeepFM's network alone",

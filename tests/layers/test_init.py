@@ -6,6 +6,15 @@ from recbole_msr.registry import BUILT_IN_MODELS
 
 MODELS = [name for name in BUILT_IN_MODELS if name not in ("HiNet", "LLM4MSR")]
 
+FIRST_LAYER = {
+    "AITM": "tower.weights.0",
+    "PEPNet": "towers.layers.0.weights.0",
+    "PLE": "levels.0.experts.weights.0",
+    "STAR": "fcn.0.weight",
+    "SharedBottom": "bottom.0.weight",
+}
+"""Name of a layer that reads x, where it is not that of experts."""
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_embeddings_have_the_standard_deviation_asked_for(make_model, name):
@@ -20,10 +29,7 @@ def test_embeddings_have_the_standard_deviation_asked_for(make_model, name):
 def test_layers_are_drawn_as_asked(make_model, name):
     """As torch draws them, no entry of a layer, weight or bias, is above one over the root of its width."""
     he, torch_like = (make_model(3, name, weight_init=init)[0] for init in ("he", "torch"))
-    first = {"SharedBottom": "bottom.0.weight", "STAR": "fcn.0.weight", "AITM": "tower.weights.0"}
-    if name == "PLE":
-        first["PLE"] = "levels.0.experts.weights.0"
-    first = first.get(name, "experts.weights.0")
+    first = FIRST_LAYER.get(name, "experts.weights.0")
     bound = he.features.output_size**-0.5
     assert dict(torch_like.named_parameters())[first].abs().max() <= bound
     assert dict(he.named_parameters())[first].abs().max() > 2 * bound

@@ -7,7 +7,8 @@ import numpy as np
 EPS = 1e-5
 ONE_TASK = {"click": {"field": "rating", "at_least": 4}}
 TWO_TASKS = ONE_TASK | {"like": {"field": "rating", "at_least": 5}}
-TASKS = {1: ONE_TASK, 2: TWO_TASKS}
+THREE_TASKS = {f"at_least_{n}": {"field": "rating", "at_least": n} for n in (3, 4, 5)}
+TASKS = {1: ONE_TASK, 2: TWO_TASKS, 3: THREE_TASKS}
 
 
 def state_of(model):

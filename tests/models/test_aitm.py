@@ -3,10 +3,9 @@ import pytest
 import torch
 
 from tests.combinations import every
-from tests.models.equations import TASKS, assert_logits_equal, bank, count, mlp_size, softmax
+from tests.models.equations import TASKS, THREE_TASKS, assert_logits_equal, bank, count, mlp_size, softmax
 
 SMALL = {"embedding_size": 4, "tower_hidden_sizes": [8, 6], "dropout": 0.0}
-THREE_TASKS = {f"at_least_{n}": {"field": "rating", "at_least": n} for n in (3, 4, 5)}
 
 
 def slow_logits(n_each, n_tasks):

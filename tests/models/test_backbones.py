@@ -22,8 +22,9 @@ BACKBONES = {
     "PLE": SMALL | {"expert_hidden_sizes": [8, 6], "tower_hidden_sizes": [5], "levels": 2},
     "STAR": SMALL | {"fcn_hidden_sizes": [8, 6], "auxiliary_hidden_sizes": [5]},
     "AITM": SMALL | {"tower_hidden_sizes": [8, 6]},
+    "PEPNet": SMALL | {"tower_hidden_sizes": [8, 6], "scenario_embedding_size": 3, "gate_hidden_size": 5},
 }
-PUBLISHED = {"SharedBottom": 227_590, "MMoE": 217_800, "PLE": 224_200, "STAR": 308_630}
+PUBLISHED = {"PEPNet": 232_330, "SharedBottom": 227_590, "MMoE": 217_800, "PLE": 224_200, "STAR": 308_630}
 
 every_backbone = pytest.mark.parametrize("name", [n for n in BUILT_IN_MODELS if n not in ("HiNet", "LLM4MSR")])
 
@@ -185,6 +186,9 @@ def test_every_setting_is_read_and_explained(name):
         ("PLE", "shared_experts", 0, "'shared_experts' must be an integer >= 1, got 0"),
         ("STAR", "output_norm", "layer", "'output_norm' must be one of none, batch_norm, batch_norm_relu"),
         ("AITM", "calibrator_weight", -1, "'calibrator_weight' must be a number >= 0"),
+        ("PEPNet", "networks", "none", "'networks' must be one of both, epnet, ppnet, got 'none'"),
+        ("PEPNet", "tower_hidden_sizes", [], "'tower_hidden_sizes' must be a non-empty list of integers >= 1"),
+        ("PEPNet", "prior_fields", ["user"], "got ['user']; did you mean 'user_id'"),
         ("AITM", "towers_per", "scenario", "'towers_per' must be one of task, scenario_task, got 'scenario'"),
     ],
 )

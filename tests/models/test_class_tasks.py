@@ -7,6 +7,7 @@ import torch
 
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.registry import BUILT_IN_MODELS
 from recbole_msr.schema import MISSING_LABEL
 from recbole_msr.training.weighting.task_dependence import task_parameter_mask
 
@@ -15,7 +16,7 @@ TASKS = {
     "stars": {"field": "rating", "type": "classes", "ordered": True},
     "time": {"field": "rating", "type": "number"},
 }
-MODELS = ["AITM", "HMoE", "HiNet", "MMoE", "OMoE", "PLE", "STAR", "SharedBottom"]
+MODELS = [name for name in BUILT_IN_MODELS if name != "LLM4MSR"]
 
 
 def _softmax(row):

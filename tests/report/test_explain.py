@@ -540,6 +540,26 @@ def test_a_run_without_an_end_or_without_tasks_is_refused(hinet, copied, train, 
     assert "(BPR) was made without scenarios and tasks" in capsys.readouterr().err
 
 
+# What a model measures of its rows.
+
+
+def test_measures_are_means_over_a_scenarios_training_rows(train, tmp_path):
+    run = train("PEPNet", tower_hidden_sizes=[8], scenario_embedding_size=3)
+    model, _, rows, scenario, _ = loaded(run)
+    epnet, ppnet = explain(run, n=1).between
+    assert epnet.title == "EPNet: gates of the fields"
+    assert ppnet.columns == ["click, layer 1", "like, layer 1"]
+    with torch.no_grad():
+        delta = model._delta_domain(model.embed(rows), scenario)
+    user = epnet.columns.index("user_id")
+    start = sum(part.width for part in model.features.columns[:user])
+    for name, values in zip(epnet.rows, epnet.values, strict=True):
+        own = delta[scenario == model.scenario_names.index(name), start : start + 4]
+        assert values[user] == pytest.approx(own.mean().item(), rel=1e-4)
+    page = write_explanation(run, tmp_path / "page.html", n=1).read_text(encoding="utf-8")
+    assert "EPNet: gates of the fields" in page
+
+
 # From where a run began, and over several runs.
 
 

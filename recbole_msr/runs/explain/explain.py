@@ -58,7 +58,7 @@ def explain_run(
     notes += attention_notes(model)
     weights = weight_lines(attention, [*readings.gates, *readings.other_gates], readings.fusion)
     moves = _moves(files, weights, notes)
-    between = [*attention, *readings.added_logits()]
+    between = [*attention, *readings.added_logits(), *readings.measures]
     scenarios = _view_scenarios(sources, shown, rows, readings)
     shows_nothing = model is not None and rows is not None and not between and not readings.gates
     notes += _absence_notes(model, shows_nothing)

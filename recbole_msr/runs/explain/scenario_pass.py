@@ -29,6 +29,7 @@ class ScenarioPass:
         gates: the use of experts, see `Explanation`.
         other_gates: the use of gates that weigh something other than experts.
         fusion: by "task, scenario" the mean of LLM4MSR's fusion gate.
+        measures: the means by scenario of what the model measures of its rows (`MultiScenarioRecommender.measures`).
     """
 
     @torch.no_grad()
@@ -40,6 +41,7 @@ class ScenarioPass:
         self.fusion: dict[str, float] = {}
         self.gates: list[GateUse] = []
         self.other_gates: list[GateUse] = []
+        self.measures: list[Matrix] = []
         if model is None or rows is None:
             return
         inner = inner_model(model)
@@ -54,10 +56,20 @@ class ScenarioPass:
             if has_gates:
                 with watch.scenario(m):
                     inner.logits(x, scenario)
+            if m in shown:
+                self._add_measures(inner, m, x, scenario)
             if isinstance(model, LLM4MSR) and m in shown:
                 self._read_levels(model, m, batch, x)
                 self.fusion |= mean_fusion(model, m, x, scenario)
         self.gates, self.other_gates = watch.use(shown), watch.use_of_others(shown)
+
+    def _add_measures(self, inner: MultiScenarioRecommender, m: int, x: Tensor, scenario: Tensor) -> None:
+        """Add a line of scenario m to the table of each measure."""
+        for number, measure in enumerate(inner.measures(x, scenario)):
+            if number == len(self.measures):
+                self.measures.append(Matrix(measure.title, measure.says, "scenario", [], measure.columns, []))
+            self.measures[number].rows.append(inner.scenario_names[m])
+            self.measures[number].values.append(measure.values.mean(dim=0).tolist())
 
     def _read_levels(self, model: LLM4MSR, m: int, batch: Any, x: Tensor) -> None:
         if model.user_level is not None:

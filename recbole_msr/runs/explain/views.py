@@ -101,7 +101,7 @@ class Explanation:
         notes: what cannot be shown, and why.
         evaluation: the test cells; None for a run without them.
         scenarios, users: one by one; in the order of the run, and of the question.
-        between: what scenarios take from each other.
+        between: what scenarios take from each other, and what the model measures of each one's rows.
         gates: how much experts are used.
         weights: every line of `gates`, of an attention, and of whatever else weighs a choice.
         moves: how far they are from where the run began; empty where that is not known.
