@@ -219,9 +219,9 @@ def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
         "explain", parents=[common], help="show what a finished run has learnt about scenarios and users"
     )
     explained = explain.add_mutually_exclusive_group(required=True)
-    explained.add_argument("--run", metavar="DIR", help="folder of the run")
+    explained.add_argument("--run", metavar="DIR", help="folder of the run, or of an ensemble")
     explained.add_argument(
-        "--runs", metavar="DIR,DIR", help="folders of several runs, to see whether their attention and gates agree"
+        "--runs", metavar="DIR,DIR", help="folders of several runs of one model, to see what they agree on"
     )
     explain.add_argument("--users", metavar="ID,ID", help="users to explain, by their ids in the data")
     explain.add_argument(
@@ -434,19 +434,23 @@ def _export(parsed: argparse.Namespace) -> int:
 
 def _explain(parsed: argparse.Namespace) -> int:
     from recbole_msr.report.run.agreement_page import write_agreement
+    from recbole_msr.report.run.ensemble_page import write_ensemble_importance
     from recbole_msr.report.run.explain_page import write_explanation
+    from recbole_msr.runs.ensemble import is_ensemble
 
+    importance = _importance_options(parsed)
     if parsed.runs is not None:
         if parsed.users is not None or parsed.n is not None:
-            raise InputError("--users and --n are for one run (--run); --runs compares attentions and gates")
-        for name in ("shuffles", "fields", "split", "rows", "seed"):
-            if getattr(parsed, name) is not None:
-                raise InputError(f"--{name} is for one run (--run): --runs compares attentions and gates")
+            raise InputError("--users and --n are for one run (--run): --runs compares attentions, gates and fields")
         folders = [folder.strip() for folder in parsed.runs.split(",") if folder.strip()]
-        write_agreement(folders, parsed.out, parsed.knowledge_dir)
+        write_agreement(folders, parsed.out, parsed.knowledge_dir, importance=importance)
+        return 0
+    if is_ensemble(parsed.run):
+        if parsed.users is not None or parsed.n is not None:
+            raise InputError("--users and --n are for one run: of an ensemble the importance of fields is shown")
+        write_ensemble_importance(parsed.run, parsed.out, parsed.knowledge_dir, importance)
         return 0
     users = None if parsed.users is None else [token.strip() for token in parsed.users.split(",") if token.strip()]
-    importance = _importance_options(parsed)
     write_explanation(parsed.run, parsed.out, users, parsed.n, parsed.knowledge_dir, importance=importance)
     return 0
 

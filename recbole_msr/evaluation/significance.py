@@ -278,6 +278,25 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
     return found
 
 
+def with_further_error(difference: Difference, error: float, degrees: float) -> Difference:
+    """Return a difference with one more independent error in its interval and its p value.
+
+    Args:
+        difference: the difference.
+        error: the standard error of `mean` that something else causes.
+        degrees: of freedom of that error.
+    """
+    if error <= _ZERO:
+        return difference
+    variances, degrees_of = [error**2], [degrees]
+    if difference.degrees is not None:
+        variances.append(difference.row_error**2 + (difference.seed_error or 0.0) ** 2)
+        degrees_of.append(difference.degrees)
+    whole, freedom = sum(variances) ** 0.5, _satterthwaite(variances, degrees_of)
+    reach, mean = float(stdtrit(freedom, 0.975)) * whole, difference.mean
+    return replace(difference, low=mean - reach, high=mean + reach, degrees=freedom, p=_p_value(mean, whole, freedom))
+
+
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjust p values so that the chance of any false finding among the tests stays what it is for one test.
 

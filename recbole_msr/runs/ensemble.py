@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import RLock
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pandas as pd
 
@@ -35,6 +35,9 @@ from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.run_files import shared_property
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.runs.scoring import Scored
+
+if TYPE_CHECKING:
+    from recbole_msr.evaluation.importance import Importance
 
 FILE = "ensemble.json"
 _FORMAT_NAME = "recbole-msr-ensemble/"
@@ -221,6 +224,17 @@ class SavedEnsemble:
 
         return recommend(self, users, **options)
 
+    def importance(self, fields: Sequence[str] | None = None, shuffles: int = 5, **options: Any) -> Importance:
+        """Measure what each task's metric loses when a field is shuffled, as `SavedRun.importance` does.
+
+        A field is shuffled for all members that read it at once, and the mean of their predictions is what loses. Where
+        a member has not been tested, as the models of a search's trials, the validation rows are the default.
+        """
+        from recbole_msr.runs.explain.explain import ensemble_importance
+        from recbole_msr.runs.explain.permutation import ImportanceOptions
+
+        return ensemble_importance(self, ImportanceOptions(fields, shuffles, **options))
+
     def explain(self, *_: Any, **__: Any) -> NoReturn:
         """Refuse: attentions and gates are those of one model.
 
@@ -229,7 +243,7 @@ class SavedEnsemble:
         """
         raise InputError(
             f"{self.folder} holds an ensemble, and attentions and gates are those of one model: explain the run of a "
-            f"member where it was trained, or {self.members[0].folder}"
+            f"member where it was trained, or {self.members[0].folder}; importance() is that of the ensemble's fields"
         )
 
     def __repr__(self) -> str:

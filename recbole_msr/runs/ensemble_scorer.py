@@ -11,9 +11,9 @@ import pandas as pd
 from torch import Tensor
 
 from recbole_msr.files.row_files import Batch
+from recbole_msr.runs.member_mean import MemberMean
 from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts
 from recbole_msr.runs.scoring import Scored, Scorer
-from recbole_msr.schema import is_conditional
 
 
 class EnsembleScorer:
@@ -34,27 +34,8 @@ class EnsembleScorer:
         tasks: Sequence[str],
     ) -> None:
         self._scorers, self.tasks = list(scorers), list(tasks)
-        every = {task: names for scorer in self._scorers for task, names in scorer.columns.items()}
-        given = [name for name in every if is_conditional(name) and self._gives(name, member_tasks)]
-        self.columns = {task: every[task] for task in (*self.tasks, *given)}
-        # Column c of a member's matrix (its columns, C) is its share of column c: their sums over all members are 1.
-        self._shares = [np.zeros((len(scorer.names), len(self.names))) for scorer in scorers]
-        for scorer, weight, taken, shares in zip(scorers, weights, member_tasks, self._shares, strict=True):
-            own = [name for name in given if name.split("|")[0] in taken]
-            for name in (name for task in (*taken, *own) for name in scorer.columns[task]):
-                shares[scorer.names.index(name), self.names.index(name)] = weight
-        total = sum(shares.sum(axis=0) for shares in self._shares)
-        for shares in self._shares:
-            shares /= total
-        self._conditionals = {name: name.split("|")[1] for name in given}
-
-    def _gives(self, conditional: str, member_tasks: Sequence[Sequence[str]]) -> bool:
-        """Return whether the same members predict both tasks of a conditional, and it: a quotient needs no others."""
-        task, parent = conditional.split("|")
-        return all(
-            (task in taken) == (parent in taken) and (task not in taken or conditional in scorer.columns)
-            for scorer, taken in zip(self._scorers, member_tasks, strict=True)
-        )
+        self._member_mean = MemberMean([scorer.columns for scorer in scorers], weights, member_tasks, tasks)
+        self.columns = self._member_mean.columns
 
     @property
     def names(self) -> list[str]:
@@ -105,25 +86,7 @@ class EnsembleScorer:
         return self._scorers[0].is_sequence(field)
 
     def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the weighted means (..., C) of the members' predictions, each (..., its columns).
-
-        With weights w_j of the members j, p(task) = sum_j w_j p_j(task), and so
-
-            p(task|parent) = sum_j w_j p_j(parent) p_j(task|parent) / sum_j w_j p_j(parent).
-        """
-        means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self._shares, strict=True))  # type: ignore[assignment]
-        for name, parent in self._conditionals.items():
-            column, before = self.names.index(name), self.names.index(parent)
-            weight, weighted = np.zeros(means.shape[:-1]), np.zeros(means.shape[:-1])
-            for one, scorer, shares in zip(scores, self._scorers, self._shares, strict=True):
-                if not shares[:, column].any():
-                    continue
-                place = scorer.names.index(parent)
-                of_member = shares[place, before] * one[..., place].astype(np.float64)
-                weight += of_member
-                weighted += of_member * one[..., scorer.names.index(name)]
-            np.divide(weighted, weight, out=means[..., column], where=weight > 0)
-        return means.astype(np.float32)
+        return self._member_mean(scores).astype(np.float32)
 
 
 def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
+from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.runs.explain.explain import importance_over_runs
 from recbole_msr.runs.explain.permutation import ImportanceOptions
 
 SETTINGS = {
@@ -101,11 +104,20 @@ def _slow_auc(score, label):
     return float(np.mean(pairs))
 
 
-def _slow_losses(run, columns, shuffles, seed):
-    """Row by row: the AUC of each cell, less that with the columns of another row of the scenario."""
+def _slow_losses(run, columns, shuffles, seed, weights=None):
+    """Row by row: the AUC of each cell, less that with the columns of another row of the scenario.
+
+    `weights` has those of runs by their folders, whose predictions are averaged.
+    """
     from recbole.data.interaction import Interaction
 
     rows, scenario, saved = _test_rows(run)
+    models = [(saved.model, 1)] if weights is None else [(recbole_msr.load(of).model, w) for of, w in weights.items()]
+
+    def predict(given):
+        scores = [w * model.predict_tasks(Interaction(given)).double().numpy() for model, w in models]
+        return sum(scores) / sum(w for _, w in models)
+
     losses = {(s, t): [] for s in (1, 2) for t in range(2)}
     for number in range(shuffles):
         draw = np.random.default_rng([seed, number])
@@ -116,8 +128,7 @@ def _slow_losses(run, columns, shuffles, seed):
                 for name in columns:
                     changed[name][place] = rows[name][donor]
         with torch.no_grad():
-            before = saved.model.predict_tasks(Interaction(rows)).numpy()
-            after = saved.model.predict_tasks(Interaction(changed)).numpy()
+            before, after = predict(rows), predict(changed)
         for (s, t), found in losses.items():
             label = rows[["label_click", "label_like"][t]].numpy()
             here = scenario == s
@@ -140,6 +151,76 @@ def test_the_loss_is_that_of_a_loop_over_rows(run, name, columns):
             assert loss.low < loss.mean < loss.high
     mean = np.mean([slow[1, 0].mean(), slow[2, 0].mean()])
     assert found.loss("auc", "click", macro=True).mean == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def other(train):
+    """The same model with another seed."""
+    return train(seed=7)
+
+
+@pytest.fixture(scope="module")
+def ensemble(run, other, tmp_path_factory):
+    return write_ensemble(tmp_path_factory.mktemp("ensembles") / "both", [Member(run, 3), Member(other)])
+
+
+def test_of_an_ensemble_the_mean_of_the_members_predictions_loses(run, other, ensemble):
+    (found,) = recbole_msr.load(ensemble).importance(["item_id+price"], shuffles=2, seed=5).fields
+    slow = _slow_losses(run, ["item_id", "price"], 2, 5, {run: 3, other: 1})
+    for s, scenario in enumerate(("young", "old"), start=1):
+        for t, task in enumerate(("click", "like")):
+            assert found.loss("auc", task, scenario).mean == pytest.approx(slow[s, t].mean(), abs=1e-6)
+
+
+def test_over_runs_the_loss_is_their_mean_with_what_runs_and_shuffles_change(run, other):
+    runs = [recbole_msr.load(folder) for folder in (run, other)]
+    importance = importance_over_runs(runs, ["item_id"], shuffles=3, seed=5)
+    loss = importance.fields[0].loss("auc", "click", "old")
+    each = np.array([_slow_losses(folder, ["item_id"], 3, 5)[2, 0] for folder in (run, other)])  # (runs, shuffles)
+    assert loss.mean == pytest.approx(each.mean(), abs=1e-6)
+    assert loss.by_run == pytest.approx(each.mean(axis=1), abs=1e-6)
+    assert loss.run_error == pytest.approx(each.mean(axis=1).std(ddof=1) / 2**0.5, abs=1e-6)
+    assert loss.seed_error == pytest.approx(each.mean(axis=0).std(ddof=1) / 3**0.5, abs=1e-6)
+    parts = [(loss.row_error**2, 1e9), (loss.seed_error**2, 2), (loss.run_error**2, 1)]
+    error = sum(variance for variance, _ in parts)
+    reach = (loss.high - loss.low) / 2
+    assert reach >= stats.t.ppf(0.975, error**2 / sum(v**2 / of for v, of in parts)) * error**0.5 * (1 - 1e-6)
+    alone = runs[0].importance(["item_id"], shuffles=3, seed=5).fields[0].loss("auc", "click", "old")
+    assert loss.by_run[0] == pytest.approx(alone.mean), "as the run alone"
+    values = [of.importance(["item_id"], shuffles=1).values["auc/click/macro"] for of in runs]
+    assert importance.values["auc/click/macro"] == pytest.approx(np.mean(values))
+
+
+def test_runs_of_other_rows_or_models_have_no_common_importance(run, train):
+    split = recbole_msr.load(train(eval_args={"split": {"RS": [0.6, 0.2, 0.2]}}))
+    with pytest.raises(InputError, match="have different rows in this split"):
+        importance_over_runs([recbole_msr.load(run), split])
+    with pytest.raises(InputError, match=r"is of DeepFM, and .* of SharedBottom"):
+        importance_over_runs([recbole_msr.load(run), recbole_msr.load(train("DeepFM", mlp_hidden_size=[8]))])
+
+
+def test_the_command_shows_runs_and_ensembles(run, other, ensemble, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    options = [f"--out={page}", "--fields=price,item", "--shuffles=2"]
+    assert main(["explain", f"--runs={run},{other}", *options]) == 0
+    assert "Importance of fields (test rows, 2 shuffles, 2 runs)" in capsys.readouterr().out
+    runs = [recbole_msr.load(folder) for folder in (run, other)]
+    importance = importance_over_runs(runs, ["price", "item"], shuffles=2)
+    written = json.loads((tmp_path / "page-importance.json").read_text())
+    assert written == importance.to_dict()
+    assert written["runs"] == [str(run), str(other)]
+    table = pd.read_csv(tmp_path / "page-importance.csv")
+    pd.testing.assert_frame_equal(table, importance.frame(), check_dtype=False)
+    assert "run_error" in table
+    assert "by run, mean over the scenarios" in page.read_text()
+    page = tmp_path / "ensemble.html"
+    assert main(["explain", f"--run={ensemble}", f"--out={page}", "--fields=price", "--shuffles=2"]) == 0
+    assert "2 shuffles, 2 members" in capsys.readouterr().out
+    written = json.loads((tmp_path / "ensemble-importance.json").read_text())
+    assert written == recbole_msr.load(ensemble).importance(["price"], shuffles=2).to_dict()
+    assert "Ensemble of SharedBottom on tiny" in page.read_text()
+    assert main(["explain", f"--run={ensemble}", f"--out={page}", "--shuffles=0"]) == 2
+    assert "which --shuffles=0 leaves out" in capsys.readouterr().err
 
 
 def test_a_loss_of_a_metric_that_is_best_small_is_positive_where_the_field_helps(run):

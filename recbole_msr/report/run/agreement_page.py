@@ -1,4 +1,4 @@
-"""Show how far runs of several seeds agree on their attentions and gates: a table and a page."""
+"""Show several runs of one model: how far their attentions and gates agree, and the importance of fields over them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import TextIO
 
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.importance import Importance
 from recbole_msr.report.html.page import Page, note, table
 from recbole_msr.report.run.explain_page import MOVED, print_table
+from recbole_msr.report.run.importance_section import (
+    check_importance_files,
+    importance_parts,
+    importance_table,
+    sentences,
+    write_importance,
+)
+from recbole_msr.runs.explain.explain import importance_over_runs
+from recbole_msr.runs.explain.permutation import ImportanceOptions
 from recbole_msr.runs.explain.views import Explanation
 from recbole_msr.runs.initial_weights import Agreement, agreements, conclusion
 from recbole_msr.runs.saved_run import SavedRun
@@ -25,14 +35,18 @@ def write_agreement(
     out: str | Path | None = None,
     knowledge_dir: str | Path | None = None,
     *,
+    importance: ImportanceOptions | None = None,
     file: TextIO | None = None,
 ) -> Path:
-    """Compare the attentions and gates of several finished runs: print the table and write the page.
+    """Compare several finished runs: print their agreement and the importance of fields, and write the page.
+
+    With `importance` there are two files beside the page, and runs without attentions and gates have a page, too.
 
     Args:
         run_dirs: the runs' folders, two or more.
         out: the page; `explain-runs.html` in the first run's folder by default.
         knowledge_dir: where the runs' knowledge is, if it has moved.
+        importance: how the importance of fields is measured; None leaves it out.
         file: where to print; standard output by default.
 
     Returns:
@@ -49,21 +63,74 @@ def write_agreement(
     path = Path(out) if out is not None else folders[0] / "explain-runs.html"
     if path.is_dir():
         raise InputError(f"--out must be a file, but {path} is a folder")
-    explanations = [SavedRun(folder, knowledge_dir).explain(n=1) for folder in folders]
+    if importance is not None:
+        check_importance_files(path)
+    runs = [SavedRun(folder, knowledge_dir) for folder in folders]
+    explanations = [run.explain(n=1) for run in runs]
     for folder, explanation in zip(folders[1:], explanations[1:], strict=True):
-        _check_comparable(folders[0], explanations[0], folder, explanation)
-    agreed = agreements([e.weights for e in explanations], [e.moves for e in explanations])
-    summary = conclusion(agreed, len(explanations))
+        _check_one_model(folders[0], explanations[0], folder, explanation)
+    if explanations[0].weights or importance is None:
+        _check_agreement(folders, explanations)
     notes = [f"{e.run}: {line}" for e in explanations for line in e.notes]
+    measured = None if importance is None else _importance(runs, importance, notes)
     facts = explanations[0].facts
     page = Page(f"{facts['Model']} on {facts['Dataset']}: {len(explanations)} runs", ", ".join(map(str, folders)))
-    page.section("Do the runs agree?", summary, *map(note, notes))
-    page.section("Attentions and gates", _SAYS, MOVED, table(*_table(agreed)))
+    printed: list[str] = []
+    if explanations[0].weights or measured is None:
+        _check_agreement(folders, explanations)
+        agreed = agreements([e.weights for e in explanations], [e.moves for e in explanations])
+        summary = conclusion(agreed, len(explanations))
+        page.section("Do the runs agree?", summary, *map(note, notes))
+        page.section("Attentions and gates", _SAYS, MOVED, table(*_table(agreed)))
+        print_table("Attentions and gates over the runs", *_table(agreed), file=file)
+        printed.append(summary)
+    else:
+        page.section("The runs", *map(note, notes))
+    if measured is not None:
+        page.section("Importance of fields", *importance_parts(measured))
+        what = f"{measured.split} rows, {measured.shuffles} shuffles, {len(runs)} runs"
+        print_table(f"Importance of fields ({what})", *importance_table(measured), file=file)
+        notes += sentences(measured.notes)
     page.write(path)
-    print_table("Attentions and gates over the runs", *_table(agreed), file=file)
-    for line in (summary, *(f"Note: {line}" for line in notes), f"Page: {path}"):
+    printed += [f"Note: {line}" for line in notes]
+    if measured is not None:
+        printed.append(f"Importance: {', '.join(map(str, write_importance(measured, path)))}")
+    for line in (*printed, f"Page: {path}"):
         print(line, file=file)
     return path
+
+
+def _importance(runs: Sequence[SavedRun], options: ImportanceOptions, notes: list[str]) -> Importance | None:
+    """Measure the importance of fields over runs; where that cannot be, say why, or refuse what was asked for."""
+    try:
+        return importance_over_runs(
+            runs, options.fields, options.shuffles,
+            split=options.split, rows=options.rows, seed=options.seed, tell=options.tell,
+        )  # fmt: skip
+    except InputError as error:
+        if options.fields is not None:
+            raise
+        notes.append(f"no importance of fields: {error}")
+        return None
+
+
+def _check_agreement(folders: Sequence[Path], explanations: Sequence[Explanation]) -> None:
+    for folder, explanation in zip(folders[1:], explanations[1:], strict=True):
+        _check_comparable(folders[0], explanations[0], folder, explanation)
+
+
+def _check_one_model(first: Path, first_run: Explanation, other: Path, other_run: Explanation) -> None:
+    """Refuse runs of different models or data.
+
+    Raises:
+        InputError: they are.
+    """
+    for fact in ("Model", "Dataset"):
+        if first_run.facts[fact] != other_run.facts[fact]:
+            raise InputError(
+                f"--runs are to be of one model and dataset, but {first} is of {first_run.facts[fact]}, {other} of "
+                f"{other_run.facts[fact]}"
+            )
 
 
 def _check_comparable(first: Path, first_run: Explanation, other: Path, other_run: Explanation) -> None:
@@ -72,12 +139,6 @@ def _check_comparable(first: Path, first_run: Explanation, other: Path, other_ru
     Raises:
         InputError: they differ in more than the seed, or there are no weights.
     """
-    for fact in ("Model", "Dataset"):
-        if first_run.facts[fact] != other_run.facts[fact]:
-            raise InputError(
-                f"--runs are to be of one model and dataset, but {first} is of {first_run.facts[fact]}, {other} of "
-                f"{other_run.facts[fact]}"
-            )
     if not first_run.weights:
         reason = "; ".join(first_run.notes) or "its model"
         raise InputError(f"{first} has no attention and no gate to compare ({reason})")

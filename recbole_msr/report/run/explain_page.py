@@ -35,7 +35,7 @@ MOVED = (
 )
 _PRINTED = 200
 """Number of characters of a text that are printed in the terminal; the page has all of it."""
-_TITLE = "what it has learnt"
+TITLE = "what it has learnt"
 """Words in the title of every such page."""
 
 
@@ -70,7 +70,7 @@ def write_explanation(
         raise InputError("give --users=ID,ID or --n=NUMBER, not both")
     check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
     path = Path(out) if out is not None else Path(run_dir, "explain.html")
-    _check_page(path)
+    check_page(path)
     if importance is not None:
         check_importance_files(path)
     explanation = SavedRun(run_dir, knowledge_dir).explain(users, n, importance)
@@ -82,7 +82,7 @@ def write_explanation(
     return path
 
 
-def _check_page(path: Path) -> None:
+def check_page(path: Path) -> None:
     """Refuse to put the page in the place of anything but such a page.
 
     Raises:
@@ -94,7 +94,7 @@ def _check_page(path: Path) -> None:
         return
     with open(path, "rb") as file:
         beginning = file.read(1 << 12)
-    if _TITLE.encode() not in beginning.split(b"</title>")[0]:
+    if TITLE.encode() not in beginning.split(b"</title>")[0]:
         raise InputError(
             f"{path} exists and is no page of recbole-msr explain: give another --out, or remove it if it is not needed"
         )
@@ -105,7 +105,7 @@ def _check_page(path: Path) -> None:
 
 def page(explanation: Explanation) -> Page:
     """Draw the page of an explanation."""
-    drawn = Page(f"{explanation.facts['Model']} on {explanation.facts['Dataset']}: {_TITLE}", str(explanation.run))
+    drawn = Page(f"{explanation.facts['Model']} on {explanation.facts['Dataset']}: {TITLE}", str(explanation.run))
     drawn.section("The run", facts(explanation.facts), *map(note, _notes(explanation)))
     if explanation.evaluation is not None:
         drawn.section("Results by scenario", *_results(explanation))

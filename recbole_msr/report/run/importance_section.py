@@ -10,9 +10,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.importance import COLUMNS, FORMAT, SHOWN, FieldImportance, Importance
+from recbole_msr.evaluation.importance import COLUMNS, FORMAT, SHOWN, FieldImportance, Importance, Loss
 from recbole_msr.evaluation.metrics import metric_heading, shown
-from recbole_msr.evaluation.significance import Difference
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.spreadsheet import write_csv
 from recbole_msr.report.html.interval_chart import Interval, interval_chart
@@ -43,6 +42,10 @@ def importance_parts(importance: Importance) -> list[str | Markup]:
                 show=partial(shown, metric),
             )
         )
+        if importance.runs:
+            parts.append(
+                _by_run(importance, task, metric, f"{task}: {heading} by run, {_over(importance, metric, task)}")
+            )
         if len(importance.scenarios) > 1:
             parts.append(_by_scenario(importance, task, metric, f"{task}: {heading} by scenario, with 95 % intervals"))
     if len(importance.scenarios) > _MOST_SCENARIOS:
@@ -57,11 +60,14 @@ def importance_parts(importance: Importance) -> list[str | Markup]:
 
 def _says(importance: Importance) -> str:
     metrics = ", ".join(dict.fromkeys(metric_heading(SHOWN[kind]) for kind in importance.types.values()))
+    runs = len(importance.runs)
+    over = f" and of {runs} runs" if runs else ""
+    others = "other users, other shuffles and other trainings" if runs else "other users and other shuffles"
     return (
         f"How much worse the trained model's {metrics} gets when each row has a field's value of another row of its "
         f"scenario: the mean of {importance.shuffles} shuffle{'s' if importance.shuffles > 1 else ''} (seed "
-        f"{importance.seed}) over {importance.rows:,} {importance.split} rows. The 95 % intervals count what other "
-        "users and other shuffles would change; a pale bar's reaches over zero. Fields that say the same stand in for "
+        f"{importance.seed}){over}, over {importance.rows:,} {importance.split} rows. The 95 % intervals count what "
+        f"{others} would change; a pale bar's reaches over zero. Fields that say the same stand in for "
         "each other, and each may seem unimportant: --fields=a+b shuffles them together."
     )
 
@@ -71,7 +77,7 @@ def sentences(notes: Sequence[str]) -> list[str]:
     return [f"{line[:1].upper()}{line[1:]}." for line in notes]
 
 
-def _overall(one: FieldImportance, metric: str, task: str) -> Difference | None:
+def _overall(one: FieldImportance, metric: str, task: str) -> Loss | None:
     """Return the mean loss over the scenarios; that of all rows where no scenario has one."""
     return one.loss(metric, task, macro=True) or one.loss(metric, task)
 
@@ -79,6 +85,19 @@ def _overall(one: FieldImportance, metric: str, task: str) -> Difference | None:
 def _over(importance: Importance, metric: str, task: str) -> str:
     has_macro = any(one.loss(metric, task, macro=True) for one in importance.fields)
     return "mean over the scenarios" if has_macro else "all rows"
+
+
+def _by_run(importance: Importance, task: str, metric: str, caption: str) -> Markup:
+    found = [_overall(one, metric, task) for one in importance.fields]
+    return heat_map(
+        [one.name for one in importance.fields],
+        importance.runs,
+        [[None] * len(importance.runs) if loss is None else list(loss.by_run) for loss in found],
+        caption=caption,
+        corner="field \\ run",
+        low=0.0,
+        show=partial(shown, metric),
+    )
 
 
 def _by_scenario(importance: Importance, task: str, metric: str, caption: str) -> Markup:
@@ -96,7 +115,7 @@ def _by_scenario(importance: Importance, task: str, metric: str, caption: str) -
     )
 
 
-def _range(loss: Difference, metric: str) -> str:
+def _range(loss: Loss, metric: str) -> str:
     return f"{shown(metric, loss.low)} to {shown(metric, loss.high)}"
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.importance import Importance
 from recbole_msr.models.llm4msr import LLM4MSR
-from recbole_msr.runs.explain.permutation import ImportanceOptions, measure_importance
+from recbole_msr.runs.explain.permutation import SHUFFLES, ImportanceOptions, choose_split, measure_importance
 from recbole_msr.runs.explain.scenario_pass import ScenarioPass
+from recbole_msr.runs.explain.scores import EnsembleScores, RunScores
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.explain.training_rows import MAX_SCENARIOS, TrainingRows, largest_scenarios
 from recbole_msr.runs.explain.users import check_users, spread_users, view_user
@@ -19,6 +20,7 @@ from recbole_msr.runs.initial_weights import Movement, Weights, movements, read_
 from recbole_msr.threads import torch_threads
 
 if TYPE_CHECKING:
+    from recbole_msr.runs.ensemble import SavedEnsemble
     from recbole_msr.runs.run_files import RunFiles
     from recbole_msr.runs.saved_run import SavedRun
 
@@ -78,9 +80,64 @@ def explain_run(
 
 def explain_importance(run: SavedRun, options: ImportanceOptions) -> Importance:
     """Measure the importance of a run's fields alone, as `SavedRun.importance` describes."""
-    _ = run.result
+    _check_tasks(run)
+    return _of_run(run, RunSources(run), options)
+
+
+def importance_over_runs(
+    runs: Sequence[SavedRun], fields: Sequence[str] | None = None, shuffles: int = SHUFFLES, **options: Any
+) -> Importance:
+    """Measure the importance of fields in several runs of one model, such as with several seeds.
+
+    Every loss is the mean over the runs, and its interval also says what other runs would change. All runs predict the
+    same rows, and shuffle k is the same for all of them.
+
+    Args:
+        runs: the opened runs, two or more.
+        fields: as `SavedRun.importance` takes them.
+        shuffles: of each field.
+        **options: `split`, `rows` and `seed`, as there.
+
+    Raises:
+        InputError: they are of other rows, models or tasks, a field is unknown, or data are gone or have changed.
+
+    Example::
+
+        runs = [recbole_msr.load(f"runs/seed-{seed}") for seed in (1, 2, 3)]
+        importance = importance_over_runs(runs, ["user", "item"])
+        importance.fields[0].loss("auc", "click", macro=True).by_run
+    """
+    if len(runs) < 2:
+        raise InputError(f"importance over runs takes two runs or more, got {len(runs)}")
+    asked = ImportanceOptions(fields, shuffles, **options)
+    for run in runs:
+        _check_tasks(run)
+        first, own = (of.config["model"] for of in (runs[0], run))
+        if own != first:
+            raise InputError(f"{run.folder} is of {own}, and {runs[0].folder} of {first}: give runs of one model")
+    split, notes = choose_split(runs, asked.split)
+    scores = [RunScores(run, RunSources(run).split(split), asked.rows) for run in runs]
+    return measure_importance(scores, split, asked, notes, [str(run.folder) for run in runs])
+
+
+def ensemble_importance(ensemble: SavedEnsemble, options: ImportanceOptions) -> Importance:
+    """Measure the importance of an ensemble's fields, as `SavedEnsemble.importance` describes."""
+    for run in ensemble.members:
+        _check_tasks(run)
+    split, notes = choose_split(ensemble.members, options.split)
+    members = [RunScores(run, RunSources(run).split(split), options.rows) for run in ensemble.members]
+    scores = EnsembleScores(members, ensemble.weights, ensemble.member_tasks, ensemble.tasks)
+    return measure_importance([scores], split, options, notes)
+
+
+def _check_tasks(run: SavedRun) -> None:
+    _ = run.result  # an unfinished run, or a damaged result, is refused
     run.require_tasks("importance is what a metric of a task loses")
-    return measure_importance(run, RunSources(run), options)
+
+
+def _of_run(run: SavedRun, sources: RunSources, options: ImportanceOptions) -> Importance:
+    split, notes = choose_split([run], options.split)
+    return measure_importance([RunScores(run, sources.split(split), options.rows)], split, options, notes)
 
 
 def _importance(run: SavedRun, sources: RunSources, options: ImportanceOptions) -> Importance | None:
@@ -95,7 +152,7 @@ def _importance(run: SavedRun, sources: RunSources, options: ImportanceOptions) 
             raise
         sources.notes.append(f"no importance of fields: {error}")
         return None
-    return measure_importance(run, sources, options)
+    return _of_run(run, sources, options)
 
 
 def _moves(files: RunFiles, weights: list[Weights], notes: list[str]) -> list[Movement]:
