@@ -580,6 +580,24 @@ KEYS: Mapping[str, Key] = {
         ),
         Need(lambda run, _: run.config["init_from"] is not None, "is read with init_from: DIR", refused="always"),
     ),
+    "only_new": _key(
+        flag(),
+        Need(
+            lambda run, value: not value or run.config["init_from"] is not None,
+            "is read with init_from: DIR, the run whose last time it is about; rows_after: TIME names a time",
+            refused="always",
+        ),
+    ),
+    "rows_after": _key(maybe(number()), _TASKS),
+    "save_optimizer": _key(flag(), _OWN_MODELS, _LIGHTNING),
+    "init_optimizer": _key(
+        flag(),
+        Need(
+            lambda run, value: not value or run.config["init_from"] is not None,
+            "is read with init_from: DIR",
+            refused="always",
+        ),
+    ),
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
     "history": _key(anything(), _OWN_MODELS),
     "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),

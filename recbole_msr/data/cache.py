@@ -101,6 +101,8 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
     made_by["history"] = data_key(config)
+    if config["rows_after"] is not None:
+        made_by["rows_after"] = config["rows_after"]
     if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then
         made_by["positives"] = True
     made_by["files"] = {

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ class ScenarioDataset(ColumnarDataset):
     data_report: dict[str, Any]
     history: HistoryRows | None = None
     _untimed = 0
+    file_size_list: list[int]
     _read_times: np.ndarray | None = None
     _read_rows: np.ndarray | None = None
 
@@ -704,7 +706,9 @@ class ScenarioDataset(ColumnarDataset):
     def _split(self) -> list[Dataset]:
         order, split = self.config["eval_args"]["order"], self.config["eval_args"]["split"] or {}
         if order == "TO" or "TS" in split:
-            self._check_times()
+            self._check_times("a time-ordered split")
+        if self.config["rows_after"] is not None:
+            self._check_times("rows_after")
         if "TS" in split and order != "TO":
             # RecBole cuts each user's rows where they stand, so unsorted ones would mix past and future.
             raise InputError("eval_args: a split by time (TS) needs order: TO")
@@ -718,35 +722,63 @@ class ScenarioDataset(ColumnarDataset):
             raise InputError(f"eval_args: group_by: scenario splits by ratio (RS), not {split}")
         return self._split_by_scenario(order, split["RS"])
 
-    def _check_times(self) -> None:
-        """Refuse interactions that a split by time cannot put in order.
+    def _change_feat_format(self) -> None:
+        """RecBole's; then leave the rows that `rows_after` asks for.
+
+        The ids are those of all rows: users and items keep theirs, and their tables, on days without a row.
+        """
+        after, times = self.config["rows_after"], self._times
+        super()._change_feat_format()
+        if after is None:
+            return
+        assert times is not None
+        stays = times > after
+        gone = int((~stays).sum())
+        self.data_report["files"]["inter"]["used"] -= gone
+        self._count_left_out("inter", gone, f"{self.time_field} is not after {after:.15g}", "rows_after")
+        if not stays.any():
+            raise InputError(
+                f"rows_after: no row is later than {after:.15g}; the last {self.time_field} is {times.max():.15g}"
+            )
+        if self.benchmark_filename_list is not None:
+            ends = np.cumsum([0, *self.file_size_list])
+            self.file_size_list = [int(stays[start:end].sum()) for start, end in pairwise(ends)]
+        self.inter_feat = self.inter_feat[torch.from_numpy(stays.nonzero()[0])]
+        if self.history_settings is not None and self.history_settings.fields:
+            self._note("rows_after: histories hold rows after that time alone; those before it are left out")
+
+    def _check_times(self, what: str) -> None:
+        """Refuse interactions that cannot be put in order by time.
+
+        Args:
+            what: what needs the times.
 
         Raises:
             InputError: there is no time field, it is no number, or some times are missing, infinite or all equal.
         """
+        is_split = what != "rows_after"
         if self.time_field not in self.inter_feat:
-            raise InputError(
-                f"a time-ordered split needs the time field '{self.time_field}' (TIME_FIELD) in the interactions"
-            )
+            raise InputError(f"{what} needs the time field '{self.time_field}' (TIME_FIELD) in the interactions")
         if self.field2type[self.time_field] != FeatureType.FLOAT:
             raise InputError(
-                f"a time-ordered split needs numbers, but '{self.time_field}' is a "
+                f"{what} needs numbers, but '{self.time_field}' is a "
                 f"{self.field2type[self.time_field].value}: write {self.time_field}:float in the file's first line"
             )
         times = self._times
         assert times is not None
         if self._untimed:
             raise InputError(
-                f"a time-ordered split needs the time of every interaction, but '{self.time_field}' is empty in "
-                f"{self._untimed} of {len(times)}: fill it in, remove these rows, or split with order: RO"
+                f"{what} needs the time of every interaction, but '{self.time_field}' is empty in "
+                f"{self._untimed} of {len(times)}: fill it in, or remove these rows"
+                + (", or split with order: RO" if is_split else "")
             )
         if not np.isfinite(times).all():
             raise InputError(
-                f"a time-ordered split needs finite times, but '{self.time_field}' is infinite in "
+                f"{what} needs finite times, but '{self.time_field}' is infinite in "
                 f"{int((~np.isfinite(times)).sum())} of {len(times)} rows"
             )
-        if times.min() == times.max():
-            raise InputError(f"a time-ordered split needs times, but every '{self.time_field}' is {times[0]:.15g}")
+        if is_split and times.min() == times.max():
+            raise InputError(f"{what} needs times, but every '{self.time_field}' is {times[0]:.15g}")
 
     def _split_by_scenario(self, order: str, ratios: Sequence[float]) -> list[Dataset]:
         """Split the rows of each scenario by ratio, in the order of time (TO) or at random."""

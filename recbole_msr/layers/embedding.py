@@ -197,30 +197,46 @@ class FeatureEmbedding(nn.Module):
         """Return whether a training row had these ids (...) of a field that is embedded."""
         return self.seen[ids + self._starts[field]]
 
-    @torch.no_grad()
-    def take_over(self, other: FeatureEmbedding, field: str, ids: Tensor) -> None:
-        """Take the vectors of a token or token_seq field over from another embedding, of other values.
+    def rows_in(self, other: FeatureEmbedding, ids: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return for every row of a table its row in the table of another embedding, of other values.
 
         Args:
             other: of the same fields and widths.
-            field: the field.
-            ids: of each value V_f its id there (V_f,), 0 for one that is not there: it gets the unknown vector.
+            ids: of each token and token_seq field the id there of each value (V_f,), 0 for one that is not there.
+
+        Returns:
+            By the name of the table's weight: rows (V,), those of the unknown vector for values that are not there, and
+            whether each is the same value's.
         """
-        if field in self.token_seq_fields:
-            number = self.token_seq_fields.index(field)
-            own, source = self.seq_tables[number].weight, other.seq_tables[number].weight
-        else:
-            number = self.token_fields.index(field)
-            if self.tables is not None and other.tables is not None:
-                own, source = self.tables[number].weight, other.tables[number].weight
-            else:
-                start, first = int(self.offsets[number]), int(other.offsets[number])
-                own, source = self.table.weight[start : start + len(ids)], other.table.weight[first:]
-        assert isinstance(own, Tensor)
-        assert isinstance(source, Tensor)
-        own.copy_(source[ids.to(source.device)])
-        begin = self._starts[field]
-        self.seen[begin : begin + len(ids)] |= (ids > 0).to(self.seen.device)
+        same = {field: torch.cat([torch.ones(1, dtype=torch.bool), rows[1:] > 0]) for field, rows in ids.items()}
+        found = {
+            f"seq_tables.{number}.weight": (ids[field], same[field])
+            for number, field in enumerate(self.token_seq_fields)
+        }
+        if self.tables is not None:
+            return found | {
+                f"tables.{number}.weight": (ids[field], same[field]) for number, field in enumerate(self.token_fields)
+            }
+        if not self.token_fields:
+            return found
+        starts = zip(self.token_fields, other.offsets.tolist(), strict=True)
+        rows = torch.cat([ids[field] + start for field, start in starts])
+        return found | {"table.weight": (rows, torch.cat([same[field] for field in self.token_fields]))}
+
+    @torch.no_grad()
+    def take_over(self, other: FeatureEmbedding, ids: Mapping[str, Tensor]) -> None:
+        """Take the vectors of the token and token_seq fields over from another embedding, of other values.
+
+        Args:
+            other: of the same fields and widths.
+            ids: as for `rows_in`; a value that is not there gets the unknown vector.
+        """
+        own, source = dict(self.named_parameters()), dict(other.named_parameters())
+        for name, (rows, _) in self.rows_in(other, ids).items():
+            own[name].copy_(source[name][rows.to(source[name].device)])
+        for field, of_field in ids.items():
+            begin = self._starts[field]
+            self.seen[begin : begin + len(of_field)] |= (of_field > 0).to(self.seen.device)
 
     def forward(self, interaction: Any) -> Tensor:
         """Return x (B, D) of a RecBole `Interaction` of B rows."""

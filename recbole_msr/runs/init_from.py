@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,33 +13,52 @@ from torch import Tensor
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import FeatureEmbedding
-from recbole_msr.layers.scenario_axes import HasScenarioAxes, for_scenarios, is_inside, parts_by_count
+from recbole_msr.layers.scenario_axes import (
+    HasScenarioAxes,
+    for_scenarios,
+    is_inside,
+    parts_by_count,
+    scenario_axes,
+)
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import as_token
+from recbole_msr.training.optimizer_state import OptimizerState, read_optimizer_state
 
 logger = logging.getLogger(__name__)
 
 MEAN = "mean"
 """In the place of an earlier scenario: the mean of all."""
+_TABLE = re.compile(r"features\.(table|tables\.\d+|seq_tables\.\d+)\.weight")
 _OWN_BUFFERS = ("scenario_shares", "seen")
 """What the new data decide."""
 
 
 @torch.no_grad()
-def init_from(model: Any, dataset: Any, folder: str | Path, scenarios: Mapping[Any, Any] | None = None) -> None:
+def init_from(
+    model: Any,
+    dataset: Any,
+    folder: str | Path,
+    scenarios: Mapping[Any, Any] | None = None,
+    learner: str | None = None,
+) -> OptimizerState | None:
     """Give a new model the weights of an earlier run: those of embeddings by token, all others as they are.
 
     A token that the earlier run did not train on begins with its field's unknown vector; tokens that are not in the
     new data go. What belongs to one scenario (experts, gates, towers, norms, embeddings) goes by the scenario's name; a
-    new scenario begins with the mean of the earlier ones, or with that of one of them. The optimiser begins anew.
+    new scenario begins with the mean of the earlier ones, or with that of one of them. So do the entries of the
+    optimiser's state, where it is asked for; those of new tokens are zeros.
 
     Args:
         model: the new model, on the CPU or a GPU; in place.
         dataset: the training split of the new data.
         folder: of the earlier run.
         scenarios: for scenarios of the new data the earlier one that they begin with, or "mean" (`init_scenarios`).
+        learner: the optimiser whose state is taken over as well; None for none.
+
+    Returns:
+        The state with which the optimiser begins; None where none is asked for.
 
     Raises:
         InputError: the run cannot be read, or is of another architecture; the first difference is named.
@@ -46,25 +66,26 @@ def init_from(model: Any, dataset: Any, folder: str | Path, scenarios: Mapping[A
     run = SavedRun(folder)
     old = run.model
     _check_alike(model, old, run)
-    shares = _scenario_shares(old.scenario_names, model.scenario_names, scenarios or {}, run)
+    shares = _scenario_shares(old.scenario_names, model.scenario_names, scenarios or {})
     earlier = for_scenarios(old, shares)
     left = _check_shapes(model, earlier, folder)
-    own, other = model.features, old.features
-    known = new = 0
-    for field in (*own.token_fields, *own.token_seq_fields):
-        ids = _earlier_ids(dataset, run.dataset, field)
-        ids = torch.where(other.has_seen(field, ids.to(other.seen.device)).cpu(), ids, 0)
-        own.take_over(other, field, ids)
-        known, new = known + int((ids[1:] > 0).sum()), new + int((ids[1:] == 0).sum())
-    tables = _table_names(model)
+    ids = {field: _earlier_ids(old.features, dataset, run.dataset, field) for field in _token_fields(model)}
+    known = sum(int((of_field[1:] > 0).sum()) for of_field in ids.values())
+    new = sum(len(of_field) - 1 for of_field in ids.values()) - known
+    model.features.take_over(old.features, ids)
+    rows = {f"features.{name}": moved for name, moved in model.features.rows_in(old.features, ids).items()}
     for name, values in model.state_dict().items():
-        if name not in tables and name in earlier and name.rsplit(".", 1)[-1] not in _OWN_BUFFERS:
+        if name not in rows and name in earlier and name.rsplit(".", 1)[-1] not in _OWN_BUFFERS:
             values.copy_(earlier[name])
     logger.info("init_from %s: %d of the values begin as they were, %d are new", folder, known, new)
     for line in _describe_scenarios(old.scenario_names, model.scenario_names, shares):
         logger.info("init_from: %s", line)
     if left:
         logger.info("init_from: %s begin anew: %d scenarios had none", ", ".join(left), len(old.scenario_names))
+    if learner is None:
+        return None
+    state = read_optimizer_state(folder, learner)
+    return _state_of(model, old, state, rows, shares)
 
 
 def _check_alike(model: Any, old: Any, run: SavedRun) -> None:
@@ -103,7 +124,7 @@ def _check_alike(model: Any, old: Any, run: SavedRun) -> None:
             )
 
 
-def _scenario_shares(before: Sequence[str], now: Sequence[str], chosen: Mapping[Any, Any], run: SavedRun) -> Tensor:
+def _scenario_shares(before: Sequence[str], now: Sequence[str], chosen: Mapping[Any, Any]) -> Tensor:
     """Return how much of each earlier scenario every scenario begins with (M', M); each row sums to 1."""
     begins = {str(as_token(name)): str(as_token(other)) for name, other in chosen.items()}
     for name, other in begins.items():
@@ -145,11 +166,11 @@ def _check_shapes(model: Any, earlier: Mapping[str, Tensor], folder: str | Path)
         earlier: the earlier weights, for the new model's scenarios.
         folder: of the earlier run.
     """
-    tables, state = _table_names(model), model.state_dict()
+    state = model.state_dict()
     optional, left = parts_by_count(model), []
     for key in sorted({*state, *earlier}):
         before, now = (tuple(of[key].shape) if key in of else None for of in (earlier, state))
-        if key in tables and before is not None and now is not None:
+        if _TABLE.fullmatch(key) and before is not None and now is not None:  # a row a token
             before, now = before[1:], now[1:]
         if before == now or key.rsplit(".", 1)[-1] in _OWN_BUFFERS:
             continue
@@ -164,17 +185,33 @@ def _check_shapes(model: Any, earlier: Mapping[str, Tensor], folder: str | Path)
     return left
 
 
-def _table_names(model: Any) -> set[str]:
-    """Return the names of the weights that have a row a token."""
-    features, found = model.features, set()
-    tables = [features.table] if features.tables is None and features.token_fields else list(features.tables or ())
-    for table in (*tables, *features.seq_tables):
-        found |= {name for name, weight in model.named_parameters() if weight is table.weight}
-    return found
+def _token_fields(model: Any) -> list[str]:
+    return [*model.features.token_fields, *model.features.token_seq_fields]
 
 
-def _earlier_ids(dataset: Any, before: Any, field: str) -> Tensor:
-    """Return the earlier run's id of each of the new tokens (V,), 0 for one that it did not know."""
+def _earlier_ids(known: FeatureEmbedding, dataset: Any, before: Any, field: str) -> Tensor:
+    """Return the earlier run's id of each of the new tokens (V,), 0 for one that it was not trained on."""
     earlier = before.field2token_id[field]
     tokens = dataset.field2id_token[field]
-    return torch.tensor([0, *(int(earlier.get(str(token), 0)) for token in tokens[1:])])
+    ids = torch.tensor([0, *(int(earlier.get(str(token), 0)) for token in tokens[1:])])
+    return torch.where(known.has_seen(field, ids.to(known.seen.device)).cpu(), ids, 0)
+
+
+def _state_of(
+    model: Any, old: Any, state: OptimizerState, rows: Mapping[str, tuple[Tensor, Tensor]], shares: Tensor
+) -> dict[str, dict[str, Tensor]]:
+    """Return an optimiser's state for the new model: that of a table by token, that of scenarios by scenario."""
+    axes = scenario_axes(old, shares.shape[1])
+    now, before = (dict(one.named_parameters()) for one in (model, old))
+    found: dict[str, dict[str, Tensor]] = {}
+    for name in now.keys() & before.keys() & state.keys():
+        found[name] = {}
+        for key, value in state[name].items():
+            if value.shape == before[name].shape:  # else a number of steps
+                if name in rows:
+                    places, is_same = rows[name]
+                    value = value[places] * is_same.unsqueeze(1)
+                for axis in axes.get(name, ()):
+                    value = axis.mix(value, shares)
+            found[name][key] = value
+    return found

@@ -25,6 +25,7 @@ def _shape(splits: Sequence[str]) -> dict[str, Any]:
     split = {"metrics": {str: float | None}, **of_cells}
     return {
         **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
+        "trained_until?": float | None,
         "scenarios": ([str], None),
         "tasks": ([str], None),
         "main_task": str | None,

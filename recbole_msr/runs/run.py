@@ -47,6 +47,7 @@ from recbole_msr.tracking.run_tracking import log_result, tracked_run
 from recbole_msr.tracking.wandb import TrackedRun
 from recbole_msr.training.epoch_loggers import EpochLogger
 from recbole_msr.training.epochs import EpochKeeper
+from recbole_msr.training.optimizer_state import OptimizerState
 from recbole_msr.training.trainer import LightningTrainer
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class Run:
         dataset: the dataset, after `load`.
         loaders: RecBole's loaders of the three splits, after `load`.
         model: the model, after `build`.
+        optimizer_state: that of `init_from`, with `init_optimizer`.
         positives: what a model of RecBole's that learns from users and items is built and trained from.
         rank: number of this process among those that train together; the first one writes.
     """
@@ -155,6 +157,7 @@ class Run:
     loaders: tuple[Any, Any, Any]
     model: torch.nn.Module
     positives: Any = None
+    optimizer_state: OptimizerState | None = None
 
     def __init__(
         self,
@@ -243,7 +246,10 @@ class Run:
         self.model = model.to(self.config["device"])
         earlier = self.config["init_from"]
         if earlier is not None and not (self.resume and not Path(earlier).is_dir()):  # what goes on has its weights
-            init_from(self.model, self.loaders[0]._dataset, earlier, self.config["init_scenarios"])
+            self.optimizer_state = init_from(
+                self.model, self.loaders[0]._dataset, earlier, self.config["init_scenarios"],
+                self.config["learner"] if self.config["init_optimizer"] else None,
+            )  # fmt: skip
         if isinstance(self.model, MultiScenarioRecommender) and self.rank == 0:
             # A run that goes on has been built from the same seed again: these are the weights it began with, too.
             self.start = weights_at(self.model, self.loaders[0]._dataset)
@@ -276,6 +282,7 @@ class Run:
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
             "data": self.dataset.row_report() if has_tasks else None,
+            "trained_until": self._last_time() if has_tasks else None,
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "device": str(config["device"]),
             "versions": versions(),
@@ -312,7 +319,10 @@ class Run:
 
     def trainer(self, callbacks: Sequence[Any] = (), resume_from: Path | None = None) -> LightningTrainer:
         """Make the trainer of the model under Lightning, and check that `valid_metric` can be computed."""
-        trainer = LightningTrainer(self.config, self.model, callbacks, self.folder.path, self.settings, resume_from)
+        trainer = LightningTrainer(
+            self.config, self.model, callbacks, self.folder.path, self.settings, resume_from,
+            optimizer_state=self.optimizer_state,
+        )  # fmt: skip
         metric, all_tasks = self.config["valid_metric"], hasattr(self.model, "predict_tasks")
         check_metric(metric, self.config, self.loaders[0]._dataset, all_tasks)
         if self.config["eval_step"] > 0:
@@ -372,6 +382,11 @@ class Run:
             for line in calibration.left_out:
                 logger.warning("calibrate: %s", line)
         return calibration
+
+    def _last_time(self) -> float | None:
+        """Return the time of the last training row, from which a later run goes on; None where there are no times."""
+        times = self.loaders[0]._dataset.row_times()
+        return None if times is None or not len(times) else float(times.max())
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """Write the vocabularies and tables by which `recbole-msr predict` turns a new row's values into ids."""

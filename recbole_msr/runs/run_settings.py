@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.runs.knowledge import built_knowledge
+from recbole_msr.runs.run_files import RunFiles
 from recbole_msr.threads import local_processes, torch_threads
 from recbole_msr.training.configure import training_config
 
@@ -32,7 +34,35 @@ def configure_run(model: str | None, dataset: str | None, settings: Mapping[str,
     if "/" in str(settings.get("knowledge") or ""):
         training_config(name, data_name, settings)  # a wrong setting is refused before hours of encoding
         settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
-    return training_config(name, data_name, settings)
+    config = training_config(name, data_name, settings)
+    if config["only_new"]:
+        config["rows_after"] = _last_time(config["init_from"], config["rows_after"])
+    return config
+
+
+def _last_time(folder: str, given: float | None) -> float:
+    """Return the time of the last row that a run was trained on.
+
+    Args:
+        folder: of the run.
+        given: `rows_after` beside `only_new`, as config.yaml of a run has it.
+
+    Raises:
+        InputError: the run cannot be read or has no times, or another time is given.
+    """
+    if given is not None and not Path(folder).is_dir():  # a run that is resumed
+        return given
+    until = RunFiles(folder).result.get("trained_until")
+    if until is None:
+        raise InputError(
+            f"only_new: the run in {folder} does not say when its last training row was: it had no times (TIME_FIELD), "
+            "or is of an earlier version; rows_after: TIME says it"
+        )
+    if given not in (None, until):
+        raise InputError(
+            f"only_new and rows_after: {given:.15g} are two times: the run in {folder} ends at {until:.15g}"
+        )
+    return float(until)
 
 
 def under_lightning(config: Any) -> bool:

@@ -122,6 +122,21 @@ def load_resumable(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def load_plain(path: str | Path, shape: Any) -> dict[str, Any]:
+    """Load a file of tensors and plain values.
+
+    Args:
+        path: the file.
+        shape: what it must hold (`files.json.mismatch`).
+
+    Raises:
+        InputError: there is no such file, or it is damaged.
+    """
+    content: dict[str, Any] = _load(path, "cpu")
+    _check_shape(path, content, shape)
+    return content
+
+
 def _check_shape(path: str | Path, content: Any, shape: Any) -> None:
     damage = mismatch(content, shape)
     if damage is not None:

@@ -19,9 +19,10 @@ from recbole.utils import early_stopping
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.metrics import find_metric, metric_name
 from recbole_msr.files.atomic import write_atomically
-from recbole_msr.files.outputs import writing
+from recbole_msr.files.outputs import save_tensors, writing
 from recbole_msr.training.checkpoint import save_checkpoint
 from recbole_msr.training.module import RecModule
+from recbole_msr.training.optimizer_state import OPTIMIZER, state_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +166,10 @@ class EpochKeeper(Checkpoint):
         if trainer.is_global_zero:
             if improved and self._best_path is not None:
                 save_checkpoint(self._best_path, module.model, self._settings, epoch)
+                if self._config["save_optimizer"]:
+                    state = state_by_name(trainer.optimizers[0], module.model, self._config["learner"])
+                    path = self._best_path.with_name(OPTIMIZER)
+                    write_atomically(path, lambda temporary: save_tensors(state, temporary))
             if self._metrics_path is not None:
                 self._write_metrics(self._metrics_path)
         self._log_epoch(trainer, row, score, improved)

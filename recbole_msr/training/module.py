@@ -24,6 +24,7 @@ from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
 from recbole_msr.training.fast_paths import check_sparse, compiled, prepare_model
 from recbole_msr.training.list_evaluation import ListEvaluation
+from recbole_msr.training.optimizer_state import OptimizerState, apply_optimizer_state
 from recbole_msr.training.optimizers import build_optimizer, build_scheduler, clip_sparse, parameter_groups
 from recbole_msr.training.rate_schedule import RateSchedule
 from recbole_msr.training.weighting.loss_weighting import (
@@ -63,6 +64,7 @@ class RecModule(pl.LightningModule):
         test_lists: the ranked lists of the test, with `save_predictions`; None where rows are evaluated.
         metrics: the values of the last validation or test: all of `evaluation.flat()`, and the metrics that the
             configuration names with RecBole's own values (rounded to `metric_decimal_place`).
+        first_state: the state that the optimiser begins with; None for a new one.
     """
 
     def __init__(self, model: Any, config: Any) -> None:
@@ -84,6 +86,7 @@ class RecModule(pl.LightningModule):
         self.metrics: dict[str, float] = {}
         self.schedule = RateSchedule.from_config(config)
         self._rates: list[float] = []
+        self.first_state: OptimizerState | None = None
         self._optimizer: Any = None
         self._scheduler: Any = None
         self._scheduler_state: Any = None
@@ -194,6 +197,8 @@ class RecModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimiser and the scheduler that the configuration names."""
         self._optimizer = optimizer = build_optimizer(parameter_groups(self.model, self._config), self._config)
+        if self.first_state is not None:
+            apply_optimizer_state(optimizer, self.model, self.first_state)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self._scheduler = build_scheduler(optimizer, self._config["lr_scheduler"])
         return optimizer

@@ -28,6 +28,7 @@ from recbole_msr.training.epochs import EpochKeeper, ProgressBar
 from recbole_msr.training.lightning_options import quiet_lightning, trainer_options
 from recbole_msr.training.list_evaluation import ListEvaluation
 from recbole_msr.training.module import PackedData, RecModule
+from recbole_msr.training.optimizer_state import OptimizerState
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class LightningTrainer:
         settings: the run's settings, kept in the checkpoint (by default those of the configuration).
         resume_from: a last.ckpt to go on from.
         last_share: the share of the time that writing last.ckpt may take (`EpochKeeper`); 1 for after every epoch.
+        optimizer_state: what the optimiser begins with; None for a new one.
 
     Attributes:
         saved_model_file: where the best epoch's weights are.
@@ -65,6 +67,7 @@ class LightningTrainer:
         settings: Mapping[str, Any] | None = None,
         resume_from: str | Path | None = None,
         last_share: float = 1.0,
+        optimizer_state: OptimizerState | None = None,
     ) -> None:
         if getattr(model, "input_type", config["MODEL_INPUT_TYPE"]) != InputType.POINTWISE:
             raise InputError(
@@ -95,6 +98,7 @@ class LightningTrainer:
         self.test_lists: ListEvaluation | None = None
         self.epochs: EpochKeeper | None = None
         self._module = RecModule(model, config)
+        self._module.first_state = optimizer_state
         self._lightning: pl.Trainer | None = None
 
     def fit(

@@ -300,7 +300,10 @@ NO_NUMBER = {
     "dataset": "the name",
     "gpu_id": "where it is computed; there may be no GPU",
     "use_gpu": "where it is computed",
-    **dict.fromkeys(("init_from", "init_scenarios"), "tests/runs/test_init_from.py"),
+    **dict.fromkeys(
+        ("init_from", "init_scenarios", "only_new", "rows_after", "save_optimizer", "init_optimizer"),
+        "tests/runs/test_init_from.py",
+    ),
     **dict.fromkeys(("data", "users", "items", "columns", "types"), "tests/data/test_tables.py"),
     "state": "what is logged",
     "reproducibility": "kernels; on a CPU they are the same",

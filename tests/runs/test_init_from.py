@@ -141,3 +141,75 @@ def test_a_new_scenario_begins_as_the_mean_or_as_the_one_named(days, run, caplog
     assert "scenario 'other' begins as 'M'" in text
     assert "scenarios that are gone: M" in text
     assert "scenario_embedding, scenario_layers.0.san.h begin anew" in text
+
+
+@pytest.mark.slow
+def test_only_new_rows_are_split_and_trained_on(days, run, tmp_path):
+    """Times are milliseconds, which float32 would round to two minutes; who has no new row keeps the vector."""
+    rows = days[0]["data"].reset_index(drop=True)
+    rows["timestamp"] = 1.6e12 + np.random.default_rng(0).permutation(len(rows))
+    rows = rows.sort_values("timestamp")
+    rows = rows[(rows["user_id"] != "u7") | (rows["timestamp"] < 1.6e12 + 100)]
+    by_time = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "none"}}
+    monday = {**days[0], "data": rows[:300]}
+    before = run(monday, "monday", **by_time)
+    until = recbole_msr.load(before).result["trained_until"]
+    trained = rows["timestamp"].iloc[:240].max()
+    assert until == trained
+    settings = {**days[0], "data": rows}
+    after = run(settings, "tuesday", init_from="monday", only_new=True, learning_rate=1e-30, **by_time)
+    new = rows[rows["timestamp"] > trained]
+    result = recbole_msr.load(after).result
+    sizes = [int(0.8 * len(new)), int(0.1 * len(new))]
+    assert sum(result["rows"].values()) == len(new)
+    assert abs(result["rows"]["train"] - sizes[0]) <= 1
+    assert result["trained_until"] == new["timestamp"].iloc[: result["rows"]["train"]].max()
+    counts = result["data"]["files"]["inter"]
+    assert (counts["read"], counts["used"]) == (len(rows), len(new))
+    assert {"key": "rows_after", "rows": len(rows) - len(new)}.items() <= counts["dropped"][-1].items()
+    vectors, _ = weights_of(after)
+    assert "u7" not in set(new["user_id"])
+    np.testing.assert_allclose(vectors["user_id"]["u7"][0], weights_of(before)[0]["user_id"]["u7"][0], atol=1e-28)
+    for given, message in (
+        ({"rows_after": 7, "only_new": True}, "are two times"),
+        ({"rows_after": 2e12}, "no row is later than 2000000000000"),
+        ({"only_new": True, "init_from": None}, "only_new is read with init_from"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(settings, "later", **{"init_from": "monday", **given})
+
+
+@pytest.mark.slow
+def test_ready_made_splits_are_cut_each(days, run):
+    rows = days[0]["data"]
+    half = float(rows["timestamp"].median())
+    parts = {"train": rows[:300], "valid": rows[300:400], "test": rows[400:]}
+    result = recbole_msr.load(run({**days[0], "data": parts}, "cut", rows_after=half)).result
+    assert result["rows"] == {name: int((part["timestamp"] > half).sum()) for name, part in parts.items()}
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_optimisers_state(days, run):
+    """With batches of all rows, two epochs are one and another one, whatever order the values' ids have."""
+    rows = days[0]["data"]
+    day = {**days[0], "data": {"train": rows[:400], "valid": rows[400:500], "test": rows[500:]}}
+    turned = {**day, "data": {**day["data"], "train": rows[:400].iloc[::-1]}}
+    settings = {"train_batch_size": 400, "dropout": 0, "learning_rate": 0.01, "valid_metric": "LogLoss"}
+    whole = run(day, "whole", epochs=2, **settings)
+    run(day, "first", save_optimizer=True, **settings)
+    warm = run(turned, "warm", init_from="first", init_optimizer=True, **settings)
+    anew = run(turned, "anew", init_from="first", **settings)
+    assert recbole_msr.load(whole).result["best_epoch"] == 2
+    expected, others = weights_of(whole)
+    for folder, same in ((warm, True), (anew, False)):
+        vectors, own = weights_of(folder)
+        close = all(torch.allclose(own[name], others[name], atol=1e-6) for name in own) and all(
+            np.allclose(vector, expected[field][token][0], atol=1e-6)
+            for field, tokens in vectors.items()
+            for token, (vector, _) in tokens.items()
+        )
+        assert close == same
+    with pytest.raises(InputError, match=r"has kept no optimizer\.ckpt"):
+        run(turned, "none", init_from="anew", init_optimizer=True, **settings)
+    with pytest.raises(InputError, match="was trained by adam, and this one is by sgd"):
+        run(turned, "none", init_from="first", init_optimizer=True, learner="sgd", **settings)

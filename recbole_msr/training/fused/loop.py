@@ -94,6 +94,8 @@ def not_fusable_reason(config: Any) -> str | None:
         return "it trains in mixed precision"
     if config["compile"]:
         return "it is compiled"
+    if config["save_optimizer"] or config["init_optimizer"]:
+        return "its optimiser's state is kept or taken over"
     if (config["clip_grad_norm"] or {}).get("norm_type", 2) != 2:
         return "its clip_grad_norm is of another norm than 2"
     if config["embedding_gradients"] == "sparse" and LOSS_WEIGHTINGS[config["loss_weighting"]].reads_gradients:
