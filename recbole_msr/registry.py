@@ -26,13 +26,17 @@ VISIBLE_GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 
 BUILT_IN_MODELS = {
     "AITM": "recbole_msr.models.aitm",
+    "APG": "recbole_msr.models.apg",
+    "AdaSparse": "recbole_msr.models.adasparse",
     "HMoE": "recbole_msr.models.hmoe",
     "HiNet": "recbole_msr.models.hinet",
     "LLM4MSR": "recbole_msr.models.llm4msr",
+    "M2M": "recbole_msr.models.m2m",
     "MMoE": "recbole_msr.models.mmoe",
     "OMoE": "recbole_msr.models.omoe",
     "PEPNet": "recbole_msr.models.pepnet",
     "PLE": "recbole_msr.models.ple",
+    "SARNet": "recbole_msr.models.sarnet",
     "STAR": "recbole_msr.models.star",
     "SharedBottom": "recbole_msr.models.shared_bottom",
 }

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLPBank
+from recbole_msr.layers.scenario_axes import Axes
 from recbole_msr.layers.towers import Towers
 
 
@@ -90,6 +91,10 @@ class PersonalizedTowers(nn.Module):
         for layer, delta in zip(self.layers, self.deltas(z), strict=True):
             x = delta * layer(x)
         return self.outputs(x, scenario)
+
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        return {"layers": self.outputs.groups.axes, "gates": self.outputs.groups.axes}
 
     def deltas(self, z: Tensor) -> Iterator[Tensor]:
         """Yield delta^l (P, B, H_l) of every hidden layer."""

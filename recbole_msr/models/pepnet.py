@@ -6,7 +6,6 @@ KDD 2023, arXiv 2302.01115.
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from recbole_msr.layers.groups import PER, Groups
 from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.pepnet import GateNU, PersonalizedTowers
+from recbole_msr.layers.prior import prior_columns
+from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.layers.towers import Towers
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.measures import Measure
@@ -64,7 +65,7 @@ class PEPNet(MultiScenarioRecommender):
                 raise InputError("'prior_fields' is read by PPNet's gates, and networks: epnet leaves PPNet out")
             self.towers = Towers(groups, width, hidden_sizes, activation, dropout, batch_norm)
         else:
-            self.prior = self._prior_columns(option, config)
+            self.prior = prior_columns(config, self.features)
             gate_input = width + len(self.prior) + (e_size if self.epnet is None else 0)
             self.towers = PersonalizedTowers(
                 groups, width, hidden_sizes, gate_input, gate_size, scale, activation, dropout, batch_norm
@@ -88,15 +89,9 @@ class PEPNet(MultiScenarioRecommender):
         prior = [x[:, self.prior], o_ep.detach()]
         return torch.cat(prior if self.epnet is not None else [self.scenario_embedding[scenario], *prior], dim=1)
 
-    def _prior_columns(self, option: Options, config: Any) -> list[int]:
-        """Return the columns of x that are O_prior."""
-        parts = self.features.columns
-        names = [config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]]
-        if config["prior_fields"] is not None:
-            names = option.words("prior_fields", [part.name for part in parts])
-        ends = accumulate(part.width for part in parts)
-        of_part = {part.name: range(end - part.width, end) for part, end in zip(parts, ends, strict=True)}
-        return [column for name in names for column in of_part.get(name, ())]
+    def scenario_axes(self) -> Axes:
+        """Return where scenarios stand in its tensors."""
+        return {"scenario_embedding": (ScenarioAxis(),)}
 
     def measures(self, x: Tensor, scenario: Tensor) -> list[Measure]:
         """Return the mean of EPNet's gates over each field's columns, and of PPNet's over each hidden layer."""

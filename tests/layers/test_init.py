@@ -8,12 +8,15 @@ MODELS = [name for name in BUILT_IN_MODELS if name not in ("HiNet", "LLM4MSR")]
 
 FIRST_LAYER = {
     "AITM": "tower.weights.0",
+    "APG": "towers.bank.weights.0",
+    "AdaSparse": "layers.0.0.weight",
     "PEPNet": "towers.layers.0.weights.0",
     "PLE": "levels.0.experts.weights.0",
+    "SARNet": "shared_experts.bank.weights.0",
     "STAR": "fcn.0.weight",
     "SharedBottom": "bottom.0.weight",
 }
-"""Name of a layer that reads x, where it is not that of experts."""
+"""Name of a layer, where it is not the first of experts."""
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -30,7 +33,7 @@ def test_layers_are_drawn_as_asked(make_model, name):
     """As torch draws them, no entry of a layer, weight or bias, is above one over the root of its width."""
     he, torch_like = (make_model(3, name, weight_init=init)[0] for init in ("he", "torch"))
     first = FIRST_LAYER.get(name, "experts.weights.0")
-    bound = he.features.output_size**-0.5
+    bound = dict(he.named_parameters())[first].shape[-1] ** -0.5
     assert dict(torch_like.named_parameters())[first].abs().max() <= bound
     assert dict(he.named_parameters())[first].abs().max() > 2 * bound
     bias = first.replace("weight", "bias") if "weights" not in first else first.replace("weights", "biases")

@@ -14,6 +14,8 @@ MODELS = {
     "HMoE": {},
     "PLE": {"levels": 2},
     "AITM": {},
+    "M2M": {},
+    "SARNet": {},
 }
 
 
