@@ -282,8 +282,8 @@ _DRAWN = Need(
     refused="never",
 )
 _STORED = Need(
-    lambda run, value: value == "none" or run.config["knowledge"] not in ("random", "none"),
-    "takes the place of a store's vectors, and knowledge names none",
+    lambda run, value: value in (None, "none") or run.config["knowledge"] not in ("random", "none"),
+    "is about a store's vectors, and knowledge names none",
     refused="always",
 )
 _FEATURES = Need(
@@ -631,6 +631,9 @@ KEYS: Mapping[str, Key] = {
     "knowledge_feature_size": _key(whole(1), _KNOWLEDGE, _FEATURES),
     "knowledge_scale": _key(choice("standard", "none"), _KNOWLEDGE),
     "knowledge_unknown_share": _key(number(0, below=1), _KNOWLEDGE),
+    "knowledge_parts": _key(
+        maybe(listing(text("the name of a part"), of_what="parts of profiles", alone=True)), _KNOWLEDGE, _STORED
+    ),
     "knowledge_control": _key(choice("none", "random", "permuted"), _KNOWLEDGE, _STORED),
     "knowledge_device": _key(choice("auto", "cpu", "model"), _KNOWLEDGE),
     "knowledge_bake": _key(flag(), _KNOWLEDGE),

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 FITTED_ROWS = 20_000
 """Mean, deviation and PCA are those of so many rows of a larger store, evenly spaced."""
 CHUNK = 1 << 24
 """Numbers read from a store at once."""
+_DENSE = 1024
+"""All eigenvectors of a matrix with so many rows are computed; of a larger one, such as profiles have, those wanted."""
 _RESIDENT_BYTES = 1 << 30
 """With knowledge_device: auto a table up to so large is kept on the model's accelerator."""
 
@@ -126,7 +129,7 @@ def principal_axes(vectors: FrozenVectors, size: int | None = None) -> tuple[np.
     mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
     sample -= mean
     few = len(sample) <= vectors.size  # then the small product has the same eigenvalues
-    values, eigenvectors = np.linalg.eigh(sample @ sample.T if few else sample.T @ sample)
+    values, eigenvectors = _eigenvectors(sample @ sample.T if few else sample.T @ sample, size)
     order = np.argsort(values)[::-1][:size]
     values = values[order]
     kept = values > max(float(values[0]), 0.0) * 1e-9
@@ -135,3 +138,10 @@ def principal_axes(vectors: FrozenVectors, size: int | None = None) -> tuple[np.
     largest = np.abs(directions).argmax(axis=1)
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
     return mean, values[kept] / len(sample), directions
+
+
+def _eigenvectors(gram: np.ndarray, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a symmetric matrix; of a large one with few wanted, the `size` largest alone."""
+    if size is not None and len(gram) > max(_DENSE, 8 * size):
+        return tuple(eigsh(gram, size, v0=np.ones(len(gram))))  # from a fixed vector: always to the same result
+    return np.linalg.eigh(gram)

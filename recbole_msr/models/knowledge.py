@@ -52,6 +52,7 @@ class KnowledgeSource:
         self._device = option.choice("knowledge_device", ("auto", "cpu", "model"))
         self._dataset = dataset
         self._random = (option.integer("knowledge_size"), option.integer("knowledge_seed", at_least=0))
+        self._parts = [str(part) for part in np.atleast_1d(config["knowledge_parts"] or [])]
         self._control = option.choice("knowledge_control", CONTROLS)
         self._store: Any = None
         if self.name != "random" and not self.is_baked:
@@ -95,11 +96,13 @@ class KnowledgeSource:
                     f"build them with recbole-msr embed --name={self.name} and this level, or choose another"
                 )
             matrix, names = self._store.vectors(level), self._store.tokens(level)
-            if matrix.ndim != 2 or matrix.shape != (len(names), self._store.size):
+            size = self._store.level_size(level)
+            if matrix.ndim != 2 or matrix.shape != (len(names), size):
                 raise InputError(
                     f"knowledge '{self.name}' is damaged: its {level} vectors have the shape {tuple(matrix.shape)}, "
-                    f"but there are {len(names)} {level}s and vectors of {self._store.size} numbers"
+                    f"but there are {len(names)} {level}s and vectors of {size} numbers"
                 )
+            matrix = self._of_parts(matrix, level)
             rows = pd.Index(np.asarray(names, dtype=object)).get_indexer(pd.Index(np.asarray(tokens, dtype=object)))
             rows = rows.astype(np.int64)
         if level != "scenario":
@@ -111,6 +114,38 @@ class KnowledgeSource:
         elif self._store is not None and self._control == "permuted":
             rows = np.where(rows >= 0, permuted_rows(names.tolist(), self._random[1], level)[rows], -1)
         return FrozenVectors(matrix, rows, self._device)
+
+    def _of_parts(self, matrix: np.ndarray, level: str) -> np.ndarray:
+        """Return the columns (N, H) of the parts that `knowledge_parts` names, of profiles."""
+        parts = self._store.parts(level)
+        if not self._parts:
+            return matrix
+        if not parts:
+            if level != "item":
+                raise InputError(
+                    f"'knowledge_parts': the {level} vectors of knowledge '{self.name}' have no parts: those of "
+                    "recbole-msr embed --template=profile have"
+                )
+            return matrix
+        known = [part for of in self._store.levels for part in self._store.parts(of)]
+        for part in self._parts:
+            if part not in known:
+                raise InputError(
+                    f"'knowledge_parts': knowledge '{self.name}' has no part '{part}'{nearest(part, known) or ';'} "
+                    f"it has {', '.join(dict.fromkeys(known))}"
+                )
+        ends = np.cumsum(list(parts.values()))
+        columns = [
+            np.asarray(matrix)[:, end - size : end]
+            for (part, size), end in zip(parts.items(), ends, strict=True)
+            if part in self._parts
+        ]
+        if not columns:
+            raise InputError(
+                f"'knowledge_parts': a {level}'s profile has none of {', '.join(self._parts)}; it has "
+                f"{', '.join(parts)}"
+            )
+        return np.concatenate(columns, axis=1)
 
     def _require_numbers(self, vectors: FrozenVectors, level: str) -> None:
         if not vectors.has().any():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def of(self, rows: Sequence[int]) -> Prompts:
+        """Return the prompts of some rows."""
+        tokens, texts = ([values[row] for row in rows] for values in (self.tokens, self.texts))
+        return replace(self, tokens=tokens, texts=texts, lengths=self.lengths[rows], truncated=self.truncated[rows])
 
     def digest(self) -> str:
         """Return a hash of all prompts."""

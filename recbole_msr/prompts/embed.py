@@ -34,7 +34,8 @@ from recbole_msr.files.outputs import KNOWLEDGE, check_path, holds, is_dataset
 from recbole_msr.prompts.build import Prompts
 from recbole_msr.prompts.encoders import Encoder
 from recbole_msr.prompts.fingerprint import differences
-from recbole_msr.prompts.store import FORMAT, SUFFIXES, Knowledge, check_name, file_checksum, knowledge_folder
+from recbole_msr.prompts.profiles import Profiles
+from recbole_msr.prompts.store import FORMAT, LEVELS, SUFFIXES, Knowledge, check_name, file_checksum, knowledge_folder
 
 STORE_DTYPES = ("float16", "float32")
 _META = "knowledge.json"
@@ -72,6 +73,7 @@ def build_knowledge(
     replace: bool = False,
     show_progress: bool = True,
     lightning: Mapping[str, Any] | None = None,
+    profiles: Sequence[Profiles] = (),
 ) -> Outcome:
     """Encode prompts into the knowledge `name`, unless that was done before.
 
@@ -88,6 +90,7 @@ def build_knowledge(
         replace: take the place of other knowledge of this name.
         show_progress: a progress bar.
         lightning: options of pytorch_lightning.Trainer; with several devices they share the prompts.
+        profiles: levels that are not encoded, but made of the vectors of the level "item".
 
     Raises:
         InputError: the name is taken by something else, a vector is not a number, or the encoder fails; what is encoded
@@ -140,6 +143,9 @@ def build_knowledge(
             for level in prompts
         }
         size = build.finish(prompts)
+        for profile in profiles:
+            counts[profile.level] = profile.write(working, np.load(working / "item.npy"), store_dtype)
+        counts = {level: counts[level] for level in LEVELS if level in counts}
         for name_of, of in counts.items():
             of["checksums"] = {suffix: file_checksum(working / f"{name_of}{suffix}") for suffix in SUFFIXES}
         meta = {
@@ -162,7 +168,7 @@ def build_knowledge(
 def request_hash(made_by: Mapping[str, Any], encoder: Encoder, levels: Sequence[str], store_dtype: str) -> str:
     """Hash of what decides about knowledge before a prompt is written, this package's own code among it."""
     code = hashlib.blake2b(digest_size=16)
-    for module in ("facts.py", "build.py", "template.py"):
+    for module in ("facts.py", "build.py", "template.py", "profiles.py"):
         code.update(Path(__file__).with_name(module).read_bytes())
     asked = [dict(made_by), encoder.identity, list(levels), store_dtype, code.hexdigest()]
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from recbole.utils import FeatureType
 
 from recbole_msr.data.atomic import read_header, read_table
@@ -204,6 +205,7 @@ class Facts:
         self._user, self.users = _by_token(inter[train.uid_field].numpy(), train.field2id_token[train.uid_field])
         self._item, self.items = _by_token(inter[train.iid_field].numpy(), train.field2id_token[train.iid_field])
         times = train.row_times()
+        self.has_times = times is not None and len(times) > 0
         self._time = times if times is not None and len(times) else np.zeros(len(inter))
 
     def require_texts(self) -> None:
@@ -314,6 +316,22 @@ class Facts:
         """Rows sorted by user and, within a user, newest first; and where every user's rows begin (U + 1)."""
         order = np.lexsort((np.arange(len(self._user)), -self._time, self._user))
         return order, np.searchsorted(self._user[order], np.arange(len(self.users) + 1))
+
+    def rows(self) -> pd.DataFrame:
+        """Return the training interactions by user, and each user's newest first.
+
+        Returns:
+            Columns user and item (numbers in `users` and `items`), scenario (from 0), and label: of the task whose
+            label 1 counts as a liking, `MISSING_LABEL` where there is none.
+        """
+        order, _ = self._by_user
+        columns = {
+            "user": self._user,
+            "item": self._item,
+            "scenario": self._scenario,
+            "label": self._labels[self.liked],
+        }
+        return pd.DataFrame({name: column[order] for name, column in columns.items()})
 
     def liked_by_user(self) -> np.ndarray:
         """Count the likings of every user (U,)."""

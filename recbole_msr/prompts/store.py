@@ -3,7 +3,7 @@
 Knowledge NAME is a folder of that name in the knowledge folder:
 
     knowledge.json           everything that made it: data and split, template, encoder and its weights, options; key
-    LEVEL.npy                (N, H) float16 or float32, mapped into memory
+    LEVEL.npy                (N, H) float16 or float32, mapped into memory; of profiles (N, size of all parts)
     LEVEL.parquet            one row a vector, in order: token, row, n_tokens, truncated
     LEVEL_texts.parquet      token, prompt, answer (in generate mode)
 
@@ -36,7 +36,7 @@ CHECKED_BYTES = 2**30
 """Files up to this size are compared with their checksum when knowledge is opened, larger ones by `embed` alone."""
 _SHAPE = {
     **{"key": str, "size": int, "dtype": str, "data?": dict},
-    "levels": {str: {"rows": int, "checksums?": {str: int}}},
+    "levels": {str: {"rows": int, "checksums?": {str: int}, "size?": int, "parts?": {str: int}}},
 }
 logger = logging.getLogger(__name__)
 _checked: set[tuple[Any, ...]] = set()  # files that this process has compared, as they were then
@@ -132,8 +132,16 @@ class Knowledge:
 
     @property
     def size(self) -> int:
-        """H, the length of a vector."""
+        """H, the length of the encoder's vectors."""
         return int(self.meta["size"])
+
+    def level_size(self, level: str) -> int:
+        """Length of a level's vectors: H, or of all parts of a profile together."""
+        return int(self.meta["levels"][level].get("size", self.size))
+
+    def parts(self, level: str) -> dict[str, int]:
+        """Lengths of the parts that a level's vectors are put together of, in order; of a profile, else empty."""
+        return dict(self.meta["levels"][level].get("parts", {}))
 
     def check_files(self, largest: int | None = None) -> None:
         """Compare the files with the checksums in knowledge.json, once a process for files that have not changed since.
@@ -191,10 +199,11 @@ class Knowledge:
                 raise InputError(
                     f"the knowledge in {self.path} is damaged: {file.name} cannot be read ({error})"
                 ) from error
-            if mapped.shape != (rows, self.size) or mapped.dtype.name != self.meta["dtype"]:
+            size = self.level_size(level)
+            if mapped.shape != (rows, size) or mapped.dtype.name != self.meta["dtype"]:
                 raise InputError(
                     f"the knowledge in {self.path} is damaged: {file.name} holds {mapped.dtype} {mapped.shape}, "
-                    f"not {self.meta['dtype']} {(rows, self.size)}"
+                    f"not {self.meta['dtype']} {(rows, size)}"
                 )
             self._vectors[level] = mapped
         return self._vectors[level]

@@ -16,7 +16,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.yaml import parse_yaml
 from recbole_msr.prompts.store import LEVELS
 from recbole_msr.validation import Settings, validate
-from recbole_msr.value_kinds import checked, choice, maybe, name, take, text
+from recbole_msr.value_kinds import checked, choice, flag, maybe, name, take, text
 
 FOLDER = Path(__file__).resolve().parent / "templates"
 
@@ -57,6 +57,8 @@ class TemplateFile(Settings):
     """The purpose of this variant."""
     limits: Limits | None = None
     """Limits of what a prompt lists."""
+    profile: Annotated[bool, flag()] = False
+    """Whether the vectors of users and scenarios are means of their items' vectors; then only items have a text."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Template:
         categories: maximum number of categories in a prompt.
         digest: hash of the file's content, so that an edited file without a new version is seen too.
         description: the purpose of this variant.
+        is_profile: whether users and scenarios have means of item vectors instead of texts, see `profiles`.
     """
 
     name: str
@@ -81,13 +84,14 @@ class Template:
     categories: int
     digest: str
     description: str = ""
+    is_profile: bool = False
 
     @classmethod
     def load(cls, name: str, language: str | None = None, max_items: int | None = None) -> Template:
         """Load a template of this package by name, or anybody's by the path of its YAML file.
 
         Args:
-            name: "full", "brief", "keywords", or a path.
+            name: "full", "brief", "keywords", "profile", or a path.
             language: one of the file's languages; its first if not given.
             max_items: instead of the template's own limit of items.
 
@@ -102,6 +106,9 @@ class Template:
         language = language or next(iter(content.languages))
         if language not in content.languages:
             raise InputError(f"{place} has no language '{language}', only {', '.join(content.languages)}")
+        levels = list(content.languages[language])
+        if content.profile and levels != ["item"]:
+            raise InputError(f"{place} is a profile, whose only text is that of items; it has {', '.join(levels)}")
         limits = content.limits or Limits()
         return cls(
             name=str(content.name or path.stem),
@@ -112,6 +119,7 @@ class Template:
             categories=limits.categories,
             digest=hashlib.blake2b(source.encode(), digest_size=16).hexdigest(),
             description=content.description or "",
+            is_profile=content.profile,
         )
 
     def compiled(self, level: str) -> Prompt:

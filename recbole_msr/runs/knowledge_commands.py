@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from recbole_msr.prompts.embed import STORE_DTYPES, Outcome, build_knowledge, fi
 from recbole_msr.prompts.encoders import DEFAULT_ENCODER, Encoder, make_encoder, option_names
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.fingerprint import fingerprint
+from recbole_msr.prompts.profiles import IDENTITY, Profiles, make_profiles, rows_without_vector
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
 from recbole_msr.threads import local_processes, torch_threads
@@ -96,24 +97,35 @@ def embed(
         raise InputError("what shall the knowledge be called? --name=NAME; run_recbole --knowledge=NAME then finds it")
     check_name(options["name"])
     levels, template = _levels(options.get("levels")), _template(options)
-    if options.get("levels") is None:
+    if template.is_profile:
+        levels = [level for level in LEVELS if level in {*levels, "item"}]  # of which the others are made
+    elif options.get("levels") is None:
         levels = [level for level in levels if level in template.texts]
     encoder = make_encoder(options.get("encoder") or DEFAULT_ENCODER, encoder_options)
     config = _config(settings)
     train = _train_split(config)
     facts = _facts(train, options)
     made_by = _made_by(train, template, facts, options.get("max_tokens"))
+    if template.is_profile:
+        made_by["profile"] = IDENTITY | {"levels": levels}
     build_options = {key: options[key] for key in ("batch_size", "sort_by_length", "store_dtype") if key in options}
     request = request_hash(made_by, encoder, levels, str(options.get("store_dtype")))
     folder = options.get("knowledge_dir") or config["knowledge_dir"]
     outcome = find_knowledge(str(options["name"]), folder, request, replace)
     if outcome is None:
-        prompts = [build_prompts(facts, template, level, encoder, options.get("max_tokens")) for level in levels]
+        encoded = ["item"] if template.is_profile else levels
+        prompts = [build_prompts(facts, template, level, encoder, options.get("max_tokens")) for level in encoded]
         yield from _cut(prompts, encoder, options.get("max_tokens"))
+        profiles: list[Profiles] = []
+        if template.is_profile:
+            items = yield from _with_text(prompts[0], facts)
+            prompts = [items]
+            profiles = [make_profiles(facts, level, items.tokens) for level in levels if level != "item"]
         with torch_threads(config["threads"], local_processes(config["lightning"])):
             outcome = build_knowledge(
                 str(options["name"]), folder, prompts, encoder, made_by, request=request, replace=replace,
-                show_progress=bool(config["show_progress"]), lightning=config["lightning"], **build_options,
+                show_progress=bool(config["show_progress"]), lightning=config["lightning"], profiles=profiles,
+                **build_options,
             )  # fmt: skip
     yield from _describe(outcome)
     option = f" --knowledge_dir={folder}" if folder else ""
@@ -142,6 +154,26 @@ def _made_by(train: Any, template: Template, facts: Facts, max_tokens: int | Non
     }
 
 
+def _with_text(prompts: Prompts, facts: Facts) -> Generator[str, None, Prompts]:
+    """Return the prompts of the items that have a text; yield lines about the others.
+
+    Raises:
+        InputError: no item has a text.
+    """
+    kept = [row for row, text in enumerate(prompts.texts) if text]
+    if not kept:
+        raise InputError("no item has a text: a profile is made of the texts of items")
+    if len(kept) < len(prompts):
+        yield (
+            f"{len(prompts) - len(kept)} of {len(prompts)} items have no text, and so no vector: a model learns one "
+            "for all of them."
+        )
+        prompts = prompts.of(kept)
+    if missing := rows_without_vector(facts, prompts.tokens):
+        yield f"{missing} training rows are of items without a vector: profiles are made without them."
+    return prompts
+
+
 def _describe(outcome: Outcome) -> Iterator[str]:
     knowledge = outcome.knowledge
     if outcome.found == knowledge.name:
@@ -153,6 +185,10 @@ def _describe(outcome: Outcome) -> Iterator[str]:
     counts = ", ".join(f"{knowledge.meta['levels'][level]['rows']} {level}" for level in knowledge.levels)
     vectors = f"vectors of size {knowledge.size}, {knowledge.meta['dtype']}"
     yield f"Knowledge '{knowledge.name}': {counts} {vectors}, in {knowledge.path}"
+    for level in knowledge.levels:
+        if parts := knowledge.parts(level):
+            listed = ", ".join(f"{part} ({size})" for part, size in parts.items())
+            yield f"Parts of a {level}'s profile, with their sizes: {listed}"
 
 
 def _split(

@@ -112,6 +112,7 @@ WRONG = {
     "benchmark_filename": [["train", "test"], "train"],
     "knowledge_features": [["users"], 5],
     "knowledge_control": ["shuffled", 5],
+    "knowledge_parts": [5, [""], {}],
     "clip_grad_norm ": [{"max_norm": 0}, {"max_nrom": 5}, {"max_norm": "x"}, {"norm_type": 2}],
     "seq_len ": [{"class": 0}, {"class": 1.5}, {"class": None}],
     "val_interval ": [{"timestamp": "10"}, {"timestamp": 5}],
@@ -261,6 +262,7 @@ REFUSED = {
     "knowledge": "random",
     "knowledge_scale": "none",
     "knowledge_control": "permuted",
+    "knowledge_parts": ["liked"],
     "knowledge_unknown_share": 0.5,
     "knowledge_device": "cpu",
     "knowledge_bake": True,
@@ -317,6 +319,7 @@ NO_NUMBER = {
     "data_device": "where the tables are",
     "knowledge_dir": "where the stores are",
     "knowledge_device": "where the vectors are",
+    "knowledge_parts": "which columns of a store are read: tests/prompts/test_profiles.py",
     "knowledge_control": "what stands in place of a store's vectors: tests/models/test_knowledge_controls.py",
     "knowledge_bake": "what is kept with the weights: tests/models",
     "fast_dropout": "models of this package always have it; RecBole's: tests/training/test_fast_paths.py",
@@ -513,7 +516,7 @@ def test_which_models_read_knowledge():
     assert "knowledge_size has no effect" in unread_notes(built("LLM4MSR", knowledge="mine", knowledge_size=8))[0]
     for model in ("HiNet", "DeepFM"):
         assert built(model, tasks=TASKS, knowledge="none") is not None
-    with pytest.raises(InputError, match="knowledge_control takes the place of a store's vectors, and knowledge names"):
+    with pytest.raises(InputError, match="knowledge_control is about a store's vectors, and knowledge names"):
         built("LLM4MSR", knowledge="random", knowledge_control="permuted")
     assert unread_notes(built("LLM4MSR", knowledge="mine", knowledge_control="permuted", knowledge_seed=8)) == []
     with pytest.raises(InputError, match="knowledge_features is not for DeepFM"):

@@ -396,7 +396,7 @@ def test_random_vectors_leave_the_global_generators_alone(llm4msr_model, make_mo
     assert not torch.equal(model.scenario_level.vectors.components, other.scenario_level.vectors.components)
 
 
-@pytest.mark.parametrize(("n", "width"), [(30, 6), (4, 9), (1, 5), (2, 3)])
+@pytest.mark.parametrize(("n", "width"), [(30, 6), (4, 9), (1, 5), (2, 3), (1100, 1060)])
 def test_pca_is_that_of_the_singular_value_decomposition(n, width):
     matrix = np.random.default_rng(0).normal(3, [1 + i for i in range(width)], size=(n, width)).astype(np.float32)
     mean, components = principal_components(FrozenVectors(matrix), 5)

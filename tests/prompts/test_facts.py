@@ -137,7 +137,7 @@ def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, title
         texts = {
             (name, level): build_prompts(facts, Template.load(name), level)
             for name in available()
-            for level in ("scenario", "user", "item")
+            for level in Template.load(name).texts
         }
         return config, train, {k: (p.tokens, p.texts) for k, p in texts.items()}
 
