@@ -12,7 +12,7 @@ import numpy as np
 from recbole_msr.evaluation.class_formulas import ClassGroups, PredictedClasses
 from recbole_msr.evaluation.formulas import ScoredGroups, ScoredRows, ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
-from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metrics_among, metrics_of
+from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metrics_among, metrics_of, mixes_units
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
 from recbole_msr.evaluation.ranking import ListGroups, list_values
 from recbole_msr.evaluation.ranking_mode import list_metrics
@@ -170,10 +170,14 @@ class Evaluation:
     def macro(self, metric: str, task: str | None = None) -> float | None:
         """Return the unweighted mean of a metric over the defined cells of one task or of all; None without any.
 
+        There is none over all tasks of a metric in the unit of each, such as MAE, where several tasks have it.
+
         Conditionals, such as "buy|click", are not among all tasks: they say the same as the tasks in another way.
 
         That of PCOC is a plain mean too: cells above and below 1 cancel out, and the worst cell shows them.
         """
+        if task is None and self._mixes_units(metric):
+            return None
         values = [v for (_, of), v in self._defined(metric) if of == task or (task is None and not is_conditional(of))]
         return float(np.mean(values)) if values else None
 
@@ -181,7 +185,10 @@ class Evaluation:
         """Return the defined cell with the lowest AUC or GAUC, the highest LogLoss or ECE, or the PCOC farthest from 1.
 
         The distance of PCOC is |log PCOC|: 2 is as far as 1/2. Of equals it is the first. Conditionals do not count.
+        As in `macro`, there is none where the values of several tasks are in units of their own.
         """
+        if self._mixes_units(metric):
+            return None
         cells = [Worst(*name, value) for name, value in self._defined(metric) if not is_conditional(name[1])]
         return max(cells, key=lambda cell: METRICS[metric].badness(cell.value)) if cells else None
 
@@ -238,6 +245,9 @@ class Evaluation:
                 for scenario, row in data["cells"].items()
             },
         )
+
+    def _mixes_units(self, metric: str) -> bool:
+        return mixes_units(metric, [self.pooled[task].type for task in self.tasks_with(metric)])
 
     def _named(self) -> Iterator[tuple[tuple[str, str], Cell]]:
         for scenario, row in self.cells.items():

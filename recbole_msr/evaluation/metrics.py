@@ -68,6 +68,7 @@ class Metric:
             of several tasks), "all rows" (pooled, for each task).
         digits: format of a value.
         weighted: of tasks declared with `weighted: true` alone, by the rows' weights.
+        has_unit: it is in the unit of the task's field, so that values of several tasks have no mean and no worst.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Metric:
     compared: tuple[Literal["macro", "worst", "tasks", "all rows"], ...] = ("macro",)
     digits: str = ".4f"
     weighted: bool = False
+    has_unit: bool = False
 
     def badness(self, value: float) -> float:
         """Return what is larger the worse a value is; of PCOC |log value|, so that 2 is as bad as 1/2."""
@@ -125,6 +127,7 @@ def _weighted_metrics() -> list[Metric]:
     common: dict[str, Any] = {"weighted": True, "undefined_reason": "no weight"}
     unbounded: dict[str, Any] = {**common, "bounds": (0.0, math.inf)}
     number: dict[str, Any] = {**unbounded, "types": ("number", "ordered"), "compared": ("all rows",), "digits": ".5g"}
+    number["has_unit"] = True
     return [
         Metric(
             "weighted_auc",
@@ -248,6 +251,7 @@ METRICS: dict[str, Metric] = _Registry(
             difference=MeanOfTerms(number_formulas.mae_terms, "rows"),
             compared=("all rows",),
             digits=".5g",
+            has_unit=True,
         ),
         Metric(
             name="rmse",
@@ -259,6 +263,7 @@ METRICS: dict[str, Metric] = _Registry(
             difference=MeanOfTerms(number_formulas.rmse_terms, "rows"),
             compared=("all rows",),
             digits=".5g",
+            has_unit=True,
         ),
         Metric(
             name="xauc",
@@ -289,6 +294,15 @@ def metrics_of(types: Iterable[CellType], weighted: Iterable[CellType] = ()) -> 
         for name, metric in METRICS.items()
         if (of_weighted if metric.weighted else there).intersection(metric.types)
     ]
+
+
+def mixes_units(metric: str, types: Iterable[CellType]) -> bool:
+    """Return whether values of a metric over tasks of these types are in several units: there is no mean of them.
+
+    >>> mixes_units("mae", ["binary", "number"]), mixes_units("mae", ["ordered", "number"])
+    (False, True)
+    """
+    return METRICS[metric].has_unit and sum(kind in METRICS[metric].types for kind in types) > 1
 
 
 def metrics_among(names: Iterable[str]) -> list[str]:
@@ -407,7 +421,8 @@ def metric_keys(
     for metric in [*metrics_of(tasks.values(), [tasks[task] for task in weighted]), *of_lists]:
         able = {task: tasks[task] for task in weighted} if METRICS[metric].weighted else tasks
         of_metric = [task for task, kind in able.items() if kind in METRICS[metric].types]
-        names = [*of_metric, "macro", "worst", *(f"{task}/macro" for task in of_metric)]
+        over_tasks = [] if mixes_units(metric, able.values()) else ["macro", "worst"]
+        names = [*of_metric, *over_tasks, *(f"{task}/macro" for task in of_metric)]
         names += [f"{scenario}/{task}" for scenario in scenarios for task in of_metric]
         keys += [metric] if main_task in of_metric else []
         keys += [f"{metric}/{name}" for name in names]

@@ -447,6 +447,10 @@ def _cells_of(rows: TestedRows, key: str) -> list[str]:
     metric, name = key.split("/", 1)
     if name not in rows.means:
         return [key]
+    if name == "macro" and METRICS[metric].has_unit:
+        of_tasks = [cells for mean, cells in rows.means.items() if mean != name]
+        if sum(any(metric in rows.cells[cell].parts for cell in cells) for cells in of_tasks) > 1:
+            return []  # values in several units
     return [f"{metric}/{cell}" for cell in rows.means[name] if metric in rows.cells[cell].parts]
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.cells import of_constant, of_lists_without_hits
-from recbole_msr.evaluation.metrics import METRICS, CellType, cannot_choose, find_metric, metric_keys, metric_name
+from recbole_msr.evaluation.metrics import (
+    METRICS,
+    CellType,
+    cannot_choose,
+    find_metric,
+    metric_keys,
+    metric_name,
+    mixes_units,
+)
 from recbole_msr.evaluation.ranking_mode import list_metrics, metric_names, ranks
 from recbole_msr.schema import is_conditional
 
@@ -34,6 +43,8 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     else:
         weighted = [] if schema is None else [task for task in schema.weighted_types if task in types]
         known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, weighted=weighted)
+    if find_metric(str(wanted), known) is None:
+        _refuse_mixed_units(str(wanted), types)
     refusal = cannot_choose(str(wanted))
     if refusal is not None:
         raise InputError(f"valid_metric {refusal}")
@@ -43,6 +54,22 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
         raise InputError(
             f"there is no valid_metric '{wanted}'{nearest(metric_name(str(wanted)), known) or '.'} Known: {listing}"
         )
+
+
+def _refuse_mixed_units(wanted: str, types: Mapping[str, CellType]) -> None:
+    """Refuse a value over several tasks of a metric that is in the unit of each.
+
+    Raises:
+        InputError: it is one; the message names the tasks, and what would do.
+    """
+    metric, *names = metric_name(wanted).split("/")
+    if metric not in METRICS or names not in (["macro"], ["worst"]) or not mixes_units(metric, types.values()):
+        return
+    tasks = [task for task, kind in types.items() if kind in METRICS[metric].types]
+    raise InputError(
+        f"valid_metric '{wanted}' would mix the units of {', '.join(tasks)}: choose by one task, such as "
+        f"{metric}/{tasks[0]}/macro, or by xauc/{names[0]}, which has no unit"
+    )
 
 
 def check_validation(wanted: Any, config: Any, split: Any, task: str | None = None, lists: Any = None) -> None:

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells
 from recbole_msr.evaluation.significance import Rows, differences
+from recbole_msr.report.run.result_table import markdown
 from recbole_msr.schema import MISSING_LABEL, MISSING_LABELS
 
 NONE = MISSING_LABELS["number"]
@@ -102,6 +103,28 @@ def test_means_and_the_worst_cell_are_over_the_tasks_that_have_the_metric():
     assert found.worst("rmse").value == max(row["time"].value("rmse") for row in found.cells.values())
     assert found.macro("auc") == found.macro("auc", "click")
     assert found.macro("auc", "time") is None
+
+
+def test_units_of_several_tasks_are_not_mixed():
+    scores, labels, scenario, users = _made()
+    scores, labels = (np.concatenate([array, array[:, 1:] * 60], axis=1) for array in (scores, labels))
+    tasks, types = ["click", "time", "seconds"], TYPES | {"seconds": "number"}
+    found = evaluate_cells(scores, labels, scenario, users, ["a", "b", "c"], tasks, "click", types=types)
+    of_time = [row["time"].value("mae") for row in found.cells.values()]
+    assert found.macro("mae", "time") == pytest.approx(np.mean(of_time))
+    assert found.macro("mae", "seconds") == pytest.approx(60 * np.mean(of_time))
+    for metric in ("mae", "rmse"):
+        assert found.macro(metric) is found.worst(metric) is None
+        assert not {f"{metric}/macro", f"{metric}/worst"} & (set(found.flat()) | set(found.keys()))
+        assert found.to_dict()["macro"][metric] is None
+    assert found.macro("xauc") == found.macro("xauc", "time"), "shares have no unit"
+    (line,) = [line for line in markdown(found).splitlines() if line.startswith("| macro mean | all |")]
+    columns = markdown(found).splitlines()[0].split("|")
+    assert line.split("|")[columns.index(" MAE ")].strip() == ""
+    rows = Rows(labels, scenario, users, ["a", "b", "c"], tasks, types=types)
+    tested = differences([rows.measure(scores)], [rows.measure(scores * 1.1)])
+    assert "mae/macro" not in tested
+    assert {"mae/time/macro", "mae/seconds/macro", "xauc/macro"} <= set(tested)
 
 
 def test_keys_are_those_of_the_values():

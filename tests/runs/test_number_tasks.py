@@ -132,6 +132,19 @@ def test_a_comparison_tests_numbers_and_trains_recboles_models_for_the_binary_ta
     assert "XAUC" in page
 
 
+@pytest.mark.parametrize("metric", ["mae/macro", "rmse/worst"])
+def test_a_metric_that_mixes_units_chooses_nothing(data_path, tmp_path, metric):
+    tasks = TASKS | {"stars": {"field": "rating", "type": "classes", "ordered": True}}
+    told = rf"valid_metric '{metric}' would mix the units of time, stars: choose by one task, such as .*/time/macro"
+    with pytest.raises(InputError, match=told):
+        _run(data_path, tmp_path / "run", tasks=tasks, valid_metric=metric)
+    with pytest.raises(InputError, match=told.replace("valid_metric ", ".*")):
+        recbole_msr.search(
+            model="SharedBottom", dataset="tiny", trials=1, objectives=metric, output=tmp_path / "out",
+            config=SETTINGS | {"data_path": str(data_path), "tasks": tasks},
+        )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fused", ["off", 2])
 def test_a_search_is_for_a_metric_of_numbers(data_path, tmp_path, fused):

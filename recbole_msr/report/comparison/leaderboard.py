@@ -20,7 +20,9 @@ def leaderboard_part(summary: Mapping[str, Any]) -> Markup:
     """Return the leaderboard with its controls and its legend; the page must allow `scripts`."""
     data, entries = leaderboard(summary), ranked(summary)
     known = [*METRICS, *summary.get("of_lists", ())]
-    metrics = [metric for metric in known if any(f"{metric}/macro" in entry["test"] for entry in entries)]
+    metrics = [
+        metric for metric in known if any(key.split("/")[0] == metric for entry in entries for key in entry["test"])
+    ]
     tested = {key.split("/")[0] for entry in entries for key in entry["differences"] or {}}
     untested = [*(metric_heading(metric) for metric in metrics if metric not in tested), "the worst cell"]
     return render(

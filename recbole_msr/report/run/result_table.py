@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.evaluation.cells import Cell, Evaluation
-from recbole_msr.evaluation.metrics import METRICS, metric_heading, shown
+from recbole_msr.evaluation.metrics import METRICS, metric_heading, mixes_units, shown
 
 _UNDEFINED, _SHORT = "undefined", "\N{EN DASH}"
 _ABSENT = "n/a"
@@ -125,7 +125,11 @@ def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) ->
         return [name, task, str(cell.rows), _label_summary(cell), *values]
 
     def mean(name: str, task: str | None) -> list[str]:
-        values = (of_task(metric, task, evaluation.macro(metric, task)) for metric in metrics)
+        values = (
+            "" if task is None and mixes_units(metric, (evaluation.types[of] for of in tasks_with[metric]))
+            else of_task(metric, task, evaluation.macro(metric, task))
+            for metric in metrics
+        )  # fmt: skip
         return ["macro mean", name, "", "", *values]
 
     sections = [
