@@ -10,7 +10,7 @@ import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.predict import predict_file
-from tests.runs.tiny import write_tiny
+from tests.runs.tiny import SMALL, write_tiny
 
 TASKS = {
     "click": {"field": "rating", "at_least": 4},
@@ -20,12 +20,9 @@ TASKS = {
 SETTINGS = {
     "scenario": {"field": "age", "bins": [30]},
     "tasks": TASKS,
-    "embedding_size": 4,
-    "learning_rate": 0.02,
+    **SMALL,
     "epochs": 1,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
+    "save_predictions": True,
 }
 STARS = [1, 2, 3, 4, 5]
 COLUMNS = ["click", *(f"stars={star}" for star in STARS), "stars", "mood=bad", "mood=good"]
@@ -42,14 +39,9 @@ def data_path(tmp_path_factory):
     return path
 
 
-def _run(data_path, folder, model="SharedBottom", **settings):
-    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder), "save_predictions": True} | settings
-    return recbole_msr.run(model, "tiny", config=given)
-
-
 @pytest.fixture(scope="module")
-def trained(data_path, tmp_path_factory):
-    return _run(data_path, tmp_path_factory.mktemp("run") / "first")
+def trained(run_tiny, tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("run") / "first")
 
 
 @pytest.fixture
@@ -87,8 +79,8 @@ def test_a_saved_run_predicts_each_class_and_the_expected_value_of_ordered_ones(
     assert written["stars"].to_numpy() == pytest.approx(predicted["stars"].to_numpy(), abs=1e-5)
 
 
-def test_an_ensemble_averages_the_columns(trained, data_path, rows, tmp_path):
-    other = _run(data_path, tmp_path / "other", "OMoE", seed=3)
+def test_an_ensemble_averages_the_columns(trained, run_tiny, rows, tmp_path):
+    other = run_tiny(tmp_path / "other", "OMoE", seed=3)
     ensemble = write_ensemble(tmp_path / "both", [Member(trained.folder), Member(other.folder, 3)])
     one, two = (recbole_msr.load(folder).predict(rows) for folder in (trained.folder, other.folder))
     found = recbole_msr.load(ensemble).predict(rows)
@@ -96,15 +88,15 @@ def test_an_ensemble_averages_the_columns(trained, data_path, rows, tmp_path):
     assert found.to_numpy() == pytest.approx((one.to_numpy() + 3 * two.to_numpy()) / 4, abs=1e-5)
 
 
-def test_a_main_task_of_classes_is_validated_by_its_logloss(data_path, tmp_path):
-    made = _run(data_path, tmp_path / "run", main_task="stars")
+def test_a_main_task_of_classes_is_validated_by_its_logloss(run_tiny, tmp_path):
+    made = run_tiny(tmp_path / "run", main_task="stars")
     assert made.summary["valid_metric"] == "logloss"
     assert made.summary["test"]["metrics"] == {"logloss": round(made.test.pooled["stars"].value("logloss"), 4)}
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "gradnorm", "pcgrad"])
-def test_loss_weightings_take_classes(data_path, tmp_path, weighting):
-    made = _run(data_path, tmp_path / "run", loss_weighting=weighting)
+def test_loss_weightings_take_classes(run_tiny, tmp_path, weighting):
+    made = run_tiny(tmp_path / "run", loss_weighting=weighting)
     assert np.isfinite(made.test.pooled["stars"].value("logloss"))
 
 
@@ -117,9 +109,9 @@ def test_loss_weightings_take_classes(data_path, tmp_path, weighting):
         ({"field": "rating", "ordered": True}, "classes and ordered are for type: classes"),
     ],
 )
-def test_what_cannot_be_learnt_is_one_line(data_path, tmp_path, task, told):
+def test_what_cannot_be_learnt_is_one_line(run_tiny, tmp_path, task, told):
     with pytest.raises(InputError, match=told) as raised:
-        _run(data_path, tmp_path / "run", tasks=TASKS | {"new": task})
+        run_tiny(tmp_path / "run", tasks=TASKS | {"new": task})
     assert "\n" not in str(raised.value)
 
 
@@ -206,13 +198,13 @@ def test_a_search_is_for_a_metric_of_classes_and_ends_with_an_ensemble(data_path
     assert (predicted["buy|click"] * predicted["click"]).to_numpy() == pytest.approx(predicted["buy"].to_numpy())
 
 
-def test_members_with_other_classes_are_refused(trained, data_path, rows, tmp_path):
+def test_members_with_other_classes_are_refused(trained, run_tiny, data_path, rows, tmp_path):
     other = tmp_path / "data" / "tiny"
     other.mkdir(parents=True)
     for name in ("tiny.inter", "tiny.user"):
         text = (data_path / "tiny" / name).read_text()
         (other / name).write_text(text.replace("\tbad", "\tsad"))
-    member = _run(other.parent, tmp_path / "run")
+    member = run_tiny(tmp_path / "run", data_path=str(other.parent))
     both = recbole_msr.load(write_ensemble(tmp_path / "both", [Member(trained.folder), Member(member.folder)]))
     with pytest.raises(
         InputError, match=r"classes of task 'mood' differ .*mood=bad, mood=good and mood=good, mood=sad"

@@ -47,11 +47,6 @@ def data_path(tmp_path_factory):
     return path
 
 
-def _run(data_path, folder, model="SharedBottom", **settings):
-    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder)} | settings
-    return recbole_msr.run(model, "tiny", config=given)
-
-
 def _rows(data_path):
     rows = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")
     return rows.rename(columns=lambda name: name.split(":")[0]).astype({"user_id": str, "item_id": str})
@@ -59,13 +54,13 @@ def _rows(data_path):
 
 @pytest.mark.parametrize("scenario", ["all", "own"])
 @pytest.mark.parametrize("order", ["time", "position"])
-def test_new_rows_are_predicted_as_the_test_rows_were(data_path, tmp_path, scenario, order):
+def test_new_rows_are_predicted_as_the_test_rows_were(run_tiny, data_path, tmp_path, scenario, order):
     """With the kept training rows alone, a test row has the history that it had in the run."""
     from recbole.data import create_dataset
 
     split = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": None, "mode": "labeled"}
     declared = SETTINGS["history"] | {"scenario": scenario, "order": order}
-    trained = _run(data_path, tmp_path / "run", history=declared, history_pooling="target_attention", eval_args=split)
+    trained = run_tiny(tmp_path / "run", history=declared, history_pooling="target_attention", eval_args=split)
     run = recbole_msr.load(trained.folder)
     test = create_dataset(run.recbole_config).build()[2]
     names = {field: test.field2id_token[field][test.inter_feat[field].numpy()] for field in ("user_id", "item_id")}
@@ -75,8 +70,8 @@ def test_new_rows_are_predicted_as_the_test_rows_were(data_path, tmp_path, scena
     np.testing.assert_allclose(run.predict(rows)["click"], rows["expected"], atol=1e-6)
 
 
-def test_a_new_row_without_a_time_is_after_all_training_rows(data_path, tmp_path):
-    run = recbole_msr.load(_run(data_path, tmp_path / "run").folder)
+def test_a_new_row_without_a_time_is_after_all_training_rows(run_tiny, data_path, tmp_path):
+    run = recbole_msr.load(run_tiny(tmp_path / "run").folder)
     rows = _rows(data_path)[["user_id", "item_id", "seen"]].head(50)
     late, early = rows.assign(timestamp=4e12), rows.assign(timestamp=0.0)
     pd.testing.assert_frame_equal(run.predict(rows), run.predict(late))
@@ -104,9 +99,11 @@ def test_every_model_trains_with_histories(data_path, model):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "target_attention"])
-def test_llm4msr_with_histories_and_tasks_after_one_another_predicts_its_test_rows_again(data_path, tmp_path, pooling):
+def test_llm4msr_with_histories_and_tasks_after_one_another_predicts_its_test_rows_again(
+    run_tiny, data_path, tmp_path, pooling
+):
     tasks = {"click": {"field": "rating", "at_least": 3}, "buy": {"field": "rating", "at_least": 5, "after": "click"}}
-    trained = _run(data_path, tmp_path / "run", "LLM4MSR", tasks=tasks, history_pooling=pooling, **KNOWLEDGE)
+    trained = run_tiny(tmp_path / "run", "LLM4MSR", tasks=tasks, history_pooling=pooling, **KNOWLEDGE)
     run = recbole_msr.load(trained.folder)
     predicted = run.predict(_rows(data_path))
     expected = pd.read_parquet(trained.folder / "predictions.parquet")
@@ -117,9 +114,9 @@ def test_llm4msr_with_histories_and_tasks_after_one_another_predicts_its_test_ro
     assert nearest.max() < 1e-6
 
 
-def test_a_given_column_is_a_history_of_the_same_table(data_path, tmp_path):
+def test_a_given_column_is_a_history_of_the_same_table(run_tiny, data_path, tmp_path):
     settings = {"history": {"given": {"seen": "item_id"}}, "alias_of_item_id": ["seen"], "epochs": 1}
-    trained = _run(data_path, tmp_path / "run", **settings)
+    trained = run_tiny(tmp_path / "run", **settings)
     features = trained.model.features
     assert features.token_seq_fields == []
     rows = _rows(data_path)
@@ -136,12 +133,12 @@ def test_a_given_column_is_a_history_of_the_same_table(data_path, tmp_path):
         torch.testing.assert_close(found[row], sum(own) / len(own) if own else torch.zeros(4))
 
 
-def test_a_given_column_with_its_own_vocabulary_is_refused(data_path, tmp_path):
+def test_a_given_column_with_its_own_vocabulary_is_refused(run_tiny, tmp_path):
     with pytest.raises(InputError, match=r"no vocabulary in common: alias_of_item_id: \[seen\]"):
-        _run(data_path, tmp_path / "run", history={"given": {"seen": "item_id"}})
+        run_tiny(tmp_path / "run", history={"given": {"seen": "item_id"}})
 
 
-def test_fused_seeds_train_as_alone(data_path, tmp_path):
+def test_fused_seeds_train_as_alone(run_tiny, data_path, tmp_path):
     """Each seed has its own batches, and so its own histories."""
     from recbole_msr.runs.seeds import run_seeds
 
@@ -150,6 +147,6 @@ def test_fused_seeds_train_as_alone(data_path, tmp_path):
     folders = {seed: tmp_path / f"together{seed}" for seed in (1, 2)}
     assert run_seeds(folders, settings) == {}
     for seed, folder in folders.items():
-        alone = _run(data_path, tmp_path / f"alone{seed}", seed=seed)
+        alone = run_tiny(tmp_path / f"alone{seed}", seed=seed)
         metrics = recbole_msr.load(folder).result["test"]["metrics"]
         assert metrics == pytest.approx(alone.test_metrics, abs=1e-4)

@@ -14,6 +14,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.explain.explain import importance_over_runs
 from recbole_msr.runs.explain.permutation import ImportanceOptions
+from tests.runs.tiny import SMALL
 
 SETTINGS = {
     "load_col": {
@@ -25,15 +26,10 @@ SETTINGS = {
     "tasks": {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}},
     "numerical_features": ["price"],
     "eval_args": {"split": {"RS": [0.4, 0.2, 0.4]}},
-    "embedding_size": 4,
+    **SMALL,
     "learning_rate": 0.05,
     "train_batch_size": 64,
     "eval_batch_size": 50,
-    "epochs": 2,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-    "state": "ERROR",
 }
 
 
@@ -71,14 +67,13 @@ def data_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(data_path, tmp_path_factory):
+def train(run_tiny, tmp_path_factory):
     """train(model, **settings) -> the folder of a finished run."""
 
     def go(model="SharedBottom", **settings):
         folder = tmp_path_factory.mktemp("runs") / model
         sizes = {"bottom_hidden_sizes": [8], "tower_hidden_sizes": []} if model == "SharedBottom" else {}
-        given = SETTINGS | sizes | {"data_path": str(data_path), "output_dir": str(folder)} | settings
-        recbole_msr.run(model, "tiny", config=given)
+        run_tiny(folder, model, **sizes | settings)
         return folder
 
     return go

@@ -7,7 +7,7 @@ import pytest
 import recbole_msr
 from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
-from tests.runs.tiny import write_tiny
+from tests.runs.tiny import SMALL, write_tiny
 
 TASKS = {
     "click": {"field": "rating", "at_least": 4},
@@ -16,13 +16,7 @@ TASKS = {
 SETTINGS = {
     "scenario": {"field": "age", "bins": [30]},
     "tasks": TASKS,
-    "embedding_size": 4,
-    "learning_rate": 0.02,
-    "epochs": 2,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-    "state": "ERROR",
+    **SMALL,
     "save_predictions": True,
 }
 
@@ -38,14 +32,9 @@ def data_path(tmp_path_factory):
     return path
 
 
-def _run(data_path, folder, model="SharedBottom", **settings):
-    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder)} | settings
-    return recbole_msr.run(model, "tiny", config=given)
-
-
 @pytest.fixture(scope="module")
-def trained(data_path, tmp_path_factory):
-    return _run(data_path, tmp_path_factory.mktemp("run") / "first")
+def trained(run_tiny, tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("run") / "first")
 
 
 def test_test_metrics_are_those_of_the_predictions_file(trained):
@@ -69,16 +58,16 @@ def test_a_saved_run_predicts_numbers_in_the_fields_unit(trained, data_path):
     assert predicted["time"].between(rows["time:float"].min(), rows["time:float"].max()).mean() > 0.9
 
 
-def test_a_main_task_of_numbers_is_validated_by_its_mae(data_path, tmp_path):
-    made = _run(data_path, tmp_path / "run", main_task="time", epochs=1)
+def test_a_main_task_of_numbers_is_validated_by_its_mae(run_tiny, tmp_path):
+    made = run_tiny(tmp_path / "run", main_task="time", epochs=1)
     assert made.summary["valid_metric"] == "mae"
     assert set(made.summary["test"]["metrics"]) == {"mae", "rmse"}
     assert made.summary["test"]["metrics"]["mae"] == round(made.test.pooled["time"].value("mae"), 4)
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
-def test_every_loss_weighting_takes_numbers(data_path, tmp_path, weighting):
-    made = _run(data_path, tmp_path / "run", loss_weighting=weighting, epochs=1)
+def test_every_loss_weighting_takes_numbers(run_tiny, tmp_path, weighting):
+    made = run_tiny(tmp_path / "run", loss_weighting=weighting, epochs=1)
     assert np.isfinite(made.test.pooled["time"].value("rmse"))
 
 
@@ -93,14 +82,14 @@ def test_every_loss_weighting_takes_numbers(data_path, tmp_path, weighting):
         ({"main_task": "time", "trainer": "recbole"}, "set trainer: lightning"),
     ],
 )
-def test_what_cannot_be_learnt_is_one_line(data_path, tmp_path, settings, told):
+def test_what_cannot_be_learnt_is_one_line(run_tiny, data_path, tmp_path, settings, told):
     file = data_path / "tiny" / "tiny.inter"
     rows = pd.read_csv(file, sep="\t")
     if "same:float" not in rows:
         rows["same:float"], rows["offset:float"] = 7, rows["rating:float"] - 3
         rows.to_csv(file, sep="\t", index=False)
     with pytest.raises(InputError, match=told) as raised:
-        _run(data_path, tmp_path / "run", **settings)
+        run_tiny(tmp_path / "run", **settings)
     assert "\n" not in str(raised.value)
 
 
@@ -133,11 +122,11 @@ def test_a_comparison_tests_numbers_and_trains_recboles_models_for_the_binary_ta
 
 
 @pytest.mark.parametrize("metric", ["mae/macro", "rmse/worst"])
-def test_a_metric_that_mixes_units_chooses_nothing(data_path, tmp_path, metric):
+def test_a_metric_that_mixes_units_chooses_nothing(run_tiny, data_path, tmp_path, metric):
     tasks = TASKS | {"stars": {"field": "rating", "type": "classes", "ordered": True}}
     told = rf"valid_metric '{metric}' would mix the units of time, stars: choose by one task, such as .*/time/macro"
     with pytest.raises(InputError, match=told):
-        _run(data_path, tmp_path / "run", tasks=tasks, valid_metric=metric)
+        run_tiny(tmp_path / "run", tasks=tasks, valid_metric=metric)
     with pytest.raises(InputError, match=told.replace("valid_metric ", ".*")):
         recbole_msr.search(
             model="SharedBottom", dataset="tiny", trials=1, objectives=metric, output=tmp_path / "out",

@@ -11,7 +11,7 @@ from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.files.json import read_json
-from tests.runs.tiny import write_tiny
+from tests.runs.tiny import SMALL
 
 EVAL = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "group_by": None}
 SETTINGS = {
@@ -21,29 +21,14 @@ SETTINGS = {
     "metrics": ["NDCG", "Recall", "MRR"],
     "topk": [3, 5],
     "valid_metric": "NDCG@5/macro",
-    "embedding_size": 4,
-    "learning_rate": 0.02,
+    **SMALL,
     "epochs": 3,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-    "state": "ERROR",
 }
 
 
 @pytest.fixture(scope="module")
-def data_path(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("ranking"))
-
-
-def _run(data_path, folder, model="SharedBottom", **settings):
-    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder)} | settings
-    return recbole_msr.run(model, "tiny", config=given)
-
-
-@pytest.fixture(scope="module")
-def trained(data_path, tmp_path_factory):
-    return _run(data_path, tmp_path_factory.mktemp("run") / "first", save_predictions=True)
+def trained(run_tiny, tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("run") / "first", save_predictions=True)
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +98,8 @@ def test_the_values_of_all_lists_are_kept(trained):
 
 @pytest.mark.parametrize("model", ["DeepFM", "STAR"])
 @pytest.mark.parametrize("mode", ["full", "pop4"])
-def test_other_models_are_ranked(data_path, tmp_path, model, mode):
-    made = _run(data_path, tmp_path / "run", model, epochs=1, eval_args=EVAL | {"mode": mode}, valid_metric="MRR@3")
+def test_other_models_are_ranked(run_tiny, tmp_path, model, mode):
+    made = run_tiny(tmp_path / "run", model, epochs=1, eval_args=EVAL | {"mode": mode}, valid_metric="MRR@3")
     assert list(made.test.tasks) == (["click"] if model == "DeepFM" else ["click", "like"])
     assert 0 < made.test.pooled["click"].value("recall@5") <= 1
 
@@ -155,9 +140,9 @@ def test_what_cannot_be_ranked_is_refused_in_one_line(data_path, settings, messa
         ({"tasks": {"never": {"field": "rating", "above": 9}}}, "the valid split of 'tiny' has no positive"),
     ],
 )
-def test_a_run_that_has_no_lists_leaves_nothing(data_path, tmp_path, settings, message):
+def test_a_run_that_has_no_lists_leaves_nothing(run_tiny, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
-        _run(data_path, tmp_path / "run", **settings)
+        run_tiny(tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 

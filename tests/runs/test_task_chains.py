@@ -6,7 +6,7 @@ import pytest
 
 import recbole_msr
 from recbole_msr.errors import InputError
-from tests.runs.tiny import write_tiny
+from tests.runs.tiny import SMALL
 
 TASKS = {
     "click": {"field": "rating", "at_least": 3},
@@ -15,30 +15,14 @@ TASKS = {
 SETTINGS = {
     "scenario": {"field": "age", "bins": [30]},
     "tasks": TASKS,
-    "embedding_size": 4,
-    "learning_rate": 0.02,
-    "epochs": 2,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-    "state": "ERROR",
+    **SMALL,
     "save_predictions": True,
 }
 
 
 @pytest.fixture(scope="module")
-def data_path(tmp_path_factory):
-    return write_tiny(tmp_path_factory.mktemp("chains"))
-
-
-def _run(data_path, folder, model="SharedBottom", **settings):
-    given = SETTINGS | {"data_path": str(data_path), "output_dir": str(folder)} | settings
-    return recbole_msr.run(model, "tiny", config=given)
-
-
-@pytest.fixture(scope="module")
-def trained(data_path, tmp_path_factory):
-    return _run(data_path, tmp_path_factory.mktemp("run") / "first", valid_metric="auc/buy|click")
+def trained(run_tiny, tmp_path_factory):
+    return run_tiny(tmp_path_factory.mktemp("run") / "first", valid_metric="auc/buy|click")
 
 
 def _auc(scores, labels):
@@ -80,34 +64,36 @@ def test_a_result_names_the_conditional_beside_the_tasks(trained):
 
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "dwa", "gradnorm", "pcgrad"])
-def test_every_loss_weighting_takes_a_task_behind_a_task(data_path, tmp_path, weighting):
-    made = _run(data_path, tmp_path / "run", loss_weighting=weighting, epochs=1)
+def test_every_loss_weighting_takes_a_task_behind_a_task(run_tiny, tmp_path, weighting):
+    made = run_tiny(tmp_path / "run", loss_weighting=weighting, epochs=1)
     assert np.isfinite(made.test.pooled["buy"].logloss)
 
 
-def test_conversions_without_a_click_are_told_in_the_result_and_refused_by_strict(data_path, tmp_path):
+def test_conversions_without_a_click_are_told_in_the_result_and_refused_by_strict(run_tiny, data_path, tmp_path):
     tasks = {"like": {"field": "rating", "at_least": 5}, "click": {"field": "rating", "above": 3, "after": "like"}}
-    made = _run(data_path, tmp_path / "run", tasks=tasks, epochs=1)
+    made = run_tiny(tmp_path / "run", tasks=tasks, epochs=1)
     ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
     told = f"({(ratings == 4).sum()} such rows, of {(ratings > 3).sum()} with label 1 of 'click')"
     assert any(told in warning for warning in made.summary["data"]["warnings"])
     with pytest.raises(InputError, match="strict: true refuses that"):
-        _run(data_path, tmp_path / "strict", tasks=tasks | {"click": tasks["click"] | {"strict": True}})
+        run_tiny(tmp_path / "strict", tasks=tasks | {"click": tasks["click"] | {"strict": True}})
 
 
-def test_a_conversion_without_its_click_is_found_by_its_line_where_earlier_rows_are_left_out(data_path, tmp_path):
+def test_a_conversion_without_its_click_is_found_by_its_line_where_earlier_rows_are_left_out(
+    run_tiny, data_path, tmp_path
+):
     tasks = {"like": {"field": "rating", "at_least": 5}, "click": {"field": "rating", "above": 3, "after": "like"}}
     strict, kept = {"click": tasks["click"] | {"strict": True}}, {"timestamp": "[100,inf)"}
     ratings = pd.read_csv(data_path / "tiny" / "tiny.inter", sep="\t")["rating:float"]
     line = 2 + int((ratings[100:] == 4).idxmax())  # the first line has the names
     with pytest.raises(InputError, match=rf"tiny\.inter, line {line}: task 'click' has label 1 although task 'like'"):
-        _run(data_path, tmp_path / "strict", tasks=tasks | strict, val_interval=kept)
+        run_tiny(tmp_path / "strict", tasks=tasks | strict, val_interval=kept)
 
 
-def test_an_ensemble_averages_the_tasks_and_its_conditional_is_their_quotient(trained, data_path, tmp_path):
+def test_an_ensemble_averages_the_tasks_and_its_conditional_is_their_quotient(trained, run_tiny, tmp_path):
     from recbole_msr.runs.ensemble import Member, write_ensemble
 
-    other = _run(data_path, tmp_path / "other", seed=5, epochs=1)
+    other = run_tiny(tmp_path / "other", seed=5, epochs=1)
     members = [Member(trained.folder), Member(other.folder, 3)]
     frame = pd.DataFrame({"user_id": ["u1", "u2"], "item_id": ["i3", "i4"]})
     one, two = (recbole_msr.load(member.folder).predict(frame) for member in members)

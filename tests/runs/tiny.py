@@ -3,6 +3,17 @@
 import numpy as np
 import pandas as pd
 
+SMALL = {
+    "embedding_size": 4,
+    "learning_rate": 0.02,
+    "epochs": 2,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "state": "ERROR",
+}
+"""Settings of a run that takes a second."""
+
 
 def write_tiny(folder):
     """Write the dataset "tiny" (40 users with an age, 30 items, 600 ratings) below a folder; return its data_path."""
