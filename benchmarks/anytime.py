@@ -47,12 +47,11 @@ from benchmarks.anytime_picture import write_picture
 from benchmarks.outside_data import SOURCE, AbsentDataError, prepare
 from benchmarks.portfolio import choose_files
 from benchmarks.portfolio_trials import SHARES, Results
-from benchmarks.process import ROOT, machine
+from benchmarks.process import ROOT, machine, run_command
 
 SETS = ("yelp", "kuairand", "ml-1m")
 SIDES = ("before", "auto", "HiNet", "hypertuning")
 OBJECTIVE = "auc/macro"
-_MAIN = "import sys; from recbole_msr.cli import main; sys.exit(main())"
 _OFF = ("--fidelity=off", "--first=off")
 
 
@@ -144,15 +143,7 @@ class Bench:
         }
 
     def _command(self, root: Path, arguments: Sequence[str], log: Path) -> None:
-        environment = os.environ | {"PYTHONPATH": str(root), "RECBOLE_MSR_CACHE": str(self.folder.parent / "cache")}
-        with open(log, "ab") as output:
-            code = subprocess.run(
-                [sys.executable, "-c", _MAIN, *arguments], env=environment, cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, check=False,
-            ).returncode  # fmt: skip
-        if code:
-            tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-            raise RuntimeError(f"{self.name}: {' '.join(arguments)} ended with {code}:\n{tail}")
+        run_command(arguments, log, self.folder, cache=self.folder.parent / "cache", root=root)
 
 
 def _of_search(folder: Path) -> dict[str, Any]:

@@ -205,6 +205,8 @@ def _kuairand(source: Path) -> Tables:
                 "hour:token": hour,
                 "quarter:token": np.array(["night", "morning", "afternoon", "evening"])[hour // 6],
                 "length:token": np.log2(1 + seconds).round().astype(int),  # of the video: twice as long, one more
+                "timestamp:float": log["time_ms"].astype(np.int64) / 1000,
+                "play_seconds:float": log["play_time_ms"].astype(float) / 1000,
                 "is_click:float": log["is_click"],
                 "long_view:float": log["long_view"],
             }
@@ -252,6 +254,7 @@ def _frappe_settings() -> dict[str, Any]:
 def _amazon(source: Path) -> Tables:
     bought = _read(source, "amazon")
     columns = {"user_id": "user_id:token", "item_id": "item_id:token", "domain": "domain:token"}
+    columns["position"] = "timestamp:float"  # the order of a user's rows of a domain; there are no times
     positives = bought[list(columns)].rename(columns=columns)
     drawn = negatives(positives, "user_id:token", "item_id:token", "domain:token")
     pairs = pd.concat([positives.assign(**{"click:float": 1}), drawn.assign(**{"click:float": 0})])

@@ -7,11 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+_MAIN = "import sys; from recbole_msr.cli import main; sys.exit(main())"
 
 
 class FailedError(RuntimeError):
@@ -59,6 +60,31 @@ def measured(
     if done.returncode:
         raise FailedError("\n".join(done.stderr.splitlines()[-12:]) or f"exit code {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_command(arguments: Sequence[str], log: Path, folder: Path, *, cache: Path, root: Path = ROOT) -> None:
+    """Run `recbole-msr` with arguments in a process of its own.
+
+    Args:
+        arguments: its command and options.
+        log: what it prints is added to this file.
+        folder: where the process works.
+        cache: folder of prepared datasets.
+        root: the checkout whose package it is.
+
+    Raises:
+        FailedError: the process ended with an error.
+    """
+    environment = os.environ | {"PYTHONPATH": str(root), "RECBOLE_MSR_CACHE": str(cache)}
+    environment |= {"RECBOLE_MSR_KNOWLEDGE": str(cache / "knowledge")}
+    with open(log, "ab") as output:
+        code = subprocess.run(
+            [sys.executable, "-c", _MAIN, *arguments], env=environment, cwd=folder, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output, check=False,
+        ).returncode  # fmt: skip
+    if code:
+        tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise FailedError(f"{' '.join(arguments)} ended with {code}:\n{tail}")
 
 
 def machine() -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_a_quarter_of_the_day_is_that_of_the_hour(tmp_path):
             "video_id": [5, 6, 5, 7],
             "hourmin": [0, 600, 1700, 2300],
             "duration_ms": [0, 3000, 7000, 65000],
+            "time_ms": [1649581149287, 1649581149288, 5, 6000],
+            "play_time_ms": [0, 1500, 12, 7000],
             "is_click": [0, 1, 1, 0],
             "long_view": [0, 0, 1, 0],
         }
@@ -64,6 +66,8 @@ def test_a_quarter_of_the_day_is_that_of_the_hour(tmp_path):
     rows = _interactions(tmp_path / "out", dataset)
     assert rows["quarter:token"].tolist() == ["night", "morning", "afternoon", "evening"]
     assert rows["length:token"].tolist() == ["0", "2", "3", "6"]  # log2 of 1, 4, 8 and 66
+    assert rows["timestamp:float"].tolist() == ["1649581149.287", "1649581149.288", "0.005", "6.0"]
+    assert rows["play_seconds:float"].tolist() == ["0.0", "1.5", "0.012", "7.0"]
     assert rows["is_click:float"].tolist() == ["0", "1", "1", "0"]
     assert config["data_path"] == str(tmp_path / "out")
 

@@ -22,7 +22,6 @@ SETTINGS = {
     "tasks": TASKS,
     **SMALL,
     "epochs": 1,
-    "save_predictions": True,
 }
 STARS = [1, 2, 3, 4, 5]
 COLUMNS = ["click", *(f"stars={star}" for star in STARS), "stars", "mood=bad", "mood=good"]
@@ -41,7 +40,7 @@ def data_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(run_tiny, tmp_path_factory):
-    return run_tiny(tmp_path_factory.mktemp("run") / "first")
+    return run_tiny(tmp_path_factory.mktemp("run") / "first", save_predictions=True)
 
 
 @pytest.fixture
