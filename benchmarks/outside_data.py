@@ -23,6 +23,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_msr.data.converters.movielens import convert_ml_1m
+from recbole_msr.data.public import convert
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.registry import properties
 
@@ -145,15 +146,21 @@ def _ml_100k(source: Path) -> Tables:
     import recbole
 
     (package,) = recbole.__path__
-    folder = Path(package, "dataset_example", "ml-100k")
-    return {
-        suffix: pd.read_csv(folder / f"ml-100k.{suffix}", sep="\t", dtype=str, keep_default_na=False)
-        for suffix in ("inter", "user", "item")
-    }
+    return _atomic(Path(package, "dataset_example", "ml-100k"))
 
 
 def _ml_1m(source: Path) -> Tables:
-    return convert_ml_1m(_present(source, "ml-1m")[0].parent, None, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        return _atomic(convert("ml-1m", _present(source, "ml-1m")[0].parent, folder))
+
+
+def _atomic(folder: Path) -> Tables:
+    return {
+        suffix: pd.read_csv(
+            folder / f"{folder.name}.{suffix}", sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE
+        )
+        for suffix in ("inter", "user", "item")
+    }
 
 
 def _preset(name: str) -> dict[str, Any]:

@@ -158,12 +158,15 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
     data = commands.add_parser(
         "data", parents=[common], help="convert a public dataset's raw files, or tables, to atomic files"
     )
-    data.add_argument("dataset", help="name of the dataset: ml-1m; or convert, for tables of your own")
-    data.add_argument("raw_dir", help="folder with ratings.dat, users.dat, movies.dat, plain or .gz; or the table")
+    data.add_argument(
+        "dataset",
+        help="name of the dataset, such as ml-1m or kuairand-pure (docs: Public datasets); or convert, for tables of your own",
+    )
+    data.add_argument("raw_dir", help="folder with its original files, plain or .gz, in folders or not; or the table")
     data.add_argument("out_dir", help="folder to write to; pass it on as --data_path")
     _add_config_files(data)
     data.add_argument("--name", help="name of the dataset that is converted (default: that of the file)")
-    data.add_argument("--sample", type=int, metavar="N", help="keep only N random ratings")
+    data.add_argument("--sample", type=int, metavar="N", help="keep only N random interactions")
     data.add_argument("--seed", type=int, default=2020, help="seed of the sample (default: 2020)")
 
 
@@ -373,13 +376,14 @@ def _search(parsed: argparse.Namespace) -> int:
 
 
 def _data(parsed: argparse.Namespace) -> int:
-    from recbole_msr.data.converters import convert
+    from recbole_msr.data.public import convert
 
     if parsed.dataset == "convert":
         return _convert(parsed)
     folder = convert(parsed.dataset, parsed.raw_dir, parsed.out_dir, parsed.sample, parsed.seed)
     print(f"Written to {folder}. Train on it with:")
-    print(f"  run_recbole --model=HiNet --dataset={parsed.dataset} --data_path={folder.parent}")
+    command = f"run_recbole --model=HiNet --dataset={parsed.dataset} --data_path={folder.parent}"
+    print(f"  {command} --config_files {folder / f'{parsed.dataset}.yaml'}")
     return 0
 
 

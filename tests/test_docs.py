@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from recbole_msr import cli
 from recbole_msr.config.build import build_config
+from recbole_msr.data.public.catalog import SETS, preset_file
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.registry import properties
 from recbole_msr.training.configure import training_config
@@ -66,6 +68,9 @@ def checked_only(tmp_path, monkeypatch):
             named = re.match(r"# (\w+\.yaml)\n", text)
             if named:
                 (tmp_path / named[1]).write_text(text, encoding="utf-8")
+    for name, public in SETS.items():  # as `recbole-msr data NAME RAW data` writes it
+        (tmp_path / "data" / name).mkdir(parents=True)
+        shutil.copyfile(preset_file(public.preset), tmp_path / "data" / name / f"{name}.yaml")
 
 
 @pytest.mark.parametrize(("name", "arguments"), commands())

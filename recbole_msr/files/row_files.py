@@ -6,48 +6,26 @@ missing.
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
+from recbole_msr.files.text_rows import Batch as Batch
+from recbole_msr.files.text_rows import read_text
 
 SUFFIXES = (".parquet", ".csv", ".arrow", ".feather")
 """What the names of files end with that can be read."""
 
 _ROW_GROUP = 131_072
 """Rows of a row group in a Parquet file that is written; they are held in memory until it is full."""
-
-_BLOCK = 1 << 22
-"""Bytes of a CSV file that are read at a time."""
-
-_QUOTED = re.compile(rb'(?<![^,\n])"[^"]*(?:""[^"]*)*"(?![^,\r\n])')
-"""A field in quotes, from one comma or line's end to the next."""
-
-
-class Batch(NamedTuple):
-    """Some rows of a file.
-
-    Attributes:
-        columns: the rows.
-        place: tells where row i of them stands in the file: "line 7" or "row 6".
-    """
-
-    columns: pa.RecordBatch
-    place: Callable[[int], str]
 
 
 class Rows(NamedTuple):
@@ -80,7 +58,7 @@ def open_rows(path: str | Path, size: int) -> Iterator[Rows]:
         InputError: the file cannot be read, here or while its batches are taken; of a CSV file the line is named.
     """
     readers = {".parquet": _read_parquet, ".arrow": _read_arrow, ".feather": _read_arrow}
-    batches = readers.get(Path(path).suffix, _read_csv)(Path(path), size)
+    batches = readers.get(Path(path).suffix, read_text)(Path(path), size)
     schema = next(batches)
     _refuse_duplicates(path, schema.names)
     try:
@@ -135,138 +113,6 @@ def _read_arrow(path: Path, size: int) -> Any:
                 yield Batch(pa.RecordBatch.from_pylist([], reader.schema), row_place(0))
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-
-
-def _read_csv(path: Path, size: int) -> Any:
-    """Yield the schema, then the batches."""
-    try:
-        with open(path, "rb") as file:
-            reader = csv.reader(_decoded(path, file, 1), strict=True)
-            _, names = next(_records(path, reader, 1), (0, []))
-            if not any(names):
-                raise InputError(f"cannot read {path}: it is empty; its first line must name the columns")
-            schema = pa.schema([(name, pa.string()) for name in names])
-            yield schema
-            batch = None
-            for batch in _read_blocks(path, file, schema, reader.line_num + 1, size):
-                yield batch
-            if batch is None:
-                yield _text_batch(schema, [], [])
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _read_blocks(path: Path, file: Any, schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
-    """Yield the rows from `line` on, a block at a time by Arrow.
-
-    From the first block on that Arrow might read otherwise than Python's reader, it is Python's reader that reads.
-    """
-    data, more = b"", b"."
-    while more:
-        more = file.read(_BLOCK)
-        data += more
-        end = _end_of_records(data) if more else len(data)
-        if end == 0 and len(data) < 4 * _BLOCK:
-            continue
-        block = data[:end]
-        columns = _parse_by_arrow(block, schema) if end else None
-        if columns is None:
-            yield from _parse_by_python(path, chain(io.BytesIO(data), file), schema, line, size)
-            return
-        data = data[end:]
-        for start in range(0, columns.num_rows, size):
-            yield Batch(columns.slice(start, size), partial(_line_of_row, path, block, line, start))
-        line += block.count(b"\n")
-
-
-def _end_of_records(data: bytes) -> int:
-    """Return where the last line ends that is not within quotes; 0 if there is none."""
-    end = data.rfind(b"\n") + 1
-    quotes = data.count(b'"', 0, end)
-    while end and quotes % 2:
-        last, end = end, data.rfind(b"\n", 0, end - 1) + 1
-        quotes -= data.count(b'"', end, last)
-    return end
-
-
-def _parse_by_arrow(block: bytes, schema: pa.Schema) -> pa.RecordBatch | None:
-    """Parse whole lines by Arrow; None where it refuses them or might read them otherwise than Python's reader."""
-    plain = _QUOTED.sub(b"q", block) if b'"' in block else block
-    if b'"' in plain:
-        return None
-    read = arrow_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=schema.names)
-    parse = arrow_csv.ParseOptions(quote_char='"' if plain is not block else False, newlines_in_values=True)
-    convert = arrow_csv.ConvertOptions(
-        column_types=schema, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
-    )
-    try:
-        table = arrow_csv.read_csv(pa.BufferReader(block), read, parse, convert)
-    except pa.ArrowException:
-        return None
-    lines = plain.count(b"\n") + (not plain.endswith(b"\n"))
-    longest = max((pc.max(pc.binary_length(column)).as_py() or 0 for column in table.columns), default=0)
-    if table.num_rows != lines or longest > csv.field_size_limit():  # empty lines are no rows to Arrow
-        return None
-    return table.combine_chunks().to_batches()[0]
-
-
-def _line_of_row(path: Path, block: bytes, line: int, start: int, row: int) -> str:
-    records = _records(path, csv.reader(_decoded(path, io.BytesIO(block), line), strict=True), line)
-    return f"line {next(islice(records, start + row, None))[0]}"
-
-
-def _parse_by_python(path: Path, source: Iterable[bytes], schema: pa.Schema, line: int, size: int) -> Iterator[Batch]:
-    """Parse lines from `line` on by Python's strict reader, which tells what is wrong and where."""
-    lines: list[int] = []
-    cells: list[list[str]] = []
-    for number, row in _records(path, csv.reader(_decoded(path, source, line), strict=True), line):
-        if len(row) != len(schema):
-            raise InputError(
-                f"cannot read {path}: line {number} has {len(row)} fields, and the first line names "
-                f"{len(schema)} columns"
-            )
-        lines.append(number)
-        cells.append(row)
-        if len(cells) == size:
-            yield _text_batch(schema, lines, cells)
-            lines, cells = [], []
-    if cells:
-        yield _text_batch(schema, lines, cells)
-
-
-def _decoded(path: Path, lines: Iterable[bytes], first: int) -> Iterator[str]:
-    for number, line in enumerate(lines, start=first):
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise InputError(f"cannot read {path}: line {number} is not UTF-8; save the file as UTF-8") from error
-
-
-def _records(path: Path, reader: Any, line: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line at which each record begins, and its fields; empty lines may stand at the end alone."""
-    first, empty, before = line, 0, line - 1
-    try:
-        for row in reader:
-            if not row:
-                empty = empty or first
-            elif empty:
-                raise InputError(f"cannot read {path}: line {empty} is empty")
-            else:
-                yield first, row
-            first = before + reader.line_num + 1
-    except csv.Error as error:
-        reason = str(error).split(" - ")[0]
-        if "expected after" in reason or "unexpected end" in reason or "field larger" in reason:
-            reason = f'a quote is not closed, or text follows it (a quote within quoted text is written "") ({reason})'
-        raise InputError(f"cannot read {path}: line {first}: {reason}") from error
-
-
-def _text_batch(schema: pa.Schema, lines: list[int], cells: list[list[str]]) -> Batch:
-    columns = zip(*cells, strict=True) if cells else [()] * len(schema)
-    arrays = [pa.array([cell or None for cell in column], pa.string()) for column in columns]
-    return Batch(pa.RecordBatch.from_arrays(arrays, schema=schema), lambda i: f"line {lines[i]}")
 
 
 class CsvWriter:

@@ -330,7 +330,7 @@ def test_ml_100k_is_recboles_to_the_bit(tmp_path):
 
 @pytest.mark.slow
 def test_ml_1m_is_recboles_to_the_bit(tmp_path):
-    from recbole_msr.data.converters import convert
+    from recbole_msr.data.public import convert
 
     raw = Path(__file__).parents[2].parent / "shared" / "data" / "ml-1m"
     if not (raw / "ratings.dat.gz").is_file():

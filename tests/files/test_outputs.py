@@ -197,7 +197,7 @@ def test_what_is_no_path_is_refused(path):
 
 @pytest.mark.parametrize("path", ["a\0b", "\udcff"])
 def test_every_path_of_every_call_is_looked_at(path, place):
-    from recbole_msr.data.converters import convert
+    from recbole_msr.data.public import convert
     from recbole_msr.report.run.explain_page import write_explanation
     from recbole_msr.runs.knowledge_commands import embed, show_prompts
     from recbole_msr.runs.predict import predict_file

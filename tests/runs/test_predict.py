@@ -15,7 +15,7 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
-from recbole_msr.files import row_files
+from recbole_msr.files import row_files, text_rows
 from recbole_msr.runs.predict import Predictor, predict_file
 from recbole_msr.runs.row_columns import Vocabulary, to_id_sequences, to_numbers
 from recbole_msr.schema import MISSING_LABEL
@@ -438,7 +438,7 @@ def test_every_cell_of_a_csv_file_comes_out_as_it_was(run, tmp_path):
 
 def _read(path, monkeypatch, block, size=3):
     """The cells of a CSV file and the line of each row, read in blocks of so many bytes."""
-    monkeypatch.setattr(row_files, "_BLOCK", block)
+    monkeypatch.setattr(text_rows, "BLOCK", block)
     with row_files.open_rows(path, size) as (schema, batches):
         found = [(batch.place(i), row) for batch in batches for i, row in enumerate(batch.columns.to_pylist())]
     return [(place, [row[name] for name in schema.names]) for place, row in found]

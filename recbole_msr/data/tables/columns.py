@@ -260,10 +260,21 @@ def text_rows(source: TableSource, types: Mapping[str, FeatureType], separator: 
         types: the columns to write, in their order.
         separator: stands between the values of a sequence.
     """
-    tab, newline = (pa.scalar(text, pa.large_string()) for text in "\t\n")
     for batch in source.batches():
-        lines = pc.binary_join_element_wise(*_cells(batch, types, separator), tab)
-        yield pc.binary_join_element_wise(lines, newline, pa.scalar("", pa.large_string()))
+        yield row_lines(batch, types, separator)
+
+
+def row_lines(batch: Batch, types: Mapping[str, FeatureType], separator: str) -> pa.LargeStringArray:
+    """Return rows as lines of an atomic file, with their ends.
+
+    Args:
+        batch: the rows, with the columns of `types`.
+        types: the columns to write, in their order.
+        separator: stands between the values of a sequence.
+    """
+    tab, newline = (pa.scalar(text, pa.large_string()) for text in "\t\n")
+    lines = pc.binary_join_element_wise(*_cells(batch, types, separator), tab)
+    return pc.binary_join_element_wise(lines, newline, pa.scalar("", pa.large_string()))
 
 
 def _cells(batch: Batch, types: Mapping[str, FeatureType], separator: str) -> list[pa.Array]:
