@@ -160,7 +160,7 @@ def _add_data(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     data.add_argument(
         "dataset",
-        help="name of the dataset, such as ml-1m or kuairand-pure (docs: Public datasets); or convert, for tables of your own",
+        help="name of a public dataset, such as ml-1m or kuairand-pure; or convert, for tables of your own",
     )
     data.add_argument("raw_dir", help="folder with its original files, plain or .gz, in folders or not; or the table")
     data.add_argument("out_dir", help="folder to write to; pass it on as --data_path")
