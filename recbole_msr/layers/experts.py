@@ -188,3 +188,16 @@ class ScenarioExtraction(nn.Module):
             return torch.cat([g, s_i], dim=-1)
         a_i = self.san(s, scenario, e)
         return torch.cat([g, s_i, a_i], dim=-1)
+
+    def every_scenario(self, x: Tensor, e: Tensor | None) -> Tensor:
+        """Return C_i of each row in each scenario i (M, B, output_size), with one pass over the experts.
+
+        Args:
+            x: rows (B, D).
+            e: as for `forward`.
+        """
+        s, g = self.experts(x).split([self.n_scenarios, 1])
+        if self.n_scenarios == 1:
+            return torch.cat([g, s], dim=-1)
+        a = torch.unflatten(self.san.weights(e) @ s.flatten(1), 1, (-1, s.shape[2]))
+        return torch.cat([g.expand_as(s), s, a], dim=-1)

@@ -64,3 +64,11 @@ class Groups:
         places = (first + scenario) * n_rows + rows  # of each row's own groups in the flattened values
         picked = values.flatten(0, 1).index_select(0, places.flatten())
         return torch.unflatten(picked, 0, (n_sets, n_rows))
+
+    def by_task_and_scenario(self, values: Tensor) -> Tensor:
+        """Return every group's values (P, ...) by task and scenario (T or 1, M or 1, ...).
+
+        1 stands where groups are not kept apart by tasks, or by scenarios.
+        """
+        n_tasks = 1 if self.per == "scenario" else self.n_tasks
+        return torch.unflatten(values, 0, (n_tasks, self.count // n_tasks))

@@ -150,16 +150,37 @@ class MetaLayers(nn.Module):
             group: as for `forward`.
             head: from D to T.
         """
-        *hidden, (factors, bias) = self.layers(theta)
+        *hidden, last = self.layers(theta)
         for inner, inner_bias in hidden:
             x = self.dropout(self.activation(_by_group(x, inner, inner_bias, group)))
-        matrix, n_outputs = head.weight.t(), head.out_features
-        for factor in reversed(factors):
-            matrix = factor @ matrix
-        offset = bias @ head.weight.t() + head.bias  # (N, T)
+        (matrix, offset), n_outputs = _with_head(*last, head), head.out_features
         every = x @ matrix.expand(len(theta), -1, -1).transpose(0, 1).flatten(1)  # (B, N * T)
         own = group.unsqueeze(1) * n_outputs + torch.arange(n_outputs, device=x.device)
         return every.gather(1, own) + offset[group]
+
+    def every_head(self, x: Tensor, theta: Tensor, head: nn.Linear) -> Tensor:
+        """Return the head's output for f(x; theta) of each row with each of N sets of weights (N, B, T).
+
+        Args:
+            x: rows (B, D).
+            theta: a set of weights for every group (N, P).
+            head: from D to T.
+        """
+        *hidden, last = self.layers(theta)
+        for factors, bias in hidden:
+            for factor in factors:
+                x = x @ factor  # (N, B, columns) from the first generated factor on
+            x = self.dropout(self.activation(x + bias.unsqueeze(1)))
+        matrix, offset = _with_head(*last, head)
+        return x @ matrix + offset.unsqueeze(1)
+
+
+def _with_head(factors: Sequence[Tensor], bias: Tensor, head: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return a matrix (N, D, T) and an offset (N, T): a last layer and the head after it."""
+    matrix = head.weight.t()
+    for factor in reversed(factors):
+        matrix = factor @ matrix
+    return matrix, bias @ head.weight.t() + head.bias
 
 
 def _by_row(x: Tensor, factors: Sequence[Tensor], bias: Tensor) -> Tensor:

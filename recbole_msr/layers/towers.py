@@ -64,6 +64,36 @@ class Towers(nn.Module):
         own = groups.pick(self.bank(z, reads), scenario)
         return own.squeeze(0) if groups.per == "scenario" else own.squeeze(-1).t()
 
+    def every_scenario(self, z: Tensor) -> Tensor:
+        """Return the logits of each row in each scenario (M, B, T).
+
+        Args:
+            z: as for `forward`.
+        """
+        groups = self.groups
+        n_tasks, n_scenarios = groups.n_tasks, groups.n_scenarios
+        if z.dim() == 2:
+            outputs = self.bank(z)  # (P, B, T or 1)
+        else:
+            assert self.inputs is not None
+            z = self.inputs.by_task_and_scenario(z)  # (T or 1, M or 1, B, H)
+            if groups.per == "task":
+                outputs = self.bank(z.expand(n_tasks, -1, -1, -1).flatten(1, 2))  # (T, M * B or B, 1)
+            elif groups.per == "scenario_task":
+                outputs = self.bank(z.expand(n_tasks, n_scenarios, -1, -1).flatten(0, 1))
+            else:
+                outputs = self.bank(z.expand(-1, n_scenarios, -1, -1).transpose(0, 1).flatten(1, 2))  # (M, T * B, T)
+                if z.shape[0] > 1:  # of tower m at z_t its output t
+                    by_task = torch.unflatten(outputs, 1, (n_tasks, -1))
+                    outputs = torch.diagonal(by_task, dim1=1, dim2=3)
+        if groups.per == "scenario":
+            return outputs  # (M, B, T)
+        if groups.per == "task":
+            by_scenario = torch.unflatten(outputs.squeeze(-1), 1, (1 if z.dim() == 2 else z.shape[1], -1))
+        else:
+            by_scenario = torch.unflatten(outputs.squeeze(-1), 0, (n_tasks, n_scenarios))
+        return by_scenario.permute(1, 2, 0).expand(n_scenarios, -1, -1)
+
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""
         return {"bank": self.groups.axes}

@@ -72,7 +72,7 @@ class AITM(MultiScenarioRecommender):
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
-        towers = self.tower(x).unflatten(0, (self.n_outputs, -1))  # (T, M, B, k)
+        towers = self._towers(x)
         z = {t: self._of_scenario(towers[t], scenario) for t in range(self.n_outputs) if t not in self.sources}
         for (t, source), hand_over in zip(self.sources.items(), self.hand_over, strict=True):
             p = self._of_scenario(hand_over(z[source]), scenario)
@@ -80,6 +80,19 @@ class AITM(MultiScenarioRecommender):
             z[t] = self.transfer(p, self._of_scenario(towers[t], scenario))
         logits = [self._of_scenario(output(z[t]), scenario) for t, output in enumerate(self.outputs)]
         return torch.cat(logits, dim=1)
+
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        z = dict(enumerate(self._towers(x)))  # (M, B, k), M = 1 where parts are not each scenario's own
+        for (t, source), hand_over in zip(self.sources.items(), self.hand_over, strict=True):
+            assert self.transfer is not None
+            z[t] = self.transfer(hand_over(z[source]), z[t])
+        logits = [output(z[t]) for t, output in enumerate(self.outputs)]
+        return torch.cat(logits, dim=2).expand(self.n_scenarios, -1, -1)
+
+    def _towers(self, x: Tensor) -> Tensor:
+        """Return q_t (T, M, B, k) of every scenario's towers."""
+        return torch.unflatten(self.tower(x), 0, (self.n_outputs, -1))
 
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""

@@ -27,6 +27,9 @@ from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType
 
 logger = logging.getLogger(__name__)
 
+_ROWS_BY_SCENARIO = 1 << 16
+"""Rows of unknown scenarios are scored in every scenario, at most so many at once."""
+
 
 class MultiScenarioRecommender(ContextRecommender):
     """A RecBole model for M scenarios and T tasks: a subclass defines `logits`, and has the rest.
@@ -155,6 +158,21 @@ class MultiScenarioRecommender(ContextRecommender):
         """
         raise NotImplementedError
 
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, C), of inputs x (B, D).
+
+        A model may compute here once what its scenarios share. A subclass that defines `logits` alone has this loop
+        over the scenarios, whatever the model that it is derived from does.
+        """
+        return torch.stack(
+            [self.logits(x, torch.full(x.shape[:1], m, device=x.device)) for m in range(self.n_scenarios)]
+        )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "logits" in vars(cls) and "every_scenario_logits" not in vars(cls):
+            cls.every_scenario_logits = MultiScenarioRecommender.every_scenario_logits  # type: ignore[method-assign]
+
     def embed(self, interaction: Any) -> Tensor:
         """Return x (B, D): all feature fields and their `interaction`; the scenario and the labels are none of them."""
         x: Tensor = self.features(interaction)
@@ -178,20 +196,28 @@ class MultiScenarioRecommender(ContextRecommender):
         their shares of the training rows. A conditional is then the quotient of such means.
         """
         x, scenario = self.embed(interaction), self.scenario_of(interaction)
-        y = self.predictions(self.logits(x, scenario.clamp(min=0)))
         unknown = scenario < 0
         if is_exported():  # a graph does not choose whether: it does so for those rows, which may be none
+            y = self.predictions(self.logits(x, scenario.clamp(min=0)))
             rows = unknown.nonzero().squeeze(1)
             some = torch.cat([rows, rows.new_zeros(1)])  # and one more: onnxruntime dies of none
-            return y.index_copy(0, rows, self._mean_predictions(x[some], scenario[some])[:-1])
-        if not unknown.any():
-            return y
-        return y.index_put((unknown,), self._mean_predictions(x[unknown], scenario[unknown]))
+            return y.index_copy(0, rows, self._mean_predictions(x[some])[:-1])
+        n_unknown = int(unknown.sum())
+        if n_unknown and n_unknown == len(x):
+            return self._mean_predictions(x)
+        y = self.predictions(self.logits(x, scenario.clamp(min=0)))
+        return y if not n_unknown else y.index_put((unknown,), self._mean_predictions(x[unknown]))
 
-    def _mean_predictions(self, x: Tensor, scenario: Tensor) -> Tensor:
+    def _mean_predictions(self, x: Tensor) -> Tensor:
         """Return the mean (B, P) over scenarios, by their shares, of what each predicts for inputs x (B, D)."""
-        each = [self.predictions(self.logits(x, torch.full_like(scenario, m))) for m in range(self.n_scenarios)]
-        mean = (self.scenario_shares.view(-1, 1, 1) * torch.stack(each)).sum(dim=0)
+        # A graph takes rows as they come; elsewhere their number times M is bounded.
+        parts = [x] if is_exported() else x.split(max(1, _ROWS_BY_SCENARIO // self.n_scenarios))
+        means = []
+        for part in parts:
+            y = self.predictions(self.every_scenario_logits(part).flatten(0, 1))
+            y = torch.unflatten(y, 0, (self.n_scenarios, -1))
+            means.append((self.scenario_shares.view(-1, 1, 1) * y).sum(dim=0))
+        mean = torch.cat(means)
         return self._with_quotients(mean) if self._chains else mean
 
     def _with_quotients(self, y: Tensor) -> Tensor:

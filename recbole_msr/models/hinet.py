@@ -106,6 +106,23 @@ class HiNet(MultiScenarioRecommender):
         z = self.task_layers(c)
         return self._tower(z, scenario)
 
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T).
+
+        The first scenario layer goes through its experts once. What it makes of a row differs between the scenarios,
+        so that further layers have M rows for each.
+        """
+        m = self.n_scenarios
+        first, *others = self.scenario_layers
+        assert isinstance(first, ScenarioExtraction)
+        c = first.every_scenario(x, self.scenario_embedding).flatten(0, 1)  # (M * B, D)
+        scenario = torch.arange(m, device=x.device).unsqueeze(1).expand(m, x.shape[0]).flatten()
+        for layer in others:
+            c = layer(c, scenario, self.scenario_embedding)
+        z = torch.unflatten(self.task_layers(c), 1, (m, -1))  # (T, M, B, H)
+        y = self.towers(z.flatten(0, 1) if self.tower_per_scenario else z.flatten(1, 2))
+        return y.view(self.n_outputs, m, -1).permute(1, 2, 0)
+
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""
         axes: dict[str, tuple[ScenarioAxis, ...]] = {"scenario_embedding": (ScenarioAxis(),)}

@@ -67,9 +67,7 @@ class HMoE(MultiScenarioRecommender):
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
-        experts = self.experts(x)
-        f = experts.squeeze(0) if self.gates is None else mix(self.gates(x).softmax(dim=-1), experts)
-        o = self.towers(f).squeeze(-1)  # (T * M, B)
+        o = self._outputs(x)
         own = self.groups.pick(o, scenario)  # (T, B)
         if self.relation_weights is None:
             return own.t()
@@ -79,6 +77,24 @@ class HMoE(MultiScenarioRecommender):
         constants = (a * self._related(o.detach(), own.detach())).sum(dim=-1)
         # The value of the last term is 0: it gives o_k its gradient.
         return (constants + self._own_weight(a, scenario) * (own - own.detach())).t()
+
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        o = self.groups.by_task_and_scenario(self._outputs(x))  # (T, M, B)
+        if self.relation_weights is None:
+            return o.permute(1, 2, 0)
+        a = self.groups.by_task_and_scenario(self.relation_weights(x).softmax(dim=-1))  # (T, M, B, J)
+        if self.relations == "scenario":
+            return torch.einsum("tmbj,tjb->mbt", a, o)
+        if self.relations == "task":
+            return torch.einsum("tmbj,jmb->mbt", a, o)
+        return torch.einsum("tmbj,jb->mbt", a, o.flatten(0, 1))
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        """Return o_k (T * M, B) of every tower k."""
+        experts = self.experts(x)
+        f = experts.squeeze(0) if self.gates is None else mix(self.gates(x).softmax(dim=-1), experts)
+        return self.towers(f).squeeze(-1)
 
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""

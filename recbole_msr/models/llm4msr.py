@@ -118,6 +118,11 @@ class LLM4MSR(MultiScenarioRecommender):
         o = self.backbone.logits(x, scenario)
         return o if self.scenario_level is None else o + self.scenario_level(x, scenario)
 
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return o_t + alpha r_t of each row in each scenario (M, B, T)."""
+        o = self.backbone.every_scenario_logits(x)
+        return o if self.scenario_level is None else o + self.scenario_level.every_scenario(x)
+
     def calibration(self, logits: Tensor) -> Tensor | float:
         """Return the backbone's own term of the loss (B, T)."""
         return self.backbone.calibration(logits)
@@ -232,6 +237,15 @@ class ScenarioLevel(nn.Module):
         """Return alpha (B, T) with `fusion="gate"`, of x' (B, D), vectors (M, size) and the rows' scenarios (B,)."""
         scores: Tensor = self.gate_of_x(x) + self.gate_of_h(h)[scenario]
         return scores.sigmoid()
+
+    def every_scenario(self, x: Tensor) -> Tensor:
+        """Return alpha r_t of each row in each scenario (M, B, T)."""
+        h = self.vectors(self.scenarios)
+        r = self.layers.every_head(x, self.layers.generate(h), self.head)
+        if self.fusion != "gate":
+            return self.alpha * r
+        scores: Tensor = self.gate_of_x(x) + self.gate_of_h(h).unsqueeze(1)
+        return scores.sigmoid() * r
 
     def generate(self) -> Tensor:
         """Return theta (M, P) of all scenarios."""

@@ -54,10 +54,16 @@ class MMoE(MultiScenarioRecommender):
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
+        return self.towers(self._mixed(x), scenario)
+
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        return self.towers.every_scenario(self._mixed(x))
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """Return f_k(x) (P, B, H) of every gate k; (B, H) where there is no gate."""
         experts = self.experts(x)
-        if self.gates is None:
-            return self.towers(experts.squeeze(0), scenario)
-        return self.towers(mix(self.gates(x).softmax(dim=-1), experts), scenario)
+        return experts.squeeze(0) if self.gates is None else mix(self.gates(x).softmax(dim=-1), experts)
 
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""

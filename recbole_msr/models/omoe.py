@@ -51,6 +51,14 @@ class OMoE(MultiScenarioRecommender):
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
+        return self.towers(self._mixed(x), scenario)
+
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        return self.towers.every_scenario(self._mixed(x))
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """Return f(x) (B, H)."""
         experts = self.experts(x)
         f = experts if self.gate is None else mix(self.gate(x).softmax(dim=-1), experts)  # (1, B, H)
-        return self.towers(f.squeeze(0), scenario)
+        return f.squeeze(0)

@@ -74,6 +74,10 @@ class PLE(MultiScenarioRecommender):
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         return self.towers(self.levels(x), scenario)
 
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        return self.towers.every_scenario(self.levels(x))
+
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""
         axes: dict[str, tuple[ScenarioAxis, ...]] = {}

@@ -49,3 +49,7 @@ class SharedBottom(MultiScenarioRecommender):
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
         return self.towers(self.bottom(x), scenario)
+
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        return self.towers.every_scenario(self.bottom(x))

@@ -88,7 +88,10 @@ class STAR(MultiScenarioRecommender):
             return s_m + self._auxiliary(x, scenario)
         n_sets = self.groups.count // self.n_scenarios  # each scenario's networks: one, or one a task
         if is_exported():
-            return self._of_every_scenario(x, scenario, n_sets) + self._auxiliary(x, scenario)
+            # A graph can compute the networks of all scenarios for all rows, then take each row's.
+            every = self._of_every_scenario(x, n_sets)
+            own = Groups("scenario", self.n_scenarios, 1).pick(every, scenario).squeeze(0)
+            return own + self._auxiliary(x, scenario)
         order = scenario.argsort(stable=True)
         parts = x[order].split(torch.bincount(scenario, minlength=self.n_scenarios).tolist())
         by_scenario = [
@@ -107,13 +110,25 @@ class STAR(MultiScenarioRecommender):
                 axes |= {f"{path}.{name}": self.groups.axes for name in module.own_tensors}
         return axes
 
-    def _of_every_scenario(self, x: Tensor, scenario: Tensor, n_sets: int) -> Tensor:
-        """Return s_m (B, T) as a graph can compute it: the networks of all scenarios for all rows, then each row's."""
+    def every_scenario_logits(self, x: Tensor) -> Tensor:
+        """Return every task's logit of each row in each scenario (M, B, T)."""
+        if self.groups.per == "task":
+            s_m = torch.cat([self._network(x, task) for task in range(self.n_outputs)], dim=1)
+        else:
+            s_m = self._of_every_scenario(x, self.groups.count // self.n_scenarios)
+        by_scenario = x.expand(self.n_scenarios, -1, -1)
+        inputs = [] if self.scenario_embedding is None else [self.scenario_embedding.unsqueeze(1)]
+        inputs = [e.expand(-1, x.shape[0], -1) for e in inputs] + ([by_scenario] if self.auxiliary_reads_x else [])
+        s_a = self.auxiliary(torch.cat(inputs, dim=2).flatten(0, 1))
+        return s_m + torch.unflatten(s_a, 0, (self.n_scenarios, -1))
+
+    def _of_every_scenario(self, x: Tensor, n_sets: int) -> Tensor:
+        """Return s_m (M, B, T): the networks of all scenarios for all rows."""
         every = [
             torch.cat([self._network(x, n * self.n_scenarios + i) for n in range(n_sets)], dim=1)
             for i in range(self.n_scenarios)
         ]
-        return Groups("scenario", self.n_scenarios, 1).pick(torch.stack(every), scenario).squeeze(0)
+        return torch.stack(every)
 
     def _network(self, h: Tensor, p: int) -> Tensor:
         """Group p's s_m (B, 1), or (B, T) for all tasks; h: rows x (B, D)."""
