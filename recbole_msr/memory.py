@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container's limit stands, in control groups of version 2 and 1."""
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_* of glibc's malloc.h
 _LARGE = 1 << 26, 1 << 25
@@ -80,6 +83,25 @@ def _glibc(name: str) -> Callable[..., int] | None:
         return None
     library = ctypes.CDLL(None)
     return getattr(library, name, None) if hasattr(library, "gnu_get_libc_version") else None
+
+
+def total_memory(device: Any) -> int:
+    """Return the bytes of memory of a GPU, or of the machine as far as this process may use it.
+
+    Args:
+        device: a `torch.device`, or its name.
+    """
+    import psutil
+    import torch  # not before `use_huge_pages`
+
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    total = int(psutil.virtual_memory().total)
+    for path in _MEMORY_LIMITS:
+        with suppress(OSError, ValueError):
+            total = min(total, int(path.read_text(encoding="ascii")))  # "max" where there is no limit
+    return total
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -106,6 +106,13 @@ def _finite(value: Any) -> float:
     return float(value)
 
 
+def _count(value: Any) -> int:
+    number = float(value) if is_finite(value) else 0.0
+    if number < 1 or not number.is_integer():
+        raise WrongValueError("a whole number of at least 1", value)
+    return int(number)
+
+
 def _edges(edges: Any) -> tuple[float, ...]:
     numeric = isinstance(edges, Sequence) and not isinstance(edges, str) and all(is_finite(edge) for edge in edges)
     if not numeric or not edges or any(low >= high for low, high in pairwise(edges)):
@@ -163,15 +170,15 @@ Number = Annotated[float, BeforeValidator(_finite)]
 
 
 def _keeps_field(declared: Mapping[str, Any]) -> bool:
-    is_derived = declared.get("bins") is not None or declared.get("groups") is not None
+    is_derived = any(declared.get(key) is not None for key in ("bins", "groups", "top"))
     return is_derived and declared.get("field") != SCENARIO_FIELD
 
 
 class Scenario(Settings):
     """Rule by which a row's scenario follows from one field.
 
-    Exactly one of three ways: the field's own values (neither `bins` nor `groups`), the bins of a number, or named
-    groups of values.
+    Exactly one of four ways: the field's own values (none of `bins`, `groups` and `top`), the bins of a number, named
+    groups of values, or its most frequent values.
     """
 
     field: Annotated[str | None, BeforeValidator(_name)] = None
@@ -182,22 +189,29 @@ class Scenario(Settings):
     """Scenario name -> the field's values that belong to it, as they are written in an atomic file."""
     names: Annotated[tuple[Name, ...], BeforeValidator(_as_tuple)] | None = None
     """Names for the bins, instead of those made of the edges, such as "age<25"."""
+    top: Annotated[int, BeforeValidator(_count)] | None = None
+    """How many of the field's values are scenarios: the most frequent ones of the training rows. All others are the
+    scenario `other`."""
     other: Name | None = None
-    """With `groups`: the scenario of every value that no group lists (without it, such a value is an error)."""
+    """With `groups`: the scenario of every value that no group lists (without it, such a value is an error). With
+    `top`: the scenario of the rest."""
     keep_field: bool = Field(default_factory=_keeps_field)
     """Keep the field as an ordinary feature too. True by default where the scenario is derived from it, and False where
     it is the scenario itself."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Scenario:
-        if self.bins is not None and self.groups is not None:
-            raise ValueError("give bins or groups, not both")
+        ways = [key for key in ("bins", "groups", "top") if getattr(self, key) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"give {' or '.join(ways)}, not {'both' if len(ways) == 2 else 'all'}")
         if self.names is not None:
             n_bins = 0 if self.bins is None else len(self.bins) + 1
             if len(self.names) != n_bins or len(set(self.names)) < n_bins:
                 raise ValueError(f"names are for bins, one more than edges and all different, got {list(self.names)}")
-        if self.other is not None and (self.groups is None or self.other in self.groups):
-            raise ValueError("'other' goes with groups, and must not be the name of one")
+        if self.top is not None and self.other is None:
+            raise ValueError("top needs the name of the scenario of all other values: other: rest")
+        if self.other is not None and self.top is None and (self.groups is None or self.other in self.groups):
+            raise ValueError("'other' goes with groups or top, and must not be the name of a group")
         if self.keep_field and self.field == SCENARIO_FIELD:
             raise ValueError(f"a field called '{SCENARIO_FIELD}' is replaced and cannot be kept; rename it")
         return self
@@ -215,6 +229,16 @@ class Scenario(Settings):
         if self.groups is not None:
             return [*self.groups, *([self.other] if self.other else [])]
         return None
+
+    def with_top(self, values: Sequence[str], has_rest: bool) -> Scenario:
+        """Return the declaration with `top` resolved: a group for each of the most frequent values, and the rest.
+
+        Args:
+            values: these values, in the order of the scenarios.
+            has_rest: whether a row has another value; without one, a value that is none of these is unknown later on.
+        """
+        groups = {value: (value,) for value in values}
+        return self.model_copy(update={"groups": groups, "top": None, "other": self.other if has_rest else None})
 
     def assign(self, values: Sequence[Any], names: Sequence[str]) -> np.ndarray:
         """Return scenario ids of raw values, shape (N,): 1..M in the order of `names`, 0 for a value of no scenario."""

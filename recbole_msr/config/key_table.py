@@ -605,6 +605,7 @@ KEYS: Mapping[str, Key] = {
         listing(whole(1), of_what="whole numbers of at least 1", at_least=1), _OWN_MODELS, _HISTORY, _ATTENTION
     ),
     "min_scenario_rows": _key(whole(1), _TASKS),
+    "check_memory": _key(flag(), _TASKS_MENTIONED),
     "data_seed": _key(
         whole(0, 2**63 - 1),
         Need(

@@ -230,6 +230,7 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         **{key: getattr(dataset, key) for key in _KEPT},
         "label_scale": dataset.label_scale,
         "label_classes": dataset.label_classes,
+        "top_scenarios": dataset.top_scenarios,
         "split_sizes": [int(size) for size in dataset.split_sizes],
         "data_report": dataset.data_report,
         "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
@@ -304,6 +305,7 @@ def read_state(dataset: Any, folder: Path) -> None:
         setattr(dataset, key, state[key])
     for key in ("label_scale", "label_classes"):  # what earlier versions wrote has none: tasks were binary
         setattr(dataset, key, state.get(key, {}))
+    dataset.top_scenarios = state.get("top_scenarios")
     # Runs of earlier versions have none beside their vocabularies.
     dataset.data_report = state.get("data_report", {"files": {}, "warnings": []})
     for name in ("user", "item"):

@@ -36,6 +36,7 @@ from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, che
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
+from recbole_msr.data.top_scenarios import top_scenarios
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.ranking_mode import ranks
@@ -82,7 +83,9 @@ class ScenarioDataset(ColumnarDataset):
 
     Attributes:
         schema: the declared scenario and tasks.
-        scenario_names: names of the M scenarios; name m has id m + 1.
+        scenario_names: names of the M scenarios; name m has id m + 1. Where the most frequent values are the scenarios
+            (`top`), they are the field's values until `build` has counted.
+        top_scenarios: the values that are scenarios by `top`, in their order (set by `build`); None without.
         scenario_shares: each scenario's share of the training rows (set by `build`), M floats.
         split_sizes: rows of train, valid and test (set by `build`).
         number_scale: of every numerical feature the mean (which stands for a missing value) and the (x - low) / width
@@ -102,6 +105,7 @@ class ScenarioDataset(ColumnarDataset):
     scenario_shares: list[float]
     split_sizes: list[int]
     number_scale: dict[str, dict[str, float]]
+    top_scenarios: list[str] | None = None
     all_scenarios: ScenarioDataset | None = None
     split_name: str | None = None
     earlier: PackedRows | None = None
@@ -138,7 +142,10 @@ class ScenarioDataset(ColumnarDataset):
         try:
             with torch.inference_mode(False):  # tables made in it could not be trained on
                 super().__init__(config)
-            self._only = self._only_scenario()
+            if schema.scenario.top is None:
+                self._only = self._only_scenario()
+            elif self._restored:
+                self._resolve_top()
         except BaseException as error:
             self._end_turn()
             if type(error) is InputError and self._short_rows:  # an empty label, say, may be a line that was cut off
@@ -183,8 +190,11 @@ class ScenarioDataset(ColumnarDataset):
         dataset._get_field_from_config()
         with torch.inference_mode(False):
             cache.read_state(dataset, folder)
+        if schema.scenario.top is not None:
+            names = [str(as_token(config["only_scenario"]))] if config["only_scenario"] is not None else None
+            dataset._resolve_top(names)
         if config["only_scenario"] is not None:
-            dataset.schema = _alone(schema, dataset.scenario_names[0])
+            dataset.schema = _alone(dataset.schema, dataset.scenario_names[0])
         return dataset
 
     # What becomes of every row.
@@ -337,7 +347,8 @@ class ScenarioDataset(ColumnarDataset):
         (None: it cannot be set).
         """
         report = self.data_report
-        return {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
+        rows = {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
+        return rows | ({"top_scenarios": report["top_scenarios"]} if "top_scenarios" in report else {})
 
     def _data_warnings(self) -> list[str]:
         """Return the warnings about the data, and every default rule that left rows out."""
@@ -618,6 +629,8 @@ class ScenarioDataset(ColumnarDataset):
             rows = torch.cat([split.inter_feat.rows for split in splits])
             first = splits[0].inter_feat
             self.inter_feat = SelectedRows(first.source, rows, first.exact)
+            if self.schema.scenario.top is not None:
+                self._leave_top(self.schema.scenario.top)
             if self.history_settings is not None:
                 self._add_histories(self.history_settings, rows)
             self.inter_feat = pack_dataset(self)
@@ -659,6 +672,33 @@ class ScenarioDataset(ColumnarDataset):
             if len(view) == 0:
                 raise InputError(f"no row of the {name} split has a label of the main task '{self.schema.main_task}'")
         return views
+
+    def _leave_top(self, top: int) -> None:
+        """Let the most frequent values of the training rows be scenarios, and all others one."""
+        ids, other = self.row_scenario(self.inter_feat).numpy(), self.schema.scenario.other
+        found = top_scenarios(self.scenario_names, ids, self.split_sizes[0], top, str(other))
+        new_ids = torch.from_numpy(found.new_ids)
+        source = self.field2source[SCENARIO_FIELD]
+        table = self.inter_feat if source == FeatureSource.INTERACTION else getattr(self, f"{source.value}_feat")
+        table[SCENARIO_FIELD] = new_ids[table[SCENARIO_FIELD]]
+        self.scenario_names, self.top_scenarios = found.names, found.values
+        self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *found.names])
+        self.field2token_id = TokenIds(self.field2id_token)
+        self.data_report["top_scenarios"] = found.report
+        self._resolve_top()
+
+    def _resolve_top(self, names: list[str] | None = None) -> None:
+        """Set `schema` and the one scenario of `only_scenario` by the values that `top_scenarios` has.
+
+        Args:
+            names: names of scenarios, where those of the dataset are not all.
+        """
+        assert self.top_scenarios is not None
+        declared = self.schema.scenario
+        has_rest = declared.other in (self.scenario_names if names is None else names)
+        self.schema = replace(self.schema, scenario=declared.with_top(self.top_scenarios, has_rest))
+        if names is None:
+            self._only = self._only_scenario()
 
     def _add_histories(self, settings: HistorySettings, rows: torch.Tensor) -> None:
         """Set `history`, and give every row of the splits the column `HISTORY_FIELD`.
@@ -910,6 +950,7 @@ class ScenarioDataset(ColumnarDataset):
         """
         schema = Schema.from_config(config)
         assert schema is not None
+        schema = replace(schema, scenario=self.schema.scenario)
         inter = _labelled(self.inter_feat, schema, (self.user_feat, self.item_feat))
         if len(inter) == 0:
             raise InputError(f"no row of a split has a label of the task '{schema.main_task}'")

@@ -67,6 +67,13 @@ def log_rows(dataset: Any, folder: Path | None = None) -> None:
     if not hasattr(dataset, "row_report"):
         return
     report = dataset.row_report()
+    if "top_scenarios" in report:
+        top = report["top_scenarios"]
+        line = (
+            f"scenarios: the {top['values']} most frequent values; '{top['other']}' is {top['other_values']} values in "
+            f"{top['other_rows']} rows, {top['other_training_rows']} of them training rows"
+        )
+        logger.info("data: %s", line, extra={"shown": _was_shown(line), "folder": folder})
     for suffix, of_file in report["files"].items():
         line = f"{of_file['file']}: {of_file['read']} rows read, {of_file['used']} used"
         left_out = list(of_file["dropped"])

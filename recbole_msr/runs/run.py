@@ -37,6 +37,7 @@ from recbole_msr.runs.init_from import init_from
 from recbole_msr.runs.initial_weights import Weights, write_start
 from recbole_msr.runs.item_rankers import ItemRanker, ranks_items
 from recbole_msr.runs.list_file import LISTS_FILE, write_lists
+from recbole_msr.runs.model_size import check_size
 from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
 from recbole_msr.runs.recbole_training import check_recbole_settings, train_by_recbole
 from recbole_msr.runs.run_log import log_level, log_to_folder
@@ -231,6 +232,7 @@ class Run:
         train = self.loaders[0]._dataset
         if ranks_items(self.config):
             train = self.positives = positives_of(train, self.config)
+        check_size(self.config, train, model_class, tell=self.rank == 0)
         try:
             model = model_class(self.config, train)
         except InputError:

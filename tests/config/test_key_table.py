@@ -316,6 +316,7 @@ NO_NUMBER = {
     "eval_batch_size": "speed",
     "packed_cache": "tests/data/test_cache.py",
     "cache_dir": "tests/data/test_cache.py",
+    "check_memory": "tests/runs/test_model_size.py",
     "data_device": "where the tables are",
     "knowledge_dir": "where the stores are",
     "knowledge_device": "where the vectors are",
