@@ -21,9 +21,6 @@ class GeneratedLinear(nn.Module):
     S(z) = G f(z) + g, reshaped; f an MLP. With `over_size` P, U = U_left U_right and V = V_left V_right pass through
     a width of P > K: more parameters to train, and the same two matrices once they are multiplied.
 
-    Half of S's variance at the start comes of g, the same for every z, and half of G f(z), so that the whole has the
-    variance 1 / K where f(z) has the variance 1.
-
     Args:
         input_size: D.
         output_size: H.
@@ -50,14 +47,10 @@ class GeneratedLinear(nn.Module):
         p = [] if over_size is None else [over_size]
         self.into = nn.Sequential(*_factors([input_size, *p, rank], gain=1.0))
         self.network = MLP(condition_size, hidden_sizes, activation)
-        self.generator = nn.Linear(self.network.output_size, rank * rank)
+        self.generator = square_generator(self.network.output_size, rank)
         self.out = nn.Sequential(*_factors([rank, *p, output_size], gain=2.0))
         self.bias = nn.Parameter(torch.zeros(output_size))
         self.rank = rank
-        with torch.no_grad():
-            bound = (1.5 / rank) ** 0.5
-            self.generator.bias.uniform_(-bound, bound)
-            self.generator.weight.uniform_(-bound, bound).div_(self.generator.in_features**0.5)
 
     def forward(self, h: Tensor, z: Tensor, group: Tensor | None = None) -> Tensor:
         """Return (B, H).
@@ -83,6 +76,18 @@ class GeneratedLinear(nn.Module):
         of_z = (self.generated(z).flatten(1) - self.generator.bias).norm(dim=1)
         share: Tensor = of_z / (of_z + self.generator.bias.norm())
         return share
+
+
+@torch.no_grad()
+def square_generator(input_size: int, rank: int) -> nn.Linear:
+    """Return a linear layer whose output, reshaped, is a matrix (K, K) of the variance 1 / K.
+
+    Half of the variance comes of the bias, the same for every input, and half of inputs of the variance 1.
+    """
+    layer, bound = nn.Linear(input_size, rank * rank), (1.5 / rank) ** 0.5
+    layer.bias.uniform_(-bound, bound)
+    layer.weight.uniform_(-bound, bound).div_(input_size**0.5)
+    return layer
 
 
 def _factors(sizes: Sequence[int], gain: float) -> list[nn.Module]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recbole_msr.layers.scenario_axes import ScenarioAxis
+from recbole_msr.layers.tracing import is_exported
 
 PER = ("scenario", "task", "scenario_task")
 """What experts, gates or towers may be kept apart for."""
@@ -72,3 +74,21 @@ class Groups:
         """
         n_tasks = 1 if self.per == "scenario" else self.n_tasks
         return torch.unflatten(values, 0, (n_tasks, self.count // n_tasks))
+
+
+def by_group(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return what each row's own group makes of it (B, H).
+
+    Args:
+        x: rows (B, D).
+        group: each row's group (B,), 0..n_groups-1.
+        n_groups: how many there are.
+        layer: takes some rows that all belong to one group, and its number, to (rows, H).
+    """
+    if is_exported():  # a graph takes no rows apart: all groups for all rows, then each row's own
+        every = torch.stack([layer(x, number) for number in range(n_groups)])
+        return Groups("scenario", n_groups, 1).pick(every, group).squeeze(0)
+    order = group.argsort(stable=True)
+    parts = x[order].split(torch.bincount(group, minlength=n_groups).tolist())
+    outputs = torch.cat([layer(part, number) for number, part in enumerate(parts) if len(part)])
+    return outputs[order.argsort()]

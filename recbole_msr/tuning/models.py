@@ -37,7 +37,7 @@ AUTO = (
 _NOT_MEASURED = "it has not been measured beside the others yet"
 _NOT_IN_AUTO = {
     "OMoE": "it is MMoE with one gate for all",
-    **dict.fromkeys(("APG", "AdaSparse", "M2M", "PEPNet", "SARNet"), _NOT_MEASURED),
+    **dict.fromkeys(("APG", "AdaSparse", "AdaptDHM", "HAMUR", "M2M", "M3oE", "PEPNet", "SARNet"), _NOT_MEASURED),
     "LLM4MSR": "it needs a language model's vectors of users and items",
     "LR": "it is FM without its interactions",
     "FNN": "it is DeepFM's network alone",

@@ -12,12 +12,15 @@ CASES = [
     ("AITM", {"towers_per": "task"}),
     ("APG", BATCH_NORM | {"towers_per": "scenario"}),
     ("AdaSparse", BATCH_NORM | {"towers_per": "scenario_task"}),
+    ("AdaptDHM", BATCH_NORM),
+    ("HAMUR", BATCH_NORM | {"adapters": 2, "towers_per": "scenario_task"}),
     ("HMoE", BATCH_NORM | {"gate_batch_norm": True, "relations": "scenario"}),
     ("HMoE", {"relations": "task"}),
     ("HMoE", {"relations": "scenario_task"}),
     ("HiNet", BATCH_NORM | {"tower_per_scenario": True, "scenario_layers": 2, "san_hidden_sizes": [4]}),
     ("HiNet", {"tower_per_scenario": False}),
     ("M2M", BATCH_NORM),
+    ("M3oE", BATCH_NORM),
     ("MMoE", {"gates_per": "scenario", "towers_per": "task"}),
     ("MMoE", BATCH_NORM | {"gates_per": "scenario_task", "towers_per": "scenario_task", "gate_batch_norm": True}),
     ("OMoE", {"towers_per": "scenario"}),
@@ -33,7 +36,7 @@ CASES = [
     ("SharedBottom", BATCH_NORM | {"towers_per": "scenario_task"}),
     ("SharedBottom", {"towers_per": "scenario"}),
 ]
-READS_OTHERS = ("HiNet", "HMoE")
+READS_OTHERS = ("HiNet", "HMoE", "M3oE")
 """Models in which a scenario's prediction depends on what belongs to the others."""
 
 

@@ -57,7 +57,7 @@ def adasparse(make_model):
 
 
 @every(
-    3,
+    2,
     scenarios=[1, 2, 3],
     tasks=[1, 3],
     kind=["binarization", "scaling", "fusion"],

@@ -52,7 +52,7 @@ def slow_logits(condition, per, scenarios, prior):
 
 
 @every(
-    3,
+    2,
     scenarios=[1, 2, 3],
     tasks=[1, 3],
     condition=["scenario", "mix", "self"],

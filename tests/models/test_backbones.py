@@ -27,10 +27,16 @@ BACKBONES = {
     "AdaSparse": SMALL | {"hidden_sizes": [8, 6], "scenario_embedding_size": 3},
     "SARNet": SMALL | {"expert_hidden_sizes": [8], "expert_output_size": 6, "tower_hidden_sizes": [5]},
     "APG": SMALL | {"hidden_sizes": [8, 6], "rank": 3, "scenario_embedding_size": 3},
+    "M3oE": SMALL
+    | {"star_size": 7, "representation_size": 6, "shared_experts": 3, "expert_hidden_sizes": [8, 6]}
+    | {"tower_hidden_sizes": [5]},
+    "HAMUR": SMALL | {"hidden_sizes": [8, 6], "rank": 3, "bottleneck_size": 4, "hyper_hidden_sizes": [5]},
+    "AdaptDHM": SMALL | {"fcn_hidden_sizes": [8, 6], "scenario_embedding_size": 3},
     "PEPNet": SMALL | {"tower_hidden_sizes": [8, 6], "scenario_embedding_size": 3, "gate_hidden_size": 5},
 }
 PUBLISHED = {
     "AdaSparse": 230_320,
+    "AdaptDHM": 257_490,
     "PEPNet": 232_330,
     "SARNet": 239_340,
     "SharedBottom": 227_590,
@@ -38,7 +44,7 @@ PUBLISHED = {
     "PLE": 224_200,
     "STAR": 308_630,
 }
-WITHOUT_AGE = ("AdaSparse", "SARNet")
+WITHOUT_AGE = ("AdaSparse", "AdaptDHM", "SARNet")
 """Models that Scenario-Wise-Rec's script for ml-1m gives no plain number."""
 
 every_backbone = pytest.mark.parametrize("name", [n for n in BUILT_IN_MODELS if n not in ("HiNet", "LLM4MSR")])
@@ -201,6 +207,9 @@ def test_every_setting_is_read_and_explained(name):
         ("PLE", "shared_experts", 0, "'shared_experts' must be an integer >= 1, got 0"),
         ("STAR", "output_norm", "layer", "'output_norm' must be one of none, batch_norm, batch_norm_relu"),
         ("AITM", "calibrator_weight", -1, "'calibrator_weight' must be a number >= 0"),
+        ("M3oE", "shared_experts", 0, "'shared_experts' must be an integer >= 1, got 0"),
+        ("HAMUR", "adapters", 3, "'adapters' must be at most the number of 'hidden_sizes', 2, got 3"),
+        ("AdaptDHM", "centre_momentum", 1, "'centre_momentum' must be a number >= 0 and < 1, got 1"),
         ("M2M", "view_size", 0, "'view_size' must be an integer >= 1, got 0"),
         ("AdaSparse", "pruning", "sparse", "'pruning' must be one of binarization, scaling, fusion, got 'sparse'"),
         ("SARNet", "own_experts", 0, "'own_experts' must be an integer >= 1, got 0"),

@@ -53,7 +53,7 @@ def slow_logits(scenarios, experts, unit_layers, meta_tower_layers):
 
 
 @every(
-    3,
+    2,
     scenarios=[1, 2, 3],
     tasks=[1, 3],
     experts=[1, 3],

@@ -49,7 +49,7 @@ def columns_of(model, *names):
 
 
 @every(
-    3,
+    2,
     scenarios=[1, 2, 3],
     tasks=[1, 3],
     networks=["both", "epnet", "ppnet"],

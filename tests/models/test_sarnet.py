@@ -35,7 +35,7 @@ def slow_logits(per, scenarios):
 
 
 @every(
-    3,
+    2,
     scenarios=[1, 2, 3],
     tasks=[1, 3],
     per=["scenario", "task", "scenario_task"],

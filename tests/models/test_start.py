@@ -15,6 +15,7 @@ MODELS = {
     "PLE": {"levels": 2},
     "AITM": {},
     "M2M": {},
+    "M3oE": {},
     "SARNet": {},
 }
 
