@@ -24,7 +24,7 @@ from recbole_msr.schema import is_conditional
 from recbole_msr.tuning.outcome import SUMMARY
 from recbole_msr.tuning.trials_table import read_trials
 
-_CALIBRATED_KEYS = ("logloss/macro", "ece/macro")
+_CALIBRATED = ("logloss", "ece")
 
 
 class EntryResults:
@@ -90,6 +90,9 @@ class EntryResults:
     def calibrated(self) -> dict[str, Any] | None:
         """Return log loss and ECE of the test rows before and after calibration; None where it was not asked for.
 
+        Both are macro means over the binary tasks: others are not calibrated, and the log loss of many classes is
+        larger than that of two.
+
         Returns:
             `method`, `by`, `left_out` (what has no map of its own), and for each of `before` and `after` a spread over
             the seeds by metric key.
@@ -105,7 +108,9 @@ class EntryResults:
             "by": parts[0]["by"],
             "left_out": sorted({line for part in parts for line in part["left_out"]}),
             **{
-                when: {key: spread([one.flat().get(key) for one in found]) for key in _CALIBRATED_KEYS}
+                when: {
+                    f"{metric}/macro": spread([_binary_macro(one, metric) for one in found]) for metric in _CALIBRATED
+                }
                 for when, found in (("before", before), ("after", after))
             },
         }
@@ -292,6 +297,14 @@ def _place(what: str, task: str | None, scenario: str | None, seed: int | None) 
         f"seed {seed}" if seed is not None else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _binary_macro(evaluation: Evaluation, metric: str) -> float | None:
+    """Return the mean of a metric over the defined cells of binary tasks."""
+    binary = [task for task, kind in evaluation.types.items() if kind == "binary" and not is_conditional(task)]
+    cells = [row[task] for row in evaluation.cells.values() for task in binary if row[task].undefined is None]
+    values = [value for cell in cells if (value := cell.value(metric)) is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _joint_rate(rates: Sequence[float | None]) -> float | None:

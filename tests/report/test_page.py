@@ -146,3 +146,9 @@ def test_text_that_is_no_utf8_is_no_reason_to_have_no_page(tmp_path):
     page.section("s", text("a\udc80b\x00"))
     page.write(tmp_path / "page.html")
     assert "a\\udc80b" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_table_has_fewer_digits_of_large_numbers():
+    html = table(["n", "x"], [["a", 53086.0435], ["b", 999.5], ["c", -1234.56], ["d", 1000]])
+    for shown in ("53,086.0", "999.5000", "-1,234.6", "1,000"):
+        assert f">{shown}<" in html

@@ -115,12 +115,14 @@ class _ComparePage:
         second = {"binary": ["positive"], "number": ["mean"]}
         header = ["Scenario"]
         for task, kind in task_types(summary).items():
-            header += [f"{task}: rows", *second.get(kind, [])]
+            header += [f"{task}: {'lists' if kind == 'ranking' else 'rows'}", *second.get(kind, [])]
         counts = [
             [scenario, *(number for task in summary["tasks"] for number in self._count(scenario, task))]
             for scenario in summary["scenarios"]
         ]
-        return [*parts, table(header, counts, caption="Test rows that carry a task's label")]
+        ranked = "ranking" in task_types(summary).values()
+        caption = "Test lists with a positive of the task" if ranked else "Test rows that carry a task's label"
+        return [*parts, table(header, counts, caption=caption)]
 
     def _budget(self) -> str:
         summary = self._summary

@@ -141,7 +141,9 @@ def heat_map(
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", sortable: bool = False) -> Markup:
-    """Return a table. Numbers stand to the right; a float has four digits behind the point, None is a dash.
+    """Return a table. Numbers stand to the right; None is a dash.
+
+    A float has four digits behind the point, and one from 1,000 on.
 
     Args:
         header: names of the columns; the first is that of the rows' labels.
@@ -226,7 +228,11 @@ def _cell(value: Any) -> TableCell:
         return TableCell()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return TableCell(value if isinstance(value, str) else str(value), numeric=False)
-    return TableCell(f"{value:.4f}" if isinstance(value, float) else f"{value:,}", value=value)
+    return TableCell(_float(value) if isinstance(value, float) else f"{value:,}", value=value)
+
+
+def _float(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
 def _step(value: float, low: float, high: float) -> int:

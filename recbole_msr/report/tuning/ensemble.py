@@ -55,7 +55,8 @@ def ensemble_fact(ensemble: Mapping[str, Any]) -> str:
         for split, name in _SPLITS.items()
         if ensemble.get(split)
     ]
-    return f"{len(ensemble['members'])} models: {ensemble['metric']} {', '.join(values)}"
+    members = len(ensemble["members"])
+    return f"{members} model{'s' if members > 1 else ''}: {ensemble['metric']} {', '.join(values)}"
 
 
 def ensemble_section(ensemble: Mapping[str, Any]) -> list[str | Markup]:
