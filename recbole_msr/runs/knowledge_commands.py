@@ -52,7 +52,7 @@ def show_prompts(
         dataset: a dataset's name; may also stand in the settings.
         files: YAML files with settings; later ones win.
         settings: settings of the prompts (template, language, levels, ...) and of RecBole. With an `encoder` its
-            lengths are shown, and prompts are cut to its window.
+            lengths are shown, and prompts are cut to its window; one that writes (`mode: generate`) shows its answers.
         n: number of prompts of each level.
 
     Raises:
@@ -76,6 +76,11 @@ def show_prompts(
             yield f"--- {level} {token} ({template.name} {template.version}, {template.language}{size})"
             yield prompt
             yield ""
+            if encoder is not None and encoder.writes:
+                _, answers = encoder.encode_with_answers([prompt])
+                yield f"--- written by {options['encoder']} of {level} {token}"
+                yield (answers or [""])[0] or "(nothing)"
+                yield ""
 
 
 def embed(

@@ -152,6 +152,11 @@ def test_a_language_model_end_to_end(arguments, tiny_llama, tmp_path, capsys):
     for part in ("layer=-2", "pooling=mean", "mode=generate", "sha256="):
         assert part in meta["encoder"]
     assert meta["levels"]["scenario"]["longest"] <= 251
+    capsys.readouterr()
+    shown = [option for option in options if option != "--levels=scenario"]
+    assert main(["prompts", *arguments, f"--encoder=hf:{tiny_llama}", "--level=scenario", *shown]) == 0
+    written = capsys.readouterr().out.split(f"--- written by hf:{tiny_llama} of scenario young\n")[1]
+    assert written.strip() == (knowledge.texts("scenario")["answer"][0] or "(nothing)")
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,16 @@ class EncoderInfo:
 
 ENCODERS: Mapping[str, EncoderInfo] = {
     "minilm": EncoderInfo("sentence", "MiniLM"),
+    "smollm": EncoderInfo("smollm", "SmolLM"),
     "hf": EncoderInfo("causal", "CausalEncoder", "PATH_OR_NAME"),
     "st": EncoderInfo("sentence", "SentenceEncoder", "PATH_OR_NAME"),
     "server": EncoderInfo("server", "ServerEncoder", "URL"),
     "random": EncoderInfo("random", "RandomEncoder"),
 }
-"""Kind -> encoder, in the order of messages: all-MiniLM-L6-v2 as packaged for pip, which needs no download; a causal
-language model of Hugging Face; a sentence-transformers model; an OpenAI-compatible server; and, as the control, random
-vectors, which hold nothing of the text."""
+"""Kind -> encoder, in the order of messages: all-MiniLM-L6-v2 as packaged for pip, which needs no download;
+SmolLM2-135M-Instruct, a causal language model as packaged for pip; a causal language model of Hugging Face; a
+sentence-transformers model; an OpenAI-compatible server; and, as the control, random vectors, which hold nothing of the
+text."""
 DEFAULT_ENCODER = "minilm"
 
 
@@ -67,10 +69,12 @@ class Encoder(ABC):
     Attributes:
         identity: what it is and how it is used: equal identities make equal vectors.
         window: the longest text it reads, in tokens; None for no limit.
+        writes: whether the model writes an answer to each text, of which the vectors are.
         device: where it computes, for encoders that do so here: "cpu", "cuda:1"; may be set before the first text.
     """
 
     identity: str
+    writes: bool = False
     device: str | None = None
 
     @property

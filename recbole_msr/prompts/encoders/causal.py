@@ -88,6 +88,7 @@ class CausalEncoder(Encoder):
                 f"layer must be from {-layers - 1} to {layers}: the model has {layers} layers, got {layer!r}"
             )
         self._layer = layer if layer < 0 else layer - layers - 1  # as counted from the end
+        self.writes = mode == "generate"
         self._pooling, self._mode, self._new, self._dtype = pooling, mode, max_new_tokens, dtype
         self._chat = bool(self._tokenizer.chat_template) if chat is None else bool(chat)
         if self._chat and not self._tokenizer.chat_template:
@@ -102,10 +103,13 @@ class CausalEncoder(Encoder):
                 raise InputError(f"max_new_tokens={max_new_tokens} leaves no room for a prompt in this model's window")
         answer = f" max_new_tokens={max_new_tokens}" if mode == "generate" else ""
         self.identity = (
-            f"causal {Path(source).name} sha256={weights_digest(self._folder)} layer={self._layer} pooling={pooling} "
-            f"mode={mode}{answer} chat={self._chat} dtype={dtype}"
+            f"causal {self._weights(source)} layer={self._layer} pooling={pooling} mode={mode}{answer} "
+            f"chat={self._chat} dtype={dtype}"
         )
         self._model: Any = None
+
+    def _weights(self, source: str) -> str:
+        return f"{Path(source).name} sha256={weights_digest(self._folder)}"
 
     @property
     def window(self) -> int | None:

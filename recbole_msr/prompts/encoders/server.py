@@ -70,6 +70,7 @@ class ServerEncoder(Encoder):
         for what, value, least in (("timeout", timeout, 0.001), ("retries", retries, 0), ("parallel", parallel, 1)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or value < least:
                 raise InputError(f"{what} must be a number from {least:g}, got {value!r}")
+        self.writes = mode == "generate"
         self._url, self._model, self._chat, self._mode = url.rstrip("/"), server_model, chat_model or server_model, mode
         self._new, self._size, self._timeout, self._retries = max_new_tokens, size, float(timeout), int(retries)
         self._parallel = int(parallel)
