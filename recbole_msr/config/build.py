@@ -55,6 +55,8 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     if is_sequential_ranking and _learns_tasks(settings, model_class):
         # RecBole wants it True of a sequential model, and leaves no item out then: here it is what the user says.
         settings = {key: value for key, value in settings.items() if key != "repeatable"}
+        # RecBole's default draws negatives, and refuses them beside the default loss (CE) of most such models.
+        settings = {"train_neg_sample_args": None, **settings}
     if _learns_tasks(settings, model_class):
         check_metrics_fit(settings)
     config = _recbole_config(model, dataset, settings)

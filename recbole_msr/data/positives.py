@@ -10,9 +10,15 @@ from recbole.data.interaction import Interaction
 
 from recbole_msr.data.ranked_lists import RankedLists
 from recbole_msr.errors import InputError
+from recbole_msr.evaluation.ranking_mode import ranks
 
 
-def positives_of(train: Any, config: Any) -> Any:
+def ranks_items(config: Any) -> bool:
+    """Return whether a model is one of RecBole's that learns from users and items alone, and lists are asked for."""
+    return ranks(config) and (config["MODEL_TYPE"].name in ("GENERAL", "TRADITIONAL") or is_sequential(config))
+
+
+def positives_of(train: Any, config: Any, among: torch.Tensor | None = None) -> Any:
     """Return the positives of the main task in a training split, as a RecBole dataset of users and items.
 
     For a sequential model a row is a positive with the positives of its user before it, as RecBole makes them.
@@ -20,11 +26,14 @@ def positives_of(train: Any, config: Any) -> Any:
     Args:
         train: the training split of a `ScenarioDataset`.
         config: RecBole's configuration of the model.
+        among: numbers of the rows that are looked at; None for all.
 
     Raises:
         InputError: there are none, or a sequential model has no times to order them by.
     """
     positive = train.inter_feat[config["LABEL_FIELD"]] == 1
+    if among is not None:
+        positive &= torch.zeros_like(positive).index_fill_(0, among, True)
     users, items = (train.inter_feat[key][positive].clone() for key in (train.uid_field, train.iid_field))
     if not len(users):
         raise InputError(f"the training split has no positive of the task '{config['main_task']}' to learn from")

@@ -18,7 +18,7 @@ from recbole_msr.config.merge import make_folders_absolute, merge_settings
 from recbole_msr.data.cache import write_state
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.data.loaders import split_loaders
-from recbole_msr.data.positives import positives_of
+from recbole_msr.data.positives import positives_of, ranks_items
 from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.data.tables.dataset import place_tables
@@ -35,7 +35,7 @@ from recbole_msr.runs.explain.weights import weights_at
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
 from recbole_msr.runs.init_from import init_from
 from recbole_msr.runs.initial_weights import Weights, write_start
-from recbole_msr.runs.item_rankers import ItemRanker, ranks_items
+from recbole_msr.runs.item_rankers import ItemRanker
 from recbole_msr.runs.list_file import LISTS_FILE, write_lists
 from recbole_msr.runs.model_size import check_size
 from recbole_msr.runs.outcome import Outcome, about, finite_metrics, speed, validated
@@ -191,9 +191,7 @@ class Run:
                     raise InputError(
                         "RecBole's own trainer cannot resume a run; start it again (in another output_dir)"
                     )
-                splits = (self.loaders[0]._dataset, self.loaders[1]._dataset, self.loaders[2]._dataset)
-                arguments = (self.config, self.model, self.positives, splits, self.folder, self.settings)
-                outcome = ItemRanker(*arguments).train()
+                outcome = self.ranker().outcome(self.folder, test)
             elif under_lightning(self.config):
                 outcome = self._train_by_lightning(tracked, test)
             else:
@@ -203,10 +201,23 @@ class Run:
 
     def _check_late_test(self) -> None:
         """Refuse to leave the test for later where it cannot be done alone."""
-        if not under_lightning(self.config) or ranks_items(self.config):
+        if not under_lightning(self.config):
             raise InputError("RecBole's trainer trains and tests in one step: its test cannot come later")
         if self.config["log_wandb"] or self.config["wandb"] is not None:
             raise InputError("a W&B run ends with the test, so it cannot come later: leave wandb and log_wandb out")
+
+    def ranker(self) -> ItemRanker:
+        """Return the training and test of a model of RecBole's that learns from users and items."""
+        return ItemRanker(
+            self.config,
+            self.model,
+            self.positives,
+            [loader._dataset for loader in self.loaders],
+            self.settings,
+            self.folder.path,
+            self.folder.file("best.ckpt"),
+            self.after_epoch,
+        )
 
     def load(self) -> None:
         """Read and split the data."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.runs.folder import VALIDATED, RunFolder, run_folder
+from recbole_msr.runs.list_file import LISTS_FILE
 from recbole_msr.runs.result_file import read_result
 from recbole_msr.runs.run import Run, RunResult
 from recbole_msr.runs.run_log import log_level, log_to_folder
@@ -38,8 +40,13 @@ def finish_with_test(folder: str | Path) -> RunResult:
         run = Run(config, files, resume=True, started=started)
         run.load()
         run.build()
-        trainer = run.trainer()
-        tested = run.test(trainer)
+        evaluation: Evaluation | None
+        if ranks_items(config):
+            path_of_lists = files.file(LISTS_FILE) if config["save_predictions"] else None
+            tested, evaluation = run.ranker().test(path_of_lists)
+        else:
+            trainer = run.trainer()
+            tested, evaluation = run.test(trainer), trainer.evaluation
         place = list(summary).index("seconds")  # where a run that is tested at once has it
         head, tail = list(summary.items())[:place], list(summary.items())[place:]
         summary = {**dict(head), **tested, **dict(tail)}
@@ -48,4 +55,4 @@ def finish_with_test(folder: str | Path) -> RunResult:
         files.write_json("result.json", summary)
         path.unlink(missing_ok=True)
         valid = Evaluation.from_dict(summary["valid"]) if "cells" in summary["valid"] else None
-        return RunResult(summary, files.path, valid, trainer.evaluation, run.model)
+        return RunResult(summary, files.path, valid, evaluation, run.model)

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial
 from recbole_msr.training.fast_paths import has_bfloat16
 from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, keep_ladder, passed_before, standing
+from recbole_msr.tuning.ranker_training import make_training
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.study_data import StudyData
 from recbole_msr.tuning.trial_parts import parts_of
@@ -101,7 +102,7 @@ class LowRungs:
         """Return a trial's value on a rung: the mean of its trainings."""
         runs = []
         for part in parts_of(self._settings, sampled):
-            training = TrialTraining(self._settings, self._data, sampled, part, None, rung, self._ladder.precision)
+            training = make_training(self._settings, self._data, sampled, part, None, rung, self._ladder.precision)
             training.run([], _nothing, time.perf_counter(), stop=partial(stop_within, training))
             training.release()
             runs.append(training)

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import optuna
 import torch
 from filelock import FileLock
 
+from recbole_msr.data.positives import positives_of, ranks_items
 from recbole_msr.errors import InputError
 from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.jobs.model_cost import parameters
+from recbole_msr.runs.item_rankers import positives_loader
 from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.joint import MODEL
 from recbole_msr.tuning.space.space import Space
-from recbole_msr.tuning.study_data import StudyData
+from recbole_msr.tuning.study_data import StudyData, Tables
 from recbole_msr.tuning.trial_parts import tasks_of
 from recbole_msr.tuning.trial_settings import trial_config
 
@@ -142,6 +145,8 @@ def _measure_part(config: Any, data: StudyData) -> tuple[float, int]:
 
     init_seed(config["seed"], config["reproducibility"])
     tables = data.of(config)
+    if ranks_items(config):
+        return _measure_ranker(config, tables)
     model = get_model(config["model"])(config, tables.train_split).to(config["device"])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
     rows = min(int(config["train_batch_size"]), len(tables.train))
@@ -156,6 +161,24 @@ def _measure_part(config: Any, data: StudyData) -> tuple[float, int]:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return best * len(tables.train) / rows, parameters(model)
+
+
+def _measure_ranker(config: Any, tables: Tables) -> tuple[float, int]:
+    """Return the same of a model that learns from positives, of which RecBole's loader makes the batches."""
+    from recbole.utils import get_model
+
+    positives = positives_of(tables.train_split, config)
+    model = get_model(config["model"])(config, positives).to(config["device"])
+    loader = positives_loader(config, positives)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+    best, started = float("inf"), time.perf_counter()
+    for batch in islice(loader, _STEPS):
+        optimizer.zero_grad()
+        whole_loss(model.calculate_loss(batch.to(config["device"]))).backward()
+        optimizer.step()
+        best = min(best, time.perf_counter() - started)
+        started = time.perf_counter()
+    return best * len(loader), parameters(model)
 
 
 def _memory(config: Any) -> int | None:

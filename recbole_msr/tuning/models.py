@@ -10,7 +10,9 @@ from typing import Any
 from recbole_msr import registry
 from recbole_msr.config.build import plain_settings
 from recbole_msr.config.keys import known_keys, refused_keys
+from recbole_msr.config.ranking import with_ranking_defaults
 from recbole_msr.data.cache import fingerprint
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.schema import Schema
 from recbole_msr.training.configure import training_config
@@ -34,6 +36,8 @@ AUTO = (
     *("FM", "WideDeep", "DeepFM", "DCNV2", "AutoInt"),
 )
 """The models of `--models=auto`: each for another idea of what joins features, scenarios and tasks."""
+RANKERS = ("BPR", "LightGCN", "NeuMF", "Pop", "SASRec")
+"""RecBole's ranking models that have a search space."""
 _NOT_MEASURED = "it has not been measured beside the others yet"
 _NOT_IN_AUTO = {
     "OMoE": "it is MMoE with one gate for all",
@@ -52,6 +56,7 @@ _NOT_IN_AUTO = {
     "FiGNN": "it costs many times as much as DeepFM",
     "EulerNet": "it costs many times as much as DeepFM",
     "KD_DAGFM": "it is the teacher of another model, and dear",
+    **dict.fromkeys(RANKERS, "it learns from users and items alone, and is searched where it is named"),
 }
 """Models with a search space that `--models=auto` leaves out on any data; a list may name them."""
 _SEVERAL = "it differs from {other} where there are several {what}, and there is one"
@@ -178,16 +183,26 @@ def _with_protocol(dataset: str, config: Mapping[str, Any], unread: Mapping[str,
     protocol = plain_settings(full)
     shared = {key: protocol[key] for key in PROTOCOL if key in protocol}
     seeds = {key: full[key] for key in ("seed", "data_seed")}
-    return {**config, **shared, **seeds, "valid_metric": _valid_metric(config.get("valid_metric"))}
+    return {
+        **config,
+        **shared,
+        **seeds,
+        "valid_metric": _valid_metric(config.get("valid_metric"), with_ranking_defaults(config)),
+    }
 
 
-def _valid_metric(configured: Any) -> str:
+def _valid_metric(configured: Any, ranking: Mapping[str, Any]) -> str:
     """Choose the metric that judges epochs and trials: one that single-task models have as well.
+
+    Args:
+        configured: the user's; None for the default.
+        ranking: the defaults of a search by ranked lists; empty for one by labelled rows.
 
     Raises:
         InputError: it is of one task or one scenario.
     """
-    return check_quality("auc/macro" if configured is None else str(configured).lower())
+    default = f"{ranking['valid_metric'].lower()}/macro" if ranking else "auc/macro"
+    return check_quality(default if configured is None else str(configured).lower())
 
 
 def check_quality(metric: str) -> str:
@@ -199,7 +214,8 @@ def check_quality(metric: str) -> str:
     if metric.split("/")[1:] not in (["macro"], ["worst"]):
         raise InputError(
             f"a search over several models cannot be judged by '{metric}', which is of a part of the results: it takes "
-            "a metric of all scenarios and tasks, such as auc/macro, auc/worst, logloss/macro or gauc/macro"
+            "a metric of all scenarios and tasks, such as auc/macro, auc/worst, logloss/macro or gauc/macro, and of "
+            "ranked lists ndcg@10/macro"
         )
     return metric
 
@@ -224,6 +240,8 @@ class _Check:
         data_path = rows["data_path"]
         if fingerprint(config, data_path, self.dataset) != fingerprint(rows, data_path, self.dataset):
             return "its settings lead to other rows, fields, labels or another split than the others'"
+        if config["MODEL_TYPE"].name in ("GENERAL", "TRADITIONAL", "SEQUENTIAL") and not ranks_items(config):
+            return "it ranks items, and rows are evaluated by their labels: set eval_args: {mode: full}, or uniN"
         not_binary = [task for task, kind in schema.types.items() if kind != "binary"]
         if not_binary and not hasattr(registry.model_class(model), "predict_tasks"):
             return f"it learns labels of 0 and 1, and task '{not_binary[0]}' is of type {schema.types[not_binary[0]]}"

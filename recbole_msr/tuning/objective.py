@@ -25,6 +25,7 @@ from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.fidelity import Ladder
 from recbole_msr.tuning.low_rungs import LowRungs
+from recbole_msr.tuning.ranker_training import make_training
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.space.space import Space
 from recbole_msr.tuning.study_data import StudyData
@@ -122,7 +123,7 @@ class Objective:
     def begin_part(self, attempt: Attempt, part: Part) -> None:
         """Build the model of a trial's next training."""
         folder = attempt.folder.training(part.folder) if attempt.folder is not None else None
-        attempt.runs.append(TrialTraining(self._settings, self._data, attempt.outcome.settings, part, folder))
+        attempt.runs.append(make_training(self._settings, self._data, attempt.outcome.settings, part, folder))
 
     def train(self, attempt: Attempt) -> None:
         """Train a trial that has begun, part after part; what a lost trial before it has trained is not repeated."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from recbole_msr.config.build import reading_data
 from recbole_msr.data.cache import fingerprint
+from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.packed import PackedTable
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.row_share import share_rows
 from recbole_msr.data.rows_report import log_rows
@@ -29,6 +33,7 @@ class Tables:
     def __init__(self, train_split: Any, valid_split: Any, config: Any) -> None:
         self.train_split, self.valid_split, self._config = train_split, valid_split, config
         self._shares: dict[float, PackedTable] = {}
+        self._share_rows: dict[float, torch.Tensor] = {}
 
     @cached_property
     def train(self) -> PackedTable:
@@ -41,15 +46,20 @@ class Tables:
         return PackedTable.for_run(self.valid_split, self._config)
 
     def share(self, share: float) -> PackedTable:
-        """Return a share of the training rows, whole users, the same ones in every process (`data.row_share`)."""
+        """Return a share of the training rows, packed."""
         if share not in self._shares:
+            self._shares[share] = self.train.part(self.share_rows(share))
+        return self._shares[share]
+
+    def share_rows(self, share: float) -> torch.Tensor:
+        """Return the numbers of a share's rows: of whole users, the same in every process (`data.row_share`)."""
+        if share not in self._share_rows:
             schema = Schema.from_config(self._config)
             labels = schema.label_fields if schema is not None else []
             user, seed = self._config["USER_ID_FIELD"], int(self._config["data_seed"])
             numbers = [task.label_field for task in schema.tasks if task.type == "number"] if schema is not None else []
-            rows = share_rows(self.train, share, seed, user, SCENARIO_FIELD, labels, numbers)
-            self._shares[share] = self.train.part(rows)
-        return self._shares[share]
+            self._share_rows[share] = share_rows(self.train, share, seed, user, SCENARIO_FIELD, labels, numbers)
+        return self._share_rows[share]
 
     @cached_property
     def name(self) -> str:
@@ -79,7 +89,7 @@ class StudyData(Tables):
 
         self.config = trial_config(settings, {})
         with reading_data(self.config):
-            dataset = create_dataset(self.config)
+            dataset = ScenarioDataset(self.config) if ranks_items(self.config) else create_dataset(self.config)
             splits = dataset.build()
         log_rows(dataset)
         self.report = dataset.row_report() if hasattr(dataset, "row_report") else None

@@ -110,7 +110,7 @@ class TrialTraining:
             InputError: no epoch was validated.
         """
         state = self._begin_folder()
-        watch = _Watch(self, started, stop)
+        watch = Watch(self, started, stop)
         try:
             self._fit([*callbacks, watch], after_epoch, state, on_resume)
         except Exception as error:
@@ -332,7 +332,7 @@ def in_order(settings: SearchSettings, values: Mapping[str, float]) -> list[floa
     return [float(values[name]) for name in settings.objectives]
 
 
-class _Watch(pl.Callback):
+class Watch(pl.Callback):
     """Callback that notes the first batch, and asks before each batch whether to stop."""
 
     def __init__(self, training: TrialTraining, started: float, stop: Callable[[], None]) -> None:
@@ -340,6 +340,7 @@ class _Watch(pl.Callback):
         self.began = False
 
     def on_train_batch_start(self, *_: Any) -> None:
+        """Note the first batch, and ask whether to stop."""
         self.began = True
         self._training.first_batch(self._started)
         self._stop()

@@ -100,7 +100,8 @@ def test_auto_leaves_out_what_one_task_or_one_scenario_makes_the_same(config):
         ("HiNet,HiNet", "HiNet is named twice"),
         ("HiNte", "there is no model 'HiNte'; did you mean 'HiNet'"),
         ("auto,HiNet", "auto stands alone"),
-        ("BPR", "no search space for 'BPR'"),
+        ("ENMF", "no search space for 'ENMF'"),
+        ("SharedBottom,BPR", "BPR cannot take part: it ranks items"),
     ],
 )
 def test_lists_that_cannot_be_used(config, models, told):

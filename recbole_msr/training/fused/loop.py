@@ -21,6 +21,7 @@ from torch import nn
 
 from recbole_msr.config.loss_weightings import LOSS_WEIGHTINGS
 from recbole_msr.data.packed import PackedLoader, PackedTable
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.errors import InputError
 from recbole_msr.memory import retain_freed_memory
 from recbole_msr.threads import flushing_denormals
@@ -88,6 +89,8 @@ class SideBySide:
 
 def not_fusable_reason(config: Any) -> str | None:
     """Return the reason that a configuration cannot be trained among others; None if it can."""
+    if ranks_items(config):
+        return "RecBole's trainer trains one model"
     if config["lightning"]:
         return "it has options for Lightning's trainer, which trains one model"
     if config["enable_amp"] or config["precision"] not in (None, 32):
