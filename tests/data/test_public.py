@@ -1,8 +1,9 @@
 """Public datasets by name: files in the original's form, with invented values, become what the preset loads."""
 
 import gzip
-import json
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,165 +15,7 @@ from recbole_msr.data.public import convert
 from recbole_msr.data.public.catalog import SETS
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
-
-N = 240
-RNG = np.random.default_rng(7)
-
-
-def _bits(share=0.5):
-    return (RNG.random(N) < share).astype(int)
-
-
-def _of(values):
-    return RNG.choice(values, N)
-
-
-def _csv(path, frame, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, **options)
-
-
-def _lines(path, lines, encoding="utf-8"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(line + "\n" for line in lines).encode(encoding))
-
-
-def _json(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-
-
-def _movielens(raw):
-    rows = [f"{u},{i},{r / 2},{t}" for u, i, r, t in zip(_of(20), _of(12), _of(range(1, 11)), _of(10**6), strict=True)]
-    _lines(raw / "ml-32m" / "ratings.csv", ["userId,movieId,rating,timestamp", *rows])
-    genres = ["Action|Sci-Fi", "Comedy", "Drama", "Adventure|Comedy", "(no genres listed)", "Horror"]
-    films = [f'{i},"Film, The {i} (19{80 + i})",{genres[i % 6]}' for i in range(12)]
-    _lines(raw / "ml-32m" / "movies.csv", ["movieId,title,genres", *films])
-
-
-def _movielens_10m(raw):
-    _lines(raw / "ratings.dat", [f"{i % 20}::{i % 12}::{i % 5 + 1}::{838985046 + i}" for i in range(N)])
-    genres = ["Action", "Comedy", "Drama", "Adventure", "Horror"]
-    _lines(raw / "movies.dat", [f"{i}::Amélie: {i} (2001)::{genres[i % 5]}" for i in range(12)])
-
-
-def _movielens_100k(raw):
-    _lines(raw / "u.data", [f"{i % 20 + 1}\t{i % 12 + 1}\t{i % 5 + 1}\t{881250949 + i}" for i in range(N)])
-    _lines(raw / "u.user", [f"{i}|{15 + i}|{'MF'[i % 2]}|writer|9810{i}" for i in range(1, 21)])
-    flags = ["|".join("1" if g in (5, i % 19) else "0" for g in range(19)) for i in range(1, 13)]
-    films = [f"{i}|Misérables, Les (1995)|01-Jan-1995||http://x?{i}|{flags[i - 1]}" for i in range(1, 13)]
-    _lines(raw / "u.item", films, "latin-1")
-
-
-def _kuairand(raw, end="pure", parts=("",)):
-    users, videos = range(12), range(30)
-    for days in ("4_08_to_4_21", "4_22_to_5_08"):
-        for part in parts:
-            log = {
-                "user_id": _of(users),
-                "video_id": _of(videos),
-                "date": 20220408,
-                "hourmin": 1700,
-                "time_ms": 1649581149287,
-            }
-            log |= {
-                name: _bits(0.4) for name in ("is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate")
-            }
-            log |= {"long_view": _bits(0.3), "play_time_ms": _of(range(10**5)), "duration_ms": _of(range(1, 10**5))}
-            log |= {
-                "profile_stay_time": 0,
-                "comment_stay_time": 0,
-                "is_profile_enter": 0,
-                "is_rand": 0,
-                "tab": _of([0, 1, 2, 4, 6, 9]),
-            }
-            _csv(raw / "data" / f"log_standard_{days}_{end}{part}.csv", pd.DataFrame(log))
-    user = {"user_id": users, "user_active_degree": "full_active", "is_lowactive_period": 0, "is_live_streamer": -124}
-    user |= {"is_video_author": 1}
-    for name in ("follow_user_num", "fans_user_num", "friend_user_num", "register_days"):
-        user |= {name: range(3, 15), f"{name}_range": "(10,50]"}
-    user |= {"register_days_range": "730+"} | {f"onehot_feat{i}": 1.0 for i in range(18)}
-    _csv(raw / "data" / f"user_features_{end}.csv", pd.DataFrame(user))
-    video = {
-        "video_id": videos,
-        "author_id": 5,
-        "video_type": "NORMAL",
-        "upload_dt": "2020-07-08",
-        "upload_type": "Kmovie",
-    }
-    video |= {
-        "visible_status": 1.0,
-        "video_duration": 17200.0,
-        "server_width": range(700, 730),
-        "server_height": range(1280, 1310),
-    }
-    video |= {"music_id": 98, "music_type": 4.0, "tag": "12,65"}
-    _csv(raw / "data" / f"video_features_basic_{end}.csv", pd.DataFrame(video))
-    _csv(raw / "data" / f"log_random_4_22_to_5_08_{end}.csv", pd.DataFrame(log))
-
-
-def _kuaisar(raw):
-    ids = {"user_id": _of(9), "item_id": _of(40)}
-    flags = {name: _bits() for name in ("click", "forward", "like", "follow", "search", "search_item_related")}
-    rec = {**ids, "time": "2023-05-22 15:53:20", "timestamp": 1684742000123.0 + np.arange(N), **flags}
-    _csv(raw / "rec_inter.csv", pd.DataFrame(rec | {"playing_time": 60792.0, "duration_ms": 45400.0}))
-    search = {**ids, "search_session_id": range(N), "search_session_time": "2023-05-22 21:58:52"}
-    search |= {"search_session_timestamp": 1684763932919 + np.arange(N), "keyword": "[20, 34, 3]"}
-    search |= {"search_source": "USER_INPUT", "click_cnt": _of([0, 1, 2]), "item_type": "VIDEO"}
-    _csv(raw / "src_inter.csv", pd.DataFrame(search))
-    user = {"user_id": range(9), "search_active_level": 1, "rec_active_level": 2, "onehot_feat1": 0, "onehot_feat2": 7}
-    _csv(raw / "user_features.csv", pd.DataFrame(user))
-    item = {
-        "item_id": range(39),
-        "caption": "[1, 213]",
-        "author_id": 10,
-        "item_type": "NORMAL",
-        "upload_time": "2023-04-22",
-    }
-    item |= {"upload_type": "LongImport"}
-    for level in ("first", "second", "third", "fourth"):
-        item |= {
-            f"{level}_level_category_id": 9,
-            f"{level}_level_category_name": "搞笑",
-            f"{level}_level_category_name_en": "Funny joke",
-        }
-    _csv(raw / "item_features.csv", pd.DataFrame(item))
-
-
-def _amazon_2018(raw):
-    for domain, first in (("All_Beauty", 0), ("Gift_Cards", 5)):
-        rows = zip(_of(20), _of(range(first, first + 15)), _of(range(1, 6)), strict=True)
-        other = {"verified": True, "reviewText": "good\nthing", "unixReviewTime": 1424304000, "style": {"Size:": " L"}}
-        reviews = [{"overall": float(r), "reviewerID": f"A{u}", "asin": f"B{i}", **other} for u, i, r in rows]
-        _json(raw / f"{domain}_5.json.gz", reviews)
-        other = {"brand": "", "category": ["Bath Soaps", "Beauty"]}
-        products = [{"asin": f"B{i}", "title": f"Soap,\n\t{i}", **other} for i in range(first, first + 17)]
-        _json(raw / f"meta_{domain}.json.gz", [*products, products[0] | {"brand": ["odd"]}])
-
-
-def _amazon_2023(raw):
-    for domain in ("All_Beauty", "Video_Games"):
-        ids = zip(_of(20), _of(15), _of(range(1, 6)), strict=True)
-        other = {"title": "Meh", "images": [], "timestamp": 1634275259292, "verified_purchase": True}
-        names = ("user_id", "parent_asin", "rating")
-        rows = [dict(zip(names, (f"U{u}", f"{domain[0]}{i}", float(r)), strict=True)) | other for u, i, r in ids]
-        _json(raw / f"{domain}.jsonl.gz", rows)
-        other = {"main_category": "All Beauty", "price": None, "store": "Lurrose", "categories": []}
-        products = [{"title": f"Nails {i}", "parent_asin": f"{domain[0]}{i}", **other} for i in range(15)]
-        _json(raw / f"meta_{domain}.jsonl.gz", products)
-
-
-SAMPLES = {
-    "ml-100k-grouplens": (_movielens_100k, N, 3),
-    "ml-10m": (_movielens_10m, N, 5),
-    "ml-32m": (_movielens, N, 5),
-    "kuairand-pure": (_kuairand, 2 * N, 5),
-    "kuairand-27k": (lambda raw: _kuairand(raw, "27k", ("_part1", "_part2")), 4 * N, 5),
-    "kuaisar": (_kuaisar, 2 * N, 2),
-    "amazon-2018": (_amazon_2018, 2 * N, 2),
-    "amazon-2023": (_amazon_2023, 2 * N, 2),
-}
-"""By name: what writes the raw files, their rows, and the scenarios that the preset makes of them."""
+from tests.public_samples import SAMPLES, N, aliexpress, amazon_2018, kuairand, movielens
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +59,7 @@ def test_every_row_arrives_and_the_preset_loads(name, converted, tmp_path):
     assert {task.name for task in dataset.schema.tasks} == set(config["tasks"])
 
 
-@pytest.mark.parametrize("name", ["kuairand-pure", "amazon-2018"])
+@pytest.mark.parametrize("name", ["kuairand-pure", "ali-ccp", "frappe"])
 def test_a_preset_trains(name, converted, tmp_path):
     folder = converted(name)
     config = _settings(folder, tmp_path) | {"epochs": 1, "output_dir": str(tmp_path / "run"), "train_batch_size": 128}
@@ -266,11 +109,78 @@ def test_values_of_amazon(converted):
     assert (rows["timestamp:float"] == "1634275259.292").all()
 
 
+def test_values_of_mind(converted):
+    rows = _read(converted("mind-small"), "inter")
+    assert rows.iloc[0].tolist() == ["U0", "N0", "1573463158", "1", "0"]
+    assert rows.iloc[1].tolist() == ["U0", "N7", "1573463158", "0", "0"]
+    assert _read(converted("mind-small"), "item").iloc[3].tolist() == [
+        *("N3", "finance", "finance-x", '"Quoted" title 3', "About")
+    ]
+
+
+def test_values_of_tenrec(converted):
+    rows = _read(converted("tenrec"), "inter")
+    articles = rows[rows["scenario:token"] == "QB-article"]
+    assert articles["item_id:token"].str.fullmatch(r"article-\d+").all()
+    assert (articles["like:float"] == "").all()
+    assert set(rows["category:token"]) == {"0", "1", ""}
+
+
+def test_values_of_aliexpress_are_those_of_a_join(tmp_path):
+    aliexpress(tmp_path / "raw")
+    folder = convert("aliexpress", tmp_path / "raw", tmp_path / "out")
+    raw = tmp_path / "raw" / "aliexpress_NL_datasets"
+    user, item = (pd.read_csv(raw / f"nl_{name}_train.csv", header=None) for name in ("user", "item"))
+    rows = pd.read_csv(folder / "aliexpress.train.inter", sep="\t")[:N]
+    joined = user.set_index(0).loc[item[0]].reset_index(drop=True)
+    np.testing.assert_array_equal(rows["search_id:token"], item[0])
+    np.testing.assert_array_equal(rows["categorical_1:token"], joined[1])  # user_2
+    np.testing.assert_array_equal(rows["categorical_10:token"], item[18])  # item_19
+    np.testing.assert_allclose(rows["numerical_1:float"], joined[8], rtol=1e-6)  # user_9
+    np.testing.assert_array_equal(rows["numerical_24:float"], item[1])  # item_2
+    np.testing.assert_array_equal(rows["click:float"], (item[48] >= 1).astype(int))
+    np.testing.assert_array_equal(rows["conversion:float"], (item[48] == 2).astype(int))
+
+
+def test_values_of_ali_ccp(converted):
+    rows = _read(converted("ali-ccp"), "train.inter")
+    row = rows.iloc[13].to_dict()
+    assert (row["user_id:token"], row["f121:token"], row["item_id:token"]) == ("7005", "126", "2")
+    assert (row["f301:token"], row["f853:token"], row["click:float"], row["purchase:float"]) == ("9352", "0", "1", "1")
+    halves = [len(_read(converted("ali-ccp"), f"{part}.inter")) for part in ("valid", "test")]
+    assert sum(halves) == N
+    assert min(halves) > N / 3
+
+
+def test_values_of_douban_and_yelp(converted):
+    row = _read(converted("douban"), "inter").iloc[0]
+    assert row.tolist() == ["0", "book-0", "book", "1", "1335830400", "2012-05-01"]
+    assert _read(converted("douban"), "user").iloc[3].tolist() == ["3", "北京", "2007-07"]
+    shop = _read(converted("yelp"), "item").iloc[1]
+    assert shop.tolist() == ["b1", "A B", "Old City", "FL", "Doctors Health_&_Medical"]
+    assert _read(converted("yelp"), "inter")["timestamp:float"][61] == "1531000861"
+
+
+def test_a_file_that_belongs_to_another_is_missed(tmp_path):
+    aliexpress(tmp_path / "raw")
+    (tmp_path / "raw" / "aliexpress_US_datasets" / "us_user_test.csv").unlink()
+    with pytest.raises(InputError, match=r"neither us_user_test\.csv nor .*, the searches of us_item"):
+        convert("aliexpress", tmp_path / "raw", tmp_path / "out")
+    (tmp_path / "raw" / "aliexpress_US_datasets" / "us_item_test.csv").unlink()
+    with pytest.raises(InputError, match=r"has us_item_train\.csv, but neither us_item_test\.csv"):
+        convert("aliexpress", tmp_path / "raw", tmp_path / "out")
+    path = tmp_path / "raw" / "aliexpress_NL_datasets" / "nl_user_train.csv"
+    path.write_text(path.read_text().split("\n", 1)[1])
+    (tmp_path / "raw" / "aliexpress_US_datasets" / "us_item_train.csv").unlink()
+    with pytest.raises(InputError, match=r"nl_user_train\.csv lacks item_1 100, which line \d+ of its rows names"):
+        convert("aliexpress", tmp_path / "raw", tmp_path / "out")
+
+
 def test_counts_are_compared_with_the_published_ones(tmp_path, caplog):
     from recbole_msr.data.public.counts import Counts
     from recbole_msr.data.public.spec import Published
 
-    _movielens(tmp_path / "raw")
+    movielens(tmp_path / "raw")
     with caplog.at_level(logging.INFO):
         convert("ml-32m", tmp_path / "raw", tmp_path / "out")
     assert f"{N} rows, published 32,000,204; 20 users, published 200,948" in caplog.text
@@ -284,9 +194,9 @@ def test_ids_are_counted_once_however_they_come():
 
     from recbole_msr.data.public.counts import IdSet
 
-    ids, seen = IdSet(), set()
+    ids, seen, rng = IdSet(), set(), np.random.default_rng(3)
     for _ in range(40):
-        batch = [str(one) for one in RNG.integers(0, 3000, 200)]
+        batch = [str(one) for one in rng.integers(0, 3000, 200)]
         expected = []
         for one in batch:
             expected.append(one not in seen)
@@ -298,7 +208,7 @@ def test_ids_are_counted_once_however_they_come():
 
 
 def test_a_sample_is_of_all_files_and_keeps_its_users_and_items(tmp_path):
-    _kuairand(tmp_path / "raw")
+    kuairand(tmp_path / "raw")
     folder = convert("kuairand-pure", tmp_path / "raw", tmp_path / "out", sample=25, seed=3)
     rows = _read(folder, "inter")
     assert len(rows) == 25
@@ -337,7 +247,7 @@ BROKEN = {
 
 @pytest.mark.parametrize(("breaks", "told"), BROKEN.values(), ids=BROKEN)
 def test_broken_files_are_named_and_nothing_is_written(breaks, told, tmp_path):
-    _kuairand(tmp_path / "raw")
+    kuairand(tmp_path / "raw")
     breaks(tmp_path / "raw")
     with pytest.raises(InputError, match=told):
         convert("kuairand-pure", tmp_path / "raw", tmp_path / "out")
@@ -351,7 +261,7 @@ def test_broken_files_are_named_and_nothing_is_written(breaks, told, tmp_path):
      (b'{"asin": "B1", "reviewerID": "A1", "overall": "five"}', r"line 2 has values of other types")],
 )  # fmt: skip
 def test_a_damaged_line_of_json_is_named(line, told, tmp_path):
-    _amazon_2018(tmp_path / "raw")
+    amazon_2018(tmp_path / "raw")
     path = tmp_path / "raw" / "All_Beauty_5.json.gz"
     first, rest = gzip.decompress(path.read_bytes()).split(b"\n", 1)
     path.write_bytes(gzip.compress(first + b"\n" + line + b"\n" + rest))
@@ -366,6 +276,30 @@ def test_names_that_there_are_not_get_the_closest(tmp_path, capsys):
         assert told in capsys.readouterr().err
 
 
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def test_the_real_log_of_frappe_has_the_published_counts(tmp_path, caplog):
+    if not (SHARED / "frappe").is_dir():
+        pytest.skip("frappe's log and apps are not in shared/data/frappe beside the checkout")
+    (tmp_path / "raw").mkdir()
+    for there, name in (("interactions", "frappe"), ("apps", "meta")):
+        shutil.copy(SHARED / "frappe" / f"{there}.csv.gz", tmp_path / "raw" / f"{name}.csv.gz")
+    with caplog.at_level(logging.INFO):
+        folder = convert("frappe", tmp_path / "raw", tmp_path / "out")
+    assert "96,203 rows, 957 users, 4,082 items, as published" in caplog.text
+    assert len(_read(folder, "item")) == 4082
+
+
+def test_columns_are_called_as_in_preprocessed_samples():
+    """MTReclib's file of AliExpress has the columns that a conversion makes of the original files."""
+    sample = SHARED / "formats" / "aliexpress_train_sample.csv"
+    if not sample.is_file():
+        pytest.skip("a sample of AliExpress is not in shared/data/formats beside the checkout")
+    theirs = set(pd.read_csv(sample, nrows=0))
+    assert set(SETS["aliexpress"].inter.columns) == theirs | {"country"}
+
+
 def test_every_set_has_a_sample_in_these_tests():
-    same_form = {"ml-1m", "ml-20m", "ml-25m", "kuairand-1k", "kuaisar-small"}
+    same_form = {"ml-1m", "ml-20m", "ml-25m", "kuairand-1k", "kuaisar-small", "mind-large"}
     assert set(SETS) == {*SAMPLES, *same_form}

@@ -5,12 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NoReturn
 
-from recbole_msr.data.public import amazon, kuairand, kuaisar, movielens
+from recbole_msr.data.public import (
+    ali_ccp,
+    aliexpress,
+    amazon,
+    douban,
+    frappe,
+    kuairand,
+    kuaisar,
+    mind,
+    movielens,
+    tenrec,
+    trust,
+    yelp,
+)
 from recbole_msr.data.public.spec import PublicSet
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.registry import properties
 
-_MODULES = (amazon, kuairand, kuaisar, movielens)
+_MODULES = (kuairand, kuaisar, aliexpress, ali_ccp, tenrec, mind, amazon, douban, trust, yelp, frappe, movielens)
 SETS: dict[str, PublicSet] = {public.name: public for module in _MODULES for public in module.SETS}
 """What `recbole-msr data NAME` converts."""
 

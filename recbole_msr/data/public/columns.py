@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_msr.data.public.spec import Column, Convert
+from recbole_msr.data.public.spec import Column, Convert, Step
+from recbole_msr.files.text_rows import Batch
 
 
 def token(*sources: str, convert: Convert | None = None, optional: bool = False) -> Column:
@@ -35,9 +34,9 @@ def words(*sources: str, convert: Convert | None = None, optional: bool = False)
     return Column("token_seq", sources, convert or plain_text, is_optional=optional)
 
 
-def tokens(names: str, source: str = "") -> dict[str, Column]:
+def tokens(names: str) -> dict[str, Column]:
     """Return columns of categories that are called as in the raw file, from their names with spaces between them."""
-    return {name: token(source or name) for name in names.split()}
+    return {name: token(name) for name in names.split()}
 
 
 def numbers(names: str) -> dict[str, Column]:
@@ -94,9 +93,23 @@ def matched(pattern: str) -> Convert:
     return lambda cells: pc.struct_field(pc.extract_regex(cells, pattern), "kept")
 
 
-def prefixed(prefix: str) -> Convert:
-    """Return a function that puts a text before each cell."""
-    return lambda cells: pc.binary_join_element_wise(pa.scalar(prefix, cells.type), cells, pa.scalar("", cells.type))
+def prefixed(prefix: str, *columns: str) -> Step:
+    """Return a step that puts a text before each cell of the columns: ids that are counted anew in each file."""
+
+    def step(batch: Batch) -> Batch:
+        rows = batch.columns
+        for name in columns:
+            cells = rows.column(name)
+            texts = pc.binary_join_element_wise(pa.scalar(prefix), cells, pa.scalar(""))
+            rows = rows.set_column(rows.schema.get_field_index(name), name, texts)
+        return Batch(rows, batch.place)
+
+    return step
+
+
+def filled(text: str) -> Convert:
+    """Return a function that writes a text where a cell is missing."""
+    return lambda cells: pc.fill_null(cells, text)
 
 
 def milliseconds(cells: pa.Array) -> pa.Array:
@@ -110,17 +123,22 @@ def milliseconds(cells: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(whole, rest, ".")
 
 
-def date_time(form: str) -> Convert:
-    """Return a function that makes seconds since 1970 of a date written in a form (UTC), such as %Y-%m-%d.
+def date_time(*forms: str) -> Convert:
+    """Return a function that makes seconds since 1970 of a date written in one of these forms (UTC), such as %Y-%m-%d.
 
     What is no such date stays, for the check that names it.
     """
 
     def convert(cells: pa.Array) -> pa.Array:
-        times = pc.strptime(cells, format=form, unit="s", error_is_null=True)
-        return pc.coalesce(pc.cast(pc.cast(times, pa.int64()), cells.type), cells)
+        times = (pc.strptime(cells, format=form, unit="s", error_is_null=True) for form in forms)
+        return pc.coalesce(*(pc.cast(pc.cast(time, pa.int64()), cells.type) for time in times), cells)
 
     return convert
+
+
+def no_number_is_missing(cells: pa.Array) -> pa.Array:
+    """Return cells without those that hold no number."""
+    return pc.if_else(pc.match_substring_regex(cells, r"^-?[0-9]+(\.[0-9]+)?$"), cells, pa.scalar(None, cells.type))
 
 
 def chained(*steps: Convert) -> Convert:
@@ -136,11 +154,7 @@ def chained(*steps: Convert) -> Convert:
 
 def first_characters(count: int) -> Convert:
     """Return a function that keeps the first characters of each cell, such as the year of a date."""
-    return partial(_sliced, count)
-
-
-def _sliced(count: int, cells: pa.Array) -> pa.Array:
-    return pc.utf8_slice_codeunits(cells, 0, count)
+    return lambda cells: pc.utf8_slice_codeunits(cells, 0, count)
 
 
 def _escaped(separator: str) -> str:

@@ -218,24 +218,18 @@ class _Conversion:
             logger.info("%s: %s says nothing of %s of the %s", self._set.name, path, f"{lacking:,}", what)
 
     def _report(self) -> None:
-        name = self._set.name
-        if self._sample is not None or "" not in self._set.published:
-            logger.info("%s: %s", name, self._total.describe())
-        if self._sample is not None:
-            return
-        counted = {"": self._total, **self._parts}
-        for part, published in self._set.published.items():
-            if part not in counted:
-                continue
-            label = f"{name}, {part}" if part else name
-            differences = counted[part].differences(published)
+        for part, counts in {"": self._total, **self._parts}.items():
+            label = f"{self._set.name}, {part}" if part else self._set.name
+            published = self._set.published.get(part) if self._sample is None else None
+            differences = counts.differences(published) if published is not None else []
             if differences:
                 logger.warning(
                     "%s: %s. Other counts than published (%s), as another version of the files has: %s",
-                    label, counted[part].describe(), self._set.source, "; ".join(differences),
+                    label, counts.describe(), self._set.source, "; ".join(differences),
                 )  # fmt: skip
             else:
-                logger.info("%s: %s, as published (%s)", label, counted[part].describe(), self._set.source)
+                as_published = "" if published is None else f", as published ({self._set.source})"
+                logger.info("%s: %s%s", label, counts.describe(), as_published)
 
 
 def _types(table: Table) -> dict[str, FeatureType]:

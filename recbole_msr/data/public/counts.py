@@ -27,7 +27,7 @@ class IdSet:
 
     def add(self, ids: pa.Array) -> np.ndarray:
         """Add ids (N,); return (N,) whether each is new, a second one within `ids` not."""
-        hashes = _hashes(ids)
+        hashes = hashes_of(ids)
         unique, first = np.unique(hashes, return_index=True)
         new = ~self._holds(unique)
         is_new = np.zeros(len(hashes), dtype=bool)
@@ -41,7 +41,7 @@ class IdSet:
 
     def contains(self, ids: pa.Array) -> np.ndarray:
         """Return (N,) whether each of the ids is in the set."""
-        return self._holds(_hashes(ids))
+        return self._holds(hashes_of(ids))
 
     def lacks(self, others: IdSet) -> int:
         """Return how many of another set's ids are not in this one."""
@@ -56,7 +56,8 @@ class IdSet:
         return held
 
 
-def _hashes(ids: pa.Array) -> np.ndarray:
+def hashes_of(ids: pa.Array) -> np.ndarray:
+    """Return a hash of 64 bits of each id (N,)."""
     encoded = ids.dictionary_encode()
     unique = pd.util.hash_array(np.asarray(encoded.dictionary.to_pylist(), dtype=object), categorize=False)
     return unique[encoded.indices.to_numpy(zero_copy_only=False)] if len(ids) else np.empty(0, np.uint64)

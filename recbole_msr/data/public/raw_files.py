@@ -62,6 +62,11 @@ def find_table(folder: Path, name: str, table: Table) -> list[Found]:
         wanted = missing[0] if missing else " or ".join(raw.name for raw in table.raws)
         every = ", ".join(raw.name for raw in table.raws)
         raise InputError(f"{folder} has neither {wanted} nor {wanted}.gz: {name} is made of {every}")
+    for one in found:
+        other = {"train": "test", "test": "train"}.get(one.raw.part or "")
+        if other and not any(two.raw.part == other and two.constants == one.constants for two in found):
+            partner = next(raw for raw in table.raws if raw.part == other and raw.constants == one.raw.constants)
+            raise InputError(f"{folder} has {one.raw.name}, but neither {partner.name} nor {partner.name}.gz")
     if absent:
         logger.warning("%s: not there, so left out: %s", name, ", ".join(raw.name for raw in absent))
     return found
