@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.runs.calibrated import CALIBRATION, read_calibration
@@ -50,7 +51,8 @@ class SavedRun(RunFiles):
         """The trained model (a `torch.nn.Module`) with the best epoch's weights, in evaluation mode.
 
         Raises:
-            InputError: the run has no tasks, or its weights, its vocabulary or its knowledge cannot be read.
+            InputError: the run has no tasks, or its weights, its vocabulary or its knowledge cannot be read; or it is one
+                of RecBole's models that learn from users and items alone, which score no rows.
         """
         from recbole.utils import get_model
 
@@ -59,6 +61,11 @@ class SavedRun(RunFiles):
             f"'{self.checkpoint_path}') does so"
         )
         config = self.recbole_config
+        if ranks_items(config):
+            raise InputError(
+                f"the run in {self.folder} is of {config['model']}, one of RecBole's models that rank the items of their "
+                "own data: it scores no new rows. Its lists are evaluated in result.json; a model of fields scores rows"
+            )
         model = get_model(config["model"])(config, self.dataset)
         apply_weights(model, self.take_checkpoint(), self.checkpoint_path)
         return model.to(config["device"]).eval()

@@ -95,6 +95,8 @@ def test_other_models_train(data_path, tmp_path, model):
     assert 0 < made.test.pooled["click"].value("ndcg@5") <= 1
     history = pd.read_csv(made.folder / "metrics.csv")
     assert made.summary["best_valid_score"] == pytest.approx(history["valid_score"].max())
+    with pytest.raises(InputError, match=rf"is of {model}, one of RecBole's models .* it scores no new rows"):
+        recbole_msr.load(made.folder).predict(pd.DataFrame({"user_id": ["u1"], "item_id": ["i1"]}))
 
 
 def _frame(part, split):
