@@ -15,6 +15,8 @@ def test_values_of_the_right_kind_are_returned_as_plain_python():
     assert option.choice("act", ["relu", "gelu"]) == "relu"
     assert option.sizes("sizes") == [8, 4]
     assert option.sizes("none", may_be_empty=True) == []
+    assert Options({"fields": ("b", "a")}).words("fields", "abc") == ["b", "a"]
+    assert option.words("none", "abc") == []
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,9 @@ def test_values_of_the_right_kind_are_returned_as_plain_python():
             lambda o: o.sizes("key"),
             "'key' must be a non-empty list of integers >= 1, such as [128, 64], got []",
         ),
+        ("a", lambda o: o.words("key", "ab"), "'key' must be a list of different words of a, b, got 'a'"),
+        (["a", "a"], lambda o: o.words("key", "ab"), "'key' must be a list of different words of a, b, got ['a', 'a']"),
+        (["user"], lambda o: o.words("key", ["user_id", "age"]), "got ['user']; did you mean 'user_id'?"),
         ([8, 0], lambda o: o.sizes("key"), "such as [128, 64], got [8, 0]"),
         (128, lambda o: o.sizes("key"), "such as [128, 64], got 128"),
         ("128", lambda o: o.sizes("key", may_be_empty=True), "such as [128, 64], or [], got '128'"),
