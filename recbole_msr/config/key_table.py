@@ -600,6 +600,8 @@ KEYS: Mapping[str, Key] = {
     ),
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
     "history": _key(anything(), _OWN_MODELS),
+    "min_count": _key(maybe(mapping(_field(), whole(1), "{item_id: 5}")), _OWN_MODELS),
+    "hash_buckets": _key(maybe(mapping(_field(), whole(1), "{user_id: 1000000}")), _OWN_MODELS),
     "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),
     "history_hidden_sizes": _key(
         listing(whole(1), of_what="whole numbers of at least 1", at_least=1), _OWN_MODELS, _HISTORY, _ATTENTION

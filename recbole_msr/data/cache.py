@@ -41,6 +41,7 @@ from recbole.utils.argument_list import dataset_arguments
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from recbole_msr.data import table_rows
 from recbole_msr.data.history import HistoryRows, data_key
 from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.rows import Packed, PackedRows
@@ -103,6 +104,7 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by["history"] = data_key(config)
     if config["rows_after"] is not None:
         made_by["rows_after"] = config["rows_after"]
+    made_by |= {key: fields for key, fields in table_rows.declared_rows(config).items() if fields}
     if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then
         made_by["positives"] = True
     made_by["files"] = {
@@ -231,6 +233,7 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         "label_scale": dataset.label_scale,
         "label_classes": dataset.label_classes,
         "top_scenarios": dataset.top_scenarios,
+        "table_rows": table_rows.as_tensors(dataset.table_rows)[1],
         "split_sizes": [int(size) for size in dataset.split_sizes],
         "data_report": dataset.data_report,
         "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
@@ -248,6 +251,7 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
     state["shared"] = shared
     if dataset.history is not None:
         tensors |= {f"history/{name}": tensor for name, tensor in dataset.history.tensors().items()}
+    tensors |= {f"rows/{field}": rows for field, rows in table_rows.as_tensors(dataset.table_rows)[0].items()}
     for name in state["tables"]:
         feat = getattr(dataset, f"{name}_feat")
         if name != "inter":
@@ -306,6 +310,8 @@ def read_state(dataset: Any, folder: Path) -> None:
     for key in ("label_scale", "label_classes"):  # what earlier versions wrote has none: tasks were binary
         setattr(dataset, key, state.get(key, {}))
     dataset.top_scenarios = state.get("top_scenarios")
+    rows = {key.removeprefix("rows/"): tensor for key, tensor in tensors.items() if key.startswith("rows/")}
+    dataset.table_rows = table_rows.from_tensors(rows, state.get("table_rows", {}))
     # Runs of earlier versions have none beside their vocabularies.
     dataset.data_report = state.get("data_report", {"files": {}, "warnings": []})
     for name in ("user", "item"):

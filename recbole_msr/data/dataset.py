@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -36,6 +36,8 @@ from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, che
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
+from recbole_msr.data.table_rows import TableRows, make_table_rows
+from recbole_msr.data.table_rows import check_fields as check_table_rows
 from recbole_msr.data.top_scenarios import top_scenarios
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
@@ -85,6 +87,7 @@ class ScenarioDataset(ColumnarDataset):
         schema: the declared scenario and tasks.
         scenario_names: names of the M scenarios; name m has id m + 1. Where the most frequent values are the scenarios
             (`top`), they are the field's values until `build` has counted.
+        table_rows: the rows of embedding tables, of the fields of `min_count` and `hash_buckets` (set by `build`).
         top_scenarios: the values that are scenarios by `top`, in their order (set by `build`); None without.
         scenario_shares: each scenario's share of the training rows (set by `build`), M floats.
         split_sizes: rows of train, valid and test (set by `build`).
@@ -106,6 +109,7 @@ class ScenarioDataset(ColumnarDataset):
     split_sizes: list[int]
     number_scale: dict[str, dict[str, float]]
     top_scenarios: list[str] | None = None
+    table_rows: Mapping[str, TableRows] = {}
     all_scenarios: ScenarioDataset | None = None
     split_name: str | None = None
     earlier: PackedRows | None = None
@@ -348,7 +352,7 @@ class ScenarioDataset(ColumnarDataset):
         """
         report = self.data_report
         rows = {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
-        return rows | ({"top_scenarios": report["top_scenarios"]} if "top_scenarios" in report else {})
+        return rows | {key: report[key] for key in ("top_scenarios", "table_rows") if key in report}
 
     def _data_warnings(self) -> list[str]:
         """Return the warnings about the data, and every default rule that left rows out."""
@@ -400,6 +404,10 @@ class ScenarioDataset(ColumnarDataset):
                     f"numerical_features: '{field}' is a {self.field2type[field].value} in the files, not a float; "
                     f"write {field}:float in the file's first line, or leave it out to have its values as categories"
                 )
+        scenario = self.schema.scenario
+        no_features = [*(task.field for task in self.schema.tasks), *self._weights_alone()]
+        no_features += [] if scenario.field is None or scenario.keep_field else [scenario.field]
+        check_table_rows(self.config, self.field2type, no_features, self._explain_missing)
         for field in (SCENARIO_FIELD, *self.schema.label_fields, *self.schema.weight_fields.values()):
             sources = (self.schema.scenario.field, *(task.field for task in self.schema.tasks))
             if field in self.field2type and field not in sources:
@@ -634,6 +642,8 @@ class ScenarioDataset(ColumnarDataset):
             if self.history_settings is not None:
                 self._add_histories(self.history_settings, rows)
             self.inter_feat = pack_dataset(self)
+            self.table_rows, report = make_table_rows(self.config, self, self.split_sizes[0])
+            self.data_report |= {"table_rows": report} if report else {}
             self._check_scenarios()
             train = slice(self.split_sizes[0])
             columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}

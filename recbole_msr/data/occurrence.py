@@ -25,7 +25,7 @@ def occurring(dataset: Any, field: str) -> Tensor:
         FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
     }
     key, table = tables.get(dataset.field2source[field], (field, None))
-    values = _column(dataset.inter_feat, key)
+    values = column_of(dataset.inter_feat, key)
     if table is not None:
         values = table[field][_flags(values, len(table)).nonzero().squeeze(1)]
     if dataset.field2type[field] == FeatureType.FLOAT:
@@ -39,7 +39,8 @@ def _flags(ids: Tensor, length: int) -> Tensor:
     return flags
 
 
-def _column(inter: Any, field: str) -> Tensor:
+def column_of(inter: Any, field: str) -> Tensor:
+    """Return a column (N, ...) of interactions, without keeping it where they are packed."""
     if isinstance(inter, PackedRows) and not inter.interaction.changed:
         return inter.packed.column(field)  # not `inter[field]`, which would keep it
     return torch.as_tensor(inter[field])

@@ -13,6 +13,7 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.data.rows import Packed
+from recbole_msr.data.table_rows import describe as describe_table_rows
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Task
 
 _SAMPLE = 20_000
@@ -73,6 +74,8 @@ def log_rows(dataset: Any, folder: Path | None = None) -> None:
             f"scenarios: the {top['values']} most frequent values; '{top['other']}' is {top['other_values']} values in "
             f"{top['other_rows']} rows, {top['other_training_rows']} of them training rows"
         )
+        logger.info("data: %s", line, extra={"shown": _was_shown(line), "folder": folder})
+    for line in describe_table_rows(report.get("table_rows", {})):
         logger.info("data: %s", line, extra={"shown": _was_shown(line), "folder": folder})
     for suffix, of_file in report["files"].items():
         line = f"{of_file['file']}: {of_file['read']} rows read, {of_file['used']} used"

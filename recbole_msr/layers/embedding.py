@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recbole_msr.config.key_table import INTERACTIONS
 from recbole_msr.data.history import HistorySettings
 from recbole_msr.data.occurrence import occurring
+from recbole_msr.data.table_rows import TableRows, table_size
 from recbole_msr.errors import InputError
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.history import HistoryFeatures
@@ -50,6 +51,8 @@ class FeatureEmbedding(nn.Module):
 
     What no training row has (a user of the test rows alone, say) no row trains: in evaluation it is read as index 0, so
     that all such values, and those that the vocabulary lacks, come to the same.
+
+    - With `min_count` or `hash_buckets` a field has fewer rows than values, see `data.table_rows`.
 
     - What `history` declares (`HistoryFeatures`) stands behind them; a given column is no other feature then.
 
@@ -127,7 +130,8 @@ class FeatureEmbedding(nn.Module):
         embedded = self.float_fields if self.numerical_as == "embedding" else []
         fields = [*self.token_fields, *self.token_seq_fields, *embedded]
         exponent = option.number("embedding_size_exponent", at_least=-1)
-        widths = embedding_widths({field: dataset.num(field) for field in fields}, size, exponent)
+        self._add_rows(dataset)
+        widths = embedding_widths({field: table_size(dataset, field) for field in fields}, size, exponent)
         self._add_tables(dataset, embedded, widths, shared=not exponent)
         self._note_seen(dataset, fields)
         self.dropout = Dropout(option.number("embedding_dropout", at_least=0, below=1))
@@ -140,11 +144,20 @@ class FeatureEmbedding(nn.Module):
         self.interaction: BiInteraction | CrossNetwork | None = None
         self.output_size = sum(part.width for part in self.columns)
 
+    def _add_rows(self, dataset: Any) -> None:
+        """Keep the rows that the ids of a field with `min_count` or `hash_buckets` read."""
+        known: Mapping[str, TableRows] = getattr(dataset, "table_rows", {})
+        self._own_rows = {
+            field: known[field] for field in (*self.token_fields, *self.token_seq_fields) if field in known
+        }
+        for number, own in enumerate(self._own_rows.values()):
+            self.register_buffer(f"rows_{number}", own.rows, persistent=False)  # the vocabulary has them
+
     def _add_tables(self, dataset: Any, embedded: list[str], widths: dict[str, int], shared: bool) -> None:
-        n_values = [dataset.num(field) for field in self.token_fields]
+        n_values = [table_size(dataset, field) for field in self.token_fields]
         self.tables: nn.ModuleList | None = None
         if not shared:
-            own = [nn.Embedding(dataset.num(field), widths[field]) for field in self.token_fields]
+            own = [nn.Embedding(table_size(dataset, field), widths[field]) for field in self.token_fields]
             for table in own:
                 _initialise(table, unknown=torch.tensor([0]))
             self.tables = nn.ModuleList(own)
@@ -154,7 +167,7 @@ class FeatureEmbedding(nn.Module):
             self.table = nn.Embedding(sum(n_values), widths[self.token_fields[0]])
             _initialise(self.table, unknown=offsets)
         self.seq_tables = nn.ModuleList(
-            nn.EmbeddingBag(dataset.num(field), widths[field], mode="mean", padding_idx=0)
+            nn.EmbeddingBag(table_size(dataset, field), widths[field], mode="mean", padding_idx=0)
             for field in self.token_seq_fields
         )
         self.float_tables = nn.ModuleList(nn.Embedding(dataset.num(field), widths[field]) for field in embedded)
@@ -181,12 +194,41 @@ class FeatureEmbedding(nn.Module):
         self.output_size = sum(part.width for part in self.columns)
 
     def _note_seen(self, dataset: Any, fields: list[str]) -> None:
-        n_values = [dataset.num(field) for field in fields]
+        n_values = [table_size(dataset, field) for field in fields]
         self._starts = dict(zip(fields, [0, *accumulate(n_values)], strict=False))
         seen = torch.ones(sum(n_values), dtype=torch.bool)
         if getattr(dataset, "inter_feat", None) is not None:
-            seen = torch.cat([torch.empty(0, dtype=torch.bool), *(occurring(dataset, field) for field in fields)])
+            seen = torch.cat([torch.empty(0, dtype=torch.bool), *(self._occurring(dataset, field) for field in fields)])
         self.register_buffer("seen", seen)
+
+    def _occurring(self, dataset: Any, field: str) -> Tensor:
+        """Mark the rows of a field's table that a training row reads."""
+        ids = occurring(dataset, field)
+        own = self._own_rows.get(field)
+        if own is None:
+            return ids
+        rows = torch.zeros(own.size, dtype=torch.bool)
+        rows[own.rows[ids]] = True
+        return rows
+
+    def rows_of(self, field: str, ids: Tensor) -> Tensor:
+        """Return the rows (...) of a field's table that ids (...) read.
+
+        With `hash_buckets`, of a vocabulary of V an id beyond it is V + the bucket of a value's hash.
+        """
+        if field not in self._own_rows:
+            return ids
+        rows = getattr(self, f"rows_{list(self._own_rows).index(field)}")
+        if not self._own_rows[field].is_hashed:
+            own: Tensor = rows[ids]
+            return own
+        last = rows.shape[0] - 1
+        return torch.where(ids > last, ids - last, rows[ids.clamp(max=last)])
+
+    def known_ids(self, field: str, ids: Tensor) -> Tensor:
+        """Return the ids of a field (...) with 0 in place of those beyond the vocabulary."""
+        own = self._own_rows.get(field)
+        return ids if own is None or not own.is_hashed else ids.masked_fill(ids >= len(own.rows), 0)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Runs of versions that did not note it are scored as they were trained.
@@ -195,7 +237,9 @@ class FeatureEmbedding(nn.Module):
 
     def has_seen(self, field: str, ids: Tensor) -> Tensor:
         """Return whether a training row had these ids (...) of a field that is embedded."""
-        return self.seen[ids + self._starts[field]]
+        rows = self.rows_of(field, ids)
+        seen = self.seen[rows + self._starts[field]]
+        return seen if field not in self._own_rows else seen & ((rows != 0) | (ids == 0))
 
     def rows_in(self, other: FeatureEmbedding, ids: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return for every row of a table its row in the table of another embedding, of other values.
@@ -208,6 +252,7 @@ class FeatureEmbedding(nn.Module):
             By the name of the table's weight: rows (V,), those of the unknown vector for values that are not there, and
             whether each is the same value's.
         """
+        ids = {field: self._earlier_rows(other, field, of_field) for field, of_field in ids.items()}
         same = {field: torch.cat([torch.ones(1, dtype=torch.bool), rows[1:] > 0]) for field, rows in ids.items()}
         found = {
             f"seq_tables.{number}.weight": (ids[field], same[field])
@@ -223,6 +268,29 @@ class FeatureEmbedding(nn.Module):
         rows = torch.cat([ids[field] + start for field, start in starts])
         return found | {"table.weight": (rows, torch.cat([same[field] for field in self.token_fields]))}
 
+    def _earlier_rows(self, other: FeatureEmbedding, field: str, ids: Tensor) -> Tensor:
+        """Return for every row of a field's table its row in another embedding's; 0 where there is none.
+
+        Raises:
+            InputError: one of the two hashes the field, and the other does not or to other buckets.
+        """
+        own, theirs = self._own_rows.get(field), other._own_rows.get(field)
+        hashed = [None if rows is None or not rows.is_hashed else rows.size - 1 for rows in (own, theirs)]
+        if hashed[0] != hashed[1]:
+            now, before = (f"{n} buckets" if n else "no hash" for n in hashed)
+            raise InputError(
+                f"init_from: '{field}' has {now} here, and {before} in the earlier run: give both the same hash_buckets"
+            )
+        if own is not None and own.is_hashed:
+            return torch.arange(own.size)
+        earlier = other.rows_of(field, ids.to(other.seen.device)).cpu()
+        if own is None:
+            return earlier
+        rows = torch.zeros(own.size, dtype=torch.long)
+        rows[own.rows] = earlier
+        rows[0] = 0
+        return rows
+
     @torch.no_grad()
     def take_over(self, other: FeatureEmbedding, ids: Mapping[str, Tensor]) -> None:
         """Take the vectors of the token and token_seq fields over from another embedding, of other values.
@@ -235,8 +303,12 @@ class FeatureEmbedding(nn.Module):
         for name, (rows, _) in self.rows_in(other, ids).items():
             own[name].copy_(source[name][rows.to(source[name].device)])
         for field, of_field in ids.items():
-            begin = self._starts[field]
-            self.seen[begin : begin + len(of_field)] |= (of_field > 0).to(self.seen.device)
+            begin, rows = self._starts[field], self._earlier_rows(other, field, of_field)
+            had = rows > 0
+            if field in self._own_rows and self._own_rows[field].is_hashed:
+                first = other._starts[field]
+                had = other.seen[first : first + len(rows)].cpu()
+            self.seen[begin : begin + len(rows)] |= had.to(self.seen.device)
 
     def forward(self, interaction: Any) -> Tensor:
         """Return x (B, D) of a RecBole `Interaction` of B rows."""
@@ -262,7 +334,7 @@ class FeatureEmbedding(nn.Module):
                 for (field, number), table in zip(numbers.items(), self.float_tables, strict=True)
             ]
         if self.history is not None:
-            parts.append(self.history(interaction, self.look_up, self._read_as))
+            parts.append(self.history(interaction, self.look_up, self._with_vectors))
         if parts:
             parts = [self.dropout(torch.cat(parts, dim=1))]
         if self.numerical_as == "raw":
@@ -308,15 +380,20 @@ class FeatureEmbedding(nn.Module):
             ]
         if not self.token_fields:
             return []
-        ids = torch.stack([interaction[field] for field in self.token_fields], dim=1)
+        ids = torch.stack([self.rows_of(field, interaction[field]) for field in self.token_fields], dim=1)
         places = ids + self.offsets
         if not self.training:
             places = torch.where(self.seen[places], places, self.offsets)
         return [self.table(places).flatten(1)]
 
     def _read_as(self, field: str, ids: Tensor) -> Tensor:
-        """Return the ids of a field (...); in evaluation 0 in place of those that no training row has."""
-        return ids if self.training else ids.masked_fill(~self.has_seen(field, ids), 0)
+        """Return the rows of a field's table that ids (...) read; in evaluation 0 for those of no training row."""
+        rows = self.rows_of(field, ids)
+        return rows if self.training else rows.masked_fill(~self.seen[rows + self._starts[field]], 0)
+
+    def _with_vectors(self, field: str, ids: Tensor) -> Tensor:
+        """Return the ids of a field (...) with 0 in place of those that read the unknown vector."""
+        return ids.masked_fill(self._read_as(field, ids) == 0, 0)
 
 
 def _mean_of_bag(bag: nn.Module, ids: Tensor) -> Tensor:

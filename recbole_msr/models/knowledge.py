@@ -357,7 +357,9 @@ class KnowledgeFeatures(FeatureEmbedding):
 
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
-        vectors = [self.knowledge[level](interaction[field]) for level, field in self.id_fields.items()]
+        vectors = [
+            self.knowledge[level](self.known_ids(field, interaction[field])) for level, field in self.id_fields.items()
+        ]
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
     def _is_of(self, part: str, fields: Collection[str]) -> bool:

@@ -111,7 +111,10 @@ class LLM4MSR(MultiScenarioRecommender):
     def embed(self, interaction: Any) -> Tensor:
         """Return x' (B, D)."""
         x = self.backbone.embed(interaction)
-        return x if self.user_level is None else self.user_level(x, interaction[self.user_field])
+        if self.user_level is None:
+            return x
+        moved: Tensor = self.user_level(x, self.features.known_ids(self.user_field, interaction[self.user_field]))
+        return moved
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return o_t + alpha r_t (B, T) of rows x' (B, D)."""

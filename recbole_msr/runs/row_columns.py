@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_msr.data.table_rows import bucket_of
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.schema import as_token
@@ -71,6 +72,23 @@ class Vocabulary:
         ids = {self._ids[text] for text in texts if text in self._ids}
         ids = ids.union(*(self._spelled.get(text, ()) for text in texts))
         return ids.pop() if len(ids) == 1 else 0
+
+
+class HashedVocabulary(Vocabulary):
+    """A vocabulary of V ids, whose unknown values have ids beyond it: V + the bucket of the value's hash.
+
+    Args:
+        ids: see `Vocabulary`; V of them.
+        buckets: the number of buckets.
+    """
+
+    def __init__(self, ids: Mapping[Any, int], buckets: int) -> None:
+        super().__init__(ids)
+        self._buckets = buckets
+
+    def find(self, value: Any) -> int:
+        """Return the id of a value: for one that is not in the vocabulary that of its bucket."""
+        return super().find(value) or len(self._ids) + bucket_of(str(as_token(value)), self._buckets)
 
 
 def arrow_column(values: pd.Series) -> pa.Array:

@@ -18,7 +18,14 @@ from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.layers.embedding import FeatureEmbedding
-from recbole_msr.runs.row_columns import Vocabulary, distinct_values, gather, to_id_sequences, to_numbers
+from recbole_msr.runs.row_columns import (
+    HashedVocabulary,
+    Vocabulary,
+    distinct_values,
+    gather,
+    to_id_sequences,
+    to_numbers,
+)
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
 
 Part = Literal["item", "context"]
@@ -112,6 +119,7 @@ class RowEncoder:
         keys = {"context": (dataset.uid_field,), "item": (dataset.iid_field,)}
         own = keys.get(part or "", (dataset.uid_field, dataset.iid_field))
         inputs = {key: self._key_ids(key, rows) for key in own}
+        known = {key: self._known_ids(key, ids) for key, ids in inputs.items()}
         tables = {
             FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
             FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
@@ -123,17 +131,18 @@ class RowEncoder:
             if field in unread or (part is not None and (source in _OF_ITEM) != (part == "item")):
                 continue
             key, table = tables.get(source, (None, None))
-            stored = None if table is None else table[field][inputs[key]]
+            stored = None if table is None else table[field][known[key]]
             if field == SCENARIO_FIELD:
                 inputs[field] = self._scenario_ids(rows, stored)
             else:
-                unknown_key = None if key is None else (inputs[key] == 0).numpy()
+                unknown_key = None if key is None else (known[key] == 0).numpy()
                 encoded = self._encode_field(field, rows, stored, unknown_key)
                 if encoded is not None:
                     inputs[field] = encoded
         if dataset.history is not None and part != "item":
-            scenarios = inputs.get(SCENARIO_FIELD, torch.zeros_like(inputs[dataset.uid_field]))
-            inputs[HISTORY_FIELD] = self._history_rows(rows, inputs[dataset.uid_field], scenarios)
+            users = known[dataset.uid_field]
+            scenarios = inputs.get(SCENARIO_FIELD, torch.zeros_like(users))
+            inputs[HISTORY_FIELD] = self._history_rows(rows, users, scenarios)
         return inputs
 
     def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor) -> Tensor:
@@ -203,8 +212,15 @@ class RowEncoder:
 
     def _vocabulary(self, field: str) -> Vocabulary:
         if field not in self._vocabularies:
-            self._vocabularies[field] = Vocabulary(self._dataset.field2token_id[field])
+            ids, own = self._dataset.field2token_id[field], self._dataset.table_rows.get(field)
+            self._vocabularies[field] = Vocabulary(ids)
+            if own is not None and own.is_hashed:
+                self._vocabularies[field] = HashedVocabulary(ids, own.size - 1)
         return self._vocabularies[field]
+
+    def _known_ids(self, field: str, ids: Tensor) -> Tensor:
+        """Return ids (...) with 0 in place of those beyond the vocabulary, which stand for a hash."""
+        return ids.masked_fill(ids >= len(self._dataset.field2id_token[field]), 0)
 
     def _key_ids(self, key: str, rows: RawRows) -> Tensor:
         """Return the ids (N,) of users or items; a row without one counts as unknown."""
@@ -229,7 +245,7 @@ class RowEncoder:
 
     def _is_unseen(self, field: str, ids: Tensor) -> np.ndarray:
         """Return which ids (...) the model takes for the unknown one: those of no token, or of no training row."""
-        unseen, features = ids == 0, self._features
+        unseen, features = self._known_ids(field, ids) == 0, self._features
         if isinstance(features, FeatureEmbedding) and field in (*features.token_fields, *features.token_seq_fields):
             unseen = unseen | ~features.has_seen(field, ids.to(features.seen.device)).cpu()
         return unseen.numpy()

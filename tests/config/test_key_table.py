@@ -382,6 +382,8 @@ CHANGES = {
     "only_scenario": ("age>=30", {}),
     "min_scenario_rows": (40, {}),
     "history": ({"fields": ["item_id"]}, {}),
+    "min_count": ({"item_id": 18}, {}),
+    "hash_buckets": ({"user_id": 5}, {}),
     "history_pooling": ("sum", HISTORY),
     "history_hidden_sizes": ([3], HISTORY | {"history_pooling": "target_attention"}),
     "data_seed": (5, {}),

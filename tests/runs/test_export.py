@@ -210,3 +210,18 @@ def test_a_folder_of_another_kind_is_left_alone(exported):
     run, _, _ = exported
     with pytest.raises(InputError, match="holds a run"):
         export_run(run, run)
+
+
+def test_rare_and_hashed_values_are_read_as_by_predict(data_path, tmp_path):
+    settings = {"min_count": {"item_id": 14, "class": 100}, "hash_buckets": {"user_id": 7, "place": 5}}
+    run = _run(data_path, tmp_path / "run", "SharedBottom", **settings)
+    lines = export_run(run, tmp_path / "model")
+    assert sum("scores differ from predict's" in line for line in lines) == 2
+    about = json.loads((tmp_path / "model" / "export.json").read_text(encoding="utf-8"))
+    assert about["format"] == 2
+    user = next(field for field in about["signature"]["inputs"] if field["name"] == "user_id")
+    vocabulary = json.loads((tmp_path / "model" / "vocabulary.json").read_text(encoding="utf-8"))["user_id"]
+    first = len(vocabulary) + 1
+    expected = {"function": "blake2b", "bytes": 8, "byte_order": "little", "buckets": 7, "first_id": first}
+    assert user["hash"] == expected
+    assert "unknown" not in user

@@ -16,6 +16,8 @@ from recbole_msr.version import __version__
 
 FORMAT = 1
 """Number of the format of export.json; it grows when a reader must be changed."""
+HASHED_FORMAT = 2
+"""The same where a field is hashed, which a reader of the first does not know."""
 OUTPUT = "scores"
 """The name of the graph's output."""
 
@@ -32,11 +34,11 @@ def describe(
         columns: of each task and conditional, the names of its columns of the scores.
     """
     return {
-        "format": FORMAT,
+        "format": HASHED_FORMAT if any(field.buckets for field in fields) else FORMAT,
         "made_by": {"recbole-msr": __version__, "torch": str(torch.__version__)},
         "model": type(model).__name__,
         "signature": {
-            "inputs": [_input(field) for field in fields if field.is_given],
+            "inputs": [_input(field, dataset) for field in fields if field.is_given],
             "outputs": [
                 {"name": OUTPUT, "dtype": "float32", "shape": ["batch", sum(map(len, columns.values()))],
                  "columns": _columns(model, dataset, columns)}
@@ -53,7 +55,7 @@ def vocabularies(dataset: ScenarioDataset, fields: list[Field]) -> dict[str, dic
     return {name: {str(t): i for i, t in enumerate(np.asarray(dataset.field2id_token[name])) if i} for name in named}
 
 
-def _input(field: Field) -> dict[str, Any]:
+def _input(field: Field, dataset: ScenarioDataset) -> dict[str, Any]:
     is_number = field.kind == "number"
     described: dict[str, Any] = {
         "name": field.name,
@@ -64,7 +66,15 @@ def _input(field: Field) -> dict[str, Any]:
         "missing": "NaN" if is_number else MISSING_ID,
         "missing_means": _missing(field),
     }
-    if not is_number:
+    if field.buckets is not None:
+        described["hash"] = {
+            "function": "blake2b",
+            "bytes": 8,
+            "byte_order": "little",
+            "buckets": field.buckets,
+            "first_id": len(dataset.field2id_token[field.name]),
+        }
+    elif not is_number:
         described["unknown"] = 0
     if field.kind == "token_seq":
         described["padding"] = 0

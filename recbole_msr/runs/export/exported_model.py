@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_msr.data.table_rows import bucket_of
 from recbole_msr.errors import InputError
 from recbole_msr.files.json import read_json
 
@@ -75,7 +76,7 @@ class ExportedModel:
             return np.array(ids, dtype=np.int64)
         vocabulary, missing = self._ids[about["name"]], about["missing"]
         if about["kind"] == "token":
-            found = [missing if value is None else vocabulary.get(value, about["unknown"]) for value in values]
+            found = [missing if value is None else _id(about, vocabulary, value) for value in values]
             return np.array(found, dtype=np.int64)
         length = about["shape"][1]
         table = np.full((len(values), length), about["padding"], dtype=np.int64)
@@ -83,7 +84,7 @@ class ExportedModel:
             if tokens is None:
                 row[:] = missing
                 continue
-            known = [vocabulary.get(token, about["unknown"]) for token in tokens][:length]
+            known = [_id(about, vocabulary, token) for token in tokens][:length]
             row[: len(known)] = known
         return table
 
@@ -92,6 +93,15 @@ class ExportedModel:
         if rule["rule"] == "bins":
             return bisect_right(rule["edges"], float(value)) + 1
         return int(rule["ids"].get(value, rule["other"]))
+
+
+def _id(about: Mapping[str, Any], vocabulary: Mapping[str, int], token: str) -> int:
+    """Return the id of a token; of one that is not in the vocabulary that of its bucket, or the unknown one."""
+    known = vocabulary.get(token)
+    if known is not None:
+        return known
+    rule = about.get("hash")
+    return int(about["unknown"]) if rule is None else rule["first_id"] + bucket_of(token, rule["buckets"])
 
 
 def optional_package(name: str) -> Any:

@@ -30,6 +30,7 @@ class Field:
         table: the values by that id (ids, ...), as the model reads them.
         length: of a token_seq, the number of its ids.
         scale: of a number, `mean`, `low` and `width`: the model reads (value - low) / width.
+        buckets: of a hashed token or token_seq, the number of buckets; None for no hash.
         is_given: whether it is an input; a number in buckets comes from its table alone.
     """
 
@@ -40,6 +41,7 @@ class Field:
     table: Tensor | None = None
     length: int = 1
     scale: dict[str, float] | None = None
+    buckets: int | None = None
     is_given: bool = True
 
 
@@ -62,7 +64,9 @@ def model_fields(config: Any, dataset: ScenarioDataset, model: MultiScenarioReco
             "train without them, or score with recbole-msr predict"
         )
     others = [name for name in dict.fromkeys(names) if name not in keys]
-    fields = [Field(key, "token", key) for key in keys] + [_field(config, dataset, name) for name in others]
+    fields = [Field(key, "token", key, buckets=_buckets(dataset, key)) for key in keys] + [
+        _field(config, dataset, name) for name in others
+    ]
     source = dataset.schema.scenario.field
     if source is not None:
         key, table = _table(dataset, SCENARIO_FIELD)
@@ -74,9 +78,10 @@ def _field(config: Any, dataset: ScenarioDataset, name: str) -> Field:
     key, table = _table(dataset, name)
     kind = dataset.field2type[name]
     if kind == FeatureType.TOKEN:
-        return Field(name, "token", name, key, table)
+        return Field(name, "token", name, key, table, buckets=_buckets(dataset, name))
     if kind == FeatureType.TOKEN_SEQ:
-        return Field(name, "token_seq", name, key, table, length=int(dataset.field2seqlen[name]))
+        length = int(dataset.field2seqlen[name])
+        return Field(name, "token_seq", name, key, table, length, buckets=_buckets(dataset, name))
     is_cut = name in (config["discretization"] or {})
     if is_cut and table is None:
         raise InputError(
@@ -84,6 +89,11 @@ def _field(config: Any, dataset: ScenarioDataset, name: str) -> Field:
             "scored by an exported model; use the number as it is (numerical_as: raw)"
         )
     return Field(name, "number", name, key, table, scale=dataset.number_scale[name], is_given=not is_cut)
+
+
+def _buckets(dataset: ScenarioDataset, name: str) -> int | None:
+    own = dataset.table_rows.get(name)
+    return own.size - 1 if own is not None and own.is_hashed else None
 
 
 def _table(dataset: ScenarioDataset, name: str) -> tuple[str | None, Tensor | None]:

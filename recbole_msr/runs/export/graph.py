@@ -53,10 +53,11 @@ class ExportGraph(nn.Module):
         """Return scores (B, C) float32 of the inputs' values, in the order of `inputs`."""
         given = {field.name: value for field, value in zip(self.inputs, values, strict=True)}
         row = {key: given[key].clamp(min=0) for key in self.keys}
+        known = {key: self.model.features.known_ids(key, ids) for key, ids in row.items()}
         for place, field in enumerate(self.fields):
             if field.name not in self.keys:
                 table = getattr(self, f"table_{place}")
-                stored = None if table is None else table[row[str(field.key)]]
+                stored = None if table is None else table[known[str(field.key)]]
                 row[field.name] = _encode(field, given.get(field.name), stored)
         if SCENARIO_FIELD not in row:
             row[SCENARIO_FIELD] = torch.ones_like(values[0])

@@ -23,6 +23,8 @@ _DATA = {
         "dataset",
         "data_path",
         "history",
+        "min_count",
+        "hash_buckets",
         "preset",
         "main_task",
         "data_seed",
