@@ -1,9 +1,9 @@
-"""Milliseconds a row of an unknown scenario, by the number of scenarios M: one pass over the experts beside M passes.
+"""Processor time of a row of an unknown scenario, by the number of scenarios M: one pass over the experts, or M passes.
 
-    python -m benchmarks.many_scenarios --models HiNet STAR --scenarios 10 150 --rows 1 256
+    python -m benchmarks.many_scenarios --models HiNet STAR --scenarios 10 150 --rows 1 64
 
-Fresh weights, one thread, the models' defaults, the best of some rounds, both ways in turn. The slow way is the loop of
-`MultiScenarioRecommender.every_scenario_logits`, which asks `logits` once for each scenario.
+Milliseconds a row, with fresh weights, one thread and the models' defaults; the best of some rounds, both ways in turn.
+M passes are the loop of `MultiScenarioRecommender.every_scenario_logits`, which asks `logits` once for each scenario.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def make_model(name: str, n_scenarios: int, data_path: Path) -> tuple[Any, Any]:
 def milliseconds(model: Any, x: torch.Tensor, one_pass: bool) -> float:
     """Return the time of scoring inputs x (B, D) in every scenario, of one row."""
     of = type(model) if one_pass else MultiScenarioRecommender
-    start = time.perf_counter()
+    start = time.process_time()
     of.every_scenario_logits(model, x)
-    return 1e3 * (time.perf_counter() - start) / len(x)
+    return 1e3 * (time.process_time() - start) / len(x)
 
 
 def main() -> None:

@@ -85,7 +85,11 @@ def entry(config: Any, dataset_path: str, dataset_name: str) -> Path | None:
     """Return the folder of the entry for this configuration and these files; None where nothing is to be cached."""
     if config["packed_cache"] is False or any(config[key] for key in _UNCACHED):
         return None
-    return Path(cache_root(config["cache_dir"]), f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}")
+    name = f"{dataset_name}-{fingerprint(config, dataset_path, dataset_name)}"
+    vectors = {key: fields for key, fields in table_rows.declared_rows(config).items() if fields}
+    if vectors:  # the rows are the same: models with and without it can be compared
+        name += "-" + hashlib.blake2b(json.dumps(vectors, sort_keys=True).encode(), digest_size=6).hexdigest()
+    return Path(cache_root(config["cache_dir"]), name)
 
 
 def cache_root(configured: str | None) -> str:
@@ -104,7 +108,6 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
     made_by["history"] = data_key(config)
     if config["rows_after"] is not None:
         made_by["rows_after"] = config["rows_after"]
-    made_by |= {key: fields for key, fields in table_rows.declared_rows(config).items() if fields}
     if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then
         made_by["positives"] = True
     made_by["files"] = {

@@ -94,7 +94,7 @@ def check_size(config: Any, dataset: Any, model_class: type[nn.Module], tell: bo
     )
     advice = (
         f"keep the most frequent ones (scenario: {{field: {field}, top: 20, other: rest}}), put them in groups, or "
-        "take a model that keeps less apart by scenario (SharedBottom or MMoE with towers_per: task)"
+        "take a model that keeps less apart by scenario (SharedBottom with towers_per: task)"
     )
     if size.n_bytes > there and config["check_memory"] is not False:
         raise InputError(

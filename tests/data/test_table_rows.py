@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import recbole_msr
+from recbole_msr.data.cache import fingerprint
 from recbole_msr.data.table_rows import bucket_of
 from recbole_msr.errors import InputError
 
@@ -100,6 +101,15 @@ def test_the_cache_keeps_the_rows(start, data):
     assert again.row_report() == dataset.row_report()
     start(min_count={"item_id": 2})
     assert len(list((data / "cache").glob("tiny-*"))) == 2
+
+
+def test_models_with_and_without_it_have_the_same_rows(start):
+    """Otherwise `compare` would refuse DeepFM, which does not read them, beside SharedBottom."""
+    keys = []
+    for given in ({}, KEYS):
+        config, dataset, _ = start(**given)
+        keys.append(fingerprint(config, dataset.dataset_path, "tiny"))
+    assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize("exponent", [0, 0.3])
