@@ -517,7 +517,7 @@ def test_a_missing_file_and_a_missing_model_are_told(tmp_path):
         Space.load(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match=r"no search space for 'Hinet'; did you mean 'HiNet'.*--space=FILE"):
         Space.of_model("Hinet")
-    with pytest.raises(InputError, match=r"no search space for 'xgboost'.*AFM, AITM, AutoInt"):
+    with pytest.raises(InputError, match=r"no search space for 'xgboost'.*AFM, AITM, APG"):
         Space.of_model("xgboost")
 
 
