@@ -27,7 +27,21 @@ from benchmarks.measure import CLOCKS
 from benchmarks.process import FailedError, machine, measured
 from benchmarks.targets import targets
 
-PARTS = ("start", "train", "limits", "profile", "search", "fused", "memory", "million", "gpu", "accuracy")
+PARTS = (
+    "start",
+    "train",
+    "limits",
+    "profile",
+    "search",
+    "fused",
+    "memory",
+    "million",
+    "export",
+    "predict",
+    "serve",
+    "gpu",
+    "accuracy",
+)
 PROFILED = (("LR", "RecBole"), ("DeepFM", "RecBole"), ("HiNet", "RecBole, plain"))
 """The models whose steps are profiled, with the side before."""
 _SECONDS = {"ml-100k": 11, "ml-1m": 16, synthetic.NAME: 22}
@@ -52,7 +66,7 @@ class Benchmarks:
 
     def run(self) -> None:
         given = self.given
-        if synthetic.NAME in given.datasets or "gpu" in given.parts:
+        if synthetic.NAME in given.datasets or {"gpu", "predict"} & set(given.parts):
             folder = Path(given.work, f"data-{given.rows}-{given.ids}").resolve()
             self.paths[synthetic.NAME] = str(synthetic.make(folder, given.rows, given.ids))
             self.results["synthetic"] = {"rows": given.rows, "ids": given.ids}
@@ -96,6 +110,7 @@ class Benchmarks:
             "fused": 900,
             "memory": 220 * given.rounds,
             "million": 30,
+            **{"export": 40, "predict": 60 + 60 * large, "serve": 40},
             "gpu": 0,
             "accuracy": 2400,
         }
@@ -268,6 +283,25 @@ class Benchmarks:
         for what in ("metrics", "histories"):
             kept |= self.call(f"a million rows, {what}", f"million_rows.{what}", {}) or {}
         return ["", *tables.million_table(self.results)]
+
+    def export(self) -> list[str]:
+        """HiNet exported: onnxruntime and PyTorch on the same rows, in turn."""
+        found = self.call("HiNet, 4096 rows", "product.export", {})
+        self.results["export"] = found or {}
+        return ["", *tables.export_table(self.results)]
+
+    def predict(self) -> list[str]:
+        """A file of rows scored by DeepFM, beside an evaluation."""
+        own = {"data_path": self.paths[synthetic.NAME], "rows": self.given.rows}
+        self.results["predict"] = (
+            self.call(f"DeepFM, {self.given.rows:,} rows of Parquet", "product.predict", own) or {}
+        )
+        return ["", *tables.predict_table(self.results)]
+
+    def serve(self) -> list[str]:
+        """Requests of many clients at once, beside the bare forward pass of one."""
+        self.results["serve"] = self.call("SharedBottom, 200 candidates a request", "product.serve", {}) or {}
+        return ["", *tables.serve_table(self.results)]
 
     def gpu(self) -> list[str]:
         """HiNet on a GPU: ours at batch 65536, RecBole's Trainer at several, and the limit."""

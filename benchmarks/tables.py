@@ -157,6 +157,31 @@ def million_table(results: Results) -> list[str]:
     return table(["of 1,000,000 rows", "seconds", "at most"], rows)
 
 
+def export_table(results: Results) -> list[str]:
+    """Milliseconds of scoring by onnxruntime and by PyTorch."""
+    found = results["export"]
+    rows = [[way, 1000 * found[way]] for way in ("PyTorch", "onnxruntime") if way in found]
+    return table(["HiNet, 4096 rows, one thread", "ms"], rows)
+
+
+def predict_table(results: Results) -> list[str]:
+    """Rows a second of a prediction and of an evaluation."""
+    found = results["predict"]
+    return table(
+        ["DeepFM, one core", "rows/s"], [[way, found[way]] for way in ("predict", "evaluation") if way in found]
+    )
+
+
+def serve_table(results: Results) -> list[str]:
+    """Milliseconds of requests."""
+    names = {"median_ms": "median, ms", "p99_ms": "99th percentile, ms", "bare_ms": "bare forward pass, ms",
+             "requests_per_second": "requests a second"}  # fmt: skip
+    found = results["serve"]
+    return table(
+        ["16 clients, 200 rows a request", ""], [[name, found[key]] for key, name in names.items() if key in found]
+    )
+
+
 def fused_table(results: Results) -> list[str]:
     """Trainings at once beside the same ones one by one, and the final test."""
     head = ["model", "batch", "what", "one by one, rows/s", "side by side / it", "stacked / it"]

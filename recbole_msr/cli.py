@@ -208,13 +208,22 @@ def _add_serve(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_export(commands: Any, common: argparse.ArgumentParser) -> None:
-    export = commands.add_parser("export", parents=[common], help="write a finished run's model as ONNX, with JSON")
+    export = commands.add_parser(
+        "export", parents=[common], help="write a finished run's model, or an ensemble, as ONNX, with JSON"
+    )
     export.add_argument("--run", required=True, metavar="DIR", help="folder of the run")
     export.add_argument("--out", required=True, metavar="DIR", help="folder to write the model to")
     export.add_argument(
         "--no-check", action="store_true", help="do not compare the scores of onnxruntime with those of the run"
     )
     export.add_argument("--knowledge_dir", metavar="DIR", help="folder of the run's knowledge, if it has moved")
+    export.add_argument(
+        "--embeddings", default="float32", metavar="float32|float16|int8",
+        help="numbers of the embedding tables (default: float32); what the metrics lose is printed",
+    )  # fmt: skip
+    export.add_argument(
+        "--format", default="onnx", metavar="onnx|torch", help="ONNX (default), or a program of torch.export"
+    )
 
 
 def _add_explain(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -431,7 +440,9 @@ def _export(parsed: argparse.Namespace) -> int:
     with importing():
         from recbole_msr.runs.export.export import export_run
 
-    for line in export_run(parsed.run, parsed.out, not parsed.no_check, parsed.knowledge_dir):
+    for line in export_run(
+        parsed.run, parsed.out, not parsed.no_check, parsed.knowledge_dir, parsed.embeddings, parsed.format
+    ):
         print(line)
     return 0
 

@@ -85,7 +85,8 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def _read_parquet(path: Path, size: int) -> Any:
     """Yield the schema, then the batches."""
     try:
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        # pre_buffer, pyarrow's default, would hold a whole row group, which may be the whole file.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file.schema_arrow
             start, group = 0, None
             for group in file.iter_batches(size):

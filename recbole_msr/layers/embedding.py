@@ -398,13 +398,12 @@ class FeatureEmbedding(nn.Module):
 
 def _mean_of_bag(bag: nn.Module, ids: Tensor) -> Tensor:
     """Return the mean vectors (B, K) of ids (B, S) by an `nn.EmbeddingBag`, 0 left out; zeros where there is no id."""
-    if not is_exported():
+    if isinstance(bag, nn.EmbeddingBag) and not is_exported():
         mean: Tensor = bag(ids)
         return mean
     there = (ids != 0).unsqueeze(2).float()  # ONNX has no bags
-    weight = bag.weight
-    assert isinstance(weight, Tensor)
-    return (F.embedding(ids, weight) * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+    vectors: Tensor = F.embedding(ids, bag.weight) if isinstance(bag, nn.EmbeddingBag) else bag(ids)
+    return (vectors * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
 
 
 def embedding_widths(vocabularies: Mapping[str, int], size: int, exponent: float) -> dict[str, int]:

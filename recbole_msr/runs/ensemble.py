@@ -30,6 +30,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.outputs import ENSEMBLE, RUN, check_paths, holds, writing
+from recbole_msr.runs.calibrated import CALIBRATION
 from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.run_files import shared_property
@@ -45,7 +46,7 @@ FORMAT = f"{_FORMAT_NAME}1"
 _SHAPE = {"format": str, "members": [{"folder": str, "weight": float, "tasks": [str]}]}
 _NEEDED = ("best.ckpt", "vocabulary")
 """What a member's folder must have; the rest of a run is copied where it is there."""
-_ALSO = ("config.yaml", VALIDATED, "result.json")
+_ALSO = ("config.yaml", VALIDATED, "result.json", CALIBRATION)
 _SAME = ("tasks", "scenario", "only_scenario")
 
 

@@ -24,6 +24,9 @@ class EnsembleScorer:
         weights: their weights.
         member_tasks: the tasks that are taken from each.
         tasks: the tasks T that are predicted, in their order.
+
+    Attributes:
+        member_mean: what averages the members' scores.
     """
 
     def __init__(
@@ -34,8 +37,8 @@ class EnsembleScorer:
         tasks: Sequence[str],
     ) -> None:
         self._scorers, self.tasks = list(scorers), list(tasks)
-        self._member_mean = MemberMean([scorer.columns for scorer in scorers], weights, member_tasks, tasks)
-        self.columns = self._member_mean.columns
+        self.member_mean = MemberMean([scorer.columns for scorer in scorers], weights, member_tasks, tasks)
+        self.columns = self.member_mean.columns
 
     @property
     def names(self) -> list[str]:
@@ -86,7 +89,7 @@ class EnsembleScorer:
         return self._scorers[0].is_sequence(field)
 
     def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
-        return self._member_mean(scores).astype(np.float32)
+        return self.member_mean(scores).astype(np.float32)
 
 
 def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:

@@ -21,6 +21,9 @@ class MemberMean:
     Attributes:
         columns: the names of the columns of the mean, by task, then by conditional. There is a conditional where the
             same members predict both of its tasks, and it: else a quotient of means would not be one of probabilities.
+        conditionals: by the name of each conditional, the task before it.
+        of_members: of each member, the names of its columns.
+        shares: of each member, the share of each of its columns in each column of the mean (its columns, C).
     """
 
     def __init__(
@@ -33,17 +36,17 @@ class MemberMean:
         every = {task: list(names) for own in columns for task, names in own.items()}
         given = [name for name in every if is_conditional(name) and _have(name, columns, member_tasks)]
         self.columns = {task: every[task] for task in (*tasks, *given)}
-        self._conditionals = {name: name.split("|")[1] for name in given}
-        self._of_members = [[name for names in own.values() for name in names] for own in columns]
+        self.conditionals = {name: name.split("|")[1] for name in given}
+        self.of_members = [[name for names in own.values() for name in names] for own in columns]
         # Column c of a member's matrix (its columns, C) is its share of column c: their sums over all members are 1.
-        self._shares = [np.zeros((len(own), len(self.names))) for own in self._of_members]
-        members = zip(columns, weights, member_tasks, self._of_members, self._shares, strict=True)
+        self.shares = [np.zeros((len(own), len(self.names))) for own in self.of_members]
+        members = zip(columns, weights, member_tasks, self.of_members, self.shares, strict=True)
         for own_columns, weight, taken, own, shares in members:
             conditionals = [name for name in given if name.split("|")[0] in taken]
             for name in (name for task in (*taken, *conditionals) for name in own_columns[task]):
                 shares[own.index(name), self.names.index(name)] = weight
-        total = sum(shares.sum(axis=0) for shares in self._shares)
-        for shares in self._shares:
+        total = sum(shares.sum(axis=0) for shares in self.shares)
+        for shares in self.shares:
             shares /= total
 
     @property
@@ -58,11 +61,11 @@ class MemberMean:
 
             p(task|parent) = sum_j w_j p_j(parent) p_j(task|parent) / sum_j w_j p_j(parent).
         """
-        means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self._shares, strict=True))  # type: ignore[assignment]
-        for name, parent in self._conditionals.items():
+        means: np.ndarray = sum(one @ shares for one, shares in zip(scores, self.shares, strict=True))  # type: ignore[assignment]
+        for name, parent in self.conditionals.items():
             column, before = self.names.index(name), self.names.index(parent)
             weight, weighted = np.zeros(means.shape[:-1]), np.zeros(means.shape[:-1])
-            for one, own, shares in zip(scores, self._of_members, self._shares, strict=True):
+            for one, own, shares in zip(scores, self.of_members, self.shares, strict=True):
                 if not shares[:, column].any():
                     continue
                 place = own.index(parent)

@@ -6,15 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import recbole_msr
 from recbole_msr import registry
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
+from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.runs.export.embeddings import ByteTable
 from recbole_msr.runs.export.export import export_run
 from tests.runs.tiny import write_tiny
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the extra `export`)")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (the extra `export`)")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed (the extra `export`)")
 
 SETTINGS = {
@@ -192,6 +196,72 @@ def test_scores_that_differ_write_nothing(exported, tmp_path, monkeypatch, capsy
     assert main(["export", "--run", str(run), "--out", str(tmp_path / "model")]) == 2
     assert "differ from the run's" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_embeddings_in_bytes(exported, tmp_path):
+    """The graph's scores are those of the model with the rounded vectors (compared by the export); the loss is told."""
+    run, whole, _ = exported
+    lines = export_run(run, tmp_path / "model", embeddings="int8")
+    assert sum("those of the model with embeddings in int8" in line for line in lines) == 2
+    assert any(line.startswith("click: auc of the test rows") and "with these embeddings" in line for line in lines)
+    row = ROWS["classes given"]
+    difference = np.abs(_score(tmp_path / "model", row) - _score(whole, row)).max()
+    assert 0 < difference < 0.01
+    kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "model" / "model.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+
+
+def test_bytes_are_the_nearest_of_255_for_each_vector():
+    weight = torch.tensor([[0.5, -1.0, 0.126], [0.0, 0.0, 0.0], [3e-5, -1e-5, 1e-5]])
+    table = ByteTable(weight)
+    expected = torch.zeros(3, 3)
+    for v in range(3):
+        scale = max(abs(number) for number in weight[v].tolist()) / 127
+        for k in range(3):
+            expected[v, k] = round(weight[v, k].item() / scale) * scale if scale else 0.0
+    torch.testing.assert_close(table(torch.arange(3)), expected)
+
+
+@pytest.mark.slow
+def test_a_program_of_pytorch_takes_any_number_of_rows(exported, tmp_path):
+    """Traced with 5 rows, it is compared on the test rows and on others; embeddings are in half precision."""
+    lines = export_run(exported[0], tmp_path / "model", format="torch", embeddings="float16")
+    assert "torch.export, embeddings in float16" in lines[0]
+    assert sum("those of the model with embeddings in float16" in line for line in lines) == 2
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"export.json", "model.pt2", "vocabulary.json"}
+    program = torch.export.load(tmp_path / "model" / "model.pt2")
+    assert torch.float16 in {tensor.dtype for tensor in program.state_dict.values()}
+
+
+@pytest.mark.slow
+def test_an_ensemble_is_one_graph(data_path, tmp_path):
+    """Two models of other fields, with a conditional; compared with the ensemble's predictions."""
+    tasks = {**SETTINGS["tasks"], "like": {"field": "rating", "at_least": 5, "after": "click"}}
+    first = _run(data_path, tmp_path / "a", "SharedBottom", tasks=tasks)
+    small = {"experts": 1, "expert_hidden_sizes": [8], "tower_hidden_sizes": []}
+    second = _run(data_path, tmp_path / "b", "OMoE", tasks=tasks, numerical_features=["hour"], seed=7, **small)
+    members = [Member(first, 2.0), Member(second, 1.0)]
+    ensemble = write_ensemble(tmp_path / "ensemble", members)
+    lines = export_run(ensemble, tmp_path / "model")
+    assert "ensemble of 2 (SharedBottom + OMoE)" in lines[0]
+    about = json.loads((tmp_path / "model" / "export.json").read_text(encoding="utf-8"))
+    names = [column["name"] for column in about["signature"]["outputs"][0]["columns"]]
+    row = ROWS["unknown user: the scenarios' mean"]
+    frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
+    expected = recbole_msr.load(ensemble).predict(frame)
+    assert names == list(expected.columns)
+    np.testing.assert_allclose(_score(tmp_path / "model", row), expected.iloc[0].to_numpy(), atol=1e-5)
+    other = _run(data_path, tmp_path / "d", "SharedBottom", tasks=tasks, val_interval={"rating": "[3,5]"})
+    mixed = write_ensemble(tmp_path / "mixed", [Member(first), Member(other)])
+    with pytest.raises(InputError, match="one graph of an ensemble has one vocabulary"):
+        export_run(mixed, tmp_path / "none")
+
+
+@pytest.mark.parametrize(("option", "value"), [("embeddings", "int4"), ("format", "tflite")])
+def test_other_words_are_refused(exported, tmp_path, option, value):
+    with pytest.raises(InputError, match=f"--{option} must be one of .*, got '{value}'"):
+        export_run(exported[0], tmp_path / "model", **{option: value})
 
 
 def test_models_of_recbole_are_refused(data_path, tmp_path):

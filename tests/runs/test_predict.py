@@ -644,3 +644,19 @@ def test_threads_that_share_a_run_count_each_their_own(run):
     with ThreadPoolExecutor(4) as pool:
         counts = [found.unknown["place"] for found in pool.map(saved.score, frames * 3)]
     assert counts == [*range(1, 9)] * 3
+
+
+def test_of_a_parquet_file_of_one_row_group_a_part_is_held(tmp_path):
+    path, rows = tmp_path / "large.parquet", 400_000
+    numbers = np.random.default_rng(0).random((4, rows))
+    table = pa.table({f"number_{place}": column for place, column in enumerate(numbers)})
+    pq.write_table(table, path, row_group_size=rows, use_dictionary=False)
+    size = table.nbytes
+    del table
+    before, most, read = pa.total_allocated_bytes(), 0, 0
+    with row_files.open_rows(path, 10_000) as (_, batches):
+        for batch in batches:
+            read += batch.columns.num_rows
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert read == rows
+    assert most < size / 2

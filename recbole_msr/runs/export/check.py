@@ -11,13 +11,20 @@ import pandas as pd
 import torch
 from recbole.utils import FeatureType
 
-from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration, Map
-from recbole_msr.runs.explain.sources import data_changes
-from recbole_msr.runs.export.exported_model import ExportedModel
+from recbole_msr.evaluation.cells import evaluate_cells
+from recbole_msr.evaluation.layout import Layout
+from recbole_msr.evaluation.metrics import headline
+from recbole_msr.evaluation.prediction_file import labels_of_split
+from recbole_msr.runs.ensemble import SavedEnsemble
+from recbole_msr.runs.ensemble_scorer import EnsembleScorer
+from recbole_msr.runs.explain.sources import RunSources
+from recbole_msr.runs.export.embeddings import round_embeddings
+from recbole_msr.runs.export.exported_model import PROGRAM, ExportedModel
 from recbole_msr.runs.export.fields import Field
+from recbole_msr.runs.export.program_model import ProgramModel
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.runs.scoring import Scorer
 from recbole_msr.schema import Scenario
@@ -29,30 +36,48 @@ _BATCH = 8192
 _UNKNOWN = "\x00no such value"
 
 
-def check_export(run: SavedRun, folder: Path, fields: list[Field]) -> dict[str, Any]:
+def check_export(
+    run: SavedRun | SavedEnsemble, folder: Path, fields: list[Field], embeddings: str = "float32"
+) -> dict[str, Any]:
     """Score rows by the exported model and by the run, and compare.
 
     The rows are those of the test split, where the data are still there as they were, and rows drawn from the
-    vocabularies, in which some values are missing and some unknown.
+    vocabularies, in which some values are missing and some unknown. With embeddings of fewer bits the run's own are
+    rounded to them before, in place.
 
     Args:
-        run: the run.
+        run: the run or the ensemble.
         folder: the exported model.
         fields: what it reads.
+        embeddings: the numbers of its embedding tables.
 
     Returns:
-        The rows and the largest difference of each kind of rows; `test_rows_left_out` says why there are none.
+        The rows and the largest difference of each kind of rows; `test_rows_left_out` says why there are none; `lost`
+        has each task's metric on the test rows before and after the rounding.
 
     Raises:
         InputError: a score differs by more than `TOLERANCE`.
     """
-    exported = ExportedModel(folder)
-    found: dict[str, Any] = {"tolerance": TOLERANCE}
-    frames = {"drawn_rows": drawn_rows(run.dataset, fields)}
+    exported = ProgramModel(folder) if (folder / PROGRAM).exists() else ExportedModel(folder)
+    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    found: dict[str, Any] = {"tolerance": TOLERANCE, "compared_with": "predict's"}
+    frames = {"drawn_rows": drawn_rows(members[0].dataset, fields)}
     try:
-        frames["test_rows"] = rows_of_test(run, fields)
+        test = RunSources(members[0]).split("test")
+        frames["test_rows"] = rows_of_split(test, fields)
     except InputError as error:
         found["test_rows_left_out"] = str(error)
+    if embeddings != "float32":
+        found["compared_with"] = f"those of the model with embeddings in {embeddings}"
+        before = _metrics(run, test, frames["test_rows"]) if "test_rows" in frames else {}
+        for member in members:
+            round_embeddings(member.model, embeddings)
+        after = _metrics(run, test, frames["test_rows"]) if "test_rows" in frames else {}
+        found["lost"] = {
+            task: {"metric": metric, "before": value, "after": after[task][1]}
+            for task, (metric, value) in before.items()
+            if value is not None
+        }
     for name, frame in frames.items():
         largest = 0.0
         for start in range(0, len(frame), _BATCH):
@@ -69,19 +94,46 @@ def check_export(run: SavedRun, folder: Path, fields: list[Field]) -> dict[str, 
     return found
 
 
-def _differences(run: SavedRun, rows: pd.DataFrame, scores: np.ndarray) -> np.ndarray:
+def _metrics(run: SavedRun | SavedEnsemble, split: Any, rows: pd.DataFrame) -> dict[str, tuple[str, float | None]]:
+    """Return of each task the name and the pooled value of its metric (AUC of a binary one) on a split."""
+    whole = split.every_label
+    types = {task: split.schema.types[task] for task in run.tasks}
+    layout = Layout(types, split.label_classes)
+    scores = run.predict(rows)[layout.names].to_numpy()
+    evaluation = evaluate_cells(
+        scores, labels_of_split(whole, layout), whole.row_scenario(whole.inter_feat).numpy(), None,
+        whole.scenario_names, list(types), next(iter(types)), types=types, classes=split.label_classes,
+    )  # fmt: skip
+    return {task: (name := headline([kind]), evaluation.pooled[task].value(name)) for task, kind in types.items()}
+
+
+def _differences(run: SavedRun | SavedEnsemble, rows: pd.DataFrame, scores: np.ndarray) -> np.ndarray:
     """Return how far scores (N, C) are from those of `predict`, of numbers above 1 relative to them.
 
     An isotonic map may be so steep that the rounding of a probability becomes large: its scores may be any that
     probabilities within `TOLERANCE` come to.
     """
     expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
-    if run.calibration is not None and run.calibration.method == "isotonic":
-        shifted = [_shifted(run.calibration, shift) for shift in (-TOLERANCE, TOLERANCE)]
-        scorers = [Scorer(run.recbole_config, run.dataset, run.model, one) for one in shifted]
-        low, high = (scorer.score(rows).scores.to_numpy(dtype=np.float64) for scorer in scorers)
+    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    if any(member.calibration is not None and member.calibration.method == "isotonic" for member in members):
+        low, high = (_score_shifted(run, shift, rows) for shift in (-TOLERANCE, TOLERANCE))
     outside = np.maximum(np.maximum(low - scores, scores - high), 0)
     return np.asarray(outside / np.maximum(np.abs(expected), 1))
+
+
+def _score_shifted(run: SavedRun | SavedEnsemble, shift: float, rows: pd.DataFrame) -> np.ndarray:
+    """Return scores (N, C) of a run whose probabilities are moved before its isotonic maps."""
+    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    scorers = []
+    for member in members:
+        calibration = member.calibration
+        if calibration is not None and calibration.method == "isotonic":
+            calibration = _shifted(calibration, shift)
+        scorers.append(Scorer(member.recbole_config, member.dataset, member.model, calibration))
+    if not isinstance(run, SavedEnsemble):
+        return scorers[0].score(rows).scores.to_numpy(dtype=np.float64)
+    scores = EnsembleScorer(scorers, run.weights, run.member_tasks, run.tasks).score(rows).scores
+    return scores.to_numpy(dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -106,20 +158,21 @@ def _shifted(calibration: Calibration, shift: float) -> Calibration:
     return replace(calibration, maps=maps)
 
 
-def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0) -> pd.DataFrame:
+def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0, rows: int = _DRAWN) -> pd.DataFrame:
     """Return rows with values drawn from the vocabularies, a tenth of them missing and a tenth unknown.
 
     Args:
         dataset: the run's vocabularies and tables.
         fields: what the model reads.
         seed: of the draws.
+        rows: their number.
     """
     draw = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {}
     for field in fields:
         if field.is_given and field.column not in columns:
-            values = _drawn_values(dataset, field, draw)
-            chance = draw.random(_DRAWN)
+            values = _drawn_values(dataset, field, draw, rows)
+            chance = draw.random(rows)
             unknown = _unknown_value(field, dataset.schema.scenario)
             columns[field.column] = [
                 None if c < 0.1 else unknown if unknown and c < 0.2 else value
@@ -135,21 +188,19 @@ def _unknown_value(field: Field, scenario: Scenario) -> Any:
     return [_UNKNOWN] if field.kind == "token_seq" else _UNKNOWN
 
 
-def _drawn_values(dataset: ScenarioDataset, field: Field, draw: np.random.Generator) -> list[Any]:
+def _drawn_values(dataset: ScenarioDataset, field: Field, draw: np.random.Generator, rows: int) -> list[Any]:
     if field.kind == "number":
         scale = field.scale or {}
-        return list(scale["mean"] + scale["width"] * draw.normal(size=_DRAWN) / 4)
+        return list(scale["mean"] + scale["width"] * draw.normal(size=rows) / 4)
     if field.kind == "scenario":
         examples = _examples(dataset.schema.scenario, list(dataset.scenario_names))
-        return [examples[i] for i in draw.integers(len(examples), size=_DRAWN)]
+        return [examples[i] for i in draw.integers(len(examples), size=rows)]
     tokens = np.asarray(dataset.field2id_token[field.name])[1:].tolist()
     if not tokens:
-        return [_UNKNOWN] * _DRAWN
+        return [_UNKNOWN] * rows
     if field.kind == "token":
-        return [tokens[i] for i in draw.integers(len(tokens), size=_DRAWN)]
-    return [
-        [tokens[i] for i in draw.integers(len(tokens), size=draw.integers(field.length + 1))] for _ in range(_DRAWN)
-    ]
+        return [tokens[i] for i in draw.integers(len(tokens), size=rows)]
+    return [[tokens[i] for i in draw.integers(len(tokens), size=draw.integers(field.length + 1))] for _ in range(rows)]
 
 
 def _examples(declared: Scenario, names: list[str]) -> list[Any]:
@@ -162,25 +213,13 @@ def _examples(declared: Scenario, names: list[str]) -> list[Any]:
     return [*listed, *([_UNKNOWN] if declared.other else [])]
 
 
-def rows_of_test(run: SavedRun, fields: list[Field]) -> pd.DataFrame:
-    """Return the run's test rows, as a file of rows has them; fields of users and items come from the run's tables.
-
-    Raises:
-        InputError: the data are no longer there, or are others.
-    """
-    from recbole.data import create_dataset
-
-    config = run.build_config({"use_gpu": False})
-    with reading_data(config):
-        train, _, test = create_dataset(config).build()
-    change = data_changes(run.dataset, train)
-    if change is not None:
-        raise InputError(f"the data in {train.dataset_path} have changed since the run ({change})")
-    rows = test[torch.arange(len(test))]
+def rows_of_split(split: ScenarioDataset, fields: list[Field]) -> pd.DataFrame:
+    """Return the rows of a split, as a file of rows has them; fields of users and items come from the run's tables."""
+    rows = split.every_label[torch.arange(len(split.every_label))]  # type: ignore[index, arg-type]
     columns: dict[str, list[Any]] = {}
     for field in fields:
         if field.key is None and field.column not in columns:
-            columns[field.column] = _raw_values(test, field, rows[field.name])
+            columns[field.column] = _raw_values(split, field, rows[field.name])
     return _frame(columns)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from recbole_msr.data.dataset import ScenarioDataset
-from recbole_msr.evaluation.layout import CLASS_TYPES
-from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.runs.export.fields import MISSING_ID, Field
 from recbole_msr.schema import UNKNOWN_SCENARIO, Scenario
 from recbole_msr.version import __version__
@@ -23,12 +23,13 @@ OUTPUT = "scores"
 
 
 def describe(
-    model: MultiScenarioRecommender, dataset: ScenarioDataset, fields: list[Field], columns: dict[str, list[str]]
+    name: str, layouts: Sequence[Layout], dataset: ScenarioDataset, fields: list[Field], columns: dict[str, list[str]]
 ) -> dict[str, Any]:
     """Return the content of export.json, but for the files and the check.
 
     Args:
-        model: the trained model.
+        name: of the model.
+        layouts: what it predicts; of an ensemble, what each member does.
         dataset: the run's vocabularies and tables.
         fields: what the model reads.
         columns: of each task and conditional, the names of its columns of the scores.
@@ -36,12 +37,12 @@ def describe(
     return {
         "format": HASHED_FORMAT if any(field.buckets for field in fields) else FORMAT,
         "made_by": {"recbole-msr": __version__, "torch": str(torch.__version__)},
-        "model": type(model).__name__,
+        "model": name,
         "signature": {
             "inputs": [_input(field, dataset) for field in fields if field.is_given],
             "outputs": [
                 {"name": OUTPUT, "dtype": "float32", "shape": ["batch", sum(map(len, columns.values()))],
-                 "columns": _columns(model, dataset, columns)}
+                 "columns": _columns(layouts, columns)}
             ],
         },
         "scenario": _scenario(dataset.schema.scenario, list(dataset.scenario_names)),
@@ -95,14 +96,13 @@ def _missing(field: Field) -> str:
     }[field.kind]
 
 
-def _columns(
-    model: MultiScenarioRecommender, dataset: ScenarioDataset, columns: dict[str, list[str]]
-) -> list[dict[str, Any]]:
+def _columns(layouts: Sequence[Layout], columns: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Describe every column of the output, in order."""
     described = []
     for task, names in columns.items():
-        kind = model.predicted.types[task]
-        classes = list(model.predicted.classes[task]) if kind in CLASS_TYPES else []
+        layout = next(layout for layout in layouts if task in layout.types)
+        kind = layout.types[task]
+        classes = list(layout.classes[task]) if kind in CLASS_TYPES else []
         for place, name in enumerate(names):
             about: dict[str, Any] = {"name": name, "task": task, "type": kind, "meaning": _meaning(task, kind)}
             if place < len(classes):

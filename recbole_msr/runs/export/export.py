@@ -19,9 +19,12 @@ from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
 from recbole_msr.layers.manual_backward import plain_operations
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.export.check import check_export
 from recbole_msr.runs.export.document import OUTPUT, describe, vocabularies
-from recbole_msr.runs.export.exported_model import DOCUMENT, GRAPH, VOCABULARY, optional_package
+from recbole_msr.runs.export.embeddings import KINDS
+from recbole_msr.runs.export.ensemble_graph import EnsembleGraph, check_one_vocabulary, shared_inputs
+from recbole_msr.runs.export.exported_model import DOCUMENT, GRAPH, PROGRAM, VOCABULARY, optional_package
 from recbole_msr.runs.export.fields import Field, model_fields
 from recbole_msr.runs.export.graph import ExportGraph
 from recbole_msr.runs.open_folder import load
@@ -32,21 +35,33 @@ _LARGEST_FILE = 1 << 30
 """Bytes of weights that are kept in the graph's own file, which cannot hold more than 2 GB."""
 
 
+FORMATS = {"onnx": GRAPH, "torch": PROGRAM}
+"""What a graph may be written as, and its file."""
+
+
 @torch_threads()
 @torch.no_grad()
 def export_run(
-    run_dir: str | Path, out: str | Path, check: bool = True, knowledge_dir: str | Path | None = None
+    run_dir: str | Path,
+    out: str | Path,
+    check: bool = True,
+    knowledge_dir: str | Path | None = None,
+    embeddings: str = "float32",
+    format: str = "onnx",
 ) -> list[str]:
     """Write a run's model as ONNX, its vocabularies, and a description of inputs and outputs as JSON.
 
-    The files are model.onnx, vocabulary.json and export.json. With `check`, onnxruntime must give the scores of
-    `SavedRun.predict`, or nothing is written.
+    The files are model.onnx (or model.pt2), vocabulary.json and export.json. With `check`, it must give the scores of
+    `SavedRun.predict`, or nothing is written; with embeddings of fewer bits, those of the model with these embeddings,
+    and what is lost is told.
 
     Args:
-        run_dir: the folder of a run with a model of this package.
+        run_dir: the folder of a run with a model of this package, or of an ensemble of such runs.
         out: the folder to write; an earlier export in it is written over.
         check: compare the scores.
         knowledge_dir: where the run's knowledge is now, if it has moved.
+        embeddings: the numbers of the embedding tables: float32, float16, or int8 with a scale for each vector.
+        format: onnx, or torch for a program of `torch.export`.
 
     Returns:
         Lines that say what was written and what the check has found.
@@ -54,30 +69,52 @@ def export_run(
     Raises:
         InputError: the run cannot be exported, with the reason; the check fails; a file cannot be written.
     """
+    for key, value, words in (("--embeddings", embeddings, KINDS), ("--format", format, FORMATS)):
+        if value not in words:
+            raise InputError(f"{key} must be one of {', '.join(words)}, got '{value}'")
     check_paths({"knowledge_dir": knowledge_dir}, run=run_dir, out=out)
-    for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])):
+    for package in ("onnx", "onnxscript", *(["onnxruntime"] if check else [])) if format == "onnx" else ():
         optional_package(package)
     out = Path(out)
     check_folder(out, EXPORT, "--out")
     run = load(run_dir, knowledge_dir)
-    if not isinstance(run, SavedRun):
-        raise InputError(f"{run_dir} holds an ensemble, and one run is exported: its members are in {run_dir}/members")
-    model = exportable_model(run)
-    fields = model_fields(run.recbole_config, run.dataset, model)
-    document = describe(model, run.dataset, fields, run.scorer.columns)
+    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    models = [exportable_model(member) for member in members]
+    fields = [
+        model_fields(member.recbole_config, member.dataset, model)
+        for member, model in zip(members, models, strict=True)
+    ]
+    every = shared_inputs(fields)
+    document = describe(
+        " + ".join(dict.fromkeys(type(model).__name__ for model in models)),
+        [model.predicted for model in models], members[0].dataset, every, run.scorer.columns,
+    )  # fmt: skip
+    if isinstance(run, SavedEnsemble):
+        check_one_vocabulary(run, fields)
+        document["members"] = len(members)
+    document["embeddings"] = embeddings
+    graphs = [
+        ExportGraph(model, member.dataset, own, member.calibration, embeddings)
+        for member, model, own in zip(members, models, fields, strict=True)
+    ]
+    graph = EnsembleGraph(graphs, run.scorer.member_mean) if isinstance(run, SavedEnsemble) else graphs[0]
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
             written = Path(made)
-            _write_graph(ExportGraph(model, run.dataset, fields, run.calibration), written / GRAPH)
-            _write_json(written / VOCABULARY, vocabularies(run.dataset, fields))
-            document["opset"] = _opset(written / GRAPH)
+            _write_graph(graph, document["model"], written / FORMATS[format])
+            _write_json(written / VOCABULARY, vocabularies(members[0].dataset, every))
+            if format == "onnx":
+                document["opset"] = _opset(written / GRAPH)
             document["sha256"] = {path.name: file_digest(path) for path in sorted(written.iterdir())}
             _write_json(written / DOCUMENT, document)
             if check:
-                document["check"] = check_export(run, written, fields)
+                document["check"] = check_export(run, written, every, embeddings)
                 _write_json(written / DOCUMENT, document)
             out.mkdir(exist_ok=True)
+            for stale in FORMATS.values():  # of an earlier export in the other format
+                if not (written / stale).exists():
+                    (out / stale).unlink(missing_ok=True)
             # The description last: a folder without it is no exported model.
             for path in sorted(written.iterdir(), key=lambda path: path.name == DOCUMENT):
                 os.replace(path, out / path.name)
@@ -99,8 +136,8 @@ def exportable_model(run: SavedRun) -> MultiScenarioRecommender:
     return model
 
 
-def _write_graph(graph: ExportGraph, path: Path) -> None:
-    """Write a graph as ONNX; its first dimension is dynamic."""
+def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path) -> None:
+    """Write a graph as ONNX, or as a program of PyTorch; its first dimension is dynamic."""
     n_bytes = sum(tensor.nbytes for tensor in graph.state_dict().values())
     names = [field.name for field in graph.inputs]
     examples = tuple(_example(field) for field in graph.inputs)
@@ -110,6 +147,9 @@ def _write_graph(graph: ExportGraph, path: Path) -> None:
             program = torch.export.export(
                 graph, examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
             )
+            if path.name == PROGRAM:
+                torch.export.save(program, path)
+                return
             exported = torch.onnx.export(
                 program, (), input_names=names, output_names=[OUTPUT], dynamo=True, verbose=False, optimize=False
             )
@@ -120,7 +160,7 @@ def _write_graph(graph: ExportGraph, path: Path) -> None:
         raise
     except Exception as error:  # the exporter's own, of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{type(graph.model).__name__} cannot be exported: PyTorch says: {reason[0]}") from error
+        raise InputError(f"{name} cannot be exported: PyTorch says: {reason[0]}") from error
 
 
 def _simplify(model: Any) -> None:
@@ -178,7 +218,10 @@ def model_line(document: dict[str, Any]) -> str:
     """Say in a line what an export reads and gives."""
     inputs, (output,) = document["signature"]["inputs"], document["signature"]["outputs"]
     given = ", ".join(column["name"] for column in output["columns"])
-    return f"{document['model']}, ONNX opset {document['opset']}; {len(inputs)} inputs, scores of {given}"
+    of = f"ensemble of {document['members']} ({document['model']})" if "members" in document else document["model"]
+    form = f"ONNX opset {document['opset']}" if "opset" in document else "torch.export"
+    small = "" if document["embeddings"] == "float32" else f", embeddings in {document['embeddings']}"
+    return f"{of}, {form}{small}; {len(inputs)} inputs, scores of {given}"
 
 
 def check_lines(check: dict[str, Any] | None) -> list[str]:
@@ -186,11 +229,16 @@ def check_lines(check: dict[str, Any] | None) -> list[str]:
     if check is None:
         return ["not checked (--no-check)"]
     lines = [
-        f"{check[name]['rows']} {words}: onnxruntime's scores differ from predict's by at most "
+        f"{check[name]['rows']} {words}: its scores differ from {check['compared_with']} by at most "
         f"{check[name]['largest_difference']:.1e}"
         for name, words in (("test_rows", "test rows"), ("drawn_rows", "rows drawn from the vocabularies"))
         if name in check
     ]
+    for task, of_task in check.get("lost", {}).items():
+        lines.append(
+            f"{task}: {of_task['metric']} of the test rows {of_task['before']:.5f}, {of_task['after']:.5f} with these "
+            "embeddings"
+        )
     if "test_rows_left_out" in check:
         lines.append(f"test rows were not compared: {check['test_rows_left_out']}")
     return lines

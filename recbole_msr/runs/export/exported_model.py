@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from recbole_msr.data.table_rows import bucket_of
 from recbole_msr.errors import InputError
 from recbole_msr.files.json import read_json
 
-DOCUMENT, VOCABULARY, GRAPH = "export.json", "vocabulary.json", "model.onnx"
-"""The files of an exported model. Weights beyond 2 GB stand in a file beside the graph, which it names."""
+DOCUMENT, VOCABULARY, GRAPH, PROGRAM = "export.json", "vocabulary.json", "model.onnx", "model.pt2"
+"""The files of an exported model, GRAPH or PROGRAM. Beside GRAPH stands a file of weights where these are large."""
+_BLOCK = 1024
+"""Rows of a call of onnxruntime: what an operation leaves for the next one stays in the processor's cache."""
 
 
 class ExportedModel:
@@ -35,22 +37,27 @@ class ExportedModel:
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
         folder = Path(folder)
-        runtime = optional_package("onnxruntime")
         try:
             self.document: dict[str, Any] = read_json(folder / DOCUMENT, {"signature": dict, "scenario": dict})
             self._ids: dict[str, dict[str, int]] = read_json(folder / VOCABULARY)
         except OSError as error:
             raise InputError(f"{folder} is no exported model: {error.strerror or error}") from error
+        self._run = self._open(folder, threads)
+        signature = self.document["signature"]
+        self._inputs: list[dict[str, Any]] = signature["inputs"]
+        self.columns: list[str] = [column["name"] for column in signature["outputs"][0]["columns"]]
+
+    def _open(self, folder: Path, threads: int) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+        """Return what gives scores (n, C) of the graph's inputs."""
+        runtime = optional_package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self._session = runtime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(str(folder / GRAPH), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own, one class a reason
             raise InputError(f"{folder / GRAPH} cannot be opened: {error}") from error
-        signature = self.document["signature"]
-        self._inputs: list[dict[str, Any]] = signature["inputs"]
-        self.columns: list[str] = [column["name"] for column in signature["outputs"][0]["columns"]]
+        return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> np.ndarray:
         """Return the scores (N, C), float32, of the columns of N rows.
@@ -58,8 +65,16 @@ class ExportedModel:
         Args:
             columns: by name, a value a row: text of a token, a list of texts of a token_seq, a number, or None.
         """
-        scores: np.ndarray = self._session.run(None, self.inputs(columns))[0]
-        return scores
+        return self.score(self.inputs(columns))
+
+    def score(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the scores (N, C), float32, of the graph's inputs, as `inputs` returns them, N >= 1."""
+        size = len(next(iter(inputs.values())))
+        blocks = [
+            self._run({name: value[start : start + _BLOCK] for name, value in inputs.items()})
+            for start in range(0, size, _BLOCK)
+        ]
+        return np.concatenate(blocks)
 
     def inputs(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
         """Return the graph's inputs by name, of columns as for `predict`; those that are left out are missing."""

@@ -14,6 +14,7 @@ from recbole_msr.evaluation.calibration import EPSILON, Calibration, Temperature
 from recbole_msr.layers.tracing import count_below
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import KnowledgeVectors
+from recbole_msr.runs.export.embeddings import with_small_tables
 from recbole_msr.runs.export.fields import Field
 from recbole_msr.schema import SCENARIO_FIELD
 
@@ -30,6 +31,7 @@ class ExportGraph(nn.Module):
         dataset: the run's vocabularies and tables.
         fields: what `model_fields` lists.
         calibration: the run's; None for none.
+        embeddings: the numbers of its embedding tables, a word of `embeddings.KINDS`.
     """
 
     def __init__(
@@ -38,9 +40,11 @@ class ExportGraph(nn.Module):
         dataset: ScenarioDataset,
         fields: Sequence[Field],
         calibration: Calibration | None,
+        embeddings: str = "float32",
     ) -> None:
         super().__init__()
-        self.model = with_tables_of_knowledge(model).cpu().eval()
+        small = with_small_tables(model, embeddings)
+        self.model = with_tables_of_knowledge(small).cpu().eval()
         self.fields = list(fields)
         self.inputs = [field for field in fields if field.is_given]
         self.keys = {dataset.uid_field, dataset.iid_field}
