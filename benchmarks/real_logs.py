@@ -1,6 +1,6 @@
 """Tables of real logs: tasks behind tasks, numbers, histories, calibration and ranked lists, by `recbole-msr compare`.
 
-    python -m benchmarks.real_logs --work=DIR [--source=DATA] [--only kuairand histories ...]
+    python -m benchmarks.real_logs --work=DIR [--source=DATA] [--only kuairand histories ...] [--models HiNet ...]
 
 | table | data (`benchmarks/outside_data.py`) | what is compared |
 |---|---|---|
@@ -218,15 +218,18 @@ class Bench:
         table: what it is.
         work: folder of everything that is kept.
         source: folder of the raw data.
+        models: labels of entries that are compared, and sides without any left out; all if not set.
     """
 
-    def __init__(self, name: str, table: Table, work: Path, source: Path) -> None:
+    def __init__(self, name: str, table: Table, work: Path, source: Path, models: Sequence[str] | None = None) -> None:
         self.table, self.work, self.source, self.folder = table, work, source, work / name
+        self.models = models
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def lines(self) -> Iterator[str]:
         """Yield the table as Markdown, after its comparisons."""
-        summaries = [(side, self._summary(side, number)) for number, side in enumerate(self.table.sides)]
+        sides = [(number, side, self._entries(side)) for number, side in enumerate(self.table.sides)]
+        summaries = [(side, self._summary(side, number, entries)) for number, side, entries in sides if entries]
         columns = list(self.table.columns)
         yield f"| model | {self.table.head} | {' | '.join(columns)} | epochs |"
         yield f"|---|---|{'---:|' * (len(columns) + 1)}"
@@ -241,7 +244,11 @@ class Bench:
                 for reason in entry["reasons"]:
                     yield f"\n{entry['label']}: {reason}"
 
-    def _summary(self, side: Side, number: int) -> dict[str, Any]:
+    def _entries(self, side: Side) -> Settings:
+        entries = self.table.models if side.models is None else side.models
+        return {label: own for label, own in entries.items() if self.models is None or label in self.models}
+
+    def _summary(self, side: Side, number: int, entries: Settings) -> dict[str, Any]:
         """Return a side's summary, from its file or by comparing."""
         table, output = self.table, self.folder / f"side-{number}"
         dataset, config = prepare(table.dataset, self.work / "data", table.rows, self.source)
@@ -250,7 +257,6 @@ class Bench:
         config |= {**table.config, **side.config, "data_path": str((self.work / "data").resolve())}
         settings, models = output.with_suffix(".yaml"), self.folder / f"models-{number}.yaml"
         settings.write_text(yaml.safe_dump(plain(config), sort_keys=False), encoding="utf-8")
-        entries = table.models if side.models is None else side.models
         models.write_text(yaml.safe_dump(plain(entries), sort_keys=False), encoding="utf-8")
         arguments = [
             "compare", f"--models={models}", f"--dataset={dataset}", f"--config_files={settings}", f"--seeds={SEEDS}",
@@ -285,12 +291,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("real_logs"), help="where everything is kept")
     parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the raw data")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables")
+    parser.add_argument("--models", nargs="+", help="only these; HiNet takes most of the time")
     given = parser.parse_args()
+    there = {label for table in TABLES.values() for label in table.models}
+    if absent := set(given.models or ()) - there:
+        parser.error(f"--models: no table has {', '.join(sorted(absent))}; there are {', '.join(sorted(there))}")
     print(json.dumps(machine()), flush=True)
     for name in given.only:
         print(f"\n## {name}\n", flush=True)
         try:
-            for line in Bench(name, TABLES[name], given.work.resolve(), given.source).lines():
+            bench = Bench(name, TABLES[name], given.work.resolve(), given.source, given.models)
+            for line in bench.lines():
                 print(line, flush=True)
         except AbsentDataError as error:
             print(error, flush=True)

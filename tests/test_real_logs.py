@@ -37,9 +37,10 @@ def test_no_column_of_several_tasks_mixes_units():
 def test_a_table_has_a_row_for_each_model_and_side(tmp_path, monkeypatch):
     monkeypatch.setattr(real_logs, "SEEDS", 1)
     columns = {"AUC, click": "auc/click/macro", "AUC, like": "auc/like/macro"}
-    sides = [Side("plain", {"epochs": 1})]
-    table = Table("ml-100k", 1500, "side", columns, {"SharedBottom": {}, "Absent": {"model": "BPR"}}, {}, sides)
-    lines = list(Bench("small", table, tmp_path, tmp_path).lines())
+    sides = [Side("plain", {"epochs": 1}), Side("empty", models={"STAR": {}})]
+    models = {"SharedBottom": {}, "Absent": {"model": "BPR"}, "HiNet": {}}
+    table = Table("ml-100k", 1500, "side", columns, models, {}, sides)
+    lines = list(Bench("small", table, tmp_path, tmp_path, ["SharedBottom", "Absent"]).lines())
     assert lines[0] == "| model | side | AUC, click | AUC, like | epochs |"
     cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
     assert cells[:2] == ["SharedBottom", "plain"]
