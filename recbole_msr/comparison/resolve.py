@@ -52,7 +52,8 @@ def read_compare(options: CompareOptions) -> tuple[CompareSettings, Any]:
     config, schema = _protocol(options, config, dataset, reference)
     rows_config = training_config(ROWS_MODEL, dataset, {**config, "main_task": schema.main_task, "strict": False})
     searched = options.trials > 0 or options.timeout is not None
-    check = _EntryCheck(dataset, config, schema, fingerprint(rows_config, rows_config["data_path"], dataset), searched)
+    rows = fingerprint(rows_config, rows_config["data_path"], dataset, histories=False)
+    check = _EntryCheck(dataset, config, schema, rows, searched)
     entries = [check(entry) for entry in entries]
     refused = next((entry.refused for entry in entries if entry.label == reference.label), None)
     if refused is not None:
@@ -187,7 +188,7 @@ class _EntryCheck:
         dataset: dataset name.
         config: configuration keys of all runs.
         schema: the declared tasks and scenarios.
-        data: fingerprint of the rows, fields, labels and split that all entries share.
+        data: fingerprint of the rows, fields, labels and split that all entries share; histories may differ.
         searched: whether each entry's settings are searched.
     """
 
@@ -228,7 +229,7 @@ class _EntryCheck:
         config = training_config(model, self.dataset, keys)
         if is_multi_task and config["backbone"] and config["knowledge"] is None and not self.searched:
             settings["knowledge"] = _KNOWLEDGE  # a search has its stores in the space
-        if fingerprint(config, config["data_path"], self.dataset) != self.data:
+        if fingerprint(config, config["data_path"], self.dataset, histories=False) != self.data:
             raise InputError("its settings lead to other rows, fields, labels or another split than the others'")
         if self.searched:
             self._check_space(model, keys)

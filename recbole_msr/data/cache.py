@@ -101,11 +101,19 @@ def cache_root(configured: str | None) -> str:
     return configured or os.environ.get("RECBOLE_MSR_CACHE") or os.path.expanduser("~/.cache/recbole-msr")
 
 
-def fingerprint(config: Any, dataset_path: str, dataset_name: str) -> str:
-    """Return a hash of the files' content and of all settings that decide what the dataset and its splits are."""
+def fingerprint(config: Any, dataset_path: str, dataset_name: str, histories: bool = True) -> str:
+    """Return a hash of the files' content and of all settings that decide what the dataset and its splits are.
+
+    Args:
+        config: the configuration.
+        dataset_path: folder of the dataset's files.
+        dataset_name: name of the dataset.
+        histories: whether `history` counts, which adds to rows and changes no row, id, label or split.
+    """
     made_by: dict[str, Any] = {key: config[key] for key in sorted(set(_KEYS))}
     made_by["format"] = FORMAT
-    made_by["history"] = data_key(config)
+    if histories:
+        made_by["history"] = data_key(config)
     if config["rows_after"] is not None:
         made_by["rows_after"] = config["rows_after"]
     if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then

@@ -150,3 +150,22 @@ def test_fused_seeds_train_as_alone(run_tiny, data_path, tmp_path):
         alone = run_tiny(tmp_path / f"alone{seed}", seed=seed)
         metrics = recbole_msr.load(folder).result["test"]["metrics"]
         assert metrics == pytest.approx(alone.test_metrics, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_entries_with_and_without_histories_on_the_same_rows(data_path, tmp_path, no_pages):
+    settings = {key: value for key, value in SETTINGS.items() if key != "save_predictions"}
+    compared = recbole_msr.compare(
+        models={"SharedBottom": {}, "without": {"model": "SharedBottom", "history": None}, "LR": {}},
+        dataset="tiny", seeds=1, output=tmp_path / "out", workers=1, wandb="disabled", progress=False,
+        config=settings | {"data_path": str(data_path), "epochs": 1},
+    )  # fmt: skip
+    entries = {entry["label"]: entry for entry in compared.summary["entries"]}
+    assert {label: entry["status"] for label, entry in entries.items()} == dict.fromkeys(entries, "complete")
+    folders = {label: compared.folder / entry["runs"][0]["folder"] for label, entry in entries.items()}
+    rows = {label: pd.read_parquet(folder / "predictions.parquet") for label, folder in folders.items()}
+    for column in ("label_click", "scenario"):
+        pd.testing.assert_series_equal(rows["SharedBottom"][column], rows["without"][column])
+        pd.testing.assert_series_equal(rows["SharedBottom"][column], rows["LR"][column])
+    assert not np.allclose(rows["SharedBottom"]["score_click"], rows["without"]["score_click"])
+    assert set(entries["LR"]["differences"]) == set(entries["without"]["differences"])
