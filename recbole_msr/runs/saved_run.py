@@ -51,8 +51,8 @@ class SavedRun(RunFiles):
         """The trained model (a `torch.nn.Module`) with the best epoch's weights, in evaluation mode.
 
         Raises:
-            InputError: the run has no tasks, or its weights, its vocabulary or its knowledge cannot be read; or it is one
-                of RecBole's models that learn from users and items alone, which score no rows.
+            InputError: the run has no tasks, or its weights, its vocabulary or its knowledge cannot be read; or it is
+                one of RecBole's models that learn from users and items alone, which score no rows.
         """
         from recbole.utils import get_model
 
@@ -63,8 +63,9 @@ class SavedRun(RunFiles):
         config = self.recbole_config
         if ranks_items(config):
             raise InputError(
-                f"the run in {self.folder} is of {config['model']}, one of RecBole's models that rank the items of their "
-                "own data: it scores no new rows. Its lists are evaluated in result.json; a model of fields scores rows"
+                f"the run in {self.folder} is of {config['model']}, one of RecBole's models that rank the items of "
+                "their own data: it scores no new rows. Its lists are evaluated in result.json; a model of fields "
+                "scores rows"
             )
         model = get_model(config["model"])(config, self.dataset)
         apply_weights(model, self.take_checkpoint(), self.checkpoint_path)
