@@ -131,8 +131,7 @@ def serve(model: str = "SharedBottom") -> dict[str, Any]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
     try:
-        assert server.stdout is not None
-        server.stdout.readline()
+        _wait_for(port, server)
         waits, seconds = _requests(port, run.dataset)
     finally:
         server.terminate()
@@ -144,6 +143,18 @@ def serve(model: str = "SharedBottom") -> dict[str, Any]:
         "requests_per_second": len(waits) / seconds,
         "bare_ms": bare,
     }
+
+
+def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
+    """Wait until a server takes connections."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if server.poll() is not None:
+                raise RuntimeError(f"the server has ended with exit code {server.returncode}") from None
+            time.sleep(0.1)
 
 
 def _bare_milliseconds(run: Any, torch: Any) -> float:
