@@ -197,9 +197,13 @@ def _extend_dataset(module: ModuleType) -> None:
     def make(original: Any) -> Any:
         def __new__(cls: type, config: Any = None, *args: Any, **kwargs: Any) -> Any:
             if cls is dataset_class and config is not None and config["tasks"] is not None:
-                from recbole_msr.data.dataset import ScenarioDataset
+                from recbole_msr.data.streaming.dataset import StreamedDataset
 
-                cls = ScenarioDataset
+                cls = StreamedDataset
+            elif cls.__module__.startswith("recbole.") and config is not None:  # which reads atomic files alone
+                from recbole_msr.data.tables.placed import write_interactions
+
+                write_interactions(config["data_path"], config["dataset"])
             return object.__new__(cls)
 
         return __new__

@@ -5,6 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from recbole_msr.cli import main, run_recbole
@@ -95,3 +97,24 @@ def test_knowledge(kilobytes, disk, capsys):
     assert "disk/knowledge" in line
     assert "No space left on device" in line
     assert not Path("disk/knowledge/k").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [300, 900, 1500])
+def test_a_table_larger_than_the_disk(kilobytes, disk, capsys):
+    folder = disk(kilobytes)
+    draw = np.random.default_rng(0)
+    columns = {"user_id": 3000, "item_id": 500, "tab": 3, "rating": 6}
+    frame = pd.DataFrame({name: draw.integers(0, most, 20_000) for name, most in columns.items()})
+    frame.assign(price=draw.random(20_000)).to_parquet("events.parquet", index=False)
+    config = [one for one in CONFIG if not one.startswith(("--dataset", "--scenario", "--packed_cache"))]
+    table = [
+        "--data=events.parquet",
+        "--scenario={field: tab}",
+        "--cache_dir=disk/cache",
+        "--numerical_features=[price]",
+    ]
+    assert run_recbole(["--model=SharedBottom", "--output_dir=out", *table, *config]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "disk/cache: No space left on device; cache_dir names another folder" in line
+    left = [path.name for path in folder.rglob("*") if path.is_file()]
+    assert not [name for name in left if not name.endswith((".lock", ".json"))]

@@ -28,7 +28,7 @@ import threading
 import time
 import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ _KEYS = (
     *("numerical_features", "discretization", "encoding", "eval_args", "data_seed", "scenario", "tasks"),
 )
 _KEPT = ("scenario_names", "number_scale", "scenario_shares", "cells")
-_STATE_FILE, _TENSOR_FILE = "dataset.json", "tables.safetensors"
+_STATE_FILE, TENSOR_FILE = "dataset.json", "tables.safetensors"
 _STATE: dict[str, Any] = {
     **{"size": int, "checksum": int, "own_checksum": int},
     **{key: {str: str} for key in ("field2type", "field2source", "shared")},
@@ -118,13 +118,31 @@ def fingerprint(config: Any, dataset_path: str, dataset_name: str, histories: bo
         made_by["rows_after"] = config["rows_after"]
     if NegativeSettings.from_config(config) is not None:  # a log without labels is one of positives then
         made_by["positives"] = True
-    made_by["files"] = {
-        suffix: remembered_digest(path, Path(cache_root(config["cache_dir"]), ".digests"))
-        for suffix in _TABLES
-        if (path := Path(dataset_path, f"{dataset_name}.{suffix}")).is_file()
-    }
+    notes = Path(cache_root(config["cache_dir"]), ".digests")
+    made_by["files"] = data_digests(dataset_path, dataset_name, lambda path: remembered_digest(path, notes))
     # Not sorted: the order of groups is that of the scenarios.
     return hashlib.blake2b(json.dumps(made_by, default=str).encode(), digest_size=12).hexdigest()
+
+
+def data_digests(folder: str | Path, dataset: str, digest: Callable[[Path], str]) -> dict[str, str]:
+    """Return the digest of the content of each of a dataset's files: "inter", "user" and "item", as far as they are.
+
+    Of interactions that are a table (see `data.tables.placed`), it is that of the table and of its columns' types.
+
+    Args:
+        folder: of the dataset.
+        dataset: its name.
+        digest: gives that of a file.
+    """
+    found = {}
+    for suffix in _TABLES:
+        path = Path(folder, f"{dataset}.{suffix}")
+        if (note := Path(f"{path}.json")).is_file():
+            content = {key: value for key, value in read_json(note).items() if key in ("digests", "types", "separator")}
+            found[suffix] = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+        elif path.is_file():
+            found[suffix] = digest(path)
+    return found
 
 
 def remembered_digest(path: Path, folder: Path) -> str:
@@ -189,26 +207,36 @@ def build_lock(folder: Path) -> filelock.BaseFileLock | None:
     return lock
 
 
+@contextlib.contextmanager
+def new_entry(folder: Path) -> Iterator[Path]:
+    """Give a folder for the files of an entry, which becomes the entry at the end.
+
+    Raises:
+        OSError: the folder cannot be made or moved; there may be another entry by then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 would shut out who shares the cache
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def store(dataset: Any, folder: Path) -> bool:
     """Write an entry. A folder that cannot be written, or a full disk, is a warning: the run goes on without.
 
     Returns:
         Whether the entry that is there now is the one written here; False also where another was there already.
     """
-    temporary = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        write_state(dataset, temporary)
-        temporary.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 would shut out who shares the cache
-        os.replace(temporary, folder)
+        with new_entry(folder) as temporary:
+            write_state(dataset, temporary)
     except (OSError, SafetensorError) as error:
         if not os.path.isdir(folder):  # else another process was faster, or it is damaged and could not be removed
             logger.warning("the prepared dataset could not be kept in %s: %s", folder.parent, error)
         return False
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return True
 
 
@@ -233,7 +261,48 @@ def restore(dataset: Any, folder: Path) -> bool:
 
 def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -> None:
     """Write a dataset's vocabularies, field properties and the named tables into a folder."""
-    state = {
+    tensors, shared = tensors_of(dataset, tables)
+    state = state_of(dataset, tables, shared)
+    if "inter" in state["tables"]:
+        packed: Packed = dataset.inter_feat.packed
+        tensors |= {"tokens": packed.tokens.contiguous(), "floats": packed.floats.contiguous()}
+        tensors |= {f"others/{field}": column.contiguous() for field, column in packed.others.items()}
+        if packed.times is not None:
+            tensors["times"] = packed.times.contiguous()
+        state["places"], state["own"] = packed.places, dataset.inter_feat.own
+    save_file(tensors, folder / TENSOR_FILE)
+    finish_state(state, folder)
+
+
+def tensors_of(dataset: Any, tables: tuple[str, ...] = _TABLES) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return a dataset's vocabularies, histories and named tables as tensors, but for the interactions.
+
+    Returns:
+        The tensors, and the fields that share the vocabulary of another: field -> the other.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    same: dict[int, str] = {}  # fields in one space of ids share their vocabulary
+    shared = {}
+    for field in dataset.field2id_token:
+        tokens = dataset.field2id_token[field]
+        first = same.setdefault(id(tokens), field)
+        if first != field:
+            shared[field] = first
+        else:
+            tensors[f"text/{field}"], tensors[f"ends/{field}"] = encode(tokens)
+    if dataset.history is not None:
+        tensors |= {f"history/{name}": tensor for name, tensor in dataset.history.tensors().items()}
+    tensors |= {f"rows/{field}": rows for field, rows in table_rows.as_tensors(dataset.table_rows)[0].items()}
+    for name in _present(dataset, tables):
+        if name != "inter":
+            columns = getattr(dataset, f"{name}_feat").interaction
+            tensors |= {f"{name}/{field}": column.contiguous() for field, column in columns.items()}
+    return tensors, shared
+
+
+def state_of(dataset: Any, tables: tuple[str, ...], shared: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a dataset knows as JSON; of its interactions `places` and `own` are to be added."""
+    return {
         "field2type": {field: kind.value for field, kind in dataset.field2type.items()},
         "field2source": {field: _value(source) for field, source in dataset.field2source.items()},
         "field2seqlen": {field: int(length) for field, length in dataset.field2seqlen.items()},
@@ -247,40 +316,23 @@ def write_state(dataset: Any, folder: Path, tables: tuple[str, ...] = _TABLES) -
         "table_rows": table_rows.as_tensors(dataset.table_rows)[1],
         "split_sizes": [int(size) for size in dataset.split_sizes],
         "data_report": dataset.data_report,
-        "tables": [name for name in tables if getattr(dataset, f"{name}_feat") is not None],
+        "tables": _present(dataset, tables),
+        "shared": dict(shared),
     }
-    tensors: dict[str, torch.Tensor] = {}
-    same: dict[int, str] = {}  # fields in one space of ids share their vocabulary
-    shared = {}
-    for field in dataset.field2id_token:
-        tokens = dataset.field2id_token[field]
-        first = same.setdefault(id(tokens), field)
-        if first != field:
-            shared[field] = first
-        else:
-            tensors[f"text/{field}"], tensors[f"ends/{field}"] = encode(tokens)
-    state["shared"] = shared
-    if dataset.history is not None:
-        tensors |= {f"history/{name}": tensor for name, tensor in dataset.history.tensors().items()}
-    tensors |= {f"rows/{field}": rows for field, rows in table_rows.as_tensors(dataset.table_rows)[0].items()}
-    for name in state["tables"]:
-        feat = getattr(dataset, f"{name}_feat")
-        if name != "inter":
-            tensors |= {f"{name}/{field}": column.contiguous() for field, column in feat.interaction.items()}
-            continue
-        packed: Packed = feat.packed
-        tensors |= {"tokens": packed.tokens.contiguous(), "floats": packed.floats.contiguous()}
-        tensors |= {f"others/{field}": column.contiguous() for field, column in packed.others.items()}
-        if packed.times is not None:
-            tensors["times"] = packed.times.contiguous()
-        state["places"], state["own"] = packed.places, feat.own
-    save_file(tensors, folder / _TENSOR_FILE)
-    state["size"] = (folder / _TENSOR_FILE).stat().st_size
-    state["checksum"] = _checksum(folder / _TENSOR_FILE)
+
+
+def _present(dataset: Any, tables: tuple[str, ...]) -> list[str]:
+    return [name for name in tables if getattr(dataset, f"{name}_feat") is not None]
+
+
+def finish_state(state: dict[str, Any], folder: Path) -> None:
+    """Write the JSON beside the tensors, which are there."""
+    state["size"] = (folder / TENSOR_FILE).stat().st_size
+    state["checksum"] = _checksum(folder / TENSOR_FILE)
     state["own_checksum"] = _state_checksum(state)
     (folder / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     # safetensors makes a file that only its owner may read.
-    (folder / _TENSOR_FILE).chmod((folder / _STATE_FILE).stat().st_mode & 0o777)
+    (folder / TENSOR_FILE).chmod((folder / _STATE_FILE).stat().st_mode & 0o777)
 
 
 def _state_checksum(state: Mapping[str, Any]) -> int:
@@ -302,9 +354,9 @@ def read_state(dataset: Any, folder: Path) -> None:
         raise ValueError(f"{_STATE_FILE}: {fault}")
     if _state_checksum(state) != state["own_checksum"]:
         raise ValueError(f"{_STATE_FILE} is not as it was written")
-    file = folder / _TENSOR_FILE
+    file = folder / TENSOR_FILE
     if file.stat().st_size != state["size"] or _checksum(file) != state["checksum"]:
-        raise ValueError(f"{_TENSOR_FILE} is not as it was written")
+        raise ValueError(f"{TENSOR_FILE} is not as it was written")
     tensors = load_file(file)
     dataset.field2type = {field: FeatureType(kind) for field, kind in state["field2type"].items()}
     dataset.field2source = {field: FeatureSource(source) for field, source in state["field2source"].items()}
@@ -337,8 +389,12 @@ def read_state(dataset: Any, folder: Path) -> None:
 def map_rows(dataset: Any, folder: Path) -> None:
     """Let a dataset use the rows of the entry just written from it, which other processes use too."""
     with contextlib.suppress(OSError, ValueError, SafetensorError):
-        state = read_json(folder / _STATE_FILE, finite=False)
-        dataset.inter_feat = _rows(dataset, state, load_file(folder / _TENSOR_FILE))
+        dataset.inter_feat = rows_of(dataset, folder)
+
+
+def rows_of(dataset: Any, folder: Path) -> PackedRows:
+    """Return the rows of an entry written from a dataset, mapped into memory."""
+    return _rows(dataset, read_json(folder / _STATE_FILE, finite=False), load_file(folder / TENSOR_FILE))
 
 
 def _rows(dataset: Any, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PackedRows:

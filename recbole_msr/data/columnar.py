@@ -6,7 +6,8 @@ But for what it reads: a cell is text as it stands in the file, and is missing o
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data.atomic import Table, line_number, read_header, read_table
+from recbole_msr.data.core_filter import CoreSide, filter_to_core
 from recbole_msr.data.rows import SelectedRows
+from recbole_msr.data.split_rows import LEFT_OUT, leave_one_out_cuts, ratio_cuts, split_groups
 from recbole_msr.data.vocabulary import TokenIds, Vocabularies, token_array
 from recbole_msr.errors import InputError, nearest
+
+EVERY_NUMBER = [("[", 0.0, float("inf"), ")")]
+"""RecBole's default interval of numbers of interactions, as it reads it."""
 
 PADDING = "[PAD]"
 """RecBole's token with the id 0, which stands for no value."""
@@ -182,37 +188,34 @@ class ColumnarDataset(Dataset):
             if column is None or not is_categorical(column) or (interval is not None and len(interval) != 1):
                 super()._filter_by_inter_num()
                 return
-            if interval is not None:
-                feat = getattr(self, f"{name}_feat")
-                tokens = [] if feat is None else feat[field].astype(object)
-                sides.append(
-                    (name, feat, interval, column.cat.codes.to_numpy(), column.cat.categories.get_indexer(tokens))
-                )
+            if interval is not None and interval != EVERY_NUMBER:
+                feat, codes = getattr(self, f"{name}_feat"), column.cat.codes.to_numpy()
+                side = self._core_side(interval, column.cat.categories, codes.__getitem__, feat, field)
+                sides.append((name, feat, side))
         stays = np.ones(len(self.inter_feat), dtype=bool)
-        is_kept = [np.ones(len(of_feat), dtype=bool) for *_, of_feat in sides]
-        while True:
-            banned_any, goes = False, np.zeros_like(stays)
-            for in_feat, (_, _, interval, codes, of_feat) in zip(is_kept, sides, strict=True):
-                # One more count, of nothing, for users and items without interactions (which have the code -1).
-                counts = np.bincount(
-                    codes[stays], minlength=int(max(codes.max(initial=-1), of_feat.max(initial=-1))) + 2
-                )
-                banned = (counts > 0) & ~self._within_intervals(counts, interval)
-                few = in_feat & (counts[of_feat] < interval[0][1])
-                banned[of_feat[few]] = True
-                banned_any |= bool(banned[:-1].any() or few.any())
-                banned[-1] = False
-                in_feat &= ~(few | banned[of_feat])
-                goes |= banned[codes]
-            if not banned_any:
-                break
-            stays &= ~goes
+        filter_to_core([side for _, _, side in sides], stays)
         if not stays.all():
             self.inter_feat = self.inter_feat[stays]
-        for in_feat, (name, feat, *_) in zip(is_kept, sides, strict=True):
-            if feat is not None and not in_feat.all():
-                setattr(self, f"{name}_feat", feat[in_feat])
+        for name, feat, side in sides:
+            if feat is not None and not side.in_table.all():
+                setattr(self, f"{name}_feat", feat[side.in_table])
         return None
+
+    def _core_side(
+        self, interval: Any, tokens: Any, codes: Callable[[slice], np.ndarray], feat: Any, field: str
+    ) -> CoreSide:
+        """Return users or items for the filter by numbers of interactions.
+
+        Args:
+            interval: the numbers that are right, as RecBole reads them.
+            tokens: by code, an index.
+            codes: of the interactions.
+            feat: the users' or items' own table; None where there is none.
+            field: their ids in it.
+        """
+        of_table = tokens.get_indexer([] if feat is None else feat[field].astype(object))
+        within = partial(self._within_intervals, intervals=interval)
+        return CoreSide(len(tokens), codes, of_table, interval[0][1], within)
 
     def _remap(self, remap_list: list[Any]) -> None:
         """Give tokens RecBole's ids: numbered as they first appear, over all columns of the list."""
@@ -315,25 +318,38 @@ class ColumnarDataset(Dataset):
         column: torch.Tensor = self._dataframe_to_interaction(feat[[field]])[field]
         return column
 
+    def split_by_ratio(self, ratios: Sequence[float], group_by: str | None = None) -> list[Dataset]:
+        """RecBole's, without a list of row numbers."""
+        shares = [ratio / sum(ratios) for ratio in ratios]
+        ends = partial(self._calcu_split_ids, ratios=shares)
+        if group_by is None:
+            parts = np.split(np.arange(len(self.inter_feat)), ends(len(self.inter_feat)))
+        else:
+            parts = split_groups(self.inter_feat[group_by].numpy(), ratio_cuts(ends))
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[part]) for part in parts]
+
+    def leave_one_out(self, group_by: str, leave_one_mode: str) -> list[Dataset]:
+        """RecBole's, without a list of row numbers."""
+        if leave_one_mode not in LEFT_OUT:
+            raise InputError(f"eval_args: split: {{LS: {leave_one_mode}}} is none of {', '.join(LEFT_OUT)}")
+        parts = split_groups(self.inter_feat[group_by].numpy(), leave_one_out_cuts(leave_one_mode))
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[part]) for part in parts]
+
     def time_based_split(self, ratios: Sequence[float], group_by: str) -> list[Dataset]:
         """RecBole's, by the times as they were read; the rows are in their order already."""
         times = self.inter_feat.numbers(self.time_field).numpy()
         shares = [ratio / sum(ratios) for ratio in ratios]
         is_test = times > np.percentile(times, 100 * (1 - shares[-1]))
-        parts: tuple[list[np.ndarray], ...] = ([], [], [])
-        for group in self._grouped_index(self.inter_feat[group_by].numpy()):
-            rows = np.array(group)
-            before = rows[~is_test[rows]]
-            cut = int(len(before) * (shares[0] / (1 - shares[2])))
-            for part, chosen in zip(parts, (before[:cut], before[cut:], rows[is_test[rows]]), strict=True):
-                part.append(chosen)
+        groups = self.inter_feat[group_by].numpy()
+        rows = np.argsort(pd.factorize(groups)[0], kind="stable")
+        before, test = rows[~is_test[rows]], rows[is_test[rows]]
+        train, valid = split_groups(
+            groups[before], lambda sizes: (sizes * (shares[0] / (1 - shares[2]))).astype(np.int64)[:, None]
+        )
         self._drop_unused_col()
-        return [self.copy(self.inter_feat[np.concatenate(part)]) for part in parts]
-
-    def _grouped_index(self, group_by_list: Any) -> list[list[int]]:
-        ids, _ = pd.factorize(np.asarray(group_by_list))
-        rows = np.argsort(ids, kind="stable")
-        return [part.tolist() for part in np.split(rows, np.cumsum(np.bincount(ids))[:-1])]
+        return [self.copy(self.inter_feat[part]) for part in (before[train], before[valid], test)]
 
 
 def is_categorical(column: Any) -> bool:

@@ -20,6 +20,7 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
 from recbole_msr.data.atomic import Table, line_number, read_header
+from recbole_msr.data.cell_counts import CellCounts
 from recbole_msr.data.columnar import ColumnarDataset, is_categorical
 from recbole_msr.data.conversions import check_conversions
 from recbole_msr.data.history import (
@@ -34,16 +35,16 @@ from recbole_msr.data.label_classes import check_trained, class_labels, natural_
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, check_evaluated, reads_positives
 from recbole_msr.data.row_weights import check_weights, scale_weights
-from recbole_msr.data.rows import PackedRows, SelectedRows, pack_dataset
-from recbole_msr.data.rows_report import describe_left_out, revealing_features, warn
+from recbole_msr.data.rows import Packed, PackedRows, SelectedRows, pack_dataset
+from recbole_msr.data.rows_report import describe_left_out, revealing_features, sample_rows, warn
 from recbole_msr.data.table_rows import TableRows, make_table_rows
 from recbole_msr.data.table_rows import check_fields as check_table_rows
+from recbole_msr.data.tables.placed import PlacedTable, write_interactions
 from recbole_msr.data.top_scenarios import top_scenarios
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.evaluation.ranking_mode import ranks
 from recbole_msr.schema import (
-    MISSING_LABEL,
     SCENARIO_FIELD,
     UNKNOWN_SCENARIO,
     Scenario,
@@ -57,7 +58,9 @@ from recbole_msr.threads import process_rank
 
 SPLITS = ("train", "valid", "test")
 
-_KNOWN_IDS = "filter_inter_by_user_or_item"
+KNOWN_IDS = "filter_inter_by_user_or_item"
+TOO_FEW = ("user or item has too few or too many interactions", "user_inter_num_interval, item_inter_num_interval")
+"""The rule of the filter by numbers of interactions, and its keys."""
 _ONE_LABEL: dict[TaskType, tuple[str, str]] = {
     "binary": ("only the label {:g}", "AUC is undefined"),
     "number": ("one and the same number", "XAUC is undefined"),
@@ -174,7 +177,17 @@ class ScenarioDataset(ColumnarDataset):
             if self._restored:
                 self._end_turn()
                 return
+        self._read()
+
+    def _read(self) -> None:
+        """Read the files, and prepare what they hold for the split."""
+        write_interactions(self.dataset_path, self.dataset_name, self._digests)
         super()._from_scratch()
+
+    @property
+    def _digests(self) -> Path:
+        """The folder in which the digests of unchanged files are remembered."""
+        return Path(cache.cache_root(self.config["cache_dir"]), ".digests")
 
     def _end_turn(self) -> None:
         if self._turn is not None:
@@ -253,9 +266,7 @@ class ScenarioDataset(ColumnarDataset):
         with self._counting("a value is not among those to keep", "val_interval"):
             self._filter_by_field_value()
         self._filter_inter_by_user_or_item()
-        with self._counting(
-            "user or item has too few or too many interactions", "user_inter_num_interval, item_inter_num_interval"
-        ):
+        with self._counting(*TOO_FEW):
             self._filter_by_inter_num()
         self._reset_index()
 
@@ -276,7 +287,7 @@ class ScenarioDataset(ColumnarDataset):
                     self._leave_out(table, goes, f"{field} is empty", None, line)
 
     def _filter_inter_by_user_or_item(self) -> None:
-        if self.config[_KNOWN_IDS] is not True:
+        if self.config[KNOWN_IDS] is not True:
             return
         for side, field in (("user", self.uid_field), ("item", self.iid_field)):
             feat = getattr(self, f"{side}_feat")
@@ -290,11 +301,11 @@ class ScenarioDataset(ColumnarDataset):
                 )
                 raise InputError(
                     f"no {field} of {self._file('inter').name} is in {self._file(side)}: interactions have {ours}, and "
-                    f"this file has {theirs}. Write the ids alike, or keep all interactions with {_KNOWN_IDS}: False"
+                    f"this file has {theirs}. Write the ids alike, or keep all interactions with {KNOWN_IDS}: False"
                 )
             if goes.any():
                 example = f"'{column[goes].iloc[0]}'"
-                self._leave_out("inter", goes, f"{field} is not in {self._file(side).name}", _KNOWN_IDS, example)
+                self._leave_out("inter", goes, f"{field} is not in {self._file(side).name}", KNOWN_IDS, example)
 
     def _reset_index(self) -> None:
         self._check_numbers()
@@ -342,6 +353,9 @@ class ScenarioDataset(ColumnarDataset):
         """Name the place of a row in its file, as "line 12 of ..."; `row` counts from 0, as the file was read."""
         if table == "inter" and self.benchmark_filename_list is not None:
             return f"row {row + 1} of {self.data_report['files']['inter']['file']}"
+        placed = PlacedTable.of_dataset(self.dataset_path, self.dataset_name) if table == "inter" else None
+        if placed is not None:
+            return placed.place(row)
         return f"line {line_number(self._file(table), row, self.config['encoding'])}"
 
     def row_report(self) -> dict[str, Any]:
@@ -360,9 +374,9 @@ class ScenarioDataset(ColumnarDataset):
         user_settings = getattr(self.config, "external_config_dict", {})
         for counts in self.data_report["files"].values():
             for dropped in counts["dropped"]:
-                if dropped["key"] is None or (dropped["key"] == _KNOWN_IDS and _KNOWN_IDS not in user_settings):
+                if dropped["key"] is None or (dropped["key"] == KNOWN_IDS and KNOWN_IDS not in user_settings):
                     example = f" (for instance {dropped['example']})" if "example" in dropped else ""
-                    hint = f"; {_KNOWN_IDS}: False keeps them" if dropped["key"] else ""
+                    hint = f"; {KNOWN_IDS}: False keeps them" if dropped["key"] else ""
                     warnings.append(
                         f"{dropped['rows']} of {counts['read']} rows of {counts['file']} are left out, where "
                         f"{dropped['rule']}{example}{hint}"
@@ -622,47 +636,7 @@ class ScenarioDataset(ColumnarDataset):
 
     def _build(self) -> list[ScenarioDataset]:
         if not self._restored:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.config["data_seed"])  # not torch's: that seeds GPUs too
-                splits = self._split()
-            if len(splits) != len(SPLITS):
-                raise InputError(f"the data were split into {len(splits)} parts; it takes three: {', '.join(SPLITS)}")
-            self.split_sizes = [len(split) for split in splits]
-            for name, size in zip(SPLITS, self.split_sizes, strict=True):
-                if size == 0:
-                    raise InputError(
-                        f"the {name} split is empty: {sum(self.split_sizes)} interactions were split by "
-                        f"eval_args: {self.config['eval_args']['split']}; give every split a share"
-                    )
-            rows = torch.cat([split.inter_feat.rows for split in splits])
-            first = splits[0].inter_feat
-            self.inter_feat = SelectedRows(first.source, rows, first.exact)
-            if self.schema.scenario.top is not None:
-                self._leave_top(self.schema.scenario.top)
-            if self.history_settings is not None:
-                self._add_histories(self.history_settings, rows)
-            self.inter_feat = pack_dataset(self)
-            self.table_rows, report = make_table_rows(self.config, self, self.split_sizes[0])
-            self.data_report |= {"table_rows": report} if report else {}
-            self._check_scenarios()
-            train = slice(self.split_sizes[0])
-            columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}
-            self.label_scale = label_scales(self.schema, columns)
-            scale_weights(self.schema.tasks, self.inter_feat.packed, columns)
-            for task in self.schema.tasks:
-                if task.type == "classes":
-                    rest = self.inter_feat[task.label_field].numpy()[self.split_sizes[0] :]
-                    names = self.label_classes[task.name]
-                    for warning in check_trained(task, names, columns[task.name], rest):
-                        self._note(warning)
-            for name, field, auc in revealing_features(self):
-                self._note(
-                    f"'{field}' alone ranks the task '{name}' almost perfectly (AUC {auc:.3f} on training rows): if it "
-                    "is known only after what is predicted, the model must not see it; unload_col: "
-                    f"{{{getattr(self.field2source[field], 'value', 'inter')}: [{field}]}} leaves it out"
-                )
-            if self._cache_entry is not None and cache.store(self, self._cache_entry):
-                cache.map_rows(self, self._cache_entry)  # the memory that other processes use too
+            self._prepare()
             self._restored = True  # a second call finds what the first one made
             self._end_turn()  # before the splits are made, which are copies of this
         before = list(self.split_sizes)
@@ -710,6 +684,38 @@ class ScenarioDataset(ColumnarDataset):
         if names is None:
             self._only = self._only_scenario()
 
+    def _prepare(self) -> None:
+        """Split the rows and pack them, into the cache where there is one."""
+        with self._drawing():
+            splits = self._split()
+        if len(splits) != len(SPLITS):
+            raise InputError(f"the data were split into {len(splits)} parts; it takes three: {', '.join(SPLITS)}")
+        self._set_sizes([len(split) for split in splits])
+        rows = torch.cat([split.inter_feat.rows for split in splits])
+        first = splits[0].inter_feat
+        self.inter_feat = SelectedRows(first.source, rows, first.exact)
+        if self.schema.scenario.top is not None:
+            self._leave_top(self.schema.scenario.top)
+        if self.history_settings is not None:
+            self._add_histories(self.history_settings, rows)
+        self.inter_feat = pack_dataset(self)
+        self.table_rows, report = make_table_rows(self.config, self, self.split_sizes[0])
+        self.data_report |= {"table_rows": report} if report else {}
+        self._check_scenarios()
+        train = slice(self.split_sizes[0])
+        columns = {task.name: self.inter_feat[task.label_field].numpy()[train] for task in self.schema.tasks}
+        self.label_scale = label_scales(self.schema, columns)
+        scale_weights(self.schema.tasks, self.inter_feat.packed, columns)
+        for task in self.schema.tasks:
+            if task.type == "classes":
+                rest = self.inter_feat[task.label_field].numpy()[self.split_sizes[0] :]
+                names = self.label_classes[task.name]
+                for warning in check_trained(task, names, columns[task.name], rest):
+                    self._note(warning)
+        self._note_revealing(self.inter_feat.packed, sample_rows(self.split_sizes[0]))
+        if self._cache_entry is not None and cache.store(self, self._cache_entry):
+            cache.map_rows(self, self._cache_entry)  # the memory that other processes use too
+
     def _add_histories(self, settings: HistorySettings, rows: torch.Tensor) -> None:
         """Set `history`, and give every row of the splits the column `HISTORY_FIELD`.
 
@@ -744,6 +750,31 @@ class ScenarioDataset(ColumnarDataset):
         places = pool.nonzero().squeeze(1)
         self.history = HistoryRows.from_rows(users[pool], scenarios[pool], places, times[pool.numpy()], values)
         self.inter_feat[HISTORY_FIELD] = self.history.find(users, scenarios, times)
+
+    def _note_revealing(self, packed: Packed, rows: np.ndarray) -> None:
+        """Note features that give a label away, by some training rows of packed rows."""
+        for name, field, auc in revealing_features(self, packed, rows):
+            self._note(
+                f"'{field}' alone ranks the task '{name}' almost perfectly (AUC {auc:.3f} on training rows): if it "
+                "is known only after what is predicted, the model must not see it; unload_col: "
+                f"{{{getattr(self.field2source[field], 'value', 'inter')}: [{field}]}} leaves it out"
+            )
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Draw from `data_seed`; the global generator is then as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.config["data_seed"])  # not torch's: that seeds GPUs too
+            yield
+
+    def _set_sizes(self, sizes: list[int]) -> None:
+        self.split_sizes = sizes
+        for name, size in zip(SPLITS, sizes, strict=True):
+            if size == 0:
+                raise InputError(
+                    f"the {name} split is empty: {sum(sizes)} interactions were split by "
+                    f"eval_args: {self.config['eval_args']['split']}; give every split a share"
+                )
 
     def _report_splits(self, before: list[int], views: list[ScenarioDataset]) -> None:
         no_label = f"task '{self.schema.main_task}' has no label"
@@ -864,7 +895,8 @@ class ScenarioDataset(ColumnarDataset):
         if source == FeatureSource.INTERACTION:
             scenario = inter[SCENARIO_FIELD]
             return scenario
-        if isinstance(inter, PackedRows) and inter.is_as_packed((self.user_feat, self.item_feat)):
+        joined = (self.user_feat, self.item_feat)
+        if isinstance(inter, PackedRows) and SCENARIO_FIELD in inter.packed.places and inter.is_as_packed(joined):
             return inter.packed.column(SCENARIO_FIELD)
         table, key = (
             (self.user_feat, self.uid_field) if source == FeatureSource.USER else (self.item_feat, self.iid_field)
@@ -874,13 +906,20 @@ class ScenarioDataset(ColumnarDataset):
 
     def _check_scenarios(self) -> None:
         """Refuse scenarios that cannot be learnt."""
-        scenario = self.row_scenario(self.inter_feat).numpy()
-        if (scenario == UNKNOWN_SCENARIO).any():
+        unknown = self._count_cells(self.row_scenario(self.inter_feat).numpy())
+        self._check_cells(unknown)
+
+    def _check_cells(self, unknown: int) -> None:
+        """Refuse scenarios by their counts; set `scenario_shares`.
+
+        Args:
+            unknown: number of rows of no scenario.
+        """
+        if unknown:
             raise InputError(
-                f"scenario: {int((scenario == UNKNOWN_SCENARIO).sum())} interactions have a user or item without a "
-                f"value of '{self.schema.scenario.field}'"
+                f"scenario: {unknown} interactions have a user or item without a value of "
+                f"'{self.schema.scenario.field}'"
             )
-        self._count_cells(scenario)
         for name, (train, valid, test) in zip(self.scenario_names, zip(*self.cells["rows"], strict=True), strict=True):
             if train == 0 and valid + test > 0:
                 where = " and ".join(n for n, c in (("validation", valid), ("test", test)) if c)
@@ -892,25 +931,15 @@ class ScenarioDataset(ColumnarDataset):
         counts = np.array(self.cells["rows"][0])
         self.scenario_shares = (counts / counts.sum()).tolist()
 
-    def _count_cells(self, scenario: np.ndarray) -> None:
-        """Set `cells`: by split, the rows of every scenario, and by task how many are labelled 0 and 1 there.
-
-        Of a task of numbers or classes, how many are the least of their scenario and above it.
-        """
-        n, ends = len(self.scenario_names), np.cumsum(self.split_sizes)[:-1]
-        parts = np.split(scenario, ends)
-        by_task = {}
-        for task in self.schema.tasks:
-            labels = np.split(self.inter_feat[task.label_field].numpy(), ends)
-            if task.type != "binary":
-                none = task.missing_label
-                labels = [_above_least(of_part, part, n, none) for of_part, part in zip(labels, parts, strict=True)]
-            by_task[task.name] = [
-                [np.bincount(part[label == value], minlength=n + 1)[1:].tolist() for value in (0, 1)]
-                for part, label in zip(parts, labels, strict=True)
-            ]
-        rows = [np.bincount(part, minlength=n + 1)[1:].tolist() for part in parts]
-        self.cells = {"rows": rows, "labels": by_task}
+    def _count_cells(self, scenario: np.ndarray) -> int:
+        """Set `cells`; return the number of rows of no scenario."""
+        counts, end = CellCounts(self.schema, len(self.scenario_names)), 0
+        labels = {task.name: self.inter_feat[task.label_field].numpy() for task in self.schema.tasks}
+        for number, size in enumerate(self.split_sizes):
+            rows = slice(end, end := end + size)
+            counts.add(number, scenario[rows], {name: column[rows] for name, column in labels.items()})
+        self.cells = counts.cells()
+        return counts.unknown
 
     def _warn_of_undefined(self) -> None:
         """Tell which scenarios have too few rows, or one class, in a split."""
@@ -1007,7 +1036,8 @@ class ScenarioDataset(ColumnarDataset):
         train = inside[: self.split_sizes[0]]
         self.inter_feat = self.inter_feat.part(inside, (self.user_feat, self.item_feat))
         packed = self.inter_feat.packed  # a copy, by the selection
-        packed.tokens[:, packed.places[SCENARIO_FIELD][1]] = 1
+        if SCENARIO_FIELD in packed.places:
+            packed.tokens[:, packed.places[SCENARIO_FIELD][1]] = 1
         if self.history is not None:
             self._leave_histories(train)
         self.field2id_token = self.field2id_token.copy()
@@ -1032,14 +1062,6 @@ def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> Pac
     main = schema.tasks[schema.main_index]
     labelled = inter[main.label_field] != main.missing_label
     return inter if bool(labelled.all()) else inter.part(labelled, joined)
-
-
-def _above_least(labels: np.ndarray, scenario: np.ndarray, n_scenarios: int, missing: float) -> np.ndarray:
-    """Return 1 for numbers above the least of their scenario, 0 for these, `MISSING_LABEL` for missing ones; (N,)."""
-    known = labels != missing
-    least = np.full(n_scenarios + 1, np.inf)
-    np.minimum.at(least, scenario[known], labels[known])
-    return np.where(known, labels > least[scenario], MISSING_LABEL)
 
 
 class _OneScenario(Scenario):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from recbole.data.interaction import Interaction
 from recbole_msr.data.negative_rows import DrawnRows, NegativeRows
 from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.ranked_lists import RankedLists, ranked_lists
-from recbole_msr.data.rows import Packed, PackedRows, pack_dataset
+from recbole_msr.data.rows import Packed, PackedRows, pack, pack_dataset
 from recbole_msr.threads import local_processes
 
 
@@ -23,7 +23,8 @@ class PackedTable:
     All numbers of a row lie side by side: token ids in an int32 table (N, F), floats in a float32 table (N, G), so that
     a batch is one indexing of each. A split of a `ScenarioDataset` is packed already (where it comes from the cache, in
     memory that is mapped from the file and shared by all processes), and is used as it is. Fields of users and items
-    with several numbers a row are not copied for every row but looked up by the row's id when a batch is made.
+    that are not in its rows (those with several numbers, all of a dataset made of a table) are looked up by the row's
+    id when a batch is made.
 
     Args:
         dataset: a built split (its `inter_feat` is an Interaction).
@@ -44,15 +45,29 @@ class PackedTable:
         self.scenario_names: list[str] | None = getattr(dataset, "scenario_names", None)
         packed = _packed(dataset)
         self._length = len(packed)
-        self._looked_up: list[tuple[int, dict[str, torch.Tensor]]] = []
-        for key, feat in ((dataset.uid_field, dataset.user_feat), (dataset.iid_field, dataset.item_feat)):
-            if feat is not None and key in packed.places:
-                wide = {name: c.to(device) for name, c in feat.interaction.items() if name != key and c.dim() > 1}
-                if wide:
-                    self._looked_up.append((packed.places[key][1], wide))
         self._tokens, self._floats = packed.tokens.to(device), packed.floats.to(device)
         self._others = {name: column.to(device) for name, column in packed.others.items()}
         self._cuts = [_Cut(name, *place) for name, place in packed.places.items() if place[0] != "others"]
+        self._sides: list[_Side] = []
+        for key, feat in ((dataset.uid_field, dataset.user_feat), (dataset.iid_field, dataset.item_feat)):
+            if feat is not None and key in packed.places:
+                columns = {n: c for n, c in feat.interaction.items() if n != key and n not in packed.places}
+                if columns:
+                    self._add_side(packed.places[key][1], columns)
+
+    def _add_side(self, place: int, columns: Mapping[str, torch.Tensor]) -> None:
+        """Let columns of users or items be looked up by the id at a place of the tokens."""
+        narrow = pack(len(next(iter(columns.values()))), {n: (c, None) for n, c in columns.items() if c.dim() == 1})
+        others = narrow.others | {name: column for name, column in columns.items() if column.dim() > 1}
+        widths = {"tokens": self._tokens.shape[1], "floats": self._floats.shape[1]}
+        for side in self._sides:
+            widths = {kind: width + getattr(side, kind).shape[1] for kind, width in widths.items()}
+        for name, (kind, start, shape) in narrow.places.items():
+            if kind != "others":
+                self._cuts.append(_Cut(name, kind, widths[kind] + start, shape))
+        device = self.device
+        others = {name: column.to(device) for name, column in others.items()}
+        self._sides.append(_Side(place, narrow.tokens.to(device), narrow.floats.to(device), others))
 
     @classmethod
     def for_run(cls, dataset: Any, config: Any) -> PackedTable:
@@ -127,23 +142,37 @@ class PackedTable:
         if drawn is not None:
             numbers = torch.arange(len(self), device=self.device)[rows] if isinstance(rows, slice) else rows
             parts = drawn.extend(numbers, parts)
-            tokens = parts["tokens"]
-        for place, columns in self._looked_up:
-            ids = tokens[:, place]
-            parts |= {f"/{name}": column[ids] for name, column in columns.items()}
-        return parts
+        return self._with_sides(parts)
+
+    def _with_sides(self, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Put what is looked up by users and items beside the numbers of rows."""
+        found: dict[str, list[torch.Tensor]] = {kind: [parts[kind]] for kind in ("tokens", "floats")}
+        for side in self._sides:
+            ids = parts["tokens"][:, side.place]
+            parts |= {f"/{name}": column[ids] for name, column in side.others.items()}
+            for kind, of_kind in found.items():
+                table: torch.Tensor = getattr(side, kind)
+                if table.shape[1]:
+                    of_kind.append(table.index_select(0, ids))
+        return parts | {kind: torch.cat(of_kind, dim=1) for kind, of_kind in found.items() if len(of_kind) > 1}
 
     def whole(self, names: Iterable[str]) -> Interaction:
         """Return all rows of the named fields with one number a row; a field that does not exist is left out."""
-        tables = {"tokens": self._tokens, "floats": self._floats}
         wanted = set(names)
+        cuts = [cut for cut in self._cuts if cut.name in wanted and not cut.shape]
         return Interaction(
-            {
-                cut.name: tables[cut.table][:, cut.start].to(torch.int64 if cut.table == "tokens" else torch.float32)
-                for cut in self._cuts
-                if cut.name in wanted and not cut.shape
-            }
+            {cut.name: self._column(cut).to(torch.int64 if cut.table == "tokens" else torch.float32) for cut in cuts}
         )
+
+    def _column(self, cut: _Cut) -> torch.Tensor:
+        """Return a column with one number a row (N,)."""
+        table: torch.Tensor = getattr(self, f"_{cut.table}")
+        start, ids = cut.start, None
+        for side in self._sides:
+            if start >= table.shape[1]:
+                start -= table.shape[1]
+                table, ids = getattr(side, cut.table), self._tokens[:, side.place]
+        return table[:, start] if ids is None else table[:, start][ids]
 
     def columns(self, parts: dict[str, torch.Tensor]) -> Interaction:
         """Return a batch from what `gather` gave, on the device where that is now."""
@@ -186,6 +215,15 @@ def _packed(dataset: Any) -> Packed:
     if not (isinstance(inter, PackedRows) and inter.is_as_packed((dataset.user_feat, dataset.item_feat))):
         inter = pack_dataset(dataset)
     return inter.packed
+
+
+class _Side(NamedTuple):
+    """Columns of users or items, looked up by the id at a place of a row's tokens; `others` are no single numbers."""
+
+    place: int
+    tokens: torch.Tensor
+    floats: torch.Tensor
+    others: dict[str, torch.Tensor]
 
 
 class _Cut(NamedTuple):

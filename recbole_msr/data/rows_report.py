@@ -90,7 +90,14 @@ def log_rows(dataset: Any, folder: Path | None = None) -> None:
         logger.info("data: %s", line, extra=extra)
 
 
-def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
+def sample_rows(n: int) -> np.ndarray:
+    """Return the training rows that features are tried on, of n."""
+    return np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)
+
+
+def revealing_features(
+    dataset: Any, packed: Packed | None = None, rows: np.ndarray | None = None
+) -> list[tuple[str, str, float]]:
     """Find single features that rank a task's label almost perfectly on the training rows; numbers by their median.
 
     The mean label of every value is taken from half of a sample of rows, and ranks the other half, so that an id with
@@ -98,13 +105,15 @@ def revealing_features(dataset: Any) -> list[tuple[str, str, float]]:
     are added up.
 
     Args:
-        dataset: a `ScenarioDataset` with packed rows, train first.
+        dataset: a `ScenarioDataset`.
+        packed: packed rows; None for those of the dataset, train first.
+        rows: those of them to try features on; None for `sample_rows` of training.
 
     Returns:
         Task, field and AUC of each, users and items left out.
     """
-    n, packed = dataset.split_sizes[0], dataset.inter_feat.packed
-    rows = np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)
+    packed = dataset.inter_feat.packed if packed is None else packed
+    rows = sample_rows(dataset.split_sizes[0]) if rows is None else rows
     labels = {task.name: _binary(task, _values(packed, task.label_field, rows)[:, 0]) for task in dataset.schema.tasks}
     revealing = []
     for field, values in _columns(dataset, packed, rows):
@@ -133,8 +142,8 @@ def _columns(dataset: Any, packed: Packed, rows: np.ndarray) -> Iterator[tuple[s
             yield field, _values(packed, field, rows)
     for key, table in keys.items():
         for field, values in {} if table is None else table.interaction.items():
-            if field not in packed.places:  # those with several numbers a row are not packed with the rows
-                yield field, values[:, :_VALUES].numpy()[_values(packed, key, rows)[:, 0]]
+            if field not in packed.places:  # not packed with the rows
+                yield field, values.reshape(len(values), -1)[:, :_VALUES].numpy()[_values(packed, key, rows)[:, 0]]
 
 
 def _values(packed: Packed, field: str, rows: np.ndarray) -> np.ndarray:

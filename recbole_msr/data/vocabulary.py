@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 Encoded = tuple[torch.Tensor, torch.Tensor]
@@ -87,6 +89,13 @@ class TokenIds(MutableMapping[str, dict[str, int]]):
 
 def encode(tokens: np.ndarray) -> Encoded:
     """Tokens as bytes, for a file."""
+    with contextlib.suppress(pa.ArrowException, UnicodeError):  # half a surrogate, which UTF-8 does not have
+        column = pa.array(tokens, pa.large_string())
+        _, offsets, data = column.buffers()
+        ends = np.frombuffer(offsets, dtype=np.int64)[1 : len(tokens) + 1]
+        if not column.null_count:
+            size = int(ends[-1]) if len(ends) else 0
+            return torch.from_numpy(np.frombuffer(data, np.uint8, size).copy()), torch.from_numpy(ends.copy())
     parts = [str(token).encode("utf-8", "surrogatepass") for token in tokens.tolist()]
     text = np.frombuffer(b"".join(parts), dtype=np.uint8)
     return torch.from_numpy(text.copy()), torch.from_numpy(np.cumsum([len(part) for part in parts], dtype=np.int64))

@@ -165,9 +165,9 @@ def holds(folder: str | Path) -> FolderKind | None:
 
 
 def is_dataset(folder: str | Path) -> bool:
-    """Return whether a folder holds atomic files, such as shop/shop.inter."""
+    """Return whether a folder holds atomic files, such as shop/shop.inter, or the note of a table in their place."""
     folder = Path(os.path.abspath(folder))
-    return os.path.isfile(folder / f"{folder.name}.inter")
+    return any(os.path.isfile(folder / f"{folder.name}.inter{end}") for end in ("", ".json"))
 
 
 def check_folder(folder: str | Path, kind: FolderKind, option: str) -> None:

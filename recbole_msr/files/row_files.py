@@ -89,13 +89,27 @@ def _read_parquet(path: Path, size: int) -> Any:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file.schema_arrow
             start, group = 0, None
-            for group in file.iter_batches(size):
-                yield Batch(group, row_place(start))
-                start += group.num_rows
+            for groups in _row_groups(file.metadata, size):
+                for group in file.iter_batches(size, row_groups=groups):
+                    yield Batch(group, row_place(start))
+                    start += group.num_rows
             if group is None:
                 yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), row_place(0))
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
+
+
+def _row_groups(metadata: Any, size: int) -> Iterator[list[int]]:
+    """Yield the row groups of a Parquet file by as many as hold `size` rows: a reader keeps all that it is given."""
+    groups, rows = [], 0
+    for number in range(metadata.num_row_groups):
+        groups.append(number)
+        rows += metadata.row_group(number).num_rows
+        if rows >= size:
+            yield groups
+            groups, rows = [], 0
+    if groups:
+        yield groups
 
 
 def _read_arrow(path: Path, size: int) -> Any:

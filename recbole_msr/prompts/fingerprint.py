@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from recbole_msr.data.cache import data_digests
 from recbole_msr.files.digest import file_digest
 
 _SETTINGS = (
@@ -38,11 +38,10 @@ def fingerprint(dataset: Any) -> dict[str, Any]:
         "settings": json.loads(json.dumps(settings, default=str)),
     }
     if getattr(dataset, "inter_feat", None) is not None:
-        content["files"] = {
-            suffix: file_digest(path, partial(hashlib.blake2b, digest_size=16))
-            for suffix in ("inter", "user", "item")
-            if (path := Path(dataset.dataset_path, f"{dataset.dataset_name}.{suffix}")).is_file()
-        }
+        digest = partial(hashlib.blake2b, digest_size=16)
+        content["files"] = data_digests(
+            dataset.dataset_path, dataset.dataset_name, lambda path: file_digest(path, digest)
+        )
         # With only_scenario these are the rows of all scenarios: knowledge is made of them.
         of_all = getattr(dataset, "all_scenarios", None)
         content["training_rows"] = _rows(dataset if of_all is None else of_all)

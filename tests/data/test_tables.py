@@ -13,6 +13,7 @@ import pytest
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.data.tables.dataset import place_tables
+from recbole_msr.data.tables.placed import write_interactions
 from recbole_msr.errors import InputError
 
 TASKS = {"click": {"field": "rating", "at_least": 4}}
@@ -126,9 +127,9 @@ def lines_of(frame, tmp_path, **settings):
     """Return the atomic file of a table as lists of cells, its first line first."""
     frame = frame if isinstance(frame, pa.Table) else pd.DataFrame(frame)
     placed = place_tables({"data": frame, "cache_dir": str(tmp_path / "cache"), "dataset": "kinds", **settings})
-    text = (tmp_path / "cache" / "tables").glob("*/kinds/kinds.inter")
     assert placed["data_path"] == str(next((tmp_path / "cache" / "tables").glob("kinds-*")))
-    return [line.split("\t") for line in next(text).read_text().splitlines()]
+    text = write_interactions(f"{placed['data_path']}/kinds", "kinds").read_text()
+    return [line.split("\t") for line in text.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +187,8 @@ def test_a_csv_files_cells_stay_as_they_are_spelled(tmp_path):
 
 
 def lines_of_file(path, tmp_path):
-    place_tables({"data": str(path), "cache_dir": str(tmp_path / "cache"), "dataset": "kinds"})
-    text = next((tmp_path / "cache" / "tables").glob("*/kinds/kinds.inter")).read_text()
+    placed = place_tables({"data": str(path), "cache_dir": str(tmp_path / "cache"), "dataset": "kinds"})
+    text = write_interactions(f"{placed['data_path']}/kinds", "kinds").read_text()
     return [line.split("\t") for line in text.splitlines()]
 
 
@@ -236,9 +237,11 @@ def test_bad_input_is_one_clear_line(given, message, tmp_path, monkeypatch):
         "broken.parquet": "PAR1 no", "tab.csv": "user_id,item_id,x\n1,2,a\tb\n", "nothing.csv": "user_id,item_id\n",
     }.items():  # fmt: skip
         (tmp_path / name).write_text(text)
+    settings = {"cache_dir": str(tmp_path / "cache"), "tasks": {"x": {"field": "x"}}, **given}
     with pytest.raises(InputError, match=message):
-        place_tables({"cache_dir": str(tmp_path / "cache"), **given})
-    assert not list((tmp_path / "cache").glob("tables/*/*/*"))
+        splits_of(place_tables(settings))
+    left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not [name for name in left if not name.endswith(".inter.json")], "only the note of the table, if anything"
 
 
 def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(

@@ -161,7 +161,7 @@ def as_text(name: str, column: pa.Array, kind: FeatureType, separator: str, plac
     Raises:
         InputError: a value holds a tab or the end of a line, a sequence's token the separator, or a number is text.
     """
-    column = _plain(column)
+    column = plain_column(column)
     if kind.value.endswith("seq"):
         return _sequences(name, column, kind, separator, place)
     text = _token_text(column) if kind == FeatureType.TOKEN else _number_text(name, column, place)
@@ -169,7 +169,8 @@ def as_text(name: str, column: pa.Array, kind: FeatureType, separator: str, plac
     return pc.fill_null(text, "")
 
 
-def _plain(column: pa.Array) -> pa.Array:
+def plain_column(column: pa.Array) -> pa.Array:
+    """Return a column without extension type and dictionary."""
     column = column.storage if isinstance(column, pa.ExtensionArray) else column
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
@@ -200,7 +201,7 @@ def _number_text(name: str, column: pa.Array, place: Place) -> pa.Array:
             )
         return pc.cast(column, pa.large_string())
     if pa.types.is_temporal(kind):
-        column = _seconds(column)
+        column = seconds(column)
     elif pa.types.is_boolean(kind):
         column = pc.cast(column, pa.int8())
     elif pa.types.is_float16(kind):
@@ -209,7 +210,7 @@ def _number_text(name: str, column: pa.Array, place: Place) -> pa.Array:
     return pc.if_else(pc.is_nan(column), None, text) if pa.types.is_floating(column.type) else text
 
 
-def _seconds(column: pa.Array) -> pa.Array:
+def seconds(column: pa.Array) -> pa.Array:
     """Return dates, times of day and durations as seconds, float64."""
     kind = column.type
     if pa.types.is_date32(kind):
@@ -231,7 +232,7 @@ def _sequences(name: str, column: pa.Array, kind: FeatureType, separator: str, p
     if pa.types.is_fixed_size_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
     parents = pc.list_parent_indices(column)
-    inner = _plain(pc.list_flatten(column))
+    inner = plain_column(pc.list_flatten(column))
     of_row = lambda i: place(parents[i].as_py())  # noqa: E731
     text = _token_text(inner) if kind == FeatureType.TOKEN_SEQ else _number_text(name, inner, of_row)
     _refuse(name, text, f"{_BROKEN}|{re.escape(separator)}", "holds what stands between cells or values", of_row)

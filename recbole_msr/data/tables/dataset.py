@@ -1,8 +1,9 @@
-"""Make a dataset of tables: `data`, `users` and `items` in the settings become a folder of atomic files.
+"""Make a dataset of tables: `data`, `users` and `items` in the settings become a folder of a dataset.
 
 The folder lies beside the prepared data (`cache_dir`), below the hash of the tables' content and of the types of their
-columns: it is written once, and whoever has the same tables and settings finds it. So ids, filters and splits are
-RecBole's own, for every model.
+columns: it is written once, and whoever has the same tables and settings finds it. Users, items and splits that are
+given become atomic files there. For the interactions a note says which table they are (`data.tables.placed`): tasks
+read it straight into packed tables (`data.streaming`), and its atomic file is written where something needs that.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from recbole.utils import FeatureType
 
-from recbole_msr.data.cache import build_lock, cache_root
-from recbole_msr.data.tables.columns import check_columns, column_types, text_rows
+from recbole_msr.data.cache import build_lock, cache_root, remembered_digest
+from recbole_msr.data.tables.columns import check_columns, column_types
+from recbole_msr.data.tables.placed import PlacedTable, write_atomic_file
 from recbole_msr.data.tables.source import TableSource
 from recbole_msr.errors import InputError, nearest
+from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import check_name
-from recbole_msr.files.row_files import text_of
 
 logger = logging.getLogger(__name__)
 
@@ -238,12 +240,12 @@ def _write_once(tables: _Tables, settings: Mapping[str, Any]) -> Path:
         digest.update(f"{file.suffix} {file.source.digest(root / '.digests')} {columns}\n".encode())
     folder = root / "tables" / f"{tables.name}-{digest.hexdigest()}"
     inside = folder / tables.name
-    if inside.is_dir():
+    if _is_there(tables, inside, root):
         return folder
     lock = build_lock(folder)  # another process may be writing the same
     try:
         if not inside.is_dir():
-            _write(tables, inside)
+            _write(tables, inside, root)
     except OSError as error:
         raise InputError(
             f"cannot write the dataset below {root}: {error.strerror or error}; cache_dir names another folder"
@@ -254,20 +256,45 @@ def _write_once(tables: _Tables, settings: Mapping[str, Any]) -> Path:
     return folder
 
 
-def _write(tables: _Tables, folder: Path) -> None:
-    """Write all files into a new folder, or none."""
+def _is_there(tables: _Tables, folder: Path, root: Path) -> bool:
+    """Return whether the dataset is there; the note of a table that was moved names its new place then."""
+    if not folder.is_dir():
+        return False
+    placed = PlacedTable.of_dataset(folder, tables.name)
+    source = next(file.source for file in tables.files if file.suffix.endswith("inter"))
+    if placed is not None and source.files and placed.files != list(map(str, source.files)):
+        replace(placed, files=list(map(str, source.files)), name=source.name).write()
+    return True
+
+
+def _write(tables: _Tables, folder: Path, notes: Path | None = None) -> None:
+    """Write all files into a new folder, or none.
+
+    Args:
+        tables: the dataset.
+        folder: the folder.
+        notes: of the cache, in which a note stands for the table of interactions; None for atomic files of all.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         made = Path(temporary, "new")
         made.mkdir()
         for file in tables.files:
-            with open(made / f"{tables.name}.{file.suffix}", "wb") as out:
-                out.write("\t".join(f"{field}:{kind.value}" for field, kind in file.types.items()).encode() + b"\n")
-                rows = 0
-                for lines in text_rows(file.source, file.types, tables.separator):
-                    out.write(text_of(lines))
-                    rows += len(lines)
-            if not rows:
-                raise InputError(f"{file.source.name} has no rows")
+            path = made / f"{tables.name}.{file.suffix}"
+            if file.suffix == "inter" and notes is not None:
+                _note(tables, file, path, folder, notes)
+            else:
+                write_atomic_file(path, file.source, file.types, tables.separator)
         with suppress(FileExistsError):  # another process was quicker, and wrote the same
             os.rename(made, folder)
+
+
+def _note(tables: _Tables, file: _File, path: Path, folder: Path, root: Path) -> None:
+    """Write the note of the table of interactions; a table in memory becomes an Arrow file beside it."""
+    files = list(map(str, file.source.files))
+    digests = [remembered_digest(part, root / ".digests") for part in file.source.files]
+    if not files:
+        arrow = Path(f"{path}.arrow")
+        file.source.write_arrow(arrow)
+        files, digests = [str(folder / arrow.name)], [file_digest(arrow, blake2b)]
+    PlacedTable(Path(f"{path}.json"), file.source.name, files, digests, file.types, tables.separator).write()

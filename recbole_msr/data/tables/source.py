@@ -44,7 +44,8 @@ class TableSource:
         self._table: pa.Table | None = None
         if isinstance(given, (str, Path)) or (isinstance(given, (list, tuple)) and given):
             self.files = _files(key, given)
-            self.name = str(given) if isinstance(given, (str, Path)) else f"{self.files[0]} and others"
+            several = f"{self.files[0]}{' and others' if len(self.files) > 1 else ''}"
+            self.name = str(given) if isinstance(given, (str, Path)) else several
         else:
             self._table = _in_memory(key, given)
             self.name = f"the table given as {key}"
@@ -83,23 +84,36 @@ class TableSource:
         assert first is not None
         return first
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, size: int = BATCH_ROWS) -> Iterator[Batch]:
         """Yield the rows; a batch's `place` names the file and the row or line in it.
+
+        Args:
+            size: rows of a batch at most.
 
         Raises:
             InputError: a file cannot be read.
         """
         if self._table is not None:
             start = 0
-            for part in self._table.to_batches(BATCH_ROWS):
+            for part in self._table.to_batches(size):
                 yield Batch(part, _within(self.name, row_place(start)))
                 start += part.num_rows
             return
         names = self.schema.names
         for file in self.files:
-            with open_rows(file, BATCH_ROWS) as rows, closing(rows.batches) as batches:  # type: ignore[type-var]
+            with open_rows(file, size) as rows, closing(rows.batches) as batches:  # type: ignore[type-var]
                 for batch in batches:
                     yield Batch(batch.columns.select(names), _within(str(file), batch.place))
+
+    def write_arrow(self, path: Path) -> None:
+        """Write a table in memory as an Arrow file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        assert self._table is not None
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, self._table.schema) as writer:
+            writer.write_table(self._table, BATCH_ROWS)
 
     def digest(self, notes: Path) -> str:
         """Return a hash of its content.
