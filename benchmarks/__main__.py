@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, fused, search, synthetic, tables
+from benchmarks import accuracy, fused, large, search, synthetic, tables
 from benchmarks.cases import DATASETS, MEMORY, MODELS, SIDES, STEPS, Side, has_data, memory_ways, sides_of
 from benchmarks.measure import CLOCKS
 from benchmarks.process import FailedError, machine, measured
@@ -39,6 +39,8 @@ PARTS = (
     "export",
     "predict",
     "serve",
+    "tables",
+    "large",
     "gpu",
     "accuracy",
 )
@@ -111,6 +113,8 @@ class Benchmarks:
             "memory": 220 * given.rounds,
             "million": 30,
             **{"export": 40, "predict": 60 + 60 * large, "serve": 40},
+            "tables": 90,
+            "large": 120,
             "gpu": 0,
             "accuracy": 2400,
         }
@@ -302,6 +306,30 @@ class Benchmarks:
         """Requests of many clients at once, beside the bare forward pass of one."""
         self.results["serve"] = self.call("SharedBottom, 200 candidates a request", "product.serve", {}) or {}
         return ["", *tables.serve_table(self.results)]
+
+    def tables(self) -> list[str]:
+        """From a log to packed tables: from Parquet, and from its atomic file."""
+        kept: dict[str, list[Any]] = self.results.setdefault("tables", {})
+        file = str(large.make(Path(self.given.work, "logs").resolve(), large.ROWS))
+        self.call("atomic files", "large.write_atomic", {"file": file})
+        for turn in range(max(3, self.given.rounds)):
+            for side, atomic in (("Parquet", False), ("atomic files", True)):
+                found = self._prepared(f"{side}, round {turn + 1}", {"file": file, "atomic": atomic})
+                kept.setdefault(side, []).extend([found] if found else [])
+        return ["", *tables.tables_table(self.results)]
+
+    def large(self) -> list[str]:
+        """The peak of memory of preparing 5 and 20 million rows."""
+        kept: dict[str, list[Any]] = self.results.setdefault("large", {})
+        for rows in large.SIZES:
+            file = large.make(Path(self.given.work, "logs").resolve(), rows)
+            found = self._prepared(f"{rows:,} rows", {"file": str(file), "beside": ["users", "items"]})
+            kept.setdefault(f"{rows:,} rows", []).extend([found] if found else [])
+        return ["", *tables.large_table(self.results)]
+
+    def _prepared(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            return self.call(name, "large.prepare", arguments, cache=Path(cache))
 
     def gpu(self) -> list[str]:
         """HiNet on a GPU: ours at batch 65536, RecBole's Trainer at several, and the limit."""

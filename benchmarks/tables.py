@@ -182,6 +182,21 @@ def serve_table(results: Results) -> list[str]:
     )
 
 
+def tables_table(results: Results) -> list[str]:
+    """A log into packed tables, from Parquet and from its atomic files."""
+    return _prepared("2,000,000 rows from", results["tables"])
+
+
+def large_table(results: Results) -> list[str]:
+    """Preparing logs of several sizes."""
+    return _prepared("Parquet of", results["large"])
+
+
+def _prepared(head: str, sides: Mapping[str, Any]) -> list[str]:
+    rows = [[side, *(middle(runs, key) for key in ("seconds", "processor", "peak_gb"))] for side, runs in sides.items()]
+    return table([head, "seconds", "of the processor", "peak GB"], rows)
+
+
 def fused_table(results: Results) -> list[str]:
     """Trainings at once beside the same ones one by one, and the final test."""
     head = ["model", "batch", "what", "one by one, rows/s", "side by side / it", "stacked / it"]
@@ -234,6 +249,8 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "fused": fused_table,
     "memory": memory_table,
     "million": million_table,
+    "tables": tables_table,
+    "large": large_table,
     "profile": profile_table,
     "limits": limit_table,
     "gpu": gpu_table,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.large import GROWTH, SIZES
 from benchmarks.synthetic import NAME as SYNTHETIC
 
 Results = Mapping[str, Any]
@@ -98,7 +99,7 @@ def targets(results: Results) -> list[Target]:
         sides = results.get("search", {}).get(model, {})
         ratio = divided(_seconds(sides.get("HyperTuning")), _seconds(sides.get("search, 2 workers")))
         found.append(Target(f"search, 8 trials of {model}, no pruning: HyperTuning / ours with 2 workers", ratio, 4))
-    return found + _product(results) + _gpu(results)
+    return found + _tables(results) + _product(results) + _gpu(results)
 
 
 def _product(results: Results) -> list[Target]:
@@ -112,6 +113,20 @@ def _product(results: Results) -> list[Target]:
                divided(predicted.get("predict"), predicted.get("evaluation")), 0.8),
         Target("serve, SharedBottom, 16 clients, 200 rows a request: bare forward pass / 99th percentile", p99, 0.1),
     ]  # fmt: skip
+
+
+def _tables(results: Results) -> list[Target]:
+    def of(part: str, side: str, key: str) -> float | None:
+        return middle(results.get(part, {}).get(side, []), key)
+
+    quicker = divided(of("tables", "atomic files", "seconds"), of("tables", "Parquet", "seconds"))
+    small, large = (of("large", f"{rows:,} rows", "peak_gb") for rows in SIZES)
+    flat = divided(small and GROWTH * small, large)
+    what = f"{GROWTH} x peak memory of preparing {SIZES[0]:,} rows / that of {SIZES[1]:,} rows"
+    return [
+        Target("into packed tables, 2,000,000 rows: from atomic files / from Parquet, seconds", quicker, 2),
+        Target(what, flat, 1),
+    ]
 
 
 def _seconds(side: Any) -> float | None:

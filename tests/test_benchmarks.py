@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import accuracy, fused, synthetic, tables
+from benchmarks import accuracy, fused, large, synthetic, tables
 from benchmarks.limits import Products, flops
 from benchmarks.targets import targets
 
@@ -295,3 +295,13 @@ def test_the_command_measures_and_writes(tmp_path):
     assert [target["what"] for target in found["targets"]] == [target.what for target in targets(found)]
     assert "at least" in done.stdout.split("## targets")[1]
     assert list(tmp_path.glob("temporary-*")) == []
+
+
+def test_a_log_is_prepared_alike_from_parquet_and_from_its_atomic_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("RECBOLE_MSR_CACHE", str(tmp_path / "cache"))
+    file = str(large.make(tmp_path / "logs", 2000))
+    large.write_atomic(file)
+    found = [large.prepare(file, beside=["users", "items"]), large.prepare(file), large.prepare(file, atomic=True)]
+    assert [each["rows"] for each in found] == [found[0]["rows"]] * 3
+    assert sum(found[0]["rows"]) == 2000
+    assert 0 < found[0]["peak_gb"] < 5

@@ -393,7 +393,7 @@ KEYS: Mapping[str, Key] = {
     "dataloaders_save_path": _key(maybe(path("the path of a file"))),
     "log_wandb": _key(flag()),
     "wandb_project": _key(maybe(text())),
-    "shuffle": _key(flag()),
+    "shuffle": _key(either(flag(), choice("blocks"))),
     # RecBole's own processes
     "nproc": _key(whole(1), _neutral(1)),
     "world_size": _key(whole(), _neutral(-1, 1)),

@@ -40,8 +40,8 @@ class CellCounts:
         for task in self._tasks:
             own, counts = labels[task.name], self._labels[task.name]
             if task.type == "binary":
-                for value in (0, 1):
-                    counts[value] += np.bincount(cell[own == value], minlength=size)
+                # -1, 0 and 1 of every cell side by side
+                counts += np.bincount(cell * 3 + own.astype(np.int64) + 1, minlength=3 * size).reshape(size, 3).T[1:]
                 continue
             known = own != task.missing_label
             cells, numbers, least = cell[known], own[known], self._least[task.name]

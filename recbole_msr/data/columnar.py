@@ -254,7 +254,7 @@ class ColumnarDataset(Dataset):
         self._keep_vocabulary(remap_list, vocabulary)
 
     def _keep_vocabulary(self, remap_list: list[Any], tokens: Any) -> None:
-        vocabulary = token_array([PADDING, *tokens])
+        vocabulary = token_array([PADDING, *np.asarray(tokens, dtype=object).tolist()])
         for _, field, _ in remap_list:
             if field not in self.field2id_token:
                 self.field2id_token[field] = vocabulary

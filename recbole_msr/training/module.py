@@ -400,7 +400,7 @@ class PackedData(pl.LightningDataModule):
             return PackedLoader(table.listed, size, None, rank, world_size, ahead)
         if split != "train":
             return PackedLoader(table, self._config["eval_batch_size"], None, rank, world_size, ahead)
-        order = EpochOrder(len(table), self._config["seed"], self._config["shuffle"])
+        order = EpochOrder.of_setting(len(table), self._config["seed"], self._config["shuffle"])
         return PackedLoader(table, self._config["train_batch_size"], order, rank, world_size, ahead)
 
     def train_dataloader(self) -> PackedLoader:

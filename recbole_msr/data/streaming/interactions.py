@@ -146,12 +146,14 @@ class Interactions:
         found, sums, count = NumberStats(), [], 0
         for rows, stays in self.kept_blocks():
             values = self.take(field, rows, stays)
-            known = values[~np.isnan(values)]
-            found.missing += len(values) - len(known)
+            missing = np.isnan(values)
+            count_missing = int(np.count_nonzero(missing))
+            known = values[~missing] if count_missing else values
+            found.missing += count_missing
             if not len(known):
                 continue
             with np.errstate(all="ignore"):
-                found.is_single &= bool((known.astype(np.float32) == known).all())
+                found.is_single = found.is_single and bool((known.astype(np.float32) == known).all())
                 sums.append(float(known.sum()))
             if not count:
                 found.first = float(known[0])

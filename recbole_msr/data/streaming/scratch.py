@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Rows that are held at a time."""
 
 
