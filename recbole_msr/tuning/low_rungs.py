@@ -14,6 +14,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, Trial
 
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.training.fast_paths import has_bfloat16
 from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, keep_ladder, passed_before, standing
@@ -143,6 +144,8 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
     if settings.models or data.config["device"].type != "cpu" or not has_bfloat16("cpu"):
         return None
     config = data.config
+    if ranks_items(config):
+        return None  # RecBole's own trainer, whose precision is its own
     given = config["precision"] is not None or config["enable_amp"] or config["compile"]
     if given or "precision" in (config["lightning"] or {}):
         return None

@@ -79,6 +79,15 @@ def test_a_trial_of_a_ranking_model_is_the_run_alone(over, tmp_path):
         assert value.equal(weights[1][name]), name
 
 
+def test_on_a_rung_a_ranking_model_learns_the_positives_of_a_share(over):
+    found = over(2, model="BPR", sampler="random", fidelity="1/2")
+    for trial in found.study.get_trials():
+        (rung,) = trial.user_attrs["rungs"]
+        assert rung["share"] == 0.5
+        assert 0 < rung["value"] < 1
+    assert found.study.best_trial.value > 0
+
+
 def test_without_lists_ranking_models_take_no_part(over):
     with pytest.raises(
         InputError, match="BPR cannot take part: it ranks items, and rows are evaluated by their labels"
