@@ -208,7 +208,7 @@ def _ali_ccp(raw):
         common = []
         for i in range(8):
             user = [(field, field + i) for field in (121, 122, 124, 125, 126, 127, 128, 129)]
-            common.append(f"c{i},11,{pack([(101, 7000 + i), ('109_14', 5), ('109_14', 6), *user])}")
+            common.append(f"c{i},11,{pack([(101, 7000 + i), *[('109_14', 5)] * (1 + 9000 * (i == 3)), *user])}")
         _lines(raw / f"common_features_{part}.csv", common)
         rows = []
         for i in range(N):

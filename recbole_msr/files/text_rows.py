@@ -92,8 +92,22 @@ class _Dialect:
 
     def reader(self, lines: Iterable[str]) -> Any:
         if not self.form.quoted:
-            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+            return _PlainReader(lines, self.delimiter)
         return csv.reader(lines, delimiter=self.delimiter, strict=self.form.strict)
+
+
+class _PlainReader:
+    """Read lines without quotes as `csv.reader` reads others: of any length, with the number of lines read so far."""
+
+    def __init__(self, lines: Iterable[str], delimiter: str) -> None:
+        self._lines, self._delimiter = lines, delimiter
+        self.line_num = 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for line in self._lines:
+            self.line_num += 1
+            cells = line.rstrip("\r\n")
+            yield cells.split(self._delimiter) if cells else []
 
 
 def open_bytes(path: Path) -> Any:
@@ -190,8 +204,10 @@ def _parse_by_arrow(block: bytes, schema: pa.Schema, dialect: _Dialect) -> pa.Re
     except pa.ArrowException:
         return None
     lines = plain.count(b"\n") + (not plain.endswith(b"\n"))
+    if table.num_rows != lines:  # empty lines are no rows to Arrow
+        return None
     longest = max((pc.max(pc.binary_length(column)).as_py() or 0 for column in table.columns), default=0)
-    if table.num_rows != lines or longest > csv.field_size_limit():  # empty lines are no rows to Arrow
+    if dialect.form.quoted and longest > csv.field_size_limit():
         return None
     return table.combine_chunks().to_batches()[0]
 
