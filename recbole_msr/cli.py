@@ -27,7 +27,8 @@ for instance --epochs=5 --learning_rate=1e-3 --output_dir=DIR --seed=1;
 
 _KNOWLEDGE_HELP = """
 any further --key=value is a setting:
-  prompts   --language=zh --max_items=20 --max_tokens=200 --title_field=FIELD --category_field=FIELD --liked=TASK
+  prompts   --language=zh --max_items=20 --max_tokens=200 --long_prompts=windows
+            --title_field=FIELD --category_field=FIELD --liked=TASK
   embed     --levels=[user, scenario, item] --batch_size=32 --store_dtype=float16|float32 --knowledge_dir=DIR
   encoder   --device=cuda --dtype=bfloat16 --layer=-1 --pooling=last|mean --mode=prompt|generate --server_model=NAME ...
 or a configuration key of RecBole or recbole-msr, for instance --data_path=DIR --data_seed=1.

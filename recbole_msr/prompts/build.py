@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.template import Template
+from recbole_msr.prompts.windows import BREAK, in_windows
 
 if TYPE_CHECKING:
     from recbole_msr.prompts.encoders import Encoder
@@ -27,6 +28,7 @@ class Prompts:
         lengths: their lengths in the encoder's tokens (N,); zeros without an encoder.
         truncated: which were cut to fit the window (N,).
         within: how many of those had to be cut inside the text, as they were too long without any item too.
+        windows: number of windows of all prompts together, where long ones are read in several; 0 where they are cut.
     """
 
     level: str
@@ -35,6 +37,7 @@ class Prompts:
     lengths: np.ndarray
     truncated: np.ndarray
     within: int = 0
+    windows: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -59,6 +62,8 @@ def build_prompts(
     encoder: Encoder | None = None,
     max_tokens: int | None = None,
     first: int | None = None,
+    long_prompts: str = "cut",
+    all_items: bool = False,
 ) -> Prompts:
     """Build a level's prompts: for every scenario, every user with training interactions, every item of the .item file.
 
@@ -70,6 +75,9 @@ def build_prompts(
             (a user's oldest, a scenario's least liked), then categories.
         max_tokens: a lower limit than the encoder's window.
         first: only so many prompts.
+        long_prompts: what becomes of the prompts of users and scenarios that are too long: "cut", or "windows": all
+            items stay, in several texts with `BREAK` between them, for a `WindowedEncoder`.
+        all_items: list all that a user has liked, whatever the template's limit of items.
 
     Raises:
         InputError: the template has no such level, names a field that does not exist, or items have no text.
@@ -78,38 +86,60 @@ def build_prompts(
     facts.require_texts()
     common = {"scenarios": facts.scenarios, "tasks": facts.tasks, "liked": facts.liked}
     limits: np.ndarray
-    render: Callable[[int, int], str]
+    render: Callable[..., str]
     if level == "scenario":
         tokens = facts.scenarios[:first]
         listed = np.array([min(template.items, facts.liked_in_scenario(i)) for i in range(len(tokens))], dtype=np.int64)
         limits = listed + template.categories
 
-        def render(row: int, limit: int) -> str:
+        def render(row: int, limit: int, skip: int = 0) -> str:
             categories = min(limit, template.categories)
-            return prompt.render(common | {"scenario": facts.scenario(row, limit - categories, categories)})
+            return prompt.render(common | {"scenario": facts.scenario(row, limit - categories, categories, skip)})
 
     elif level == "user":
         tokens = [str(token) for token in facts.users[:first]]
-        limits = np.minimum(facts.liked_by_user()[: len(tokens)], template.items)
+        limits = facts.liked_by_user()[: len(tokens)]
+        if not all_items:
+            limits = np.minimum(limits, template.items)
 
-        def render(row: int, limit: int) -> str:
-            return prompt.render(common | {"user": facts.user(tokens[row]), "history": facts.history(row, limit)})
+        def render(row: int, limit: int, skip: int = 0) -> str:
+            return prompt.render(common | {"user": facts.user(tokens[row]), "history": facts.history(row, limit, skip)})
 
     else:
         tokens = sorted(facts.item_table.row_of)[:first]
         categories = [len(facts.item(token).categories) for token in tokens]
         limits = np.minimum(np.array(categories, dtype=np.int64), template.categories)
 
-        def render(row: int, limit: int) -> str:
+        def render(row: int, limit: int, skip: int = 0) -> str:
             return prompt.render(common | {"item": facts.item(tokens[row]).with_categories(limit)})
 
+    windows = [limit for limit in (getattr(encoder, "window", None), max_tokens) if limit is not None]
+    if encoder is not None and long_prompts == "windows" and level != "item" and windows:
+        base = template.categories if level == "scenario" else 0
+        return _in_windows(level, list(tokens), limits - base, render, encoder, min(windows), base)
     texts = [render(row, int(limit)) for row, limit in enumerate(limits)]
     if encoder is None:
         return Prompts(
             level, list(tokens), texts, np.zeros(len(texts), dtype=np.int64), np.zeros(len(texts), dtype=bool)
         )
-    windows = [limit for limit in (encoder.window, max_tokens) if limit is not None]
     return _fitted(level, list(tokens), texts, limits, render, encoder, min(windows, default=None))
+
+
+def _in_windows(
+    level: str, tokens: list[str], counts: np.ndarray, render: Callable[..., str], encoder: Encoder, window: int,
+    base: int,
+) -> Prompts:  # fmt: skip
+    """Return prompts whose items are in as many windows as they need; one without items is cut if it is too long."""
+    made = in_windows(level, tokens, counts, lambda row, first, n: render(row, n + base, first), encoder, window)
+    lengths = np.array([int(np.sum(encoder.lengths(texts))) for texts in made], dtype=np.int64)
+    truncated = (lengths > window) & (counts == 0)
+    for row in np.flatnonzero(truncated):
+        text, lengths[row] = _cut_words(made[row][0], window, encoder)
+        made[row] = [text]
+    return Prompts(
+        level, tokens, [BREAK.join(texts) for texts in made], lengths, truncated, int(truncated.sum()),
+        sum(len(texts) for texts in made),
+    )  # fmt: skip
 
 
 def _fitted(

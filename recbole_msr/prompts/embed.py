@@ -168,7 +168,7 @@ def build_knowledge(
 def request_hash(made_by: Mapping[str, Any], encoder: Encoder, levels: Sequence[str], store_dtype: str) -> str:
     """Hash of what decides about knowledge before a prompt is written, this package's own code among it."""
     code = hashlib.blake2b(digest_size=16)
-    for module in ("facts.py", "build.py", "template.py", "profiles.py"):
+    for module in ("facts.py", "build.py", "template.py", "profiles.py", "windows.py"):
         code.update(Path(__file__).with_name(module).read_bytes())
     asked = [dict(made_by), encoder.identity, list(levels), store_dtype, code.hexdigest()]
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=16).hexdigest()

@@ -273,8 +273,15 @@ class Facts:
             shares[m] = np.bincount(columns, weights=counts[rows], minlength=len(names)) / max(1, counts.sum())
         return names, shares
 
-    def scenario(self, index: int, items: int, categories: int) -> ScenarioFacts:
-        """Return the facts of scenario `index` (from 0), with at most `items` items and `categories` categories."""
+    def scenario(self, index: int, items: int, categories: int, skip: int = 0) -> ScenarioFacts:
+        """Return the facts of scenario `index` (from 0), with at most `items` items and `categories` categories.
+
+        Args:
+            index: number of the scenario.
+            items: maximum number of items.
+            categories: maximum number of categories.
+            skip: number of more liked items that are left out.
+        """
         rows = self._scenario == index
         rates = {}
         for task, labels in self._labels.items():
@@ -301,7 +308,7 @@ class Facts:
             self.scenarios[index], int(rows.sum()), len(users), len(seen), rates,
             [Category(names[i], float(own[i])) for i in most],
             [Category(names[i], float(own[i])) for i in typical],
-            [self.item(str(self.items[i])) for i in self._scenario_items[index][:items]],
+            [self.item(str(self.items[i])) for i in self._scenario_items[index][skip : skip + items]],
             overlaps,
         )  # fmt: skip
 
@@ -337,12 +344,18 @@ class Facts:
         """Count the likings of every user (U,)."""
         return np.bincount(self._user[self._is_liked], minlength=len(self.users))
 
-    def history(self, index: int, items: int) -> list[HistoryPart]:
-        """User number `index` in every scenario where the user has interactions; of all likings the `items` newest."""
+    def history(self, index: int, items: int, skip: int = 0) -> list[HistoryPart]:
+        """User number `index` in every scenario where the user has interactions; of all likings the `items` newest.
+
+        Args:
+            index: number of the user.
+            items: number of likings.
+            skip: number of newer likings that are left out.
+        """
         order, begin = self._by_user
         rows = order[begin[index] : begin[index + 1]]
         scenario, liked = self._scenario[rows], self._is_liked[rows]
-        shown = rows[liked][:items]
+        shown = rows[liked][skip : skip + items]
         parts = []
         for m in np.unique(scenario):
             here = scenario == m

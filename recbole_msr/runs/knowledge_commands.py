@@ -19,6 +19,7 @@ from recbole_msr.prompts.fingerprint import fingerprint
 from recbole_msr.prompts.profiles import IDENTITY, Profiles, make_profiles, rows_without_vector
 from recbole_msr.prompts.store import LEVELS, check_name
 from recbole_msr.prompts.template import Template
+from recbole_msr.prompts.windows import WindowedEncoder
 from recbole_msr.threads import local_processes, torch_threads
 from recbole_msr.training.configure import training_config
 from recbole_msr.value_kinds import anything, choice, flag, maybe, name, path, take, text, whole
@@ -28,6 +29,7 @@ KNOWLEDGE_KEYS = {
     "language": text("the name of a language"),
     "max_items": whole(0),
     "max_tokens": whole(1),
+    "long_prompts": choice("cut", "windows"),
     "title_field": text("the name of a field"),
     "category_field": text("the name of a field"),
     "liked": name("the name of a task"),
@@ -64,11 +66,15 @@ def show_prompts(
     levels = _levels(options.get("levels"))
     template = _template(options)
     encoder = make_encoder(options["encoder"], encoder_options) if options.get("encoder") else None
+    if encoder is not None and _windows(options):
+        encoder = WindowedEncoder(encoder)
     facts = _facts(_train_split(_config(settings)), options)
     for level in levels:
         if level not in template.texts and options.get("levels") is None:
             continue
-        prompts = build_prompts(facts, template, level, encoder, options.get("max_tokens"), first=n)
+        prompts = build_prompts(
+            facts, template, level, encoder, options.get("max_tokens"), first=n, **_windows(options)
+        )
         for token, prompt, length, cut in zip(
             prompts.tokens, prompts.texts, prompts.lengths, prompts.truncated, strict=True
         ):
@@ -107,10 +113,14 @@ def embed(
     elif options.get("levels") is None:
         levels = [level for level in levels if level in template.texts]
     encoder = make_encoder(options.get("encoder") or DEFAULT_ENCODER, encoder_options)
+    in_windows = _windows(options)
+    if in_windows:
+        encoder = WindowedEncoder(encoder)
     config = _config(settings)
     train = _train_split(config)
     facts = _facts(train, options)
     made_by = _made_by(train, template, facts, options.get("max_tokens"))
+    made_by["options"] |= in_windows
     if template.is_profile:
         made_by["profile"] = IDENTITY | {"levels": levels}
     build_options = {key: options[key] for key in ("batch_size", "sort_by_length", "store_dtype") if key in options}
@@ -119,7 +129,9 @@ def embed(
     outcome = find_knowledge(str(options["name"]), folder, request, replace)
     if outcome is None:
         encoded = ["item"] if template.is_profile else levels
-        prompts = [build_prompts(facts, template, level, encoder, options.get("max_tokens")) for level in encoded]
+        prompts = [
+            build_prompts(facts, template, level, encoder, options.get("max_tokens"), **in_windows) for level in encoded
+        ]
         yield from _cut(prompts, encoder, options.get("max_tokens"))
         profiles: list[Profiles] = []
         if template.is_profile:
@@ -229,6 +241,13 @@ def _template(options: Mapping[str, Any]) -> Template:
     return Template.load(str(options.get("template") or "full"), options.get("language"), options.get("max_items"))
 
 
+def _windows(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `build_prompts` is told of long prompts; nothing where they are cut, which is the default."""
+    if options.get("long_prompts", "cut") == "cut":
+        return {}
+    return {"long_prompts": "windows", "all_items": options.get("max_items") is None}
+
+
 def _facts(train: Any, options: Mapping[str, Any]) -> Facts:
     return Facts(train, options.get("title_field"), options.get("category_field"), options.get("liked"))
 
@@ -265,6 +284,11 @@ def _cut(prompts: Sequence[Prompts], encoder: Encoder, max_tokens: int | None) -
     """Yield a line for each level with prompts that were too long."""
     window = min((limit for limit in (encoder.window, max_tokens) if limit is not None), default=None)
     for level in prompts:
+        if level.windows > len(level):
+            yield (
+                f"{level.level} prompts are read in {level.windows} windows of at most {window} tokens, "
+                f"{level.windows / len(level):.1f} each."
+            )
         if level.truncated.any():
             inside = (
                 f"; {level.within} were too long without any item too and are cut inside the text"

@@ -8,6 +8,7 @@ import pytest
 
 from recbole_msr.errors import InputError
 from recbole_msr.prompts.build import build_prompts
+from recbole_msr.prompts.encoders.random import RandomEncoder
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.template import Template, available
 from tests.prompts.small_data import write_items
@@ -139,6 +140,9 @@ def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, title
             for name in available()
             for level in Template.load(name).texts
         }
+        encoder = RandomEncoder(size=4)
+        windows = {"max_tokens": 60, "long_prompts": "windows", "all_items": True}
+        texts["windows"] = build_prompts(facts, Template.load("brief"), "user", encoder, **windows)
         return config, train, {k: (p.tokens, p.texts) for k, p in texts.items()}
 
     config, train, before = prompts()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 RESERVED = ("random", "none")
 """Values of `knowledge` that are not stores."""
-_TEXT = ("template", "language", "levels", "max_items", "max_tokens", "title_field", "category_field", "liked")
+_PROMPTS = ("language", "max_items", "max_tokens", "long_prompts", "title_field", "category_field", "liked")
+_TEXT = ("template", "levels", *_PROMPTS)
 _MAX_STORES = 1000
 _STORE = ("batch_size", "sort_by_length", "store_dtype")
 
