@@ -80,9 +80,9 @@ def _varied(entries: Sequence[Entry], vary: Mapping[str, Any]) -> list[Entry]:
 def ablate_knowledge(entries: Sequence[Entry], config: Mapping[str, Any], default: str) -> list[Entry]:
     """Enter each model that can read a language model's vectors without them, with them, and with controls.
 
-    LLM4MSR is entered as its backbone alone, with each level and both, and with the vectors as its backbone's features;
-    any other model of this package alone and with the features. Both levels, and the features, are entered again with
-    the two controls. RecBole's models stay as they are.
+    LLM4MSR is entered as its backbone alone, with each level, both and all, and with the vectors as its backbone's
+    features; any other model of this package alone and with the features. Both levels, and the features, are entered
+    again with the two controls. RecBole's models stay as they are.
 
     Args:
         entries: the entries.
@@ -119,7 +119,7 @@ def _ablated(entry: Entry, config: Mapping[str, Any], default: str) -> list[Entr
     features = read | {"knowledge_features": ["user", "item"]}
     rows: dict[str, dict[str, Any]] = {"none": {"knowledge": "none"}}
     if entry.model == _LLM4MSR:
-        rows |= {level: read | {"knowledge_level": level} for level in ("scenario", "user", "both")}
+        rows |= {level: read | {"knowledge_level": level} for level in ("scenario", "user", "item", "both", "all")}
         rows |= _with_controls("both", rows["both"])
         features |= {"knowledge_level": "none"}
     rows["features"] = features

@@ -23,6 +23,15 @@ from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeV
 from recbole_msr.options import Options
 
 FUSIONS = ("learned", "fixed", "gate")
+LEVELS = {
+    "both": ("user", "scenario"),
+    "user": ("user",),
+    "scenario": ("scenario",),
+    "item": ("item",),
+    "all": ("user", "item", "scenario"),
+    "none": (),
+}
+"""The levels that a word of `knowledge_level` stands for."""
 
 _REMEMBERED_BYTES = 1 << 29
 """In evaluation the generated weights of all users are kept up to so many bytes."""
@@ -32,34 +41,37 @@ class LLM4MSR(MultiScenarioRecommender):
     """Meta layers at the bottom of a backbone and beside it, their weights made of frozen vectors.
 
     x'  = x + c f(x; theta_u),       theta_u = MetaNet_U(h_u)      user level, at the bottom; c fixed
+    x'  = x' + c f(x'; theta_i),     theta_i = MetaNet_I(h_i)      item level, behind it, where there is one
     o_t = backbone.logits(x', s)                                   any `MultiScenarioRecommender`
     r_t = head_t(f(x'; theta_s)),    theta_s = MetaNet_S(h_s)      scenario level, beside the backbone
     y_t = sigmoid(o_t + alpha r_t)
 
-    h_u and h_s are the vectors that a language model has made of the prompts of user u and scenario s (see
+    h_u, h_i and h_s are the vectors that a language model has made of the prompts of user u, item i and scenario s (see
     `KnowledgeVectors`), f the `MetaLayers`. alpha is a learned number, a fixed one, or a gate for each row and task,
     sigmoid(w_t x' + v_t h_s + c_t).
 
-    At the start f(x; theta_u) = 0 and head = 0, so that y is exactly the backbone's, whose weights are drawn as they
-    would be without all this. With `knowledge: none` or `knowledge_level: none` it is the backbone alone.
+    At the start f(x; theta_u) = 0, f(x'; theta_i) = 0 and head = 0, so that y is exactly the backbone's, whose weights
+    are drawn as they would be without all this. With `knowledge: none` or `knowledge_level: none` it is the backbone
+    alone.
 
     The backbone reads its own keys, with its own defaults; the others are in properties/model/LLM4MSR.yaml and, for the
     vectors, in properties/overall.yaml.
 
     Attributes:
         backbone: the model inside.
-        user_level, scenario_level: `UserLevel` and `ScenarioLevel`, or None.
+        user_level, item_level, scenario_level: `BottomLevel` of users and of items, and `ScenarioLevel`; or None.
         learning_rate_factors: of a level whose learning rate is not the backbone's, what that is multiplied by.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         option = Options(config)
-        level = option.choice("knowledge_level", ("both", "user", "scenario", "none"))
-        self.user_level: UserLevel | None = None
+        levels = LEVELS[option.choice("knowledge_level", tuple(LEVELS))]
+        self.user_level: BottomLevel | None = None
+        self.item_level: BottomLevel | None = None
         self.scenario_level: ScenarioLevel | None = None
         self.learning_rate_factors: dict[str, float] = {}
-        if knowledge_name(config) == "none" or level == "none":
+        if knowledge_name(config) == "none" or not levels:
             return
 
         source = KnowledgeSource(config, dataset)
@@ -76,20 +88,26 @@ class LLM4MSR(MultiScenarioRecommender):
         }
         scale = option.number("meta_scale", at_least=0)
         if scale == 0:
-            raise InputError("'meta_scale' must not be 0: the user level would never learn")
-        if level in ("both", "user"):
-            vectors = KnowledgeVectors(source, "user", reduction, size)
-            layers = MetaLayers(width, vectors.size, **meta, begins_as_zero=True)
-            self.user_field = dataset.uid_field
-            self.user_level = UserLevel(vectors, layers, scale)
-        if level in ("both", "scenario"):
+            raise InputError("'meta_scale' must not be 0: user and item level would never learn")
+
+        def bottom_level(of: str) -> BottomLevel:
+            vectors = KnowledgeVectors(source, of, reduction, size)
+            return BottomLevel(vectors, MetaLayers(width, vectors.size, **meta, begins_as_zero=True), scale)
+
+        self.user_field, self.item_field = dataset.uid_field, dataset.iid_field
+        if "user" in levels:
+            self.user_level = bottom_level("user")
+        if "scenario" in levels:
             vectors = KnowledgeVectors(source, "scenario", reduction, size)
             layers = MetaLayers(width, vectors.size, **meta)
             fusion, alpha = option.choice("fusion", FUSIONS), option.number("fusion_alpha")
             if alpha == 0 and fusion != "gate":
                 raise InputError("'fusion_alpha' must not be 0: the scenario level would never learn")
             self.scenario_level = ScenarioLevel(vectors, layers, self.n_outputs, fusion, alpha)
+        if "item" in levels:  # last: the others' weights are drawn as they are without it
+            self.item_level = bottom_level("item")
         factors = {
+            "item_level": option.number("item_level_learning_rate_factor", at_least=0),
             "user_level": option.number("user_level_learning_rate_factor", at_least=0),
             "scenario_level": option.number("scenario_level_learning_rate_factor", at_least=0),
         }
@@ -111,10 +129,21 @@ class LLM4MSR(MultiScenarioRecommender):
     def embed(self, interaction: Any) -> Tensor:
         """Return x' (B, D)."""
         x = self.backbone.embed(interaction)
-        if self.user_level is None:
-            return x
-        moved: Tensor = self.user_level(x, self.features.known_ids(self.user_field, interaction[self.user_field]))
-        return moved
+        if self.user_level is not None:
+            x = self.user_level(x, self.known_ids(self.user_field, interaction))
+        return self._through_item_level(x, interaction)
+
+    def embed_without_user_level(self, interaction: Any) -> Tensor:
+        """Return x' (B, D) as it is without the user level."""
+        return self._through_item_level(self.backbone.embed(interaction), interaction)
+
+    def _through_item_level(self, x: Tensor, interaction: Any) -> Tensor:
+        return x if self.item_level is None else self.item_level(x, self.known_ids(self.item_field, interaction))
+
+    def known_ids(self, field: str, interaction: Any) -> Tensor:
+        """Return the ids (B,) of users or items by which vectors are looked up: 0 for those beyond the vocabulary."""
+        ids: Tensor = self.features.known_ids(field, interaction[field])
+        return ids
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return o_t + alpha r_t (B, T) of rows x' (B, D)."""
@@ -134,8 +163,11 @@ class LLM4MSR(MultiScenarioRecommender):
     def movement(self, interaction: Any) -> Tensor:
         """Return each row's distance moved by the user level (B,): |x' - x| / |x|; zeros without a user level."""
         x: Tensor = self.backbone.embed(interaction)
-        moved: Tensor = (self.embed(interaction) - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
-        return moved
+        if self.user_level is None:
+            return x.new_zeros(len(x))
+        moved = self.user_level(x, self.known_ids(self.user_field, interaction)) - x
+        distance: Tensor = moved.norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
+        return distance
 
     @torch.no_grad()
     def strengths(self, interaction: Any) -> Tensor:
@@ -147,17 +179,17 @@ class LLM4MSR(MultiScenarioRecommender):
         return strengths
 
 
-class UserLevel(nn.Module):
-    """x' = x + c f(x; MetaNet_U(h_u)).
+class BottomLevel(nn.Module):
+    """x' = x + c f(x; MetaNet(h)), h of the row's user or of its item.
 
-    c is in effect a learning rate of the user level's own: embeddings begin far smaller than what a few steps of the
+    c is in effect a learning rate of the level's own: embeddings begin far smaller than what a few steps of the
     generator make of f.
 
-    In evaluation a user's theta is computed once and kept until a weight changes, as it depends on the user alone; and
-    where a batch holds few users, as a request for one user's candidates does, their rows go through together.
+    In evaluation an id's theta is computed once and kept until a weight changes, as it depends on the id alone; and
+    where a batch holds few ids, as a request for one user's candidates does of users, their rows go through together.
 
     Args:
-        vectors: h, by user id.
+        vectors: h, by id.
         layers: the meta layers.
         scale: c.
     """
@@ -168,33 +200,33 @@ class UserLevel(nn.Module):
         n_bytes = 4 * len(vectors.known) * layers.n_weights
         self._remembered = _Remembered() if n_bytes <= _REMEMBERED_BYTES else None
 
-    def forward(self, x: Tensor, user: Tensor) -> Tensor:
-        """Return x' (B, D) of rows x (B, D) and their users' ids (B,)."""
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        """Return x' (B, D) of rows x (B, D) and their users' or items' ids (B,)."""
         if self.training or torch.is_grad_enabled():
             self.forget()
-            return self._moved(x, self.layers(x, self.generate(user)))
+            return self._moved(x, self.layers(x, self.generate(ids)))
         if is_exported():
-            return self._moved(x, self.layers(x, self.generate(user)))
+            return self._moved(x, self.layers(x, self.generate(ids)))
         if self.layers.is_light:
-            return self._moved(x, self.layers(x, self._remember(user)))
-        users, which = user.unique(return_inverse=True)
-        theta = self._remember(users)
-        if 8 * len(users) <= len(user):
+            return self._moved(x, self.layers(x, self._remember(ids)))
+        unique_ids, which = ids.unique(return_inverse=True)
+        theta = self._remember(unique_ids)
+        if 8 * len(unique_ids) <= len(ids):
             return self._moved(x, self.layers(x, theta, which))
         return self._moved(x, self.layers(x, theta[which]))
 
     def _moved(self, x: Tensor, f: Tensor) -> Tensor:
         return torch.add(x, f, alpha=self.scale)
 
-    def generate(self, user: Tensor) -> Tensor:
-        """Return theta (B, P) of users' ids (B,)."""
-        return self.layers.generate(self.vectors(user))
+    def generate(self, ids: Tensor) -> Tensor:
+        """Return theta (B, P) of ids (B,)."""
+        return self.layers.generate(self.vectors(ids))
 
-    def _remember(self, user: Tensor) -> Tensor:
+    def _remember(self, ids: Tensor) -> Tensor:
         if self._remembered is None:
-            return self.generate(user)
+            return self.generate(ids)
         made_by = [*self.layers.parameters(), *self.vectors.parameters(), *self.vectors.buffers()]
-        return self._remembered.get(user, len(self.vectors.known), made_by, self.generate)
+        return self._remembered.get(ids, len(self.vectors.known), made_by, self.generate)
 
     def forget(self) -> None:
         """Let what is remembered go."""

@@ -131,7 +131,7 @@ def _try_schedule(config: Any) -> None:
 
 def _factors(config: Any) -> dict[str, float]:
     """Return what the learning rate of a part of the model is multiplied by, of the keys that its model has."""
-    keys = (f"{part}_learning_rate_factor" for part in ("embedding", "user_level", "scenario_level"))
+    keys = (f"{part}_learning_rate_factor" for part in ("embedding", "user_level", "item_level", "scenario_level"))
     return {key: float(config[key]) for key in keys if config[key] is not None}
 
 

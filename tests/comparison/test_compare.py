@@ -257,7 +257,7 @@ def test_loss_weighting_is_a_compared_choice(compare):
     assert values[0] != values[1]
 
 
-ABLATED = ["none", "scenario", "user", "both", "both random", "both permuted"]
+ABLATED = ["none", "scenario", "user", "item", "both", "all", "both random", "both permuted"]
 FEATURES = ["features", "features random", "features permuted"]
 
 
@@ -281,7 +281,7 @@ def test_every_row_of_the_ablation_is_another_model(compare, tiny_data):
     result = compare(models, seeds=1, knowledge_ablation=True, config=given)
     assert {one["status"] for one in result.summary["entries"]} == {"complete"}
     values = {one["label"]: one["test"]["auc/macro"]["mean"] for one in result.summary["entries"]}
-    assert len({value for label, value in values.items() if label.startswith("LLM4MSR")}) == 9
+    assert len({value for label, value in values.items() if label.startswith("LLM4MSR")}) == 11
     for row in ("none", *FEATURES):
         same = [values[f"{model} {row}"] for model in models]
         assert same[0] == pytest.approx(same[1], abs=1e-6), "the backbone with features is that model with features"

@@ -58,6 +58,7 @@ def stored(make_dataset, make_model, write_knowledge, knowledge_dir):
         _, train = make_dataset(scenarios, "LLM4MSR", **given)
         vectors = write_knowledge(train, **(written or {}))
         vectors["names"] = [str(token) for token in train.field2id_token["user_id"]]
+        vectors["item names"] = [str(token) for token in train.field2id_token["item_id"]]
         return (*make_model(scenarios, "LLM4MSR", **given), vectors)
 
     return make
@@ -130,12 +131,16 @@ def slow_logits(model, rows, vectors, settings, n_rows):
     for b in range(n_rows):
         i = int(rows["scenario"][b]) - 1
         moved = x[b]
-        if level in ("both", "user"):
+        if level in ("both", "user", "all"):
             h = slow_h(state, "user_level.vectors", vectors["user"], users[int(rows["user_id"][b])], reduction)
             moved = moved + settings.get("meta_scale", 0.1) * slow_f(state, "user_level.layers", moved, h, settings)
+        if level in ("item", "all"):
+            token = vectors["item names"][int(rows["item_id"][b])]
+            h = slow_h(state, "item_level.vectors", vectors["item"], token, reduction)
+            moved = moved + settings.get("meta_scale", 0.1) * slow_f(state, "item_level.layers", moved, h, settings)
         o = model.backbone.logits(torch.from_numpy(moved).float().unsqueeze(0), torch.tensor([i]))[0]
         y = o.double().detach().numpy()
-        if level in ("both", "scenario"):
+        if level in ("both", "scenario", "all"):
             h = slow_h(state, "scenario_level.vectors", vectors["scenario"], names[i], reduction)
             f = slow_f(state, "scenario_level.layers", moved, h, settings)
             r = state["scenario_level.head.weight"] @ f + state["scenario_level.head.bias"]
@@ -161,15 +166,18 @@ def slow_logits(model, rows, vectors, settings, n_rows):
         {"meta_layers": 2, "meta_weights": "full"},
         {"knowledge_level": "user"},
         {"knowledge_level": "scenario"},
+        {"knowledge_level": "item", "meta_scale": 0.7},
+        {"knowledge_level": "all", "meta_scale": 0.7},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())) or "default",
 )
 def test_predictions_equal_the_equations(stored, scenarios, settings):
-    model, rows, vectors = stored(scenarios, written={"size": 10, "without": ("u3", "u4")}, **settings)
+    model, rows, vectors = stored(scenarios, written={"size": 10, "without": ("u3", "u4", "i2", "i7")}, **settings)
     shake(model)
     model.eval()
     expected = slow_logits(model, rows, vectors, settings, 40)
     assert {"u3", "u4"} & {vectors["names"][u] for u in rows["user_id"][:40].tolist()}, "an unknown user is among them"
+    assert {"i2", "i7"} & {vectors["item names"][i] for i in rows["item_id"][:40].tolist()}, "and an unknown item"
 
     def found(batch):
         return model.logits(model.embed(batch), model.scenario_of(batch)).detach()
@@ -185,7 +193,9 @@ def test_predictions_equal_the_equations(stored, scenarios, settings):
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
-    "settings", [{}, {"meta_weights": "low_rank", "meta_layers": 2, "fusion": "gate"}], ids=["core", "low_rank"]
+    "settings",
+    [{"knowledge_level": "all"}, {"meta_weights": "low_rank", "meta_layers": 2, "fusion": "gate"}],
+    ids=["core", "low_rank"],
 )
 def test_at_step_0_it_is_its_backbone(make_model, backbone, settings):
     alone, rows = make_model(3, backbone)
@@ -235,7 +245,7 @@ def test_none_is_the_backbone_alone(make_model, llm4msr_model, settings):
 def test_gradients_reach_every_parameter(llm4msr_model, weights, fusion, reduction):
     model, rows = llm4msr_model(
         meta_weights=weights, fusion=fusion, knowledge_reduction=reduction, meta_layers=2, activation="tanh",
-        knowledge_unknown_share=0.3,
+        knowledge_unknown_share=0.3, knowledge_level="all",
     )  # fmt: skip
     torch.nn.init.normal_(model.features.table.weight)
     model.calculate_loss(rows).backward()
@@ -253,6 +263,8 @@ def test_gradients_reach_every_parameter(llm4msr_model, weights, fusion, reducti
     [
         ("knowledge_level", "user"),
         ("knowledge_level", "scenario"),
+        ("knowledge_level", "item"),
+        ("knowledge_level", "all"),
         ("knowledge_reduction", "linear"),
         ("knowledge_reduction", "none"),
         ("knowledge_reduced_size", 7),
@@ -288,12 +300,12 @@ def test_every_option_changes_what_is_learnt(llm4msr_model, key, value):
     assert not torch.allclose(*predictions, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("level", ["user", "scenario"])
+@pytest.mark.parametrize("level", ["user", "scenario", "item"])
 def test_a_level_has_a_learning_rate_of_its_own(llm4msr_model, level):
     factor = {f"{level}_level_learning_rate_factor": 0.25}
     rate, moved = 0.01, {}
     for name, settings in {"alike": {}, "apart": factor}.items():
-        model, rows = llm4msr_model(**settings)
+        model, rows = llm4msr_model(knowledge_level="all", **settings)
         shake(model)
         config = {"learning_rate": rate, "weight_decay": 0.0, "learner": "adam", "embedding_learning_rate_factor": 3.0}
         config |= dict.fromkeys(("embedding_weight_decay", "fused_optimizer", "embedding_gradients"))

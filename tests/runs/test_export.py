@@ -40,7 +40,13 @@ SMALL = {"sub_experts": 2, "expert_hidden_sizes": [8], "task_expert_hidden_sizes
 OF_MODEL = {
     "SharedBottom": {"bottom_hidden_sizes": [8]},
     "HiNet": SMALL,
-    "LLM4MSR": {"knowledge": "random", "backbone": "SharedBottom", "bottom_hidden_sizes": [8], "knowledge_size": 16},
+    "LLM4MSR": {
+        "knowledge": "random",
+        "knowledge_level": "all",
+        "backbone": "SharedBottom",
+        "bottom_hidden_sizes": [8],
+        "knowledge_size": 16,
+    },
 }
 
 

@@ -194,6 +194,8 @@ def _absence_notes(model: object, shows_nothing: bool) -> list[str]:
     if any(levels) and not all(levels):
         absent, measure = ("scenario", "strengths") if levels[0] is not None else ("user", "movement")
         return [f"the run has no {absent} level (knowledge_level), so there is no {measure} to show"]
+    if isinstance(model, LLM4MSR) and model.item_level is not None and not any(levels):
+        return ["the run has an item level alone (knowledge_level: item), of which nothing is shown"]
     if shows_nothing and not any(levels):
         return [
             f"this {type(model).__name__} has neither gates over experts nor attention nor meta layers: its results by "

@@ -15,7 +15,7 @@ from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.models.llm4msr import LEVELS, LLM4MSR
 from recbole_msr.prompts.store import RESERVED, Knowledge
 from recbole_msr.runs.explain.views import Prompt
 from recbole_msr.runs.run_files import RunFiles
@@ -97,8 +97,7 @@ class RunSources:
         """Return the levels whose vectors the run reads."""
         levels = list(np.atleast_1d(self._config["knowledge_features"] or []))
         if self._name == "LLM4MSR":
-            level = self._config["knowledge_level"]
-            levels += {"both": ["scenario", "user"], "none": []}.get(level, [level])
+            levels += sorted(LEVELS[self._config["knowledge_level"]])
         return [str(level) for level in dict.fromkeys(levels)]
 
     def prompts(self, level: str, tokens: list[str]) -> dict[str, Prompt]:

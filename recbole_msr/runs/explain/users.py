@@ -74,14 +74,16 @@ def view_user(
     if not isinstance(model, LLM4MSR) or level is None or not len(of_user):
         return UserView(token, by_scenario, known, prompt)
     batch = rows.batch(of_user)
-    x, moved, scenario = model.backbone.embed(batch), model.embed(batch), model.scenario_of(batch)
+    x, scenario = model.backbone.embed(batch), model.scenario_of(batch)
+    moved = level(x, model.known_ids(model.user_field, batch))
     movement = model.movement(batch)
     squares = (moved - x).double().square().sum(dim=0)
     total = float(squares.sum())
     fields = None
     if total:
         fields = {name: float(squares[part].sum()) / total for name, part in _field_slices(model.features)}
-    after, before = (model.predictions(model.logits(inputs, scenario)) for inputs in (moved, x))
+    with_level, without = model.embed(batch), model.embed_without_user_level(batch)
+    after, before = (model.predictions(model.logits(inputs, scenario)) for inputs in (with_level, without))
     change = (after - before).mean(dim=0).tolist()
     return UserView(
         token, by_scenario, known, prompt, (float(movement.mean()), float(movement.max())), fields,
