@@ -205,7 +205,7 @@ class Facts:
         self._user, self.users = _by_token(inter[train.uid_field].numpy(), train.field2id_token[train.uid_field])
         self._item, self.items = _by_token(inter[train.iid_field].numpy(), train.field2id_token[train.iid_field])
         times = train.row_times()
-        self.has_times = times is not None and len(times) > 0
+        self.has_times = times is not None and len(times) > 0 and bool(np.ptp(times) > 0)
         self._time = times if times is not None and len(times) else np.zeros(len(inter))
 
     def require_texts(self) -> None:

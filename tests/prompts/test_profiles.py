@@ -82,6 +82,14 @@ def test_profiles_are_the_means_over_training_rows(make_train, tmp_path):
     assert f"Means of the vectors of {liked} liked and of " in profiles.texts[profiles.tokens.index(token)]
 
 
+def test_without_times_that_differ_nothing_is_recent(make_train, titled):
+    path = titled / "tiny" / "tiny.inter"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *("\t".join([*line.split("\t")[:3], "0"]) for line in lines[1:])]) + "\n")
+    profiles = make_profiles(Facts(make_train()), "user", [f"i{i}" for i in range(30)])
+    assert list(profiles.parts) == ["liked", "not_liked", "scenarios"]
+
+
 @pytest.mark.parametrize("group_by", [None, "user"])
 def test_changing_validation_and_test_rows_changes_no_profile(make_dataset, titled, group_by, tmp_path):
     """Labels and items of all rows outside the training split are replaced; and the other way round, one inside."""
