@@ -288,7 +288,7 @@ def test_a_folder_of_another_kind_is_left_alone(exported):
         export_run(run, run)
 
 
-def test_rare_and_hashed_values_are_read_as_by_predict(data_path, tmp_path):
+def test_rare_and_hashed_values_are_read_as_by_predict(exported, data_path, tmp_path):
     settings = {"min_count": {"item_id": 14, "class": 100}, "hash_buckets": {"user_id": 7, "place": 5}}
     run = _run(data_path, tmp_path / "run", "SharedBottom", **settings)
     lines = export_run(run, tmp_path / "model")
@@ -301,3 +301,6 @@ def test_rare_and_hashed_values_are_read_as_by_predict(data_path, tmp_path):
     expected = {"function": "blake2b", "bytes": 8, "byte_order": "little", "buckets": 7, "first_id": first}
     assert user["hash"] == expected
     assert "unknown" not in user
+    mixed = write_ensemble(tmp_path / "mixed", [Member(run), Member(exported[0])])
+    with pytest.raises(InputError, match="read 'user_id' otherwise"):
+        export_run(mixed, tmp_path / "none")

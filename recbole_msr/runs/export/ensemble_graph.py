@@ -85,8 +85,8 @@ def check_one_vocabulary(ensemble: SavedEnsemble, inputs: Sequence[Sequence[Fiel
     for run, own in zip(ensemble.members[1:], inputs[1:], strict=True):
         for field in own:
             other = fields.setdefault(field.name, field)
-            alike = (field.kind, field.column, field.length, field.scale) == (
-                other.kind, other.column, other.length, other.scale,
+            alike = (field.kind, field.column, field.length, field.scale, field.buckets) == (
+                other.kind, other.column, other.length, other.scale, other.buckets,
             )  # fmt: skip
             if alike and field.kind in ("token", "token_seq"):
                 before, now = (of.dataset.field2id_token for of in (first, run))
