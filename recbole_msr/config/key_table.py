@@ -632,6 +632,7 @@ KEYS: Mapping[str, Key] = {
         ),
     ),
     "knowledge_feature_size": _key(whole(1), _KNOWLEDGE, _FEATURES),
+    "knowledge_match": _key(choice("none", "dot", "product"), _KNOWLEDGE, _FEATURES),
     "knowledge_scale": _key(choice("standard", "none"), _KNOWLEDGE),
     "knowledge_unknown_share": _key(number(0, below=1), _KNOWLEDGE),
     "knowledge_parts": _key(

@@ -20,8 +20,10 @@ from recbole_msr.options import Options
 from recbole_msr.prompts.store import Knowledge
 
 LEVELS = ("user", "scenario", "item")
+MATCHES = ("none", "dot", "product")
 REDUCTIONS = ("none", "linear", "pca", "whitening")
 
+_MATCH = "match of user and item"
 _REDUCED_BYTES = 1 << 31
 """PCA scores of all ids are computed beforehand for training up to so many bytes, and else batch by batch."""
 
@@ -334,11 +336,55 @@ class KnowledgeVectors(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class KnowledgeMatch(nn.Module):
+    """The match of a row's user vector u (P H,) and item vector v (H,), both scaled; u_p (H,) is a part of a profile.
+
+    dot:     m_p = u_p . v / H, a number for each of the P parts (one, where users have vectors of prompts)
+    product: m = W [u_1 * v, ..., u_P * v], W learned
+
+    Args:
+        source: where the vectors come from.
+        how: a word of `MATCHES`, but none.
+        size: the width of m for `product`.
+
+    Attributes:
+        width: the width of m.
+
+    Raises:
+        InputError: the vectors of users and items do not fit together, or are not there when the run is restored.
+    """
+
+    def __init__(self, source: KnowledgeSource, how: str, size: int) -> None:
+        super().__init__()
+        if source.bake:
+            raise InputError("'knowledge_match' reads the store's vectors as they are: turn knowledge_bake off")
+        self.user = KnowledgeVectors(source, "user", "none", 0)
+        self.item = KnowledgeVectors(source, "item", "none", 0)
+        if self.user.size % self.item.size:
+            raise InputError(
+                f"'knowledge_match': a user's vector of {self.user.size} numbers is not made of parts as wide as an "
+                f"item's, {self.item.size}"
+            )
+        self._shape = (self.user.size // self.item.size, self.item.size)
+        self.width, self.product = self._shape[0], None
+        if how == "product":
+            self.width, self.product = size, nn.Linear(self.user.size, size, bias=False)
+            nn.init.normal_(self.product.weight, std=INITIAL_STD / self.user.size**0.5)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        """Return m (B, width) of ids (B,) of users and items."""
+        products = self.user(user).unflatten(1, self._shape) * self.item(item).unsqueeze(1)
+        match: Tensor = products.mean(dim=2) if self.product is None else self.product(products.flatten(1))
+        return match
+
+
 class KnowledgeFeatures(FeatureEmbedding):
     """x (B, D) of `FeatureEmbedding`, with learned projections of its user's and its item's vectors behind the fields.
 
+    Behind them is the match of the two, with `knowledge_match`.
+
     Args:
-        config: reads `knowledge_features` and `knowledge_feature_size` beside the others.
+        config: reads `knowledge_features`, `knowledge_feature_size` and `knowledge_match` beside the others.
         dataset, exclude: see `FeatureEmbedding`.
     """
 
@@ -354,15 +400,29 @@ class KnowledgeFeatures(FeatureEmbedding):
         self._level_of = {f"knowledge of the {level}": level for level in levels}
         self.columns += [Part(name, size) for name in self._level_of]
         self.output_size += size * len(levels)
+        self.match: KnowledgeMatch | None = None
+        how = Options(config).choice("knowledge_match", MATCHES)
+        if how != "none":
+            if len(levels) < 2:
+                raise InputError("'knowledge_match' is of users and items: set knowledge_features: [user, item]")
+            self.match = KnowledgeMatch(source, how, size)
+            self.columns.append(Part(_MATCH, self.match.width))
+            self.output_size += self.match.width
 
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
         vectors = [
             self.knowledge[level](self.known_ids(field, interaction[field])) for level, field in self.id_fields.items()
         ]
+        if self.match is not None:
+            fields = (self.id_fields[level] for level in ("user", "item"))
+            ids = (self.known_ids(field, interaction[field]) for field in fields)
+            vectors.append(self.match(*ids))
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
     def _is_of(self, part: str, fields: Collection[str]) -> bool:
+        if part == _MATCH:
+            return any(field in fields for field in self.id_fields.values())
         level = self._level_of.get(part)
         return super()._is_of(part, fields) if level is None else self.id_fields[level] in fields
 

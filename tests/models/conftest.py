@@ -16,7 +16,7 @@ def write_knowledge(tmp_path):
     """
     from recbole_msr.prompts.fingerprint import fingerprint
 
-    def write(dataset, name="mine", size=6, key="k", without=(), dtype="float32", seed=0, **given):
+    def write(dataset, name="mine", size=6, key="k", without=(), dtype="float32", seed=0, level_sizes=None, **given):
         folder = tmp_path / "knowledge" / name
         folder.mkdir(parents=True, exist_ok=True)
         draw, levels, vectors = np.random.default_rng(seed), {}, {}
@@ -37,6 +37,8 @@ def write_knowledge(tmp_path):
             frame = {"token": tokens, "row": range(len(tokens)), "n_tokens": 1, "truncated": False}
             pd.DataFrame(frame).to_parquet(folder / f"{level}.parquet")
             levels[level] = {"rows": len(tokens)}
+            if level in (level_sizes or {}):
+                levels[level]["size"] = level_sizes[level]
             vectors[level] = dict(zip(tokens, matrix.astype(np.float64), strict=False))
         meta = {"format": "recbole-msr-knowledge/1", "key": key, "size": size, "dtype": dtype, "levels": levels}
         (folder / "knowledge.json").write_text(json.dumps(meta | {"data": fingerprint(dataset)}))

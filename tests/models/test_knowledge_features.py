@@ -62,6 +62,46 @@ def test_x_ends_with_the_projected_vectors(stored):
     assert seen == {"u3", "i7"}
 
 
+@pytest.mark.parametrize("how", ["dot", "product"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_the_match_of_user_and_item_stands_behind_them(stored, how, parts):
+    profiles = np.random.default_rng(4).normal(1, 2, size=(40, 6 * parts))
+    meta = {"user": profiles, "level_sizes": {"user": 6 * parts}}
+    model, rows, vectors, names = stored(knowledge_match=how, written=meta)
+    model.eval()
+    for parameter in model.features.parameters():
+        torch.nn.init.normal_(parameter)
+    x, width = model.embed(rows).detach().numpy(), parts if how == "dot" else 3
+    assert (
+        x.shape[1] == model.features.output_size == FeatureEmbedding.vectors(model.features, rows).shape[1] + 6 + width
+    )
+    scaled = {}
+    for level in ("user", "item"):
+        matrix = np.stack(list(vectors[level].values()))
+        scaled[level] = {t: (v - matrix.mean(0)) / matrix.std(0) for t, v in vectors[level].items()}
+    for b in range(len(x)):
+        u, v = (scaled[level][names[level][int(rows[f"{level}_id"][b])]] for level in ("user", "item"))
+        products = u.reshape(parts, 6) * v
+        if how == "dot":
+            expected = products.mean(axis=1)
+        else:
+            expected = model.features.match.product.weight.detach().double().numpy() @ products.flatten()
+        np.testing.assert_allclose(x[b, -width:], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"knowledge_features": ["user"]}, "set knowledge_features: \\[user, item\\]"),
+        ({"knowledge_bake": True}, "turn knowledge_bake off"),
+        ({"knowledge_match": "cosine"}, "must be one of none, dot, product"),
+    ],
+)
+def test_a_match_that_cannot_be_is_refused(stored, settings, told):
+    with pytest.raises(InputError, match=told):
+        stored(**({"knowledge_match": "dot"} | settings))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_any_model_takes_them(make_model, name):
     own = {"backbone": "HiNet"} if name == "LLM4MSR" else {}
