@@ -60,12 +60,7 @@ class EnsembleScorer:
         """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""
         by_member = [RowCounts.zero() for _ in self._scorers]
         scores = [s.score_batch(batch, path, batch_size, own) for s, own in zip(self._scorers, by_member, strict=True)]
-        of_batch = RowCounts.zero()
-        for own in by_member:
-            _take_most(of_batch.unknown, own.unknown)
-            _take_most(of_batch.missing, own.missing)
-        counts.unknown.update(of_batch.unknown)
-        counts.missing.update(of_batch.missing)
+        _count_most(counts, by_member)
         return self._mean(scores)
 
     def encode(self, rows: RawRows, part: Part) -> list[dict[str, Tensor]]:
@@ -73,8 +68,7 @@ class EnsembleScorer:
         counts = [RowCounts.zero() for _ in self._scorers]
         own = [replace(rows, counts=of_member) for of_member in counts]
         found = [scorer.encode(one, part) for scorer, one in zip(self._scorers, own, strict=True)]
-        rows.counts.unknown.update(counts[0].unknown)
-        rows.counts.missing.update(counts[0].missing)
+        _count_most(rows.counts, counts)
         return found
 
     def cross(
@@ -90,6 +84,16 @@ class EnsembleScorer:
 
     def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         return self.member_mean(scores).astype(np.float32)
+
+
+def _count_most(counts: RowCounts, by_member: Sequence[RowCounts]) -> None:
+    """Add to the counts the most rows that any member counts for a field."""
+    most = RowCounts.zero()
+    for own in by_member:
+        _take_most(most.unknown, own.unknown)
+        _take_most(most.missing, own.missing)
+    counts.unknown.update(most.unknown)
+    counts.missing.update(most.missing)
 
 
 def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:

@@ -91,8 +91,8 @@ class HashedVocabulary(Vocabulary):
         return super().find(value) or len(self._ids) + bucket_of(str(as_token(value)), self._buckets)
 
 
-def arrow_column(values: pd.Series) -> pa.Array:
-    """Convert a pandas column to an Arrow array; a column of mixed types becomes text."""
+def arrow_column(values: pd.Series | Sequence[Any]) -> pa.Array:
+    """Convert a column of pandas, or a list, to an Arrow array; a column of mixed types becomes text."""
     try:
         column = pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, create_model
+import pyarrow as pa
+import torch
+from pydantic import ConfigDict, Field, create_model
 from recbole.utils import FeatureSource, FeatureType
+from typing_extensions import NotRequired, TypedDict
 
 from recbole_msr.errors import InputError
+from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.recommend import Recommender, first_run, recommend_with
+from recbole_msr.runs.row_columns import arrow_column
+from recbole_msr.runs.row_encoder import RowCounts
 from recbole_msr.schema import SCENARIO_FIELD
+from recbole_msr.threads import share, torch_threads
 from recbole_msr.version import __version__
 
 MOST_ROWS = 10_000
@@ -28,6 +35,8 @@ MOST_BYTES = 16 << 20
 """Bytes of a request's body."""
 MOST_ITEMS = 1_000
 """Length of a list, and of a list of candidates ten times that."""
+_BATCH = 8192
+"""Rows that the model scores at a time."""
 _RECOMMENDERS = 16
 """Recommenders that are kept: their items are encoded already."""
 
@@ -56,6 +65,8 @@ class Server:
         self._lock = threading.Lock()  # a model takes all threads of the process for a request
         self._recommenders: OrderedDict[tuple[Any, ...], Recommender] = OrderedDict()
         self._scorer = self._run.scorer  # a run that cannot score is refused now
+        self._names = self._scorer.names
+        self._threads = min(torch.get_num_threads(), share())  # read once: a limit of cores is in files
         self.app = self._application()
 
     def _application(self) -> Any:
@@ -65,9 +76,8 @@ class Server:
         except ImportError as error:
             raise InputError(f"serve takes FastAPI and uvicorn ({error}): pip install 'recbole-msr[serve]'") from error
         app = FastAPI(title="recbole-msr", version=__version__, docs_url=None, redoc_url=None)
-        row, context = row_models(self._first.dataset)
-        rows = list[row]  # type: ignore[valid-type]
-        contexts = list[context]  # type: ignore[valid-type]
+        row, context = row_types(self._first.dataset)
+        rows, contexts = list[row], list[context]  # type: ignore[valid-type]
         score_request = create_model(
             "ScoreRequest", __config__=_STRICT, rows=(rows, Field(min_length=1, max_length=self._most_rows))
         )
@@ -99,12 +109,11 @@ class Server:
             return {"status": "ok", "run": str(self._run.folder), "tasks": list(self._run.tasks)}
 
         def score(request: Any) -> dict[str, Any]:
-            return self.score([one.model_dump(exclude_none=True) for one in request.rows])
+            return self.score(request.rows)
 
         def recommend(request: Any) -> dict[str, Any]:
             given = request.model_dump(exclude={"users"})
-            users = [one.model_dump(exclude_none=True) for one in request.users]
-            lists: dict[str, Any] = self.recommend(users, **given)
+            lists: dict[str, Any] = self.recommend(request.users, **given)
             return lists
 
         score.__annotations__["request"] = score_request
@@ -115,13 +124,15 @@ class Server:
 
     def score(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the predictions of rows, and the rows that lack something, by field."""
-        with self._lock:
-            scored = self._scorer.score(_frame(rows))
+        columns = {name: arrow_column(values) for name, values in _columns(rows).items()}
+        batch = Batch(pa.RecordBatch.from_pydict(columns), row_place(0))
+        counts = RowCounts.zero()
+        with self._lock, torch_threads(self._threads), torch.no_grad():
+            scores = self._scorer.score_batch(batch, "the request", _BATCH, counts)
         return {
-            # As pandas' records, which take as long as the model.
-            "scores": [dict(zip(self._scorer.names, row, strict=True)) for row in scored.scores.to_numpy().tolist()],
-            "unknown": scored.unknown,
-            "missing": scored.missing,
+            "scores": [dict(zip(self._names, row, strict=True)) for row in scores.tolist()],
+            "unknown": dict(counts.unknown),
+            "missing": dict(counts.missing),
         }
 
     def recommend(self, users: list[dict[str, Any]], candidates: list[str] | None = None, **options: Any) -> Any:
@@ -135,10 +146,10 @@ class Server:
                     self._recommenders[key] = recommender
                     while len(self._recommenders) > _RECOMMENDERS:
                         self._recommenders.popitem(last=False)
-            frame = _frame(users)
+            frame = pd.DataFrame(_columns(users), dtype=object)
             frame["_row"] = range(len(frame))
             found = recommend_with(recommender, frame)
-        names = [recommender.item_field, "score", *self._scorer.names]
+        names = [recommender.item_field, "score", *self._names]
         lists: list[list[dict[str, Any]]] = [[] for _ in users]
         for row, values in zip(found["_row"], found[names].to_dict("records"), strict=True):
             lists[row].append(values)
@@ -148,8 +159,10 @@ class Server:
 _STRICT = ConfigDict(extra="forbid")
 
 
-def row_models(dataset: Any) -> tuple[type[BaseModel], type[BaseModel]]:
-    """Return the models of a row to score, and of a row of the context of a list: without the item's fields.
+def row_types(dataset: Any) -> tuple[Any, Any]:
+    """Return the types of a row to score, and of a row of the context of a list: without the item's fields.
+
+    They are dictionaries with a type for each key: an object for each row would take longer to make than the scores.
 
     Args:
         dataset: the run's vocabularies.
@@ -166,21 +179,25 @@ def row_models(dataset: Any) -> tuple[type[BaseModel], type[BaseModel]]:
         if kind == FeatureType.FLOAT:
             value = float | None
         needed = field in (dataset.uid_field, dataset.iid_field)
-        entry = (str | int, ...) if needed else (value, None)
+        entry: Any = str | int if needed else NotRequired[value]
         of_row[field] = entry
         if source not in (FeatureSource.ITEM, FeatureSource.ITEM_ID):
             of_context[field] = entry
     scenario = schema.scenario.field
     if scenario is not None and scenario not in of_row:
-        of_row[scenario] = of_context[scenario] = (Value, None)
-    row = create_model("Row", __config__=_STRICT, **of_row)
-    context = create_model("Context", __config__=_STRICT, **of_context)
+        of_row[scenario] = of_context[scenario] = NotRequired[Value]
+    row = TypedDict("Row", of_row)  # type: ignore[misc]
+    context = TypedDict("Context", of_context)  # type: ignore[misc]
+    for kind in (row, context):
+        kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
     return row, context
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows as a table; a field that no row has is no column."""
-    return pd.DataFrame(rows, dtype=object)
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return the values of rows by field, None where a row has none; a field that no row has is left out."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
 def serve(run_dir: str | Path, host: str = "127.0.0.1", port: int = 8000, most_rows: int = MOST_ROWS) -> None:

@@ -60,6 +60,22 @@ def test_scores_and_lists_are_those_of_python(client, folder):
     assert few["unknown_candidates"] == ["unheard"]
 
 
+def test_rows_may_differ_in_fields_and_in_types(client, folder):
+    rows = [
+        {"user_id": "u1", "item_id": 3, "price": 2, "gender": None},
+        {"user_id": 7, "item_id": "i4", "class": "war drama", "price": None},
+        {"user_id": "u2", "item_id": "i1", "class": ["war", "unheard"], "gender": "F"},
+    ]
+    found = client.post("/score", json={"rows": rows}).json()
+    expected = recbole_msr.load(folder).score(pd.DataFrame(rows, dtype=object))
+    pd.testing.assert_frame_equal(pd.DataFrame(found["scores"]), expected.scores, check_dtype=False)
+    assert found["unknown"] == expected.unknown
+    assert {"user_id", "item_id", "class"} <= found["unknown"].keys()
+    wrong = client.post("/score", json={"rows": [rows[0], {**rows[1], "price": 1e300}]})
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"].startswith("the request, row 2: 'price'")
+
+
 def test_the_schema_names_the_fields_of_a_row(client):
     schemas = client.get("/openapi.json").json()["components"]["schemas"]
     assert set(schemas["Row"]["properties"]) == {
