@@ -345,7 +345,7 @@ class FeatureEmbedding(nn.Module):
         """Mark the columns of `vectors` that depend on some fields and on no other (D,), those of the rest not at all.
 
         Returns:
-            A mask; None where a column depends on both: target attention pools a history for the item.
+            A mask; None where a column depends on both: target attention pools a history for the item, say.
 
         Args:
             fields: the fields of items.

@@ -420,9 +420,11 @@ class KnowledgeFeatures(FeatureEmbedding):
             vectors.append(self.match(*ids))
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
+    def columns_of(self, fields: Collection[str]) -> Tensor | None:
+        """Mark the columns of `vectors` as `FeatureEmbedding.columns_of`; None with a match: it depends on both ids."""
+        return super().columns_of(fields) if self.match is None else None
+
     def _is_of(self, part: str, fields: Collection[str]) -> bool:
-        if part == _MATCH:
-            return any(field in fields for field in self.id_fields.values())
         level = self._level_of.get(part)
         return super()._is_of(part, fields) if level is None else self.id_fields[level] in fields
 

@@ -18,7 +18,8 @@ class ListScorer:
 
     A model of this package whose input is its fields side by side (`FeatureEmbedding`) embeds each item once, and the
     fields of a list once; their parts of x are then put together. Any other model, and one whose history is pooled for
-    the item (target attention), reads a row for each list and item.
+    the item (target attention) or that reads the match of user and item (`knowledge_match`), reads a row for each list
+    and item.
 
     Made anew whenever the weights have changed.
 

@@ -31,6 +31,8 @@ CASES = [
     ("SharedBottom", {"numerical_features": ["price"], "numerical_as": "embedding", "interaction": "fm"}),
     ("SharedBottom", {"interaction": "cross", "embedding_size_exponent": 0.5}),
     ("SharedBottom", {"knowledge": "random", "knowledge_features": ["user", "item"], "knowledge_size": 6}),
+    ("SharedBottom", {"knowledge": "random", "knowledge_features": ["user", "item"], "knowledge_size": 6,
+                      "knowledge_match": "dot"}),
     ("SharedBottom", {"history": HISTORY}),
     ("SharedBottom", {"history": HISTORY, "history_pooling": "target_attention"}),
     ("SharedBottom", {"tasks": {"click": {"field": "rating", "at_least": 4},
