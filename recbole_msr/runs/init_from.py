@@ -21,6 +21,7 @@ from recbole_msr.layers.scenario_axes import (
     scenario_axes,
 )
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.knowledge import KnowledgeFeatures
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import as_token
@@ -98,6 +99,11 @@ def _check_alike(model: Any, old: Any, run: SavedRun) -> None:
     if isinstance(model, LLM4MSR):
         raise InputError(
             "init_from: LLM4MSR reads vectors of its store, which another data set has not: take its backbone's model"
+        )
+    if isinstance(model.features, KnowledgeFeatures):
+        raise InputError(
+            "init_from: knowledge_features read vectors of a store, which another data set has not: leave them out in "
+            "both runs"
         )
     if type(model) is not type(old):
         raise InputError(f"init_from: the run in {folder} is of {type(old).__name__}, and this one of {name}")

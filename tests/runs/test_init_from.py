@@ -107,6 +107,7 @@ def test_another_architecture_is_refused_with_the_difference(days, run):
         ("SharedBottom", {"init_scenarios": {"old": "M"}}, "there is no scenario 'old' in this run"),
         ("SharedBottom", {"init_scenarios": {"F": "W"}}, "no scenario 'W' in the earlier run. There are: F, M, mean"),
         ("SharedBottom", {"init_from": None, "init_scenarios": {"F": "M"}}, "init_scenarios is read with init_from"),
+        ("SharedBottom", {"knowledge": "random", "knowledge_features": ["user"]}, "knowledge_features read vectors"),
         ("DeepFM", {}, "DeepFM is not one of this package's models"),
         ("SharedBottom", {"init_from": "nowhere"}, "nowhere"),
     ):
