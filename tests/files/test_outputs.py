@@ -76,6 +76,10 @@ OVER = {
         ["explain", "--run=run", "--out=run/best.ckpt"],
         "run/best.ckpt exists and is no page",
     ),
+    "explain several runs over a page": (
+        ["explain", "--runs=run,search", "--out=page.html"],
+        "page.html exists and is no page",
+    ),
     "explain over a page": (["explain", "--run=run", "--out=page.html"], "page.html exists and is no page"),
     "a text as journal": (
         [*SEARCH_COMMAND, "--storage=journal:log.txt"],

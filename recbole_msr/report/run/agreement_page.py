@@ -9,7 +9,7 @@ from typing import TextIO
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.importance import Importance
 from recbole_msr.report.html.page import Page, note, table
-from recbole_msr.report.run.explain_page import MOVED, print_table
+from recbole_msr.report.run.explain_page import MOVED, TITLE_OF_RUNS, check_page, print_table
 from recbole_msr.report.run.importance_section import (
     check_importance_files,
     importance_parts,
@@ -53,7 +53,8 @@ def write_agreement(
         The page's path.
 
     Raises:
-        InputError: fewer than two runs, one of them twice, or runs of different models or data.
+        InputError: fewer than two runs, one of them twice, or runs of different models or data; or the
+            page's file is another one.
     """
     folders = [Path(folder) for folder in run_dirs]
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
@@ -61,8 +62,7 @@ def write_agreement(
             f"--runs takes two or more different folders, separated by commas, got {', '.join(map(str, run_dirs))}"
         )
     path = Path(out) if out is not None else folders[0] / "explain-runs.html"
-    if path.is_dir():
-        raise InputError(f"--out must be a file, but {path} is a folder")
+    check_page(path)
     if importance is not None:
         check_importance_files(path)
     runs = [SavedRun(folder, knowledge_dir) for folder in folders]
@@ -74,7 +74,10 @@ def write_agreement(
     notes = [f"{e.run}: {line}" for e in explanations for line in e.notes]
     measured = None if importance is None else _importance(runs, importance, notes)
     facts = explanations[0].facts
-    page = Page(f"{facts['Model']} on {facts['Dataset']}: {len(explanations)} runs", ", ".join(map(str, folders)))
+    page = Page(
+        f"{facts['Model']} on {facts['Dataset']}: what {len(explanations)} {TITLE_OF_RUNS}",
+        ", ".join(map(str, folders)),
+    )
     printed: list[str] = []
     if explanations[0].weights or measured is None:
         _check_agreement(folders, explanations)

@@ -35,8 +35,8 @@ MOVED = (
 )
 _PRINTED = 200
 """Number of characters of a text that are printed in the terminal; the page has all of it."""
-TITLE = "what it has learnt"
-"""Words in the title of every such page."""
+TITLE, TITLE_OF_RUNS = "what it has learnt", "runs have learnt"
+"""Words in the title of every such page: of one run or ensemble, and of several runs."""
 
 
 def write_explanation(
@@ -94,7 +94,8 @@ def check_page(path: Path) -> None:
         return
     with open(path, "rb") as file:
         beginning = file.read(1 << 12)
-    if TITLE.encode() not in beginning.split(b"</title>")[0]:
+    head = beginning.split(b"</title>")[0]
+    if not any(words.encode() in head for words in (TITLE, TITLE_OF_RUNS)):
         raise InputError(
             f"{path} exists and is no page of recbole-msr explain: give another --out, or remove it if it is not needed"
         )
