@@ -119,23 +119,23 @@ class KnowledgeSource:
 
     def _of_parts(self, matrix: np.ndarray, level: str) -> np.ndarray:
         """Return the columns (N, H) of the parts that `knowledge_parts` names, of profiles."""
-        parts = self._store.parts(level)
         if not self._parts:
             return matrix
-        if not parts:
-            if level != "item":
-                raise InputError(
-                    f"'knowledge_parts': the {level} vectors of knowledge '{self.name}' have no parts: those of "
-                    "recbole-msr embed --template=profile have"
-                )
-            return matrix
         known = [part for of in self._store.levels for part in self._store.parts(of)]
+        if not known:
+            raise InputError(
+                f"'knowledge_parts': the {level} vectors of knowledge '{self.name}' have no parts: those of users and "
+                "scenarios of recbole-msr embed --template=profile have"
+            )
         for part in self._parts:
             if part not in known:
                 raise InputError(
                     f"'knowledge_parts': knowledge '{self.name}' has no part '{part}'{nearest(part, known) or ';'} "
                     f"it has {', '.join(dict.fromkeys(known))}"
                 )
+        parts = self._store.parts(level)
+        if not parts:  # of items
+            return matrix
         ends = np.cumsum(list(parts.values()))
         columns = [
             np.asarray(matrix)[:, end - size : end]

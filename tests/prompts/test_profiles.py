@@ -182,3 +182,6 @@ def test_parts_that_are_not_there_are_refused(embedded, make_dataset, tmp_path, 
     source = KnowledgeSource(config, train)
     with pytest.raises(InputError, match=told):
         source.vectors("scenario")
+    if parts == ["likd"]:  # also where items alone are read, whose vectors have no parts
+        with pytest.raises(InputError, match=told):
+            source.vectors("item")

@@ -165,6 +165,7 @@ OPTIONS = {
         "embedding_size_exponent": 0.3,
         "knowledge": "random",
         "knowledge_features": ["user", "item"],
+        "knowledge_match": "dot",
         "knowledge_size": 16,
     },
     "steps, one scenario": {
