@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from recbole_msr.models.frozen_vectors import CHUNK, FITTED_ROWS, FrozenVectors,
 from recbole_msr.models.knowledge_controls import CONTROLS, permuted_rows, random_like, random_vectors
 from recbole_msr.options import Options
 from recbole_msr.prompts.store import Knowledge
+
+logger = logging.getLogger(__name__)
 
 LEVELS = ("user", "scenario", "item")
 MATCHES = ("none", "dot", "product")
@@ -74,6 +77,10 @@ class KnowledgeSource:
         if self._store is not None and self._control != "none":
             made_by += f" {self._control} {self._random[1]}"
         return hashlib.blake2b(made_by.encode(), digest_size=16).digest()
+
+    def is_profile(self, level: str) -> bool:
+        """Return whether a level's vectors are profiles, means over training rows."""
+        return self._store is not None and level in self._store.levels and bool(self._store.parts(level))
 
     def tokens(self, level: str) -> list[str]:
         """Return the external names of all ids of a level; of users and items the first is none."""
@@ -364,6 +371,12 @@ class KnowledgeMatch(nn.Module):
             raise InputError(
                 f"'knowledge_match': a user's vector of {self.user.size} numbers is not made of parts as wide as an "
                 f"item's, {self.item.size}"
+            )
+        if source.fits and source.is_profile("user"):
+            logger.warning(
+                "knowledge_match: %s: a training row's own label is part of its user's profile, so that the match is "
+                "nearer to the label in training than in validation and test; compare with a run without it",
+                how,
             )
         self._shape = (self.user.size // self.item.size, self.item.size)
         self.width, self.product = self._shape[0], None

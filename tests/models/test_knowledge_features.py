@@ -64,10 +64,11 @@ def test_x_ends_with_the_projected_vectors(stored):
 
 @pytest.mark.parametrize("how", ["dot", "product"])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_the_match_of_user_and_item_stands_behind_them(stored, how, parts):
+def test_the_match_of_user_and_item_stands_behind_them(stored, caplog, how, parts):
     profiles = np.random.default_rng(4).normal(1, 2, size=(40, 6 * parts))
     meta = {"user": profiles, "level_sizes": {"user": 6 * parts}}
     model, rows, vectors, names = stored(knowledge_match=how, written=meta)
+    assert "own label" not in caplog.text  # no profiles
     model.eval()
     for parameter in model.features.parameters():
         torch.nn.init.normal_(parameter)

@@ -7,7 +7,7 @@ import pytest
 
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.errors import InputError
-from recbole_msr.models.knowledge import KnowledgeSource
+from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.profiles import HALF_LIFE, make_profiles
 from recbole_msr.prompts.store import Knowledge
@@ -170,6 +170,12 @@ def test_the_parts_named_are_read(embedded, make_dataset, tmp_path, parts, level
     vectors = source.vectors(level)
     stored = Knowledge.open("k", tmp_path / "kn").vectors(level)
     np.testing.assert_array_equal(np.asarray(vectors.matrix), stored[:, list(columns)])
+
+
+def test_a_match_with_profiles_warns_that_they_know_the_labels(embedded, make_dataset, tmp_path, caplog):
+    config, train = make_dataset(3, "LLM4MSR", knowledge="k", knowledge_dir=str(tmp_path / "kn"))
+    assert KnowledgeMatch(KnowledgeSource(config, train), "dot", 3).width == 6
+    assert "a training row's own label is part of its user's profile" in caplog.text
 
 
 @pytest.mark.parametrize(
