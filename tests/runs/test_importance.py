@@ -194,6 +194,24 @@ def test_runs_of_other_rows_or_models_have_no_common_importance(run, train):
         importance_over_runs([recbole_msr.load(run), recbole_msr.load(train("DeepFM", mlp_hidden_size=[8]))])
 
 
+def test_an_ensemble_averages_calibrated_members_as_predict_does(train, other, tmp_path):
+    from recbole_msr.runs.explain.sources import RunSources
+    from recbole_msr.runs.export.check import rows_of_split
+    from recbole_msr.runs.export.fields import model_fields
+    from recbole_msr.schema import label_field
+
+    calibrated = train(calibrate="isotonic")
+    both = recbole_msr.load(write_ensemble(tmp_path / "both", [Member(calibrated), Member(other)]))
+    first = both.members[0]
+    assert first.calibration is not None
+    test = RunSources(first).split("test")
+    p = both.predict(rows_of_split(test, model_fields(first.recbole_config, first.dataset, first.model)))
+    found = both.importance(["price"], shuffles=1)
+    for task in both.tasks:
+        label = test.inter_feat[label_field(task)].numpy()
+        assert found.values[f"auc/{task}"] == pytest.approx(_slow_auc(p[task].to_numpy(), label), abs=1e-6)
+
+
 def test_the_command_shows_runs_and_ensembles(run, other, ensemble, tmp_path, capsys):
     page = tmp_path / "page.html"
     options = [f"--out={page}", "--fields=price,item", "--shuffles=2"]

@@ -125,7 +125,7 @@ def ensemble_importance(ensemble: SavedEnsemble, options: ImportanceOptions) -> 
     for run in ensemble.members:
         _check_tasks(run)
     split, notes = choose_split(ensemble.members, options.split)
-    members = [RunScores(run, RunSources(run).split(split), options.rows) for run in ensemble.members]
+    members = [RunScores(run, RunSources(run).split(split), options.rows, True) for run in ensemble.members]
     scores = EnsembleScores(members, ensemble.weights, ensemble.member_tasks, ensemble.tasks)
     return measure_importance([scores], split, options, notes)
 

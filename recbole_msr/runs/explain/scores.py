@@ -86,10 +86,12 @@ class RunScores:
         run: the run.
         split: the split.
         most: rows of each scenario at most; None for all.
+        is_calibrated: whether the run's calibration maps what its model predicts, where it has one.
     """
 
-    def __init__(self, run: SavedRun, split: ScenarioDataset, most: int | None) -> None:
+    def __init__(self, run: SavedRun, split: ScenarioDataset, most: int | None, is_calibrated: bool = False) -> None:
         self._config, self.folder = run.recbole_config, run.folder
+        self._calibration = run.calibration if is_calibrated else None
         self.rows = ChosenRows(split, most, self._config["min_scenario_rows"] or 1)
         self._table = PackedTable(split).part(torch.from_numpy(self.rows.places))
         model = run.model
@@ -135,7 +137,8 @@ class RunScores:
                 batch = Interaction({**batch.interaction, **{column: given[column] for column in columns}})
             scores = self._predict(batch)
             parts.append(scores.reshape(len(batch), -1).float().cpu().numpy())
-        return np.concatenate(parts)
+        whole = np.concatenate(parts)
+        return whole if self._calibration is None else self._calibration(whole, self.rows.scenario)
 
     def check_same_rows(self, other: Scores) -> None:
         """Refuse predictions of other rows or tasks.
