@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from recbole_msr.errors import InputError
+from recbole_msr.schema import UNKNOWN_SCENARIO
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class TopScenarios:
     Attributes:
         values: those that stay, in the order of all values.
         names: of the scenarios: the values, and the name of the rest where a row has another value.
-        new_ids: by the id of each value, from 1, the id of its scenario; 0 stays 0.
+        new_ids: by the id of each value, from 1, the id of its scenario; 0 stays 0. Values that do not stay are 0 where
+            no row has one.
         report: how many values and rows went into the rest, for the summary of a run.
     """
 
@@ -58,6 +60,8 @@ def top_scenarios(names: list[str], ids: np.ndarray, n_train: int, top: int, oth
     new_ids[1:][stays] = np.arange(1, len(values) + 1)
     new_ids[1:][~stays] = len(values) + 1
     in_rest = new_ids[ids] > len(values)
+    if not in_rest.any():  # what only users or items without a row have is no scenario
+        new_ids[1:][~stays] = UNKNOWN_SCENARIO
     report = {
         "values": len(values),
         "other": other,

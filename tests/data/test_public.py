@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.data.public import convert
 from recbole_msr.data.public.catalog import SETS
+from recbole_msr.data.public.json_lines import read_json_lines
+from recbole_msr.data.public.spec import JsonForm
 from recbole_msr.errors import InputError
 from recbole_msr.files.yaml import read_yaml
 from tests.public_samples import SAMPLES, N, aliexpress, amazon_2018, kuairand, movielens
@@ -267,6 +270,13 @@ def test_a_damaged_line_of_json_is_named(line, told, tmp_path):
     path.write_bytes(gzip.compress(first + b"\n" + line + b"\n" + rest))
     with pytest.raises(InputError, match=told):
         convert("amazon-2018", tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_list_of_json_keeps_what_is_no_text(tmp_path):
+    path, form = tmp_path / "items.json", JsonForm({"of": pa.list_(pa.string())}, ())
+    path.write_text('{"of": "Books"}\n{"of": ["a", 3, null]}\n{"of": ""}\n{"of": null}\n{"of": ["b"]}\n')
+    _, batch = read_json_lines(path, 10, form)
+    assert batch.columns.column("of").to_pylist() == [["Books"], ["a", "3"], None, None, ["b"]]
 
 
 def test_names_that_there_are_not_get_the_closest(tmp_path, capsys):

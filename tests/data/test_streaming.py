@@ -27,6 +27,7 @@ def small_blocks(monkeypatch):
     for module in (scratch, interactions):
         monkeypatch.setattr(module, "BLOCK", 128)
     monkeypatch.setattr(order, "_SORTED_AT_ONCE", 200)
+    monkeypatch.setattr(order, "_MOST_FILES", 5)
     monkeypatch.setattr(tensor_file, "AT_ONCE", 10_000)
     monkeypatch.setattr(tensor_file, "IN_MEMORY", 0)
 

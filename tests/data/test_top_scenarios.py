@@ -95,6 +95,17 @@ def test_values_are_all_scenarios_where_there_are_no_more(start):
     assert dataset.scenario_names == list("abcdef")
 
 
+def test_a_value_that_only_users_without_rows_have_is_no_scenario(data, start):
+    users = pd.read_csv(data / "tiny" / "tiny.user", sep="\t")
+    ghost = users.iloc[:1].assign(**{"user_id:token": "ghost", "town:token": "nowhere"})
+    pd.concat([users, ghost]).to_csv(data / "tiny" / "tiny.user", sep="\t", index=False)
+    dataset, _ = start(scenario={"field": "town", "top": 5, "other": "rest"})
+    assert dataset.scenario_names == [f"t{i}" for i in range(5)]
+    scenario = torch.as_tensor(dataset.user_feat["scenario"])
+    assert scenario[dataset.field2token_id["user_id"]["ghost"]] == 0
+    assert scenario.max() == 5
+
+
 def test_a_run_keeps_the_mapping_for_new_rows(data, tmp_path):
     given = SETTINGS | SMALL | {"data_path": str(data), "output_dir": str(tmp_path / "run"), "packed_cache": False}
     result = recbole_msr.run("SharedBottom", "tiny", config=given)

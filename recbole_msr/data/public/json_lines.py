@@ -89,5 +89,10 @@ def _value(value: Any, kind: pa.DataType) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if pa.types.is_list(kind):
-        return [one for one in value if isinstance(one, str)] if isinstance(value, list) else None
+        if value is None or value == "":
+            return None
+        several = value if isinstance(value, list) else [value]
+        return [
+            one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in several if one is not None
+        ]
     return value

@@ -12,7 +12,9 @@ from recbole_msr.data.streaming.interactions import Interactions
 from recbole_msr.data.streaming.scratch import BLOCK, ScratchColumn, blocks
 
 _SORTED_AT_ONCE = 4 * BLOCK
-"""Rows that are sorted in memory, about."""
+"""Rows that are sorted in memory, about, ..."""
+_MOST_FILES = 256
+"""... unless that takes more files than this, all of them open: systems allow 1,024, some fewer."""
 _SAMPLE = 1 << 16
 
 
@@ -34,7 +36,7 @@ def time_order(log: Interactions, field: str, folder: Path) -> ScratchColumn:
         folder: for the files.
     """
     count = log.kept
-    parts, step = -(-count // _SORTED_AT_ONCE), max(1, count // _SAMPLE)
+    parts, step = min(-(-count // _SORTED_AT_ONCE), _MOST_FILES), max(1, count // _SAMPLE)
     edges = np.empty(0)
     if parts > 1:
         sample = np.concatenate([log.take(field, rows, stays)[::step] for rows, stays in log.kept_blocks()])
