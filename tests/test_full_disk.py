@@ -99,7 +99,7 @@ def test_knowledge(kilobytes, disk, capsys):
     assert not Path("disk/knowledge/k").exists()
 
 
-@pytest.mark.parametrize("kilobytes", [300, 900, 1500])
+@pytest.mark.parametrize("kilobytes", [100, 300, 900])
 def test_a_table_larger_than_the_disk(kilobytes, disk, capsys):
     folder = disk(kilobytes)
     draw = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -397,9 +398,10 @@ class Run:
         return calibration
 
     def _last_time(self) -> float | None:
-        """Return the time of the last training row, from which a later run goes on; None where there are no times."""
+        """Return the time of the last training row, from which a later run goes on; None where there is none."""
         times = self.loaders[0]._dataset.row_times()
-        return None if times is None or not len(times) else float(times.max())
+        last = math.nan if times is None or not len(times) else float(times.max())
+        return last if math.isfinite(last) else None
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """Write the vocabularies and tables by which `recbole-msr predict` turns a new row's values into ids."""

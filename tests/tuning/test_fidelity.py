@@ -191,7 +191,7 @@ def test_small_data_are_searched_as_without(search):
 def test_a_trial_killed_at_a_low_rung_begins_again_there_and_one_killed_later_does_not(search, monkeypatch):
     """Interrupted at the second rung of trial 0, then at the end of its first full epoch."""
     trained = []
-    plain = low_rungs.TrialTraining
+    plain = low_rungs.make_training
 
     def counted(stop_at):
         def build(settings, data, sampled, part, folder=None, rung=None, precision=None):
@@ -204,10 +204,10 @@ def test_a_trial_killed_at_a_low_rung_begins_again_there_and_one_killed_later_do
         return build
 
     options = {"trials": 1, "fidelity": "1/2,3/4", "pruner": "none"}
-    monkeypatch.setattr(low_rungs, "TrialTraining", counted(2))
+    monkeypatch.setattr(low_rungs, "make_training", counted(2))
     with pytest.raises(KeyboardInterrupt):
         search(**options)
-    monkeypatch.setattr(low_rungs, "TrialTraining", counted(0))
+    monkeypatch.setattr(low_rungs, "make_training", counted(0))
     with monkeypatch.context() as patch:
         patch.setattr("recbole_msr.tuning.objective.Attempt.report", _interrupt)  # of epochs on all rows
         with pytest.raises(KeyboardInterrupt):
