@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from recbole_msr.errors import InputError
 from recbole_msr.layers.adasparse import PRUNING, Pruner
-from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
-from recbole_msr.layers.towers import Towers
 from recbole_msr.layers.tracing import is_exported
-from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.measures import Measure
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
-class AdaSparse(MultiScenarioRecommender):
+class AdaSparse(ToweredRecommender):
     """One network, of which every scenario uses a part: a pruner weighs the units of each layer, or prunes them.
 
     h^0 = e_i ++ (pi^0 * x),   h^l = pi^l * f(W^l h^{l-1} + b^l)       e_i: the embedding of scenario i
@@ -69,15 +66,7 @@ class AdaSparse(MultiScenarioRecommender):
             raise InputError(f"'sparsity_low' {self.low:g} is above 'sparsity_high' {self.high:g}")
         self._penalty: Tensor | None = None
         self._is_penalised = False
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            sizes[-1],
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        reinitialise(self, std, option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, sizes[-1])
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

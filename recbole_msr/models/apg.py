@@ -15,20 +15,17 @@ from torch import Tensor, nn
 from recbole_msr.errors import InputError
 from recbole_msr.layers.apg import GeneratedLinear
 from recbole_msr.layers.dropout import Dropout
-from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, BatchNorm
 from recbole_msr.layers.prior import prior_columns
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.measures import Measure
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 CONDITIONS = ("scenario", "mix", "self")
 
 
-class APG(MultiScenarioRecommender):
+class APG(ToweredRecommender):
     """A network whose weights are generated, for the scenario or for every row.
 
     h^l = f(U^l S^l(z^l) V^l h^{l-1} + b^l),   h^0 = x       see `GeneratedLinear`
@@ -81,15 +78,7 @@ class APG(MultiScenarioRecommender):
         )
         self.norms = nn.ModuleList(BatchNorm(h) for h in sizes[1:] if batch_norm)
         self.activation, self.dropout = ACTIVATIONS[activation](), Dropout(dropout)
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            sizes[-1],
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        reinitialise(self, std, option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, sizes[-1])
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

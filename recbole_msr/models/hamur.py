@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from recbole_msr.errors import InputError
 from recbole_msr.layers.apg import square_generator
-from recbole_msr.layers.groups import PER, Groups, by_group
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
+from recbole_msr.layers.groups import Groups, by_group
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP, MLPBank
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.layers.star import PartitionedNorm
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.measures import Measure
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 _INITIAL_GAMMA = 0.1
@@ -79,7 +77,7 @@ def _times(instance: Tensor, h: Tensor) -> Tensor:
     return torch.bmm(instance, h.unsqueeze(2)).squeeze(2)
 
 
-class HAMUR(MultiScenarioRecommender):
+class HAMUR(ToweredRecommender):
     """A network of each scenario's own, and adapters in it whose weights one hyper-network makes for every row.
 
     I   = reshape(G f(x) + g)                                       K x K instance matrix; f an MLP, shared by all
@@ -115,16 +113,7 @@ class HAMUR(MultiScenarioRecommender):
         self.adapters = nn.ModuleList(
             Adapter(self.n_scenarios, h, bottleneck_size, self.rank) for h in hidden_sizes[-n_adapters:]
         )
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            hidden_sizes[-1],
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        std = option.number("embedding_std", at_least=0)
-        reinitialise(self, std, option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, hidden_sizes[-1])
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

@@ -11,15 +11,13 @@ from torch import Tensor
 
 from recbole_msr.layers.gates import GateBank, mix
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
 from recbole_msr.layers.scenario_axes import Axes
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
-class MMoE(MultiScenarioRecommender):
+class MMoE(ToweredRecommender):
     """Shared experts, and for each scenario and task a gate over them and a tower.
 
     f_k(x) = sum_e g_k(x)_e f_e(x),   g_k(x) = softmax(W_gk x)     experts f_e, MLPs, and the gate of k
@@ -41,16 +39,7 @@ class MMoE(MultiScenarioRecommender):
         self.gate_groups = Groups(option.choice("gates_per", PER), self.n_scenarios, self.n_outputs)
         gate_batch_norm = option.flag("gate_batch_norm")
         self.gates = GateBank(self.gate_groups.count, width, n_experts, gate_batch_norm) if n_experts > 1 else None
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            self.experts.output_size,
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-            inputs=self.gate_groups if self.gates is not None else None,
-        )
-        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, self.experts.output_size, self.gate_groups if self.gates is not None else None)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

@@ -11,15 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from recbole_msr.layers.gates import GateBank, mix
-from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
-class OMoE(MultiScenarioRecommender):
+class OMoE(ToweredRecommender):
     """Shared experts under one gate, a tower for each scenario and task.
 
     f(x) = sum_e g(x)_e f_e(x),   g(x) = softmax(W_g x)       experts f_e, MLPs, and the one gate
@@ -39,15 +36,7 @@ class OMoE(MultiScenarioRecommender):
         self.experts = MLPBank(n_experts, width, option.sizes("expert_hidden_sizes"), activation, dropout, batch_norm)
         gate_batch_norm = option.flag("gate_batch_norm")
         self.gate = GateBank(1, width, n_experts, gate_batch_norm) if n_experts > 1 else None
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            self.experts.output_size,
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, self.experts.output_size)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

@@ -13,15 +13,13 @@ from torch import Tensor, nn
 
 from recbole_msr.layers.cgc import CGC
 from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
-class PLE(MultiScenarioRecommender):
+class PLE(ToweredRecommender):
     """A stack of CGC layers (`levels`; one level is the paper's CGC), and towers.
 
     g_k^j(x) = w_k^j(g_k^{j-1}) S_k^j      level j: S_k^j stacks the outputs of k's own experts, which read g_k^{j-1},
@@ -59,16 +57,7 @@ class PLE(MultiScenarioRecommender):
             )
             self.levels.append(cgc)
             width = cgc.output_size
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            width,
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-            inputs=groups,
-        )
-        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, width, groups)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from recbole_msr.layers.gates import GateBank, mix
-from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
+from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import ACTIVATIONS, BatchNorm, MLPBank
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.measures import Measure
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
@@ -58,7 +56,7 @@ class NormedExperts(nn.Module):
         return self.bank(v if self.norm is None else self.gamma * self.norm(v) + self.beta)
 
 
-class SARNet(MultiScenarioRecommender):
+class SARNet(ToweredRecommender):
     """A linear transformation by scenario, shared and own experts, a gate over them.
 
     v   = w_i * x + b_i                                scenario-specific transformation, element by element
@@ -89,16 +87,7 @@ class SARNet(MultiScenarioRecommender):
         self.shared_experts = NormedExperts(n_shared, *like)
         self.own_experts = NormedExperts(self.groups.count, *like)
         self.gate = GateBank(1, width, n_shared + n_own)
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            size,
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        std = option.number("embedding_std", at_least=0)
-        reinitialise(self, std, option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, size)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

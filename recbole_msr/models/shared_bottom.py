@@ -9,15 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_msr.layers.groups import PER, Groups
-from recbole_msr.layers.init import WEIGHT_INIT, reinitialise
 from recbole_msr.layers.mlp import ACTIVATIONS, MLP
-from recbole_msr.layers.towers import Towers
-from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.towered import ToweredRecommender
 from recbole_msr.options import Options
 
 
-class SharedBottom(MultiScenarioRecommender):
+class SharedBottom(ToweredRecommender):
     """Hard parameter sharing.
 
     h    = f(x)                        the bottom, an MLP that all scenarios and tasks share
@@ -36,15 +33,7 @@ class SharedBottom(MultiScenarioRecommender):
         self.bottom = MLP(
             self.features.output_size, option.sizes("bottom_hidden_sizes"), activation, dropout, batch_norm
         )
-        self.towers = Towers(
-            Groups(option.choice("towers_per", PER), self.n_scenarios, self.n_outputs),
-            self.bottom.output_size,
-            option.sizes("tower_hidden_sizes", may_be_empty=True),
-            activation,
-            dropout,
-            batch_norm,
-        )
-        reinitialise(self, option.number("embedding_std", at_least=0), option.choice("weight_init", WEIGHT_INIT))
+        self.add_towers(option, self.bottom.output_size)
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""
