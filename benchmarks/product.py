@@ -7,14 +7,12 @@ Each figure stands beside one of the same process: PyTorch's own time for the sa
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +20,9 @@ from typing import Any
 
 import numpy as np
 
-CLIENTS, CANDIDATES, REQUESTS = 16, 200, 25
+from benchmarks.clients import WARM_UP
+
+CLIENTS, CANDIDATES, REQUESTS = 16, 200, 60
 """Of the server: clients at once, rows of a request, requests of each client."""
 _TRAINED: dict[str, Any] = {
     **{"epochs": 1, "threads": 1, "use_gpu": False, "show_progress": False, "state": "ERROR"},
@@ -115,34 +115,44 @@ def predict(data_path: str, rows: int = 2_000_000) -> dict[str, Any]:
     return found | {"evaluation": len(train) / min(spent), "evaluated rows": len(train)}
 
 
-def serve(model: str = "SharedBottom") -> dict[str, Any]:
-    """Return milliseconds of requests by clients at once over loopback, and of the bare forward pass of one."""
+def serve(model: str = "SharedBottom", rounds: int = 5) -> dict[str, Any]:
+    """Return milliseconds of requests by clients at once over loopback, and of the bare forward pass of one.
+
+    The clients are a process of their own. Both are measured in turn, several times; the medians of the rounds count.
+    """
     import torch
 
     import recbole_msr
 
     folder = _run(model, "run")
     run: Any = recbole_msr.load(folder)
-    bare = _bare_milliseconds(run, torch)
+    bodies = json.dumps(_bodies(run.dataset))
     command = [sys.executable, "-m", "recbole_msr", "serve", "--run", str(folder)]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
+    clients = [sys.executable, "-m", "benchmarks.clients", str(port), str(CLIENTS)]
+    found: list[dict[str, float]] = []
     try:
         _wait_for(port, server)
-        waits, seconds = _requests(port, run.dataset)
+        for _ in range(rounds):
+            bare = _bare_milliseconds(run, torch)
+            asked = subprocess.run(clients, input=bodies, stdout=subprocess.PIPE, text=True, check=True)
+            waits = json.loads(asked.stdout)
+            found.append(
+                {
+                    "median_ms": statistics.median(waits["milliseconds"]),
+                    "p99_ms": float(np.percentile(waits["milliseconds"], 99)),
+                    "requests_per_second": len(waits["milliseconds"]) / waits["seconds"],
+                    "bare_ms": bare,
+                }
+            )
     finally:
         server.terminate()
         server.wait()
-    return {
-        "model": model,
-        "median_ms": statistics.median(waits),
-        "p99_ms": float(np.percentile(waits, 99)),
-        "requests_per_second": len(waits) / seconds,
-        "bare_ms": bare,
-    }
+    return {"model": model, **{name: statistics.median(one[name] for one in found) for name in found[0]}}
 
 
 def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
@@ -178,38 +188,12 @@ def _bare_milliseconds(run: Any, torch: Any) -> float:
     return statistics.median(spent)
 
 
-def _requests(port: int, dataset: Any) -> tuple[list[float], float]:
-    """Return the milliseconds of every request of all clients, and the seconds that all took."""
+def _bodies(dataset: Any) -> list[str]:
+    """Return the bodies of all requests: a user and drawn candidates each."""
     users, items = (dataset.field2id_token[field][1:].tolist() for field in (dataset.uid_field, dataset.iid_field))
-    waits: list[float] = []
-    ready = threading.Barrier(CLIENTS + 1)
-
-    def client(number: int) -> None:
-        draw = np.random.default_rng(number)
-        bodies = []
-        for _ in range(REQUESTS + 2):
-            user = users[draw.integers(len(users))]
-            candidates = draw.choice(items, CANDIDATES, replace=False).tolist()
-            rows = [{dataset.uid_field: user, dataset.iid_field: item} for item in candidates]
-            bodies.append(json.dumps({"rows": rows}))
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-        for place, body in enumerate(bodies):
-            if place == 2:  # the first ones warm up
-                ready.wait()
-            began = time.perf_counter()
-            connection.request("POST", "/score", body, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            content = answer.read()
-            if answer.status != 200:
-                raise RuntimeError(content.decode())
-            if place >= 2:
-                waits.append(1000 * (time.perf_counter() - began))
-
-    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    ready.wait(timeout=300)
-    began = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    return waits, time.perf_counter() - began
+    draw, bodies = np.random.default_rng(0), []
+    for _ in range(CLIENTS * (REQUESTS + WARM_UP)):
+        user = users[draw.integers(len(users))]
+        candidates = draw.choice(items, CANDIDATES, replace=False).tolist()
+        bodies.append(json.dumps({"rows": [{dataset.uid_field: user, dataset.iid_field: one} for one in candidates]}))
+    return bodies

@@ -133,7 +133,7 @@ def target_table(found: Sequence[Target]) -> list[str]:
     words = {True: "yes", False: "no", None: "not measured"}
     rows = []
     for target in found:
-        least = "1/3" if 0 < target.least < 1 else f"{target.least:g}"
+        least = "1/3" if target.least == 1 / 3 else f"{target.least:g}"
         rows.append(
             [target.what, target.ratio, least, words[target.met] + (f" ({target.note})" if target.note else "")]
         )

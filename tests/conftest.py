@@ -147,12 +147,23 @@ def start(tmp_path):
 
 @pytest.fixture
 def tiny_data(tmp_path):
-    """A data_path with the dataset "tiny": 40 users, 30 items, 600 ratings (1 to 5) of different pairs.
+    """A data_path with the dataset "tiny", which the test may change; see `write_tiny_data`."""
+    return write_tiny_data(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_tiny_data(tmp_path_factory):
+    """The same data for all tests that only read it."""
+    return write_tiny_data(tmp_path_factory.mktemp("shared-tiny"))
+
+
+def write_tiny_data(data_path):
+    """Return a data_path with the dataset "tiny": 40 users, 30 items, 600 ratings (1 to 5) of different pairs.
 
     tiny.user has age and gender, tiny.item the token_seq class (empty for the last item) and the float price.
     """
     draw = random.Random(20)
-    folder = tmp_path / "tiny"
+    folder = data_path / "tiny"
     folder.mkdir()
     users = [(f"u{u}", draw.randint(16, 60), draw.choice("FM")) for u in range(40)]
     items = [
@@ -171,7 +182,7 @@ def tiny_data(tmp_path):
     _atomic(folder / "tiny.user", ["user_id:token", "age:token", "gender:token"], users)
     _atomic(folder / "tiny.item", ["item_id:token", "class:token_seq", "price:float"], items)
     _atomic(folder / "tiny.inter", ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], inter)
-    return tmp_path
+    return data_path
 
 
 @pytest.fixture

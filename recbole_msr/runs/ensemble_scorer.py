@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from recbole_msr.files.row_files import Batch
 from recbole_msr.runs.member_mean import MemberMean
-from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts
+from recbole_msr.runs.row_counts import RowCounts, take_most
+from recbole_msr.runs.row_encoder import Part, RawRows
 from recbole_msr.runs.scoring import Scored, Scorer
 
 
@@ -52,23 +53,23 @@ class EnsembleScorer:
         unknown: dict[str, int] = {}
         missing: dict[str, int] = {}
         for one in scored:
-            _take_most(unknown, one.unknown)
-            _take_most(missing, one.missing)
+            take_most(unknown, one.unknown)
+            take_most(missing, one.missing)
         return Scored(pd.DataFrame(means, columns=self.names, index=rows.index), unknown, missing)
 
     def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
         """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""
-        by_member = [RowCounts.zero() for _ in self._scorers]
+        by_member = [counts.fresh() for _ in self._scorers]
         scores = [s.score_batch(batch, path, batch_size, own) for s, own in zip(self._scorers, by_member, strict=True)]
-        _count_most(counts, by_member)
+        counts.add_most(by_member)
         return self._mean(scores)
 
     def encode(self, rows: RawRows, part: Part) -> list[dict[str, Tensor]]:
         """Return what every member's `Scorer.encode` does."""
-        counts = [RowCounts.zero() for _ in self._scorers]
+        counts = [rows.counts.fresh() for _ in self._scorers]
         own = [replace(rows, counts=of_member) for of_member in counts]
         found = [scorer.encode(one, part) for scorer, one in zip(self._scorers, own, strict=True)]
-        _count_most(rows.counts, counts)
+        rows.counts.add_most(counts)
         return found
 
     def cross(
@@ -84,18 +85,3 @@ class EnsembleScorer:
 
     def _mean(self, scores: Sequence[np.ndarray]) -> np.ndarray:
         return self.member_mean(scores).astype(np.float32)
-
-
-def _count_most(counts: RowCounts, by_member: Sequence[RowCounts]) -> None:
-    """Add to the counts the most rows that any member counts for a field."""
-    most = RowCounts.zero()
-    for own in by_member:
-        _take_most(most.unknown, own.unknown)
-        _take_most(most.missing, own.missing)
-    counts.unknown.update(most.unknown)
-    counts.missing.update(most.missing)
-
-
-def _take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:
-    for field, count in others.items():
-        counts[field] = max(count, counts.get(field, 0))

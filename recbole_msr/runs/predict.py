@@ -14,7 +14,7 @@ from recbole_msr.files.outputs import check_paths, check_scored
 from recbole_msr.files.row_files import Batch, open_rows, write_rows
 from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.row_encoder import RowCounts
+from recbole_msr.runs.row_counts import RowCounts
 from recbole_msr.runs.scoring import ENCODED_ROWS, Scored, Scorer
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
@@ -86,7 +86,7 @@ def predict_file(
     scorer = load(run_dir).scorer
     names = [prefix + name for name in scorer.names]
     check_scored(data, out, names)
-    counts = RowCounts.zero()
+    counts = RowCounts()
     with open_rows(data, max(batch_size, ENCODED_ROWS)) as (schema, batches):
         schema = _with_scores(schema, names, data)
         scored = _scored_batches(scorer, batches, schema, data, batch_size, counts)

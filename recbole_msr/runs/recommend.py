@@ -17,7 +17,8 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.row_columns import arrow_column
-from recbole_msr.runs.row_encoder import RawRows, RowCounts
+from recbole_msr.runs.row_counts import RowCounts
+from recbole_msr.runs.row_encoder import RawRows
 from recbole_msr.schema import as_token
 from recbole_msr.threads import torch_threads
 
@@ -131,13 +132,13 @@ class Recommender:
         first = first_run(run)
         dataset: ScenarioDataset = first.dataset
         self.user_field, self.item_field = str(dataset.uid_field), str(dataset.iid_field)
-        self.counts = RowCounts.zero()
+        self.counts = RowCounts()
         self._k, self._scorer = k, run.scorer
         self.formula = Score(score, self._scorer.names)
         self._ids, tokens, self.unknown_candidates = _candidates(dataset, first.model, candidates)
         self._tokens = pa.array(tokens, pa.string())
         columns = {self.item_field: self._tokens}
-        items = RawRows(columns, [*columns], len(tokens), "the candidates", row_place(0), RowCounts.zero())
+        items = RawRows(columns, [*columns], len(tokens), "the candidates", row_place(0), RowCounts())
         self._items = self._scorer.encode(items, "item")
         self._column = _scenario_column(dataset, scenario)
         self._seen = _seen(first) if exclude_seen else None

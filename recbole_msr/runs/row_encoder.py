@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,28 +25,11 @@ from recbole_msr.runs.row_columns import (
     to_id_sequences,
     to_numbers,
 )
+from recbole_msr.runs.row_counts import RowCounts
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
 
 Part = Literal["item", "context"]
 _OF_ITEM = (FeatureSource.ITEM, FeatureSource.ITEM_ID)
-
-
-@dataclass(frozen=True)
-class RowCounts:
-    """Rows that lack something, by field.
-
-    Attributes:
-        unknown: rows with a value never seen in training, or in whose sequence there is one.
-        missing: by numerical feature, rows without a number, for which the mean of the training data stands.
-    """
-
-    unknown: Counter[str]
-    missing: Counter[str]
-
-    @classmethod
-    def zero(cls) -> RowCounts:
-        """Return counts of no rows yet."""
-        return cls(Counter(), Counter())
 
 
 @dataclass(frozen=True)
@@ -69,19 +51,6 @@ class RawRows:
     source: str
     place: Callable[[int], str]
     counts: RowCounts
-
-    def count_unknown(self, field: str, rows: np.ndarray) -> None:
-        """Count the rows of a mask (N,) as ones whose value of a field was never seen in training."""
-        _count(self.counts.unknown, field, rows)
-
-    def count_missing(self, field: str, rows: np.ndarray) -> None:
-        """Count the rows of a mask (N,) as ones without a number."""
-        _count(self.counts.missing, field, rows)
-
-
-def _count(counter: Counter[str], field: str, rows: np.ndarray) -> None:
-    if rows.any():
-        counter[field] += int(rows.sum())
 
 
 class RowEncoder:
@@ -135,7 +104,7 @@ class RowEncoder:
             if field == SCENARIO_FIELD:
                 inputs[field] = self._scenario_ids(rows, stored)
             else:
-                unknown_key = None if key is None else (known[key] == 0).numpy()
+                unknown_key = None if stored is None else (known[str(key)] == 0).numpy()
                 encoded = self._encode_field(field, rows, stored, unknown_key)
                 if encoded is not None:
                     inputs[field] = encoded
@@ -171,17 +140,18 @@ class RowEncoder:
         is_input, column = self._is_input(field), rows.columns.get(field)
         if column is not None and (is_input or (stored is None and not is_nested(column.type))):
             values, empty = self._encode_column(field, rows)
+            if stored is not None and empty.any():
+                values[torch.from_numpy(empty)] = stored[torch.from_numpy(empty)]
         elif stored is not None:
             values, empty = stored, np.ones(rows.size, dtype=bool)
         elif is_input:
             raise InputError(f"no column '{field}', which the model reads, in {rows.source}")
         else:
             return None
-        if stored is not None and unknown_key is not None:
-            values[torch.from_numpy(empty)] = stored[torch.from_numpy(empty)]
+        if unknown_key is not None:
             empty = empty & unknown_key
         if field in self._config["numerical_features"]:
-            rows.count_missing(field, empty)
+            rows.counts.add_missing(field, empty)
         return values
 
     def _encode_column(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
@@ -189,7 +159,7 @@ class RowEncoder:
         kind = self._dataset.field2type[field]
         if kind == FeatureType.TOKEN:
             ids, empty = self._token_ids(field, rows)
-            rows.count_unknown(field, self._is_unseen(field, ids) & ~empty)
+            rows.counts.add_unknown(field, self._is_unseen(field, ids) & ~empty)
             return ids, empty
         if kind == FeatureType.TOKEN_SEQ:
             return self._sequence_ids(field, rows)
@@ -227,7 +197,7 @@ class RowEncoder:
         if key not in rows.columns:
             raise InputError(f"no column '{key}' in {rows.source}: there are {', '.join(rows.names)}")
         ids, _ = self._token_ids(key, rows)
-        rows.count_unknown(key, self._is_unseen(key, ids))
+        rows.counts.add_unknown(key, self._is_unseen(key, ids))
         return ids
 
     def _token_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
@@ -240,7 +210,7 @@ class RowEncoder:
         table, outside = to_id_sequences(field, column, self._vocabulary(field), length, separator)
         ids = torch.from_numpy(table)
         untrained = (self._is_unseen(field, ids) & (table != 0)).any(axis=1)
-        rows.count_unknown(field, outside | untrained)
+        rows.counts.add_unknown(field, outside | untrained)
         return ids, column.is_null().to_numpy(zero_copy_only=False)
 
     def _is_unseen(self, field: str, ids: Tensor) -> np.ndarray:
@@ -283,7 +253,7 @@ class RowEncoder:
             ids = stored
         else:
             raise InputError(f"no column '{source}', which tells the rows' scenario, in {rows.source}")
-        rows.count_unknown(SCENARIO_FIELD, (ids == UNKNOWN_SCENARIO).numpy())
+        rows.counts.add_unknown(SCENARIO_FIELD, (ids == UNKNOWN_SCENARIO).numpy())
         return ids
 
     def _assign_scenarios(self, rows: RawRows) -> tuple[Tensor, np.ndarray]:

@@ -17,7 +17,8 @@ from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.row_columns import arrow_column
-from recbole_msr.runs.row_encoder import Part, RawRows, RowCounts, RowEncoder
+from recbole_msr.runs.row_counts import RowCounts
+from recbole_msr.runs.row_encoder import Part, RawRows, RowEncoder
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 
@@ -99,7 +100,7 @@ class Scorer:
         repeated = [name for name in readable if readable.count(name) > 1]
         if repeated:
             raise InputError(f"the rows have two columns called '{repeated[0]}'")
-        counts = RowCounts.zero()
+        counts = RowCounts()
         scores = np.empty((len(rows), len(self.names)), dtype=np.float32)
         size = max(batch_size, ENCODED_ROWS)
         for start in range(0, len(rows), size) or [0]:  # no rows are encoded too: their columns are checked

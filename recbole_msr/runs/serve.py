@@ -1,31 +1,28 @@
 """Serve a finished run or an ensemble over HTTP: scores of rows, lists of items, the rows' fields as OpenAPI.
 
 The server reads nothing but JSON of the fields that it names; bodies and batches are bounded. It takes the extra
-`serve` (FastAPI and uvicorn).
+`serve` (FastAPI, uvicorn and orjson).
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
-from pydantic import ConfigDict, Field, create_model
-from recbole.utils import FeatureSource, FeatureType
-from typing_extensions import NotRequired, TypedDict
+from pydantic import Field, create_model
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.row_files import Batch, row_place
+from recbole_msr.files.row_files import Batch
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.recommend import Recommender, first_run, recommend_with
-from recbole_msr.runs.row_columns import arrow_column
-from recbole_msr.runs.row_encoder import RowCounts
-from recbole_msr.schema import SCENARIO_FIELD
+from recbole_msr.runs.row_counts import RowCounts
 from recbole_msr.threads import share, torch_threads
 from recbole_msr.version import __version__
 
@@ -40,11 +37,16 @@ _BATCH = 8192
 _RECOMMENDERS = 16
 """Recommenders that are kept: their items are encoded already."""
 
-Value = str | int | float | bool | None
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+"""What an ASGI application is given."""
 
 
 class Server:
-    """What a server answers from: an opened run, one request at a time.
+    """What a server answers from: an opened run.
+
+    The model computes one thing at a time. Requests for scores that wait are computed together.
 
     Args:
         run_dir: the folder of a run or of an ensemble.
@@ -71,19 +73,24 @@ class Server:
 
     def _application(self) -> Any:
         try:
-            from fastapi import FastAPI, Request
-            from fastapi.responses import JSONResponse
+            from fastapi import FastAPI, Request, Response
+
+            from recbole_msr.runs.request_rows import STRICT, RowColumns, RowReader, row_types
+            from recbole_msr.runs.score_queue import ScoreQueue, scores_json
         except ImportError as error:
-            raise InputError(f"serve takes FastAPI and uvicorn ({error}): pip install 'recbole-msr[serve]'") from error
+            raise InputError(
+                f"serve takes FastAPI, uvicorn and orjson ({error}): pip install 'recbole-msr[serve]'"
+            ) from error
         app = FastAPI(title="recbole-msr", version=__version__, docs_url=None, redoc_url=None)
+        queue = ScoreQueue(self._score)
         row, context = row_types(self._first.dataset)
         rows, contexts = list[row], list[context]  # type: ignore[valid-type]
         score_request = create_model(
-            "ScoreRequest", __config__=_STRICT, rows=(rows, Field(min_length=1, max_length=self._most_rows))
+            "ScoreRequest", __config__=STRICT, rows=(rows, Field(min_length=1, max_length=self._most_rows))
         )
         recommend_request = create_model(
             "RecommendRequest",
-            __config__=_STRICT,
+            __config__=STRICT,
             users=(contexts, Field(min_length=1, max_length=self._most_rows)),
             k=(int, Field(10, ge=1, le=MOST_ITEMS)),
             score=(str | None, Field(None, max_length=200, description="a formula such as click * buy")),
@@ -91,49 +98,34 @@ class Server:
             candidates=(list[str] | None, Field(None, min_length=1, max_length=10 * MOST_ITEMS)),
         )
 
-        @app.middleware("http")
-        async def bound(request: Request, call_next: Callable[[Request], Awaitable[Any]]) -> Any:
-            length = request.headers.get("content-length")
-            if length is None and request.method == "POST":
-                return JSONResponse({"detail": "the request needs a Content-Length"}, status_code=411)
-            if length is not None and (not length.isdigit() or int(length) > MOST_BYTES):
-                return JSONResponse({"detail": f"a body has {MOST_BYTES} bytes at most"}, status_code=413)
-            return await call_next(request)
-
         @app.exception_handler(InputError)
         async def refuse(request: Request, error: InputError) -> Any:
-            return JSONResponse({"detail": str(error)}, status_code=422)
+            return Response(*_refusal(422, str(error)), media_type="application/json")
 
         @app.get("/health")
         def health() -> dict[str, Any]:
             return {"status": "ok", "run": str(self._run.folder), "tasks": list(self._run.tasks)}
 
-        def score(request: Any) -> dict[str, Any]:
-            return self.score(request.rows)
+        async def scores(rows: RowColumns) -> bytes:
+            return scores_json(await queue.answer(rows), self._names)
 
-        def recommend(request: Any) -> dict[str, Any]:
+        async def score(request: Any) -> Any:
+            return Response(await scores(RowColumns.of_rows(request.rows)), media_type="application/json")
+
+        def recommend(request: Any) -> Any:
             given = request.model_dump(exclude={"users"})
-            lists: dict[str, Any] = self.recommend(request.users, **given)
-            return lists
+            return self.recommend(request.users, **given)
 
         score.__annotations__["request"] = score_request
         recommend.__annotations__["request"] = recommend_request
-        app.post("/score")(score)
-        app.post("/recommend")(recommend)
-        return app
+        app.post("/score", response_model=dict[str, Any])(score)
+        app.post("/recommend", response_model=dict[str, Any])(recommend)
+        return ScoreRoute(app, RowReader(self._first.dataset, self._most_rows).read, scores)
 
-    def score(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return the predictions of rows, and the rows that lack something, by field."""
-        columns = {name: arrow_column(values) for name, values in _columns(rows).items()}
-        batch = Batch(pa.RecordBatch.from_pydict(columns), row_place(0))
-        counts = RowCounts.zero()
+    def _score(self, batch: Batch, counts: RowCounts) -> np.ndarray:
+        """Return the scores (N, C) of a batch of N rows."""
         with self._lock, torch_threads(self._threads), torch.no_grad():
-            scores = self._scorer.score_batch(batch, "the request", _BATCH, counts)
-        return {
-            "scores": [dict(zip(self._names, row, strict=True)) for row in scores.tolist()],
-            "unknown": dict(counts.unknown),
-            "missing": dict(counts.missing),
-        }
+            return self._scorer.score_batch(batch, "the request", _BATCH, counts)
 
     def recommend(self, users: list[dict[str, Any]], candidates: list[str] | None = None, **options: Any) -> Any:
         """Return a list of items for each of the users' rows; options are those of `Recommender`."""
@@ -156,41 +148,76 @@ class Server:
         return {"lists": lists, "unknown_candidates": recommender.unknown_candidates}
 
 
-_STRICT = ConfigDict(extra="forbid")
+class ScoreRoute:
+    """An ASGI application that bounds bodies, answers plain requests for scores itself, and leaves all else to FastAPI.
 
-
-def row_types(dataset: Any) -> tuple[Any, Any]:
-    """Return the types of a row to score, and of a row of the context of a list: without the item's fields.
-
-    They are dictionaries with a type for each key: an object for each row would take longer to make than the scores.
+    FastAPI takes as long for a request of 200 rows as the model. What it would refuse, or convert, it still gets.
 
     Args:
-        dataset: the run's vocabularies.
+        app: FastAPI's application.
+        read: returns the rows of a body, None where they are to be looked at by FastAPI.
+        scores: returns the answer to rows as JSON.
     """
-    schema = dataset.schema
-    unread = {*schema.label_fields, *schema.weight_fields.values(), SCENARIO_FIELD}
-    of_row: dict[str, Any] = {}
-    of_context: dict[str, Any] = {}
-    for field, source in dataset.field2source.items():
-        if field in unread:
-            continue
-        kind = dataset.field2type[field]
-        value: Any = list[Value] | str | None if kind == FeatureType.TOKEN_SEQ else Value
-        if kind == FeatureType.FLOAT:
-            value = float | None
-        needed = field in (dataset.uid_field, dataset.iid_field)
-        entry: Any = str | int if needed else NotRequired[value]
-        of_row[field] = entry
-        if source not in (FeatureSource.ITEM, FeatureSource.ITEM_ID):
-            of_context[field] = entry
-    scenario = schema.scenario.field
-    if scenario is not None and scenario not in of_row:
-        of_row[scenario] = of_context[scenario] = NotRequired[Value]
-    row = TypedDict("Row", of_row)  # type: ignore[misc]
-    context = TypedDict("Context", of_context)  # type: ignore[misc]
-    for kind in (row, context):
-        kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
-    return row, context
+
+    def __init__(
+        self,
+        app: Callable[[Any, Receive, Send], Awaitable[None]],
+        read: Callable[[bytes], Any],
+        scores: Callable[[Any], Awaitable[bytes]],
+    ) -> None:
+        self._app, self._read, self._scores = app, read, scores
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand on what is none."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length")
+        if length is None and scope["method"] == "POST":
+            await _respond(send, *_refusal(411, "the request needs a Content-Length"))
+        elif length is not None and (not length.isdigit() or int(length) > MOST_BYTES):
+            await _respond(send, *_refusal(413, f"a body has {MOST_BYTES} bytes at most"))
+        elif scope["path"] != "/score" or scope["method"] != "POST" or headers.get(b"content-type") != _JSON:
+            await self._app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
+        messages = [await receive()]
+        while messages[-1]["type"] == "http.request" and messages[-1].get("more_body"):
+            messages.append(await receive())
+        rows = None
+        if messages[-1]["type"] == "http.request":
+            rows = self._read(b"".join(message.get("body", b"") for message in messages))
+        if rows is not None:
+            try:
+                await _respond(send, await self._scores(rows))
+            except InputError as error:
+                await _respond(send, *_refusal(422, str(error)))
+            return
+        messages.reverse()
+
+        async def again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self._app(scope, again, send)
+
+
+_JSON = b"application/json"
+
+
+def _refusal(status: int, detail: str) -> tuple[bytes, int]:
+    """Return the body and the status of an answer to a request that is not right."""
+    import orjson
+
+    return orjson.dumps({"detail": detail}), status
+
+
+async def _respond(send: Send, body: bytes, status: int = 200) -> None:
+    headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -215,7 +242,9 @@ def serve(run_dir: str | Path, host: str = "127.0.0.1", port: int = 8000, most_r
     server = Server(run_dir, most_rows)
     import uvicorn
 
+    gc.collect()
+    gc.freeze()  # the model and the vocabularies stay: no collection walks through them while requests wait
     print(
         f"Serving {run_dir} at http://{host}:{port} (POST /score, /recommend; GET /health, /openapi.json)", flush=True
     )
-    uvicorn.run(server.app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    uvicorn.run(server.app, host=host, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=30)

@@ -1,5 +1,6 @@
 """`serve`: the same numbers over HTTP as `predict` and `recommend`, and one clear 4xx for all that is not right."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -8,32 +9,45 @@ import sys
 import time
 import urllib.request
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from pydantic import TypeAdapter
 
 import recbole_msr
 from recbole_msr.cli import main
 
 pytest.importorskip("fastapi")
+pytest.importorskip("orjson")
 testclient = pytest.importorskip("fastapi.testclient")
+from recbole_msr.runs.request_rows import RowColumns, RowReader, row_types  # noqa: E402
+from recbole_msr.runs.score_queue import ScoreQueue  # noqa: E402
 from recbole_msr.runs.serve import MOST_BYTES, Server  # noqa: E402
 
 pytestmark = pytest.mark.slow
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}
 
 
-@pytest.fixture
-def folder(tiny_data, tmp_path):
+@pytest.fixture(scope="module")
+def folder(shared_tiny_data, tmp_path_factory):
     """The folder of a run on "tiny"."""
+    folder = tmp_path_factory.mktemp("serve") / "run"
     given = {
-        **{"data_path": str(tiny_data), "tasks": TASKS, "scenario": {"field": "gender"}, "epochs": 1, "threads": 1},
-        **{"numerical_features": ["price"], "train_batch_size": 64, "show_progress": False},
+        **{
+            "data_path": str(shared_tiny_data),
+            "tasks": TASKS,
+            "scenario": {"field": "gender"},
+            "epochs": 1,
+            "threads": 1,
+        },
+        **{"numerical_features": ["price"], "epochs": 1, "train_batch_size": 64, "show_progress": False},
     }
-    recbole_msr.run("SharedBottom", "tiny", config={**given, "output_dir": str(tmp_path / "run")})
-    return tmp_path / "run"
+    recbole_msr.run("SharedBottom", "tiny", config={**given, "output_dir": str(folder)})
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(folder):
     """A client of a server that takes 50 rows a request."""
     return testclient.TestClient(Server(folder, most_rows=50).app, raise_server_exceptions=False)
@@ -74,6 +88,73 @@ def test_rows_may_differ_in_fields_and_in_types(client, folder):
     wrong = client.post("/score", json={"rows": [rows[0], {**rows[1], "price": 1e300}]})
     assert wrong.status_code == 422
     assert wrong.json()["detail"].startswith("the request, row 2: 'price'")
+
+
+def test_requests_that_wait_are_scored_together_and_each_as_if_alone(folder):
+    run = recbole_msr.load(folder)
+    plain = [{"user_id": "u1", "item_id": "i3"}, {"user_id": "new", "item_id": "i4"}]
+    wrong = [{"user_id": "u1", "item_id": "i3", "price": 2.0}, {"user_id": "u1", "item_id": "i3", "price": 1e300}]
+    others = [
+        [{"user_id": "u2", "item_id": "i1", "price": None}],
+        [{"user_id": f"u{n}", "item_id": f"i{n}"} for n in range(25)],
+        [{"user_id": 7, "item_id": "i4", "class": ["war", "unheard"]}, {"user_id": "u2", "item_id": 3}],
+        [{"user_id": "u5", "item_id": "i9", "price": 2}],
+        [{"user_id": "u5", "item_id": "i9", "price": 2.5}],
+    ]
+    requests, sizes = [plain, wrong, *others, plain], []
+
+    @torch.no_grad()
+    def score(batch, counts):
+        sizes.append(batch.columns.num_rows)
+        return run.scorer.score_batch(batch, "the request", 8192, counts)
+
+    async def answers():
+        queue = ScoreQueue(score)
+        asked = [queue.answer(RowColumns.of_rows(rows)) for rows in requests]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(answers())
+    for rows, answer in zip(requests, found, strict=True):
+        if rows is wrong:
+            assert str(answer).startswith("the request, row 2: 'price'")
+            continue
+        expected = run.score(pd.DataFrame(rows, dtype=object))
+        np.testing.assert_allclose(answer.scores, expected.scores.to_numpy(), rtol=1e-5)
+        assert dict(answer.counts.unknown) == expected.unknown
+        assert dict(answer.counts.missing) == expected.missing
+    # Rows with ids as text alone in one pass; the wrong ones with the last, and that again.
+    assert sorted(sizes) == [1, 1, 2, 2, 3, 30]
+
+
+def test_a_plain_body_is_read_as_pydantic_reads_it(folder):
+    """What `RowReader` takes must be right and keep its values; what it leaves to pydantic may be either."""
+    dataset = recbole_msr.load(folder).dataset
+    reader, row = RowReader(dataset, 3), TypeAdapter(list[row_types(dataset)[0]])
+    key = '"user_id": "u1", "item_id": '
+    bodies = {
+        f'[{{{key}"i1"}}, {{{key}3}}]': True,
+        f'[{{{key}"i1", "price": 2, "class": ["a", 1, null]}}]': True,
+        f'[{{{key}"i1", "age": true, "class": "a b", "timestamp": null}}]': True,
+        f'[{{{key}"i1"}}, {{{key}"i2", "age": "7"}}]': False,  # right, but other fields in each row
+        f"[{{{key}123456789012345678901234567890}}]": False,  # beyond 64 bits
+        f'[{{{key}"i1", "age": 123456789012345678901234567890}}]': False,
+        f'[{{{key}"i1", "price": "2.5"}}]': False,
+        f"[{{{key}null}}]": False,
+        f'[{{{key}["i1"]}}]': False,
+        f'[{{{key}"i1", "class": [["a"]]}}]': False,
+        f'[{{{key}"i1", "class": 3}}]': False,
+        f'[{{{key}"i1", "prise": 3}}]': False,
+        '[{"user_id": "u1", "price": 1.5}]': False,
+        "[[]]": False,
+        "[]": False,
+        f"[{', '.join([f'{{{key}1}}'] * 4)}]": False,
+    }
+    for rows, is_plain in bodies.items():
+        found = reader.read(f'{{"rows": {rows}}}'.encode())
+        assert (found is not None) == is_plain, rows
+        if found is not None:
+            assert found == RowColumns.of_rows(row.validate_json(rows)), rows
+    assert reader.read(b'{"rows": [{"user_id": "u1", "item_id": "i1"}], "k": 3}') is None
 
 
 def test_the_schema_names_the_fields_of_a_row(client):
