@@ -88,7 +88,10 @@ def by_group(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, i
     if is_exported():  # a graph takes no rows apart: all groups for all rows, then each row's own
         every = torch.stack([layer(x, number) for number in range(n_groups)])
         return Groups("scenario", n_groups, 1).pick(every, group).squeeze(0)
+    sizes = torch.bincount(group, minlength=n_groups).tolist()
+    if max(sizes) == len(x) > 0:
+        return layer(x, sizes.index(len(x)))
     order = group.argsort(stable=True)
-    parts = x[order].split(torch.bincount(group, minlength=n_groups).tolist())
+    parts = x[order].split(sizes)
     outputs = torch.cat([layer(part, number) for number, part in enumerate(parts) if len(part)])
-    return outputs[order.argsort()]
+    return torch.empty_like(outputs).index_copy(0, order, outputs)

@@ -158,6 +158,18 @@ class MLPBank(nn.Module):
             return self._one_by_one(x, reads)
         return self._batched(x if reads is None else x[list(reads)])
 
+    def some(self, x: Tensor, which: range) -> Tensor:
+        """Return the outputs (S, B, H) of S of the MLPs at one input (B, D), as in evaluation; there are no norms."""
+        outputs = []
+        for e in which:
+            h = x
+            for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+                h = F.linear(h, weight[e], bias[e])
+                if depth < self.n_hidden:
+                    h = self.activation(h)
+            outputs.append(h)
+        return torch.stack(outputs)
+
     def _one_by_one(self, x: Tensor, reads: Sequence[int] | None = None) -> Tensor:
         if reads is None:
             reads = [0] * self.n_mlps if x.dim() == 2 else range(self.n_mlps)
