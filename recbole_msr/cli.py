@@ -205,6 +205,11 @@ def _add_serve(commands: Any, common: argparse.ArgumentParser) -> None:
     serve.add_argument("--run", required=True, metavar="DIR", help="folder of the run, or of an ensemble")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     serve.add_argument("--port", type=int, default=8000, help="port (default: 8000)")
+    serve.add_argument(
+        "--exported",
+        metavar="DIR",
+        help="folder of the run's export, to score by onnxruntime (default: PyTorch)",
+    )
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="rows of a request (default: 10000)")
 
 
@@ -433,7 +438,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     with importing():
         from recbole_msr.runs.serve import serve
 
-    serve(parsed.run, parsed.host, parsed.port, parsed.max_rows)
+    serve(parsed.run, parsed.host, parsed.port, parsed.max_rows, parsed.exported)
     return 0
 
 

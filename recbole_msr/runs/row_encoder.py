@@ -67,6 +67,8 @@ class RowEncoder:
         self._config, self._dataset, self._features = config, dataset, features
         self._vocabularies: dict[str, Vocabulary] = {}
         fields = {*dataset.field2source} - {SCENARIO_FIELD}
+        self.keys = (str(dataset.uid_field), str(dataset.iid_field))
+        """The fields of users' and items' ids."""
         scenario = dataset.schema.scenario.field  # may be called SCENARIO_FIELD itself
         self.columns: set[str] = fields if scenario is None else fields | {scenario}
         """The columns that may be read; any other is ignored."""
@@ -224,6 +226,11 @@ class RowEncoder:
 
     def _feature_numbers(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
         """Return a numerical feature as RecBole gives it to a model, (N, 2): the normalised value and 1."""
+        _, empty, scaled = self._scaled_numbers(field, rows)
+        return torch.from_numpy(np.stack([scaled, np.ones_like(scaled)], axis=1)), empty
+
+    def _scaled_numbers(self, field: str, rows: RawRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return a numerical feature (N,) in its unit, the rows without one, and the normalised values, float32."""
         if field in (self._config["discretization"] or {}):
             raise InputError(
                 f"'{field}' was put into buckets made from the training data, which a new value cannot be; leave the "
@@ -236,7 +243,7 @@ class RowEncoder:
         if not np.isfinite(scaled).all():
             row = int((~np.isfinite(scaled)).argmax())
             raise InputError(f"{rows.place(row)}: '{field}' is {values[row]}, beyond what the model can compute with")
-        return torch.from_numpy(np.stack([scaled, np.ones_like(scaled)], axis=1)), empty
+        return values, empty, scaled
 
     # Scenarios.
 

@@ -20,6 +20,7 @@ from pydantic import Field, create_model
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import Batch
+from recbole_msr.runs.export.graph_scorer import GraphScorer
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.recommend import Recommender, first_run, recommend_with
 from recbole_msr.runs.row_counts import RowCounts
@@ -51,24 +52,27 @@ class Server:
     Args:
         run_dir: the folder of a run or of an ensemble.
         most_rows: rows of a request at most.
+        exported: folder of the run's exported model, by which rows are scored; None for PyTorch.
 
     Attributes:
         app: the ASGI application.
 
     Raises:
-        InputError: the run cannot be opened, or FastAPI is not installed.
+        InputError: the run cannot be opened, the export is not its own, or FastAPI is not installed.
     """
 
-    def __init__(self, run_dir: str | Path, most_rows: int = MOST_ROWS) -> None:
+    def __init__(self, run_dir: str | Path, most_rows: int = MOST_ROWS, exported: str | Path | None = None) -> None:
         if most_rows < 1:
             raise InputError(f"--max-rows must be at least 1, got {most_rows}")
         self._run, self._most_rows = load(run_dir), most_rows
         self._first = first_run(self._run)
         self._lock = threading.Lock()  # a model takes all threads of the process for a request
         self._recommenders: OrderedDict[tuple[Any, ...], Recommender] = OrderedDict()
-        self._scorer = self._run.scorer  # a run that cannot score is refused now
-        self._names = self._scorer.names
         self._threads = min(torch.get_num_threads(), share())  # read once: a limit of cores is in files
+        self._scorer: Any = self._run.scorer  # a run that cannot score is refused now
+        self._names = self._scorer.names
+        if exported is not None:
+            self._scorer = GraphScorer(self._run, exported, self._threads)
         self.app = self._application()
 
     def _application(self) -> Any:
@@ -125,7 +129,8 @@ class Server:
     def _score(self, batch: Batch, counts: RowCounts) -> np.ndarray:
         """Return the scores (N, C) of a batch of N rows."""
         with self._lock, torch_threads(self._threads), torch.no_grad():
-            return self._scorer.score_batch(batch, "the request", _BATCH, counts)
+            scores: np.ndarray = self._scorer.score_batch(batch, "the request", _BATCH, counts)
+        return scores
 
     def recommend(self, users: list[dict[str, Any]], candidates: list[str] | None = None, **options: Any) -> Any:
         """Return a list of items for each of the users' rows; options are those of `Recommender`."""
@@ -227,7 +232,13 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: values for name, values in columns.items() if any(value is not None for value in values)}
 
 
-def serve(run_dir: str | Path, host: str = "127.0.0.1", port: int = 8000, most_rows: int = MOST_ROWS) -> None:
+def serve(
+    run_dir: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    most_rows: int = MOST_ROWS,
+    exported: str | Path | None = None,
+) -> None:
     """Serve until the process is told to stop (Ctrl-C, SIGTERM): requests under way are finished first.
 
     Args:
@@ -235,11 +246,12 @@ def serve(run_dir: str | Path, host: str = "127.0.0.1", port: int = 8000, most_r
         host: the address to listen at; by default this machine alone.
         port: the port.
         most_rows: rows of a request at most.
+        exported: folder of the run's exported model, by which rows are scored; None for PyTorch.
 
     Raises:
-        InputError: the run cannot be opened, or the extra is not installed.
+        InputError: the run cannot be opened, the export is not its own, or the extra is not installed.
     """
-    server = Server(run_dir, most_rows)
+    server = Server(run_dir, most_rows, exported)
     import uvicorn
 
     gc.collect()

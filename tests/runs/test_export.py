@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -12,9 +13,13 @@ import recbole_msr
 from recbole_msr import registry
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
+from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.export.embeddings import ByteTable
 from recbole_msr.runs.export.export import export_run
+from recbole_msr.runs.export.graph_scorer import GraphScorer
+from recbole_msr.runs.row_columns import arrow_column
+from recbole_msr.runs.row_counts import RowCounts
 from tests.runs.tiny import write_tiny
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the extra `export`)")
@@ -117,6 +122,48 @@ def test_json_and_onnxruntime_are_enough_to_score_a_row(exported, row):
     frame = pd.DataFrame({name: pd.Series([value], dtype=object) for name, value in row.items()})
     expected = recbole_msr.load(run).predict(frame)
     np.testing.assert_allclose(_score(folder, row), expected.iloc[0].to_numpy(), atol=1e-5)
+
+
+def _batch(rows):
+    columns = {name: arrow_column([row.get(name) for row in rows]) for row in rows for name in row}
+    return Batch(pa.RecordBatch.from_pydict(columns), row_place(0))
+
+
+def test_raw_rows_are_scored_and_counted_as_by_the_run(exported):
+    run, folder, _ = exported
+    run = recbole_msr.load(run)
+    scorer = GraphScorer(run, folder)
+    several = [*ROWS.values(), {"user_id": None, "item_id": 3, "price": 2}, {"user_id": "new", "item_id": "new"}]
+    without = [{"user_id": "u3", "item_id": "i7", "hour": "7", "place": True}, {"user_id": "u1", "place": "home"}]
+    for rows in (several, without, several[:1]):
+        ours, theirs = RowCounts(), RowCounts()
+        found = scorer.score_batch(_batch(rows), "rows", 8192, ours)
+        with torch.no_grad():
+            expected = run.scorer.score_batch(_batch(rows), "rows", 8192, theirs)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert ours.unknown == theirs.unknown
+        assert ours.missing == theirs.missing
+    with pytest.raises(InputError, match=r"no column '(hour|place)', which the model reads"):
+        scorer.score_batch(_batch([{"user_id": "u3", "item_id": "i7"}]), "rows", 8192, RowCounts())
+    rows = [{**ROWS["known"], "price": price} for price in (1.0, 1e300)]
+    with pytest.raises(InputError, match=r"row 2: 'price' is 1e\+300, beyond what"):
+        scorer.score_batch(_batch(rows), "rows", 8192, RowCounts())
+
+
+def test_an_export_is_served_for_its_own_run_alone(exported, data_path, tmp_path):
+    testclient = pytest.importorskip("fastapi.testclient")
+    pytest.importorskip("orjson")
+    from recbole_msr.runs.serve import Server
+
+    run, folder, _ = exported
+    rows = [row for name, row in ROWS.items() if name != "nothing but the keys"]
+    client = testclient.TestClient(Server(run, exported=folder).app)
+    scores = client.post("/score", json={"rows": rows}).json()["scores"]
+    expected = recbole_msr.load(run).predict(pd.DataFrame(rows, dtype=object))
+    np.testing.assert_allclose(pd.DataFrame(scores).to_numpy(), expected.to_numpy(), atol=1e-5)
+    other = _run(data_path, tmp_path / "other", "SharedBottom", seed=7)
+    with pytest.raises(InputError, match=r"is no export of .*other: their scores differ"):
+        Server(other, exported=folder)
 
 
 def test_the_columns_of_the_output_are_named(exported):

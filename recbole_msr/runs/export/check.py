@@ -79,12 +79,7 @@ def check_export(
             if value is not None
         }
     for name, frame in frames.items():
-        largest = 0.0
-        for start in range(0, len(frame), _BATCH):
-            part = frame.iloc[start : start + _BATCH]
-            scores = exported.predict({str(column): part[column].tolist() for column in part})
-            differences = _differences(run, part, scores)
-            largest = max(largest, float(differences.max()) if np.isfinite(differences).all() else np.inf)
+        largest = _largest_difference(run, exported, frame)
         found[name] = {"rows": len(frame), "largest_difference": largest}
         if largest > TOLERANCE:
             raise InputError(
@@ -92,6 +87,37 @@ def check_export(
                 f"{largest:.2g}, more than {TOLERANCE:g}: nothing was written; --no-check writes it all the same"
             )
     return found
+
+
+def check_drawn_rows(run: SavedRun | SavedEnsemble, exported: ExportedModel, fields: list[Field]) -> None:
+    """Refuse an exported model whose scores of rows drawn from the vocabularies are not those of a run.
+
+    Args:
+        run: the run or the ensemble.
+        exported: the exported model.
+        fields: what the run's model reads.
+
+    Raises:
+        InputError: a score differs by more than `TOLERANCE`.
+    """
+    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    largest = _largest_difference(run, exported, drawn_rows(members[0].dataset, fields))
+    if largest > TOLERANCE:
+        raise InputError(
+            f"{exported.folder} is no export of {run.folder}: their scores differ by up to {largest:.2g}; export the "
+            "run again"
+        )
+
+
+def _largest_difference(run: SavedRun | SavedEnsemble, exported: ExportedModel, rows: pd.DataFrame) -> float:
+    """Return how far the exported model's scores of some rows are from the run's at most; infinite for one of NaN."""
+    largest = 0.0
+    for start in range(0, len(rows), _BATCH):
+        part = rows.iloc[start : start + _BATCH]
+        scores = exported.predict({str(column): part[column].tolist() for column in part})
+        differences = _differences(run, part, scores)
+        largest = max(largest, float(differences.max()) if np.isfinite(differences).all() else np.inf)
+    return largest
 
 
 def _metrics(run: SavedRun | SavedEnsemble, split: Any, rows: pd.DataFrame) -> dict[str, tuple[str, float | None]]:

@@ -18,17 +18,15 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
 from recbole_msr.layers.manual_backward import plain_operations
-from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.export.check import check_export
 from recbole_msr.runs.export.document import OUTPUT, describe, vocabularies
 from recbole_msr.runs.export.embeddings import KINDS
 from recbole_msr.runs.export.ensemble_graph import EnsembleGraph, check_one_vocabulary, shared_inputs
 from recbole_msr.runs.export.exported_model import DOCUMENT, GRAPH, PROGRAM, VOCABULARY, optional_package
-from recbole_msr.runs.export.fields import Field, model_fields
+from recbole_msr.runs.export.fields import Field, exportable_model, model_fields
 from recbole_msr.runs.export.graph import ExportGraph
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.threads import torch_threads
 
 _LARGEST_FILE = 1 << 30
@@ -119,21 +117,6 @@ def export_run(
             for path in sorted(written.iterdir(), key=lambda path: path.name == DOCUMENT):
                 os.replace(path, out / path.name)
     return [f"{out}: {model_line(document)}", *check_lines(document.get("check"))]
-
-
-def exportable_model(run: SavedRun) -> MultiScenarioRecommender:
-    """Return a run's model.
-
-    Raises:
-        InputError: it is none of this package.
-    """
-    model = run.model
-    if not isinstance(model, MultiScenarioRecommender):
-        raise InputError(
-            f"{run.config['model']} is one of RecBole's models, which read RecBole's own kind of rows: only models of "
-            "recbole-msr are exported (recbole-msr models lists them)"
-        )
-    return model
 
 
 def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path) -> None:

@@ -28,15 +28,17 @@ class ExportedModel:
         threads: onnxruntime's threads for a call.
 
     Attributes:
+        folder: where it is.
         document: the content of export.json.
         columns: the names of the scores' columns.
+        input_names: the names of the graph's inputs.
 
     Raises:
         InputError: onnxruntime is not installed, or a file is missing or damaged.
     """
 
     def __init__(self, folder: str | Path, threads: int = 1) -> None:
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         try:
             self.document: dict[str, Any] = read_json(folder / DOCUMENT, {"signature": dict, "scenario": dict})
             self._ids: dict[str, dict[str, int]] = read_json(folder / VOCABULARY)
@@ -45,6 +47,7 @@ class ExportedModel:
         self._run = self._open(folder, threads)
         signature = self.document["signature"]
         self._inputs: list[dict[str, Any]] = signature["inputs"]
+        self.input_names: list[str] = [about["name"] for about in self._inputs]
         self.columns: list[str] = [column["name"] for column in signature["outputs"][0]["columns"]]
 
     def _open(self, folder: Path, threads: int) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:

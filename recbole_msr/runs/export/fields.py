@@ -11,6 +11,7 @@ from torch import Tensor
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import SCENARIO_FIELD
 
 MISSING_ID = -1
@@ -43,6 +44,21 @@ class Field:
     scale: dict[str, float] | None = None
     buckets: int | None = None
     is_given: bool = True
+
+
+def exportable_model(run: SavedRun) -> MultiScenarioRecommender:
+    """Return a run's model.
+
+    Raises:
+        InputError: it is none of this package.
+    """
+    model = run.model
+    if not isinstance(model, MultiScenarioRecommender):
+        raise InputError(
+            f"{run.config['model']} is one of RecBole's models, which read RecBole's own kind of rows: only models of "
+            "recbole-msr are exported (recbole-msr models lists them)"
+        )
+    return model
 
 
 def model_fields(config: Any, dataset: ScenarioDataset, model: MultiScenarioRecommender) -> list[Field]:
