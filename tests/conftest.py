@@ -42,13 +42,23 @@ _FROZEN = {"modules": 0}
 """How many modules were imported when the garbage collector was last told to leave what there is."""
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-models", action="store_true", help="dear tests of every model go through all of them, not through some"
+    )
+
+
 def _atomic(path, header, rows):
     path.write_text("\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n", encoding="utf-8")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Mark the tests in a browser, and run slow tests first: no process is left alone with one at the end."""
+    if not config.getoption("--all-models"):
+        left = [item for item in items if item.get_closest_marker("more_models")]
+        items[:] = [item for item in items if not item.get_closest_marker("more_models")]
+        config.hook.pytest_deselected(items=left)
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker("browser")
@@ -198,12 +208,16 @@ def tiny_frames(tiny_data):
 
 @pytest.fixture
 def make_dataset(tiny_data):
-    """make_dataset(scenarios=3, model="HiNet", **settings) -> a Config and the train split of "tiny"."""
+    """make_dataset(scenarios=3, model="HiNet", **settings) -> a Config and the train split of "tiny".
+
+    What several tests ask for alike is prepared once, as by default.
+    """
     from recbole.config import Config
     from recbole.data import create_dataset
 
     def make(scenarios=3, model="HiNet", **settings):
-        given = SETTINGS | {"data_path": str(tiny_data), "scenario": SCENARIOS[scenarios]} | settings
+        given = SETTINGS | {"data_path": str(tiny_data), "scenario": SCENARIOS[scenarios], "packed_cache": True}
+        given |= settings
         config = Config(model=model, dataset="tiny", config_dict=given)
         return config, create_dataset(config).build()[0]
 

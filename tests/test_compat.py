@@ -104,7 +104,10 @@ def python(code: str, **environment: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", list(reference.RUNS))
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(name, marks=pytest.mark.more_models if name == "AutoInt" else ()) for name in reference.RUNS],
+)
 def test_training_gives_the_metrics_and_losses_of_the_old_stack(model: str) -> None:
     recorded = RECORDED["runs"][model]
     assert recorded["config"] == {**reference.COMMON, **reference.RUNS[model]}

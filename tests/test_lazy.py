@@ -35,7 +35,7 @@ def loaded(name):
     return name in sys.modules and type(sys.modules[name]).__name__ != "_LazyModule"
 
 config = {{"epochs": 1, "output_dir": "run", "train_batch_size": 32768}}
-recbole_msr.run("HiNet", "ml-100k", config=config, callbacks=[End()])
+recbole_msr.run("SharedBottom", "ml-100k", config=config, callbacks=[End()])
 at_end = [name for name in {unused} if loaded(name)]
 
 def torchmetrics_inner():

@@ -55,6 +55,10 @@ OF_MODEL = {
 }
 
 
+MODELS = ("AdaSparse", "HiNet", "LLM4MSR", "STAR")
+"""Those that are always exported: with thresholds, all layers of experts, vectors of knowledge, weights of a row."""
+
+
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory):
     path = write_tiny(tmp_path_factory.mktemp("export"))
@@ -184,7 +188,14 @@ def test_the_check_compares_test_rows_and_drawn_rows(exported):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [name for name in registry.registered_models() if name != "SharedBottom"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(name, marks=() if name in MODELS else pytest.mark.more_models)
+        for name in registry.registered_models()
+        if name != "SharedBottom"
+    ],
+)
 def test_every_model_scores_as_its_run(data_path, tmp_path, model):
     # Two scenarios: the time of an export grows with the number of a graph's operations.
     run = _run(data_path, tmp_path / "run", model, scenario={"field": "age", "bins": [30]})
@@ -237,7 +248,7 @@ def test_where_the_data_are_gone_drawn_rows_are_compared(exported, data_path, tm
     run, _, _ = exported
     moved = Path(data_path / "tiny").rename(data_path / "moved")
     try:
-        lines = export_run(run, tmp_path / "model")
+        lines = export_run(run, tmp_path / "model", format="torch")
     finally:
         moved.rename(data_path / "tiny")
     assert "rows drawn from the vocabularies" in lines[1]
