@@ -30,15 +30,18 @@ class Options:
             return int(value)
         self._refuse(key, f"an integer >= {at_least}")
 
-    def number(self, key: str, *, at_least: float = -math.inf, below: float = math.inf) -> float:
-        """Return a finite number x with `at_least` <= x < `below`."""
+    def number(
+        self, key: str, *, at_least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    ) -> float:
+        """Return a finite number x with `at_least` <= x, `above` < x and x < `below`."""
         value = self._value(key)
         if isinstance(value, Real) and not isinstance(value, bool):
             number = float(value)
-            if math.isfinite(number) and at_least <= number < below:
+            if math.isfinite(number) and at_least <= number and above < number < below:
                 return number
         bounds = [
             f">= {at_least:g}" if at_least > -math.inf else "",
+            f"> {above:g}" if above > -math.inf else "",
             f"< {below:g}" if below < math.inf else "",
         ]
         self._refuse(key, " ".join(["a number", " and ".join(filter(None, bounds))]).strip())

@@ -49,7 +49,7 @@ class PEPNet(MultiScenarioRecommender):
         batch_norm = option.flag("batch_norm")
         networks = option.choice("networks", NETWORKS)
         gate_size = None if config["gate_hidden_size"] is None else option.integer("gate_hidden_size")
-        scale = option.number("gate_scale", at_least=0)
+        scale = option.number("gate_scale", above=0)
         width = self.features.output_size
 
         e_size, std = option.integer("scenario_embedding_size"), option.number("embedding_std", at_least=0)

@@ -72,6 +72,11 @@ def test_the_prior_is_what_its_fields_say(make_model):
         make_model(3, "PEPNet", **SMALL, prior_fields=["gender"], networks="epnet")
 
 
+def test_a_gate_of_0_is_refused(make_model):
+    with pytest.raises(InputError, match="'gate_scale' must be a number > 0, got 0"):
+        make_model(3, "PEPNet", **SMALL, gate_scale=0)
+
+
 @pytest.mark.parametrize("networks", ["both", "epnet", "ppnet"])
 @pytest.mark.parametrize("scenarios", [1, 3])
 def test_either_network_alone_trains_all_that_it_has(make_model, networks, scenarios):
