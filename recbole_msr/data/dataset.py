@@ -19,10 +19,11 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_msr.data import cache
-from recbole_msr.data.atomic import Table, line_number, read_header
+from recbole_msr.data.atomic import read_header
 from recbole_msr.data.cell_counts import CellCounts
-from recbole_msr.data.columnar import ColumnarDataset, is_categorical
+from recbole_msr.data.columnar import is_categorical
 from recbole_msr.data.conversions import check_conversions
+from recbole_msr.data.counted import CountedDataset
 from recbole_msr.data.history import (
     HISTORY_FIELD,
     HistoryRows,
@@ -34,12 +35,13 @@ from recbole_msr.data.history import (
 from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, check_evaluated, reads_positives
+from recbole_msr.data.one_scenario import alone, only_scenario
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import Packed, PackedRows, SelectedRows, pack_dataset
-from recbole_msr.data.rows_report import describe_left_out, revealing_features, sample_rows, warn
+from recbole_msr.data.rows_report import revealing_features, sample_rows, warn
 from recbole_msr.data.table_rows import TableRows, make_table_rows
 from recbole_msr.data.table_rows import check_fields as check_table_rows
-from recbole_msr.data.tables.placed import PlacedTable, write_interactions
+from recbole_msr.data.tables.placed import write_interactions
 from recbole_msr.data.top_scenarios import top_scenarios
 from recbole_msr.data.vocabulary import TokenIds
 from recbole_msr.errors import InputError, nearest
@@ -47,7 +49,6 @@ from recbole_msr.evaluation.ranking_mode import ranks
 from recbole_msr.schema import (
     SCENARIO_FIELD,
     UNKNOWN_SCENARIO,
-    Scenario,
     Schema,
     Task,
     TaskType,
@@ -57,10 +58,6 @@ from recbole_msr.schema import (
 from recbole_msr.threads import process_rank
 
 SPLITS = ("train", "valid", "test")
-
-KNOWN_IDS = "filter_inter_by_user_or_item"
-TOO_FEW = ("user or item has too few or too many interactions", "user_inter_num_interval, item_inter_num_interval")
-"""The rule of the filter by numbers of interactions, and its keys."""
 _ONE_LABEL: dict[TaskType, tuple[str, str]] = {
     "binary": ("only the label {:g}", "AUC is undefined"),
     "number": ("one and the same number", "XAUC is undefined"),
@@ -72,7 +69,7 @@ _LARGE_NUMBER = 1e4
 """Of a numerical feature: from there on it is told to normalise it."""
 
 
-class ScenarioDataset(ColumnarDataset):
+class ScenarioDataset(CountedDataset):
     """RecBole's `Dataset` with a scenario column, a label column a task, and splits that depend on `data_seed` alone.
 
     It reads the same atomic files with the same filters and id maps as RecBole. From the raw values of the declared
@@ -99,7 +96,6 @@ class ScenarioDataset(ColumnarDataset):
         history: the training rows that histories are made of (set by `build`); None where no `history` is declared.
         label_classes: of each task of classes their names, in the order of their numbers.
         label_scale: how each task of numbers is brought to one scale (set by `build`, see `data.label_scale`).
-        data_report: of every file the rows read, used and left out, by rule; and what is to be warned of.
         all_scenarios: of a split with `only_scenario`, the same split with the rows of every scenario; else None.
         split_name: of a split, "train", "valid" or "test".
         earlier: of a split, the rows of the splits before it, with every label.
@@ -118,7 +114,6 @@ class ScenarioDataset(ColumnarDataset):
     earlier: PackedRows | None = None
     every_label: ScenarioDataset | None = None
     cells: dict[str, Any]
-    data_report: dict[str, Any]
     history: HistoryRows | None = None
     _untimed = 0
     file_size_list: list[int]
@@ -138,9 +133,6 @@ class ScenarioDataset(ColumnarDataset):
         self.number_scale = {}
         self.label_scale: dict[str, dict[str, Any]] = {}
         self.label_classes: dict[str, list[str]] = {}
-        self.data_report = {"files": {}, "warnings": []}
-        self._short_rows: list[str] = []
-        self._split_report: dict[str, Any] = {}
         if config["only_scenario"] is not None and schema.scenario.field is None:
             raise InputError(
                 f"only_scenario: '{config['only_scenario']}' is to be one of several scenarios, but none are declared; "
@@ -150,7 +142,7 @@ class ScenarioDataset(ColumnarDataset):
             with torch.inference_mode(False):  # tables made in it could not be trained on
                 super().__init__(config)
             if schema.scenario.top is None:
-                self._only = self._only_scenario()
+                self._only = only_scenario(self.config, self.scenario_names)
             elif self._restored:
                 self._resolve_top()
         except BaseException as error:
@@ -211,179 +203,16 @@ class ScenarioDataset(ColumnarDataset):
             names = [str(as_token(config["only_scenario"]))] if config["only_scenario"] is not None else None
             dataset._resolve_top(names)
         if config["only_scenario"] is not None:
-            dataset.schema = _alone(dataset.schema, dataset.scenario_names[0])
+            dataset.schema = alone(dataset.schema, dataset.scenario_names[0])
         return dataset
 
-    # What becomes of every row.
-
-    def _note_table(self, filepath: str, source: Any, table: Table) -> None:
-        name, suffix = Path(filepath).name, getattr(source, "value", source)
-        counts = self.data_report["files"].setdefault(suffix, {"file": "", "read": 0, "used": 0, "dropped": []})
-        counts["file"] = f"{counts['file']}, {name}" if counts["file"] else name  # splits that are ready made
-        counts["read"] += len(table.frame)
-        if table.short_rows:
-            lines = "1 line has" if table.short_rows == 1 else f"{table.short_rows} lines have"
-            self._short_rows.append(
-                f"{name}: {lines} fewer cells than the first line names (the first is line {table.first_short}); "
-                "what is lacking is taken as empty"
-            )
-            self._note(self._short_rows[-1])
-
-    def _note(self, warning: str) -> None:
-        self.data_report["warnings"].append(warning)
-
-    def _load_user_or_item_feat(self, token: str, dataset_path: str, source: Any, field_name: str) -> Any:
-        feat = super()._load_user_or_item_feat(token, dataset_path, source, field_name)
-        if feat is not None:
-            repeated = self.data_report["files"][source.value]["read"] - len(feat)
-            self._count_left_out(source.value, repeated, f"{getattr(self, field_name)} stands in an earlier row", None)
-        return feat
-
-    def _count_left_out(self, table: str, rows: int, rule: str, key: str | None, example: str = "") -> None:
-        if rows:
-            dropped = {"rule": rule, "key": key, "rows": rows} | ({"example": example} if example else {})
-            self.data_report["files"][table]["dropped"].append(dropped)
-
-    def _leave_out(self, table: str, goes: np.ndarray, rule: str, key: str | None, example: str = "") -> None:
-        if goes.any():
-            self._count_left_out(table, int(goes.sum()), rule, key, example)
-            setattr(self, f"{table}_feat", getattr(self, f"{table}_feat")[~goes])
-
-    @contextmanager
-    def _counting(self, rule: str, key: str) -> Iterator[None]:
-        """Count the rows that a filter of RecBole takes away."""
-        before = {name: len(getattr(self, name)) for name in self.feat_name_list}
-        yield
-        for name, rows in before.items():
-            table = name.removesuffix("_feat")
-            self._count_left_out(table, rows - len(getattr(self, name)), rule, key)
-
-    def _data_filtering(self) -> None:
-        """RecBole's filters in their order, counted."""
-        self._filter_nan_user_or_item()
-        with self._counting("user and item are those of another row", "rm_dup_inter"):
-            self._remove_duplication()
-        with self._counting("a value is not among those to keep", "val_interval"):
-            self._filter_by_field_value()
-        self._filter_inter_by_user_or_item()
-        with self._counting(*TOO_FEW):
-            self._filter_by_inter_num()
-        self._reset_index()
-
-    def _filter_nan_user_or_item(self) -> None:
-        for side, field in (("user", self.uid_field), ("item", self.iid_field)):
-            for table in ("inter", side):
-                feat = getattr(self, f"{table}_feat")
-                if feat is None:
-                    continue
-                if field not in feat:
-                    path = self._file(table)
-                    if field in read_header(str(path), self.config["field_separator"], self.config["encoding"]):
-                        raise InputError(f"load_col: {table} must list '{field}', the {side}s' ids ({path} has it)")
-                    raise InputError(f"{path} has no column '{field}' ({side.upper()}_ID_FIELD)")
-                goes = feat[field].isna().to_numpy()
-                if goes.any():
-                    line = self._line(table, int(feat.index[goes][0]))
-                    self._leave_out(table, goes, f"{field} is empty", None, line)
-
-    def _filter_inter_by_user_or_item(self) -> None:
-        if self.config[KNOWN_IDS] is not True:
-            return
-        for side, field in (("user", self.uid_field), ("item", self.iid_field)):
-            feat = getattr(self, f"{side}_feat")
-            if feat is None:
-                continue
-            column = self.inter_feat[field]
-            goes = ~column.isin(feat[field]).to_numpy()
-            if goes.all() and len(goes):
-                ours, theirs = (
-                    ", ".join(map(repr, ids.drop_duplicates()[:3].tolist())) for ids in (column, feat[field])
-                )
-                raise InputError(
-                    f"no {field} of {self._file('inter').name} is in {self._file(side)}: interactions have {ours}, and "
-                    f"this file has {theirs}. Write the ids alike, or keep all interactions with {KNOWN_IDS}: False"
-                )
-            if goes.any():
-                example = f"'{column[goes].iloc[0]}'"
-                self._leave_out("inter", goes, f"{field} is not in {self._file(side).name}", KNOWN_IDS, example)
+    # Deriving scenario and labels, between filtering (which sees raw values) and the remapping of ids.
 
     def _reset_index(self) -> None:
-        self._check_numbers()
         check_weights(self.schema.tasks, self.inter_feat, self._place)
-        for name in self.feat_name_list:
-            if getattr(self, name).empty:
-                counts = self.data_report["files"][name.removesuffix("_feat")]
-                why = ", ".join(map(describe_left_out, counts["dropped"]))
-                raise InputError(f"no row of {counts['file']} is left: {counts['read']} were read, left out were {why}")
         if self.schema.parents:
             self._read_rows = self.inter_feat.index.to_numpy()
         super()._reset_index()
-
-    def _check_numbers(self) -> None:
-        """Refuse a numerical feature that cannot be learnt from: with infinite or no numbers in it."""
-        for field in dict.fromkeys(self.config["numerical_features"] or []):
-            if self.field2type.get(field) not in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
-                continue
-            (feat,) = self.field2feats(field)
-            table = getattr(self.field2source[field], "value", self.field2source[field])
-            cells = feat[field].to_numpy()
-            single = self.field2type[field] == FeatureType.FLOAT
-            largest = np.abs(cells) if single else np.array([np.abs(cell).max(initial=0) for cell in cells])
-            if single and np.isnan(largest).all():
-                raise InputError(
-                    f"{self._file(table)}: the numerical feature '{field}' is empty in every row; leave it out of "
-                    "numerical_features"
-                )
-            beyond = np.flatnonzero(largest > np.finfo(np.float32).max)
-            if len(beyond):
-                raise InputError(
-                    f"{self._file(table)}, {self._line(table, int(feat.index[beyond[0]]))}: the numerical feature "
-                    f"'{field}' is {cells[beyond[0]] if single else largest[beyond[0]]:g}, which is no number that can "
-                    f"be learnt from ({len(beyond)} such rows); write a finite one, leave the cell empty, or keep to "
-                    f"some values with val_interval: {{{field}: '[LOW,HIGH]'}}"
-                )
-
-    def _file(self, table: str) -> Path:
-        return Path(self.dataset_path, f"{self.dataset_name}.{table}")
-
-    def _place(self, row: int) -> str:
-        return f"{self._file('inter')}, {self._line('inter', row)}"
-
-    def _line(self, table: str, row: int) -> str:
-        """Name the place of a row in its file, as "line 12 of ..."; `row` counts from 0, as the file was read."""
-        if table == "inter" and self.benchmark_filename_list is not None:
-            return f"row {row + 1} of {self.data_report['files']['inter']['file']}"
-        placed = PlacedTable.of_dataset(self.dataset_path, self.dataset_name) if table == "inter" else None
-        if placed is not None:
-            return placed.place(row)
-        return f"line {line_number(self._file(table), row, self.config['encoding'])}"
-
-    def row_report(self) -> dict[str, Any]:
-        """Report every row: by file the rows read, used and left out, by split those used and left out.
-
-        Every entry of `dropped` has the number of `rows`, the `rule`, and the `key` of the configuration that sets it
-        (None: it cannot be set).
-        """
-        report = self.data_report
-        rows = {"files": report["files"], "splits": self._split_report, "warnings": self._data_warnings()}
-        return rows | {key: report[key] for key in ("top_scenarios", "table_rows") if key in report}
-
-    def _data_warnings(self) -> list[str]:
-        """Return the warnings about the data, and every default rule that left rows out."""
-        warnings = list(self.data_report["warnings"])
-        user_settings = getattr(self.config, "external_config_dict", {})
-        for counts in self.data_report["files"].values():
-            for dropped in counts["dropped"]:
-                if dropped["key"] is None or (dropped["key"] == KNOWN_IDS and KNOWN_IDS not in user_settings):
-                    example = f" (for instance {dropped['example']})" if "example" in dropped else ""
-                    hint = f"; {KNOWN_IDS}: False keeps them" if dropped["key"] else ""
-                    warnings.append(
-                        f"{dropped['rows']} of {counts['read']} rows of {counts['file']} are left out, where "
-                        f"{dropped['rule']}{example}{hint}"
-                    )
-        return warnings
-
-    # Deriving scenario and labels, between filtering (which sees raw values) and the remapping of ids.
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         super()._load_data(token, dataset_path)
@@ -419,7 +248,7 @@ class ScenarioDataset(ColumnarDataset):
                     f"write {field}:float in the file's first line, or leave it out to have its values as categories"
                 )
         scenario = self.schema.scenario
-        no_features = [*(task.field for task in self.schema.tasks), *self._weights_alone()]
+        no_features = [*(task.field for task in self.schema.tasks), *self._weightsalone()]
         no_features += [] if scenario.field is None or scenario.keep_field else [scenario.field]
         check_table_rows(self.config, self.field2type, no_features, self._explain_missing)
         for field in (SCENARIO_FIELD, *self.schema.label_fields, *self.schema.weight_fields.values()):
@@ -498,7 +327,7 @@ class ScenarioDataset(ColumnarDataset):
                 weights = self.inter_feat[task.weight].to_numpy(dtype=np.float32)
                 labels[task.weight_field] = np.nan_to_num(weights)  # missing where the label is
         scenario_source, scenario = self._scenario_column()
-        for field in dict.fromkeys((*(task.field for task in self.schema.tasks), *self._weights_alone())):
+        for field in dict.fromkeys((*(task.field for task in self.schema.tasks), *self._weightsalone())):
             self._drop_field(field)
         declared = self.schema.scenario
         if declared.field is not None and declared.field in self.field2type and not declared.keep_field:
@@ -512,7 +341,7 @@ class ScenarioDataset(ColumnarDataset):
         self.set_field_property(SCENARIO_FIELD, FeatureType.TOKEN, scenario_source, 1)
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", *self.scenario_names])
 
-    def _weights_alone(self) -> list[str]:
+    def _weightsalone(self) -> list[str]:
         """Return the fields that are weights and nothing else."""
         others = {self.schema.scenario.field, self.time_field, *(self.config["numerical_features"] or [])}
         return [task.weight for task in self.schema.tasks if task.weight is not None and task.weight not in others]
@@ -682,7 +511,7 @@ class ScenarioDataset(ColumnarDataset):
         has_rest = declared.other in (self.scenario_names if names is None else names)
         self.schema = replace(self.schema, scenario=declared.with_top(self.top_scenarios, has_rest))
         if names is None:
-            self._only = self._only_scenario()
+            self._only = only_scenario(self.config, self.scenario_names)
 
     def _prepare(self) -> None:
         """Split the rows and pack them, into the cache where there is one."""
@@ -999,20 +828,6 @@ class ScenarioDataset(ColumnarDataset):
 
     # One scenario alone.
 
-    def _only_scenario(self) -> str | None:
-        """Return the scenario's name that `only_scenario` gives, which YAML may have made a number."""
-        configured = self.config["only_scenario"]
-        if configured is None:
-            return None
-        name = str(as_token(configured))
-        if name not in self.scenario_names:
-            hint = nearest(name, self.scenario_names) or "."
-            raise InputError(
-                f"only_scenario: there is no scenario '{name}'{hint} The scenarios are: "
-                f"{', '.join(self.scenario_names)}."
-            )
-        return name
-
     def _leave_only(self, name: str) -> None:
         """Let the named scenario be the only one, in this dataset and the splits it will give.
 
@@ -1043,7 +858,7 @@ class ScenarioDataset(ColumnarDataset):
         self.field2id_token = self.field2id_token.copy()
         self.field2id_token[SCENARIO_FIELD] = np.array(["[PAD]", name])
         self.field2token_id = TokenIds(self.field2id_token)
-        self.schema = _alone(self.schema, name)
+        self.schema = alone(self.schema, name)
         self.split_sizes, self.scenario_names, self.scenario_shares = sizes, [name], [1.0]
         self._count_cells(np.ones(len(self.inter_feat), dtype=np.int64))
 
@@ -1062,24 +877,6 @@ def _labelled(inter: PackedRows, schema: Schema, joined: tuple[Any, Any]) -> Pac
     main = schema.tasks[schema.main_index]
     labelled = inter[main.label_field] != main.missing_label
     return inter if bool(labelled.all()) else inter.part(labelled, joined)
-
-
-class _OneScenario(Scenario):
-    """One scenario of a declaration, with id 1; every value that the declaration gives to another is unknown."""
-
-    name: str = ""
-
-    def fixed_names(self) -> list[str]:
-        return [self.name]
-
-    def assign(self, values: Any, names: Any) -> np.ndarray:
-        every = super().fixed_names() or [self.name]
-        ids = super().assign(values, every)
-        return np.where(ids == every.index(self.name) + 1, 1, UNKNOWN_SCENARIO)
-
-
-def _alone(schema: Schema, name: str) -> Schema:
-    return replace(schema, scenario=_OneScenario.model_construct(**vars(schema.scenario), name=name))
 
 
 def _numbers(column: pd.Series) -> Any:

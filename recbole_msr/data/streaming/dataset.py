@@ -28,7 +28,8 @@ from recbole_msr.data import cache
 from recbole_msr.data.cell_counts import CellCounts
 from recbole_msr.data.columnar import EVERY_NUMBER, PADDING
 from recbole_msr.data.core_filter import filter_to_core
-from recbole_msr.data.dataset import KNOWN_IDS, TOO_FEW, ScenarioDataset
+from recbole_msr.data.counted import KNOWN_IDS, TOO_FEW
+from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.rows import Packed
 from recbole_msr.data.rows_report import sample_rows
