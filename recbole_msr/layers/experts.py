@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_msr.layers import manual_backward
 from recbole_msr.layers.groups import Groups
-from recbole_msr.layers.mlp import MLP, MLPBank
+from recbole_msr.layers.mlp import MLP, LowRankBank, MLPBank
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
+from recbole_msr.layers.tracing import is_exported
 
 
 class SubExpertIntegration(nn.Module):
@@ -28,6 +30,8 @@ class SubExpertIntegration(nn.Module):
         input_size: width D of x.
         hidden_sizes: layers of every Q_ek.
         activation, dropout, batch_norm: of Q_ek, see `MLP`.
+        rank: where given, the weights of all experts but the last are those that they share and a product of this rank
+            of each one's own, see `LowRankBank`.
 
     Attributes:
         output_size: width H of each expert's output.
@@ -42,10 +46,16 @@ class SubExpertIntegration(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         self.shape = (n_experts, n_sub_experts)
-        self.sub_experts = MLPBank(n_experts * n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm)
+        layers = (input_size, hidden_sizes, activation, dropout, batch_norm)
+        self.sub_experts = (
+            MLPBank(n_experts * n_sub_experts, *layers)
+            if rank is None
+            else LowRankBank(n_experts - 1, n_sub_experts, rank, *layers)
+        )
         self.gates = nn.Linear(input_size, n_experts * n_sub_experts)
         nn.init.zeros_(self.gates.bias)
         self.output_size = self.sub_experts.output_size
@@ -62,6 +72,29 @@ class SubExpertIntegration(nn.Module):
             return manual_backward.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
         return (g.unsqueeze(-1) * torch.unflatten(q, 0, self.shape)).sum(dim=1)
 
+    def of_rows(self, x: Sequence[Tensor]) -> Tensor:
+        """Return what each expert makes of rows of its own, one expert's rows behind another's (sum of B_e, H).
+
+        Args:
+            x: the rows of every expert (B_e, D); an expert without rows costs nothing.
+        """
+        k = self.shape[1]
+        weights, biases = self.gates.weight.split(k), self.gates.bias.split(k)
+        outputs = iter(self.sub_experts.in_parts(x, k))
+        mixed = []
+        for rows, weight, bias in zip(x, weights, biases, strict=True):
+            if len(rows):
+                q, g = next(outputs), F.linear(rows, weight, bias).softmax(dim=-1).t()
+                if manual_backward.supports(q):
+                    mixed.append(manual_backward.weighted_sums(g.unsqueeze(0), q, [range(k)]).squeeze(0))
+                else:
+                    mixed.append((g.unsqueeze(-1) * q).sum(dim=0))
+        return torch.cat(mixed)
+
+    def is_plain(self) -> bool:
+        """Return whether no hook waits for the outputs of all experts."""
+        return manual_backward.has_no_hooks(self) and manual_backward.has_no_hooks(self.sub_experts)
+
 
 class ScenarioAwareAttention(nn.Module):
     """The scenario-aware attentive network (SAN): how much scenario i takes from each other scenario.
@@ -71,11 +104,15 @@ class ScenarioAwareAttention(nn.Module):
     The weights follow from the scenario alone, so they are computed once a batch for all M scenarios. With
     two scenarios the only weight is 1, and with one there is none: h would learn nothing and is left out.
 
+    With `top_k`, the softmax is over the k other scenarios with the greatest h(e_i), as in a sparsely gated mixture of
+    experts (Shazeer et al., ICLR 2017, without its noise): the other weights are 0 and have no gradient.
+
     Args:
         n_scenarios: M.
         embedding_size: width E of the scenario embedding.
         hidden_sizes: hidden layers of h; empty for a linear h.
         activation: of h's hidden layers, see `MLP`.
+        top_k: k, below M - 1; None for all other scenarios.
     """
 
     itself: Tensor
@@ -85,10 +122,15 @@ class ScenarioAwareAttention(nn.Module):
     """What there is for more than two scenarios alone."""
 
     def __init__(
-        self, n_scenarios: int, embedding_size: int, hidden_sizes: Sequence[int], activation: str = "relu"
+        self,
+        n_scenarios: int,
+        embedding_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "relu",
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
-        self.h = None
+        self.h, self.top_k = None, top_k
         if self.learns(n_scenarios):
             self.h = MLP(embedding_size, hidden_sizes, activation, output_size=n_scenarios)
         self.register_buffer("itself", torch.eye(n_scenarios, dtype=torch.bool), persistent=False)
@@ -110,8 +152,18 @@ class ScenarioAwareAttention(nn.Module):
         """
         if self.h is None:
             return (~self.itself).float()
-        scores: Tensor = self.h(e)
-        return scores.masked_fill(self.itself, -torch.inf).softmax(dim=-1)
+        scores: Tensor = self.h(e).masked_fill(self.itself, -torch.inf)
+        if self.top_k is not None:
+            strongest = scores.topk(self.top_k, dim=1).indices
+            is_weak = torch.ones_like(self.itself).scatter(1, strongest, False)
+            scores = scores.masked_fill(is_weak, -torch.inf)
+        return scores.softmax(dim=-1)
+
+    def strongest(self, e: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the k other scenarios that each scenario takes from (M, k), and their weights (M, k)."""
+        assert self.top_k is not None
+        weights, scenarios = self.weights(e).topk(self.top_k, dim=1)
+        return scenarios, weights
 
     def forward(self, s: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
         """A_i (B, H).
@@ -144,6 +196,9 @@ class ScenarioExtraction(nn.Module):
         scenario_embedding_size: width E of the scenario embedding.
         san_hidden_sizes: hidden layers of the SAN's h.
         activation, dropout, batch_norm: of the sub-experts, see `MLP`.
+        top_k: k other scenarios that A_i takes from; None for all. Where k < M - 1, a scenario's expert is computed for
+            the rows that need it alone: those of the scenario, and of those that take from it.
+        rank: of what the scenarios' experts do not share, see `SubExpertIntegration`; None where they share nothing.
 
     Attributes:
         output_size: width of C_i.
@@ -160,19 +215,28 @@ class ScenarioExtraction(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         batch_norm: bool = False,
+        top_k: int | None = None,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         self.experts = SubExpertIntegration(
-            n_scenarios + 1, n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm
+            n_scenarios + 1, n_sub_experts, input_size, hidden_sizes, activation, dropout, batch_norm, rank
         )
-        self.san = ScenarioAwareAttention(n_scenarios, scenario_embedding_size, san_hidden_sizes, activation)
+        top_k = top_k if top_k is not None and top_k < n_scenarios - 1 else None
+        self.san = ScenarioAwareAttention(n_scenarios, scenario_embedding_size, san_hidden_sizes, activation, top_k)
         self.n_scenarios, self.own = n_scenarios, Groups("scenario", n_scenarios, 1)
         self.output_size = (3 if n_scenarios > 1 else 2) * self.experts.output_size
 
     def scenario_axes(self) -> Axes:
         """Return where scenarios stand in its tensors."""
         _, k = self.experts.shape
-        return {"experts": (ScenarioAxis(block=k, rest=k),)}  # the shared expert is the last one
+        with_shared = (ScenarioAxis(block=k, rest=k),)  # the shared expert is the last one
+        bank = self.experts.sub_experts
+        if not isinstance(bank, LowRankBank):
+            return {"experts": with_shared}
+        own = dict.fromkeys((f"experts.sub_experts.{name}" for name in ("own_out", "own_in")), (ScenarioAxis(block=k),))
+        rest = ("experts.gates", "experts.sub_experts.biases", "experts.sub_experts.norms")
+        return own | dict.fromkeys(rest, with_shared)
 
     def forward(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
         """C_i (B, output_size).
@@ -182,12 +246,35 @@ class ScenarioExtraction(nn.Module):
             scenario: each row's scenario (B,), 0-based.
             e: embeddings of all scenarios (M, E); not read if M <= 2.
         """
+        if self._chooses(x):
+            return self._of_needed(x, scenario, e)
         s, g = self.experts(x).split([self.n_scenarios, 1])  # the scenarios' experts, then the shared one
         g, s_i = g.squeeze(0), self.own.pick(s, scenario).squeeze(0)
         if self.n_scenarios == 1:
             return torch.cat([g, s_i], dim=-1)
         a_i = self.san(s, scenario, e)
         return torch.cat([g, s_i, a_i], dim=-1)
+
+    def _chooses(self, x: Tensor) -> bool:
+        """Return whether experts are computed for the rows that need them alone: that depends on values."""
+        is_traced = is_exported() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        return self.san.top_k is not None and len(x) > 0 and not is_traced and self.experts.is_plain()
+
+    def _of_needed(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:
+        """C_i (B, output_size), as `forward`: pairs of a row and an expert that it needs, sorted by the expert."""
+        m, n_rows = self.n_scenarios, len(x)
+        others, weights = self.san.strongest(e)
+        needed = torch.cat([torch.arange(m, device=x.device).unsqueeze(1), others], dim=1)  # (M, 1 + k)
+        expert = needed[scenario].flatten()
+        order = expert.argsort(stable=True)
+        sizes = expert.bincount(minlength=m).tolist()
+        of_experts = x.index_select(0, order // needed.shape[1]).split(sizes)
+        outputs = self.experts.of_rows([*of_experts, x])
+        s, g = outputs.split([len(expert), n_rows])
+        place = torch.empty_like(order).index_copy(0, order, torch.arange(len(order), device=x.device))
+        s = s.index_select(0, place).view(n_rows, needed.shape[1], -1)
+        a_i = (weights[scenario].to(s.dtype).unsqueeze(-1) * s[:, 1:]).sum(dim=1)
+        return torch.cat([g, s[:, 0], a_i], dim=-1)
 
     def every_scenario(self, x: Tensor, e: Tensor | None) -> Tensor:
         """Return C_i of each row in each scenario i (M, B, output_size), with one pass over the experts.

@@ -34,6 +34,31 @@ class BatchNorm(nn.BatchNorm1d):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
+    def of_channels(self, x: Tensor, which: slice) -> Tensor:
+        """Return x (B, C) normalised by some of the channels, whose statistics alone it moves.
+
+        Args:
+            x: values of those channels.
+            which: their places, C of them.
+        """
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        return F.batch_norm(
+            x,
+            self.running_mean[which],
+            self.running_var[which],
+            self.weight[which],
+            self.bias[which],
+            self.training and len(x) > 1,
+            self.momentum,
+            self.eps,
+        )
+
+
+_Layers = tuple[list[Tensor], list[Tensor]]
+"""W (E, H, D) and b (E, H) of every layer of E MLPs."""
+
 
 @torch.no_grad()
 def initialise(weight: Tensor, bias: Tensor) -> None:
@@ -158,19 +183,46 @@ class MLPBank(nn.Module):
             return self._one_by_one(x, reads)
         return self._batched(x if reads is None else x[list(reads)])
 
+    def layers(self) -> _Layers:
+        """Return W (E, H, D) and b (E, H) of every layer."""
+        return [*self.weights], [*self.biases]
+
+    def in_parts(self, inputs: Sequence[Tensor], size: int) -> list[Tensor]:
+        """Return the outputs (size, B_p, H) of each run p of `size` MLPs at rows of its own.
+
+        Args:
+            inputs: the rows of every run (B_p, D); a run without rows is not computed and has no output.
+            size: MLPs in a run; E is a multiple of it.
+        """
+        weights, biases = ([layer.split(size) for layer in layers] for layers in self.layers())
+        outputs = []
+        for part, x in enumerate(inputs):
+            if len(x):
+                own = [w[part] for w in weights], [b[part] for b in biases]
+                outputs.append(self._run(x, *own, part * size))
+        return outputs
+
+    def _run(self, x: Tensor, weights: list[Tensor], biases: list[Tensor], first: int) -> Tensor:
+        """Return the outputs (S, B, H) at x (B, D) of the S MLPs from `first` on, of which these are the layers."""
+        n = len(biases[0])
+        if x.device.type == "cpu" and not self.norms:
+            return self._one_by_one(x, [0] * n, (weights, biases))
+        return self._batched(x, (weights, biases), first)
+
     def some(self, x: Tensor, which: range) -> Tensor:
         """Return the outputs (S, B, H) of S of the MLPs at one input (B, D), as in evaluation; there are no norms."""
         outputs = []
         for e in which:
             h = x
-            for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            for depth, (weight, bias) in enumerate(zip(*self.layers(), strict=True)):
                 h = F.linear(h, weight[e], bias[e])
                 if depth < self.n_hidden:
                     h = self.activation(h)
             outputs.append(h)
         return torch.stack(outputs)
 
-    def _one_by_one(self, x: Tensor, reads: Sequence[int] | None = None) -> Tensor:
+    def _one_by_one(self, x: Tensor, reads: Sequence[int] | None = None, layers: _Layers | None = None) -> Tensor:
+        layers = layers or self.layers()
         if reads is None:
             reads = [0] * self.n_mlps if x.dim() == 2 else range(self.n_mlps)
         x = x.unsqueeze(0) if x.dim() == 2 else x
@@ -181,12 +233,11 @@ class MLPBank(nn.Module):
             and all(map(manual_backward.has_no_hooks, hidden))
         ):
             dropout = self.dropout.p if self.dropout.training else 0.0
-            return manual_backward.relu_networks(x, reads, [*self.weights], [*self.biases], self.n_hidden, dropout)
-        return self._by_autograd(x, reads)
+            return manual_backward.relu_networks(x, reads, *layers, self.n_hidden, dropout)
+        return self._by_autograd(x, reads, layers)
 
-    def _by_autograd(self, x: Tensor, reads: Sequence[int]) -> Tensor:
-        weights = [weight.unbind() for weight in self.weights]  # [depth][MLP]
-        biases = [bias.unbind() for bias in self.biases]
+    def _by_autograd(self, x: Tensor, reads: Sequence[int], layers: _Layers) -> Tensor:
+        weights, biases = ([layer.unbind() for layer in part] for part in layers)  # [depth][MLP]
         outputs = []
         for e, read in enumerate(reads):
             h = x[read]
@@ -197,20 +248,80 @@ class MLPBank(nn.Module):
             outputs.append(h)
         return torch.stack(outputs)
 
-    def _batched(self, h: Tensor) -> Tensor:
-        for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+    def _batched(self, h: Tensor, layers: _Layers | None = None, first: int = 0) -> Tensor:
+        for depth, (weight, bias) in enumerate(zip(*(layers or self.layers()), strict=True)):
             if h.dim() == 2:  # the same rows for all MLPs: one matrix product
                 side_by_side = F.linear(h, weight.flatten(0, 1), bias.flatten())
-                h = torch.unflatten(side_by_side, 1, (self.n_mlps, -1)).transpose(0, 1)
+                h = torch.unflatten(side_by_side, 1, (len(bias), -1)).transpose(0, 1)
             else:
                 h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
             if depth < self.n_hidden:
                 if self.norms:
-                    h = self._normalise(h, depth)
+                    h = self._normalise(h, depth, first)
                 h = self.dropout(self.activation(h))
         return h
 
-    def _normalise(self, h: Tensor, depth: int) -> Tensor:
-        """Batch norm of every expert's every unit: E * H channels over the batch."""
-        channels = self.norms[depth](h.transpose(0, 1).flatten(1))
-        return torch.unflatten(channels, 1, (self.n_mlps, -1)).transpose(0, 1)
+    def _normalise(self, h: Tensor, depth: int, first: int) -> Tensor:
+        """Batch norm of every unit of the MLPs from `first` on over their rows h (S, B, H): S * H channels."""
+        norm, n = self.norms[depth], h.shape[0]
+        channels = h.transpose(0, 1).flatten(1)
+        if n == self.n_mlps:
+            channels = norm(channels)
+        else:
+            assert isinstance(norm, BatchNorm)
+            channels = norm.of_channels(channels, slice(first * h.shape[2], (first + n) * h.shape[2]))
+        return torch.unflatten(channels, 1, (n, -1)).transpose(0, 1)
+
+
+class LowRankBank(MLPBank):
+    """P parts of K MLPs each, whose weights are those that all parts share and a product of low rank of each one's own.
+
+    W_pk = W_k + U_pk V_pk, in every layer, with U (H, r) and V (r, D);   b_pk is each MLP's own.
+
+    A last part, the rest, has weights of its own instead, so that E = (P + 1) K. All weights begin with the variance of
+    `initialise`, half of it shared. A layer has 2 K H D + P K r (H + D) weights, where a bank has (P + 1) K H D. The
+    arithmetic is a bank's.
+
+    Args:
+        n_parts: P.
+        part_size: K.
+        rank: r.
+        input_size, hidden_sizes, activation, dropout, batch_norm: as for `MLPBank`.
+    """
+
+    def __init__(
+        self,
+        n_parts: int,
+        part_size: int,
+        rank: int,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__((n_parts + 1) * part_size, input_size, hidden_sizes, activation, dropout, batch_norm)
+        self.shape = (n_parts, part_size)
+        full = [*self.weights]
+        self.weights = nn.ParameterList(weight[-2 * part_size :].detach().clone() for weight in full)  # shared, rest
+        n_own = n_parts * part_size
+        self.own_out = nn.ParameterList(torch.empty(n_own, weight.shape[1], rank) for weight in full)
+        self.own_in = nn.ParameterList(torch.empty(n_own, rank, weight.shape[2]) for weight in full)
+        with torch.no_grad():
+            for weight, own_out, own_in in zip(self.weights, self.own_out, self.own_in, strict=True):
+                weight[:part_size] *= 0.5**0.5
+                own_out.uniform_(-1, 1).mul_((3 / rank) ** 0.5)
+                own_in.uniform_(-1, 1).mul_((3 / weight.shape[2]) ** 0.5)
+
+    def layers(self) -> _Layers:
+        """Return W (E, H, D) and b (E, H) of every layer."""
+        weights = []
+        for weight, own_out, own_in in zip(self.weights, self.own_out, self.own_in, strict=True):
+            shared, rest = weight.split(self.shape[1])
+            own = torch.unflatten(own_out @ own_in, 0, self.shape)
+            weights.append(torch.cat([(shared + own).flatten(0, 1), rest]))
+        return weights, [*self.biases]
+
+    def own_tensors(self) -> tuple[str, str, str]:
+        """Return the names of what is not shared: of the P parts alone, twice, and of the P parts and the rest."""
+        return "own_out", "own_in", "biases"

@@ -6,11 +6,13 @@ ICDE 2023, arXiv 2303.06095.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recbole_msr.errors import InputError
 from recbole_msr.layers.cgc import CGC
 from recbole_msr.layers.embedding import INITIAL_STD
 from recbole_msr.layers.experts import ScenarioAwareAttention, ScenarioExtraction
@@ -18,6 +20,11 @@ from recbole_msr.layers.mlp import ACTIVATIONS, MLPBank
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
+
+logger = logging.getLogger(__name__)
+
+EXPERT_SHARING = ("none", "low_rank")
+"""What the experts of the scenarios share: nothing, or all but a product of low rank."""
 
 
 class HiNet(MultiScenarioRecommender):
@@ -31,7 +38,11 @@ class HiNet(MultiScenarioRecommender):
     y_t  = sigmoid(tower_t(z_t))
 
     x holds every feature but the scenario; the scenario embedding e_i feeds the SAN and nothing else. Where a
-    second scenario or task layer is asked for, it reads what the first one passes on. The keys and their
+    second scenario or task layer is asked for, it reads what the first one passes on.
+
+    For many scenarios (not in the paper): with `san_top_k` the softmax is over the k other scenarios with the greatest
+    h(e_i), and experts are computed for the rows that need them alone; with `expert_sharing: low_rank` the weights of a
+    scenario's sub-experts are W_k + U_mk V_mk in each layer, of which W_k is that of all scenarios. The keys and their
     defaults are in properties/model/HiNet.yaml.
     """
 
@@ -52,6 +63,9 @@ class HiNet(MultiScenarioRecommender):
         if ScenarioAwareAttention.learns(self.n_scenarios):
             self.scenario_embedding = nn.Parameter(torch.randn(self.n_scenarios, e_size) * INITIAL_STD)
 
+        top_k = None if config["san_top_k"] is None else self._top_k(option)
+        is_low_rank = option.choice("expert_sharing", EXPERT_SHARING) == "low_rank"
+        rank = option.integer("expert_rank") if is_low_rank else None
         width = self.features.output_size
         self.scenario_layers = nn.ModuleList()
         for _ in range(option.integer("scenario_layers")):
@@ -65,6 +79,8 @@ class HiNet(MultiScenarioRecommender):
                 activation=activation,
                 dropout=dropout,
                 batch_norm=batch_norm,
+                top_k=top_k,
+                rank=rank,
             )
             self.scenario_layers.append(layer)
             width = layer.output_size
@@ -97,6 +113,15 @@ class HiNet(MultiScenarioRecommender):
             batch_norm,
             output_size=1,
         )
+
+    def _top_k(self, option: Options) -> int:
+        """Return k of `san_top_k`."""
+        k, others = option.integer("san_top_k"), self.n_scenarios - 1
+        if others == 0:
+            logger.warning("san_top_k: %d does nothing: there is one scenario", k)
+        elif k > others:
+            raise InputError(f"'san_top_k' must be at most {others}, the number of other scenarios, got {k}")
+        return k
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, T) of inputs x (B, D) and their scenarios (B,)."""

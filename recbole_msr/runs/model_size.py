@@ -106,9 +106,9 @@ def check_size(config: Any, dataset: Any, model_class: type[nn.Module], tell: bo
 
 
 class _Config:
-    """A configuration without what names scenarios or is told of."""
+    """A configuration without what names scenarios, counts them, or is told of; none of it changes a size."""
 
-    _LEFT_OUT: Mapping[str, Any] = {"loss_weights": None, "loss_weighting": "fixed"}
+    _LEFT_OUT: Mapping[str, Any] = {"loss_weights": None, "loss_weighting": "fixed", "san_top_k": None}
 
     def __init__(self, config: Any) -> None:
         self._config = config

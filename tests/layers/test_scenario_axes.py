@@ -19,6 +19,7 @@ CASES = [
     ("HMoE", {"relations": "scenario_task"}),
     ("HiNet", BATCH_NORM | {"tower_per_scenario": True, "scenario_layers": 2, "san_hidden_sizes": [4]}),
     ("HiNet", {"tower_per_scenario": False}),
+    ("HiNet", BATCH_NORM | {"expert_sharing": "low_rank", "expert_rank": 2, "san_top_k": 1}),
     ("M2M", BATCH_NORM),
     ("M3oE", BATCH_NORM),
     ("MMoE", {"gates_per": "scenario", "towers_per": "task"}),

@@ -27,6 +27,7 @@ VARIANTS = [
     *(("STAR", STAR | {"auxiliary_input": which, "batch_norm": True}) for which in ("scenario", "features")),
     *(("AITM", SMALL | {"towers_per": per}) for per in ("task", "scenario_task")),
     *(("HiNet", HINET | {"tower_per_scenario": own, "scenario_layers": n}) for own in (True, False) for n in (1, 2)),
+    *(("HiNet", HINET | {"san_top_k": 1, "batch_norm": True, "expert_sharing": how}) for how in ("none", "low_rank")),
     *(
         ("LLM4MSR", HINET | {"backbone": "HiNet", "knowledge": "random", "knowledge_size": 8, "fusion": fusion} | more)
         for fusion, more in (

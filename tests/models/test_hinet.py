@@ -53,8 +53,8 @@ def sei(state, name, expert, n_sub_experts, x):
     return sum(g[k] * bank(state, f"{name}.sub_experts", first + k, x) for k in range(n_sub_experts))
 
 
-def san(state, name, i, n_scenarios):
-    """{other scenario: weight}."""
+def san(state, name, i, n_scenarios, top_k=None):
+    """{other scenario: weight}; with top_k of those with the greatest scores."""
     others = [m for m in range(n_scenarios) if m != i]
     if len(others) <= 1:
         return dict.fromkeys(others, 1.0)
@@ -64,11 +64,23 @@ def san(state, name, i, n_scenarios):
         h = state[f"{name}.h.{layer}.weight"] @ h + state[f"{name}.h.{layer}.bias"]
         if layer != layers[-1]:
             h = np.maximum(h, 0)
+    others = sorted(others, key=lambda m: -h[m])[:top_k]
     return dict(zip(others, softmax(h[others]), strict=True))
 
 
-def slow_logits(model, x, i):
+def with_low_rank_weights(state, n_scenarios, k):
+    """The state with every sub-expert's weights: those shared plus each one's product, and the shared expert's own."""
+    for key in [key for key in state if ".own_out." in key]:
+        weights = key.replace("own_out", "weights")
+        own_in, shared = state[key.replace("own_out", "own_in")], state[weights]
+        own = [shared[e % k] + state[key][e] @ own_in[e] for e in range(n_scenarios * k)]
+        state[weights] = np.array([*own, *shared[k:]])
+    return state
+
+
+def slow_logits(model, x, i, top_k=None):
     state = {name: value.double().numpy() for name, value in model.state_dict().items()}
+    state = with_low_rank_weights(state, model.n_scenarios, SMALL["sub_experts"])
     n_scenarios, n_tasks, n_sub_experts = model.n_scenarios, model.n_tasks, SMALL["sub_experts"]
     c = x
     for layer in range(len(model.scenario_layers)):
@@ -78,7 +90,7 @@ def slow_logits(model, x, i):
         if n_scenarios == 1:
             c = np.concatenate([g, s[i]])  # A_i = 0 is left out
         else:
-            a_i = sum(a * s[m] for m, a in san(state, f"{name}.san", i, n_scenarios).items())
+            a_i = sum(a * s[m] for m, a in san(state, f"{name}.san", i, n_scenarios, top_k).items())
             c = np.concatenate([g, s[i], a_i])
     inputs, depth = [c] * (n_tasks + 1), len(model.task_layers)
     for level in range(depth):
@@ -105,6 +117,87 @@ def test_logits_equal_the_equations(hinet, scenarios, settings):
     assert scenario.unique().tolist() == list(range(scenarios))
     expected = [slow_logits(model, x[b].detach().double().numpy(), int(scenario[b])) for b in range(40)]
     np.testing.assert_allclose(model.logits(x, scenario).detach(), expected, rtol=1e-3, atol=1e-5)
+
+
+MANY = {"scenario": {"field": "age", "bins": [22, 26, 30, 35, 42]}, "min_scenario_rows": 1}
+
+
+@pytest.mark.parametrize("settings", [{}, DEEP], ids=["default", "deep"])
+@pytest.mark.parametrize("sharing", ["none", "low_rank"])
+def test_the_strongest_scenarios_alone_are_taken_from(hinet, settings, sharing):
+    model, rows = hinet(3, san_top_k=2, expert_sharing=sharing, expert_rank=2, **MANY, **settings)
+    torch.nn.init.normal_(model.scenario_embedding)
+    rows = rows[torch.arange(60)]
+    x, scenario = model.embed(rows), model.scenario_of(rows)
+    assert scenario.unique().tolist() == list(range(6))
+    expected = [slow_logits(model, x[b].detach().double().numpy(), int(scenario[b]), 2) for b in range(60)]
+    np.testing.assert_allclose(model.logits(x, scenario).detach(), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation": "silu"}, {"expert_sharing": "low_rank", "expert_rank": 3}])
+def test_experts_of_the_rows_that_need_them_have_the_gradients_of_all(hinet, settings):
+    """Beside the same model whose experts are all computed for every row, as a hook that waits for them asks for."""
+    model, rows = hinet(3, san_top_k=2, **MANY, **settings)
+    torch.nn.init.normal_(model.scenario_embedding)
+    every = copy.deepcopy(model)
+    seen = []
+    every.scenario_layers[0].experts.register_forward_hook(lambda *call: seen.append(call[2].shape[0]))
+    for each in (model, every):
+        each.calculate_loss(rows).backward()
+    assert seen == [7]
+    for (name, parameter), other in zip(model.named_parameters(), every.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_an_expert_that_no_row_of_a_batch_needs_is_not_computed(hinet):
+    model, rows = hinet(3, san_top_k=1, **MANY)
+    model.calculate_loss(rows[rows["scenario"] == 2]).backward()
+    by_expert = model.scenario_layers[0].experts.sub_experts.weights[0].grad.flatten(1).abs().sum(1).view(7, 3).sum(1)
+    taken_from = model.scenario_layers[0].san.weights(model.scenario_embedding)[1].nonzero().flatten().tolist()
+    assert by_expert.nonzero().flatten().tolist() == sorted([1, *taken_from, 6])
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_the_full_model_takes_from_all_other_scenarios(hinet, k):
+    full, rows = hinet(3, **MANY)
+    model, _ = hinet(3, san_top_k=k, **MANY)
+    model.load_state_dict(full.state_dict())
+    is_equal = torch.equal(model.predict_tasks(rows), full.predict_tasks(rows))
+    assert is_equal == (k == 5)
+
+
+def test_experts_that_share_take_few_parameters(hinet):
+    (own, _), (shared, _) = hinet(3, **MANY), hinet(3, expert_sharing="low_rank", expert_rank=2, **MANY)
+    d, m, k = own.features.output_size, 6, 3
+    count = [sum(p.numel() for p in model.parameters()) for model in (own, shared)]
+    assert count[0] - count[1] == (m - 1) * k * (8 * d + 6 * 8) - m * k * 2 * (d + 8 + 8 + 6)
+
+
+def test_several_members_at_once_take_from_the_strongest_scenarios(hinet):
+    """Under `vmap` what is computed cannot depend on values: all experts are, and the others weigh nothing."""
+    members = [hinet(3, san_top_k=2, **MANY)[0] for _ in range(2)]
+    _, rows = hinet(3, **MANY)
+    for parameter in members[1].parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, scenario = members[0].embed(rows).detach(), members[0].scenario_of(rows)
+    parameters, buffers = torch.func.stack_module_state(members)
+    state = {name: value.detach() for name, value in (parameters | buffers).items()}
+
+    def logits(state):
+        names = {f"net.{name}": value for name, value in state.items()}
+        return torch.func.functional_call(_Logits(members[0]), names, (x, scenario))
+
+    for member, together in zip(members, torch.func.vmap(logits)(state), strict=True):
+        torch.testing.assert_close(together, member.logits(x, scenario).detach(), rtol=1e-4, atol=1e-5)
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, scenario):
+        return self.net.logits(x, scenario)
 
 
 @pytest.mark.parametrize("scenarios", [1, 2, 3])
@@ -278,6 +371,9 @@ def test_a_few_steps_learn(hinet):
         ("dropout", 1.0, "'dropout' must be a number >= 0 and < 1, got 1.0"),
         ("batch_norm", "yes", "'batch_norm' must be true or false, got 'yes'"),
         ("activation", "rleu", "did you mean 'relu'?"),
+        ("san_top_k", 3, "'san_top_k' must be at most 2, the number of other scenarios, got 3"),
+        ("san_top_k", 0, "'san_top_k' must be an integer >= 1, got 0"),
+        ("expert_sharing", "lowrank", "did you mean 'low_rank'?"),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(hinet, key, value, message):

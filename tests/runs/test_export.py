@@ -44,7 +44,7 @@ SETTINGS = {
 SMALL = {"sub_experts": 2, "expert_hidden_sizes": [8], "task_expert_hidden_sizes": [8], "tower_hidden_sizes": [4]}
 OF_MODEL = {
     "SharedBottom": {"bottom_hidden_sizes": [8]},
-    "HiNet": SMALL,
+    "HiNet": SMALL | {"san_top_k": 1, "expert_sharing": "low_rank", "expert_rank": 2},
     "LLM4MSR": {
         "knowledge": "random",
         "knowledge_level": "all",
