@@ -29,6 +29,7 @@ BUILT_IN_MODELS = {
     "APG": "recbole_msr.models.apg",
     "AdaSparse": "recbole_msr.models.adasparse",
     "AdaptDHM": "recbole_msr.models.adaptdhm",
+    "AutoIFS": "recbole_msr.models.autoifs",
     "HAMUR": "recbole_msr.models.hamur",
     "HMoE": "recbole_msr.models.hmoe",
     "HiNet": "recbole_msr.models.hinet",

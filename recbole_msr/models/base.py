@@ -111,7 +111,7 @@ class MultiScenarioRecommender(ContextRecommender):
         self._add_features(config, dataset)
         self.embedding_size = config["embedding_size"]
         weights = loss_weights(config["loss_weights"], self.task_names, self.scenario_names)
-        inside = [model for model in self.children() if isinstance(model, MultiScenarioRecommender)]
+        inside = self._inside()
         self.loss_weighting = loss_weighting(config, self.task_names, weights, tell=not inside)
         learned = nn.Parameter(torch.zeros(self.n_tasks)) if self.loss_weighting == "uncertainty" else None
         self.register_parameter("log_variances", learned)
@@ -148,6 +148,30 @@ class MultiScenarioRecommender(ContextRecommender):
     def output_names(self) -> list[str]:
         """What each logit is of: a task, or TASK=CLASS."""
         return self.layout.names
+
+    first_best_epoch = 1
+    """The first epoch that may be the best, and after which training may stop early; earlier ones prepare for it."""
+
+    def start_epoch(self, epoch: int) -> bool:
+        """Prepare for an epoch of training, counted from 0; Lightning's training calls it, RecBole's does not.
+
+        Returns:
+            Whether the weights are others now, so that the optimiser begins anew.
+        """
+        begins_anew = [model.start_epoch(epoch) for model in self._inside()]
+        return any(begins_anew)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Return what an interrupted training needs to go on, beside the `state_dict`."""
+        return {name: value for model in self._inside() for name, value in model.training_state().items()}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Take over the `training_state` of an interrupted training."""
+        for model in self._inside():
+            model.load_training_state(state)
+
+    def _inside(self) -> list[MultiScenarioRecommender]:
+        return [model for model in self.children() if isinstance(model, MultiScenarioRecommender)]
 
     def logits(self, x: Tensor, scenario: Tensor) -> Tensor:
         """Return every task's logit (B, C).

@@ -70,7 +70,10 @@ class LLM4MSR(MultiScenarioRecommender):
         self.user_level: BottomLevel | None = None
         self.item_level: BottomLevel | None = None
         self.scenario_level: ScenarioLevel | None = None
-        self.learning_rate_factors: dict[str, float] = {}
+        of_backbone: dict[str, float] = getattr(self.backbone, "learning_rate_factors", {})
+        self.learning_rate_factors = {f"backbone.{name}": factor for name, factor in of_backbone.items()}
+        self.without_weight_decay = [f"backbone.{name}" for name in getattr(self.backbone, "without_weight_decay", ())]
+        self.first_best_epoch = self.backbone.first_best_epoch
         if knowledge_name(config) == "none" or not levels:
             return
 

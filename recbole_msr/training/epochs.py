@@ -34,7 +34,8 @@ class EpochKeeper(Checkpoint):
     """Callback that keeps the best epoch by the validation metric, and stops a training that gains no more.
 
     RecBole's rule holds: ties count as better, and training stops after more than `stopping_step` evaluations without
-    gain. Its state is part of Lightning's checkpoint, so that a resumed run remembers all epochs.
+    gain. Epochs before the model's `first_best_epoch` compete with each other alone, until there is a later one, and
+    do not stop the training. The state is part of Lightning's checkpoint, so that a resumed run remembers all epochs.
 
     Args:
         config: RecBole's configuration (`valid_metric`, `valid_metric_bigger`, `stopping_step`, `eval_step`).
@@ -198,6 +199,9 @@ class EpochKeeper(Checkpoint):
                 f"valid_metric '{self.metric}' is undefined on the validation split: it holds one class only"
             )
         start = float("-inf") if self.bigger else float("inf")
+        first = getattr(module.model, "first_best_epoch", 1)
+        if epoch >= first > self.best_epoch:  # what came before does not compete
+            self.best_score, self._without_gain = None, 0
         self.best_score, self._without_gain, stop, improved = early_stopping(
             score,
             start if self.best_score is None else self.best_score,
@@ -209,7 +213,7 @@ class EpochKeeper(Checkpoint):
             self.best_epoch = epoch
             self.best_metrics = dict(module.metrics)
             self.best_evaluation = module.evaluation.to_dict() if module.evaluation is not None else None
-        if stop:
+        if stop and epoch >= first:
             self.stopped = module.trainer.should_stop = True
         return score
 

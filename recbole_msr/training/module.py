@@ -172,8 +172,10 @@ class RecModule(pl.LightningModule):
             check_sparse(self.weighting, self.trainer.strategy)
 
     def on_train_epoch_start(self) -> None:
-        """Begin the sum of the epoch's losses."""
+        """Begin the sum of the epoch's losses, and tell the model."""
         self._loss_sum = None
+        if isinstance(self.model, MultiScenarioRecommender) and self.model.start_epoch(self.current_epoch):
+            self._optimizer.state.clear()
         if self.weighting is not None:
             self.weighting.start_epoch()
 
@@ -250,11 +252,15 @@ class RecModule(pl.LightningModule):
             states = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(states, _random_state())
         checkpoint["random"] = states
+        if isinstance(self.model, MultiScenarioRecommender) and (state := self.model.training_state()):
+            checkpoint["training_state"] = state
         checkpoint["scheduler"] = None if self._scheduler is None else self._scheduler.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep these states until the training starts."""
         self._random = checkpoint["random"]
+        if "training_state" in checkpoint:
+            self.model.load_training_state(checkpoint["training_state"])
         self._scheduler_state = checkpoint["scheduler"]
 
     def on_train_start(self) -> None:

@@ -29,6 +29,7 @@ def parameter_groups(model: nn.Module, config: Any) -> Any:
     - Embedding tables (the weights of `nn.Embedding` and `nn.EmbeddingBag`), with `embedding_learning_rate_factor`
       other than 1 or an `embedding_weight_decay`: their learning rate is `learning_rate` times the factor.
     - Parts of the model with a learning rate of their own: those that its `learning_rate_factors` name, a factor each.
+      Those of them that `without_weight_decay` names do not decay.
     - The uncertainties of the losses, where the model has them: they do not decay.
 
     Args:
@@ -56,7 +57,10 @@ def parameter_groups(model: nn.Module, config: Any) -> Any:
         if parameter is not log_variances and id(parameter) not in of_parts:
             (embeddings if id(parameter) in apart else others).append(parameter)
     groups: list[dict[str, Any]] = [{"params": others}, {"params": embeddings, **options}]
-    groups += [{"params": parts[name], "lr": factor * config["learning_rate"]} for name, factor in factors.items()]
+    undecayed = getattr(model, "without_weight_decay", ())
+    for name, factor in factors.items():
+        decay = {"weight_decay": 0.0} if name in undecayed else {}
+        groups.append({"params": parts[name], "lr": factor * config["learning_rate"], **decay})
     if log_variances is not None:
         groups.append({"params": [log_variances], "weight_decay": 0.0})
     return [group for group in groups if group["params"]]

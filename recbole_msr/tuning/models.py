@@ -41,7 +41,9 @@ RANKERS = ("BPR", "LightGCN", "NeuMF", "Pop", "SASRec")
 _NOT_MEASURED = "it has not been measured beside the others yet"
 _NOT_IN_AUTO = {
     "OMoE": "it is MMoE with one gate for all",
-    **dict.fromkeys(("APG", "AdaSparse", "AdaptDHM", "HAMUR", "M2M", "M3oE", "PEPNet", "SARNet"), _NOT_MEASURED),
+    **dict.fromkeys(
+        ("APG", "AdaSparse", "AdaptDHM", "AutoIFS", "HAMUR", "M2M", "M3oE", "PEPNet", "SARNet"), _NOT_MEASURED
+    ),
     "LLM4MSR": "it needs a language model's vectors of users and items",
     "LR": "it is FM without its interactions",
     "FNN": "it is DeepFM's network alone",

@@ -11,6 +11,7 @@ FIRST_LAYER = {
     "APG": "towers.bank.weights.0",
     "AdaSparse": "layers.0.0.weight",
     "AdaptDHM": "fcn.0.weight",
+    "AutoIFS": "bottom.0.weight",
     "HAMUR": "layers.0.weights.0",
     "M3oE": "shared_experts.weights.0",
     "PEPNet": "towers.layers.0.weights.0",

@@ -13,6 +13,7 @@ CASES = [
     ("APG", BATCH_NORM | {"towers_per": "scenario"}),
     ("AdaSparse", BATCH_NORM | {"towers_per": "scenario_task"}),
     ("AdaptDHM", BATCH_NORM),
+    ("AutoIFS", BATCH_NORM),
     ("HAMUR", BATCH_NORM | {"adapters": 2, "towers_per": "scenario_task"}),
     ("HMoE", BATCH_NORM | {"gate_batch_norm": True, "relations": "scenario"}),
     ("HMoE", {"relations": "task"}),

@@ -32,6 +32,8 @@ BACKBONES = {
     | {"tower_hidden_sizes": [5]},
     "HAMUR": SMALL | {"hidden_sizes": [8, 6], "rank": 3, "bottleneck_size": 4, "hyper_hidden_sizes": [5]},
     "AdaptDHM": SMALL | {"fcn_hidden_sizes": [8, 6], "scenario_embedding_size": 3},
+    "AutoIFS": SMALL
+    | {"bottom_hidden_sizes": [9, 8], "unit_size": 6, "gate_hidden_sizes": [5], "scenario_embedding_size": 3},
     "PEPNet": SMALL | {"tower_hidden_sizes": [8, 6], "scenario_embedding_size": 3, "gate_hidden_size": 5},
 }
 PUBLISHED = {
@@ -210,6 +212,9 @@ def test_every_setting_is_read_and_explained(name):
         ("M3oE", "shared_experts", 0, "'shared_experts' must be an integer >= 1, got 0"),
         ("HAMUR", "adapters", 3, "'adapters' must be at most the number of 'hidden_sizes', 2, got 3"),
         ("AdaptDHM", "centre_momentum", 1, "'centre_momentum' must be a number >= 0 and < 1, got 1"),
+        ("AutoIFS", "final_temperature", 0.5, "'final_temperature' must be a number >= 1, got 0.5"),
+        ("AutoIFS", "gate_learning_rate_factor", 0, "'gate_learning_rate_factor' must not be 0"),
+        ("AutoIFS", "trainer", "recbole", "set trainer: lightning"),
         ("M2M", "view_size", 0, "'view_size' must be an integer >= 1, got 0"),
         ("AdaSparse", "pruning", "sparse", "'pruning' must be one of binarization, scaling, fusion, got 'sparse'"),
         ("SARNet", "own_experts", 0, "'own_experts' must be an integer >= 1, got 0"),

@@ -212,6 +212,7 @@ HOW = {
     "train_batch_size": _train_an_epoch,
     "loss_weighting": _train_three_epochs,  # dynamic weight average weighs from the third epoch on
     **dict.fromkeys(("learning_rate_schedule", "schedule_epochs", "warmup_epochs"), _train_three_epochs),
+    **dict.fromkeys(("search_epochs", "final_temperature"), _train_three_epochs),
     "clip_grad_norm": _train_small_batches,
 }
 

@@ -144,7 +144,7 @@ class RunSources:
             self.notes.append(
                 f"{self._name} is one of RecBole's models: its results by scenario are shown, but there is nothing "
                 "between scenarios to look into. HiNet, LLM4MSR, PEPNet, M2M, AdaSparse, SARNet, APG, M3oE, HAMUR, "
-                "AdaptDHM and models with gates over experts (PLE, MMoE, OMoE, HMoE) are explained"
+                "AdaptDHM, AutoIFS and models with gates over experts (PLE, MMoE, OMoE, HMoE) are explained"
             )
             return None
         if not store_missing or self._config["knowledge_bake"]:
