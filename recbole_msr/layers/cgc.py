@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recbole_msr.layers import manual_backward
 from recbole_msr.layers.gates import GateBank
 from recbole_msr.layers.mlp import BatchNorm, MLPBank
+from recbole_msr.layers.tracing import is_exported
 
 
 class CGC(nn.Module):
@@ -89,8 +90,12 @@ class CGC(nn.Module):
         Args:
             x: one input for all (B, D), or what a layer before passed on: (T + 1, B, D), the shared one last.
         """
-        experts = self.experts(x, None if x.dim() == 2 else self._reads())
+        reads = None if x.dim() == 2 else self._reads()
         w = self.gate(x)
+        if is_exported() and not self.passes_shared:
+            gates, members = w.transpose(1, 2).unbind(), [self._members(t) for t in range(self.n_tasks)]
+            return torch.stack(manual_backward.plain_sums(gates, self.experts.separate(x, reads), members))
+        experts = self.experts(x, reads)
         if manual_backward.supports(experts):
             z = manual_backward.weighted_sums(w, experts, [self._members(t) for t in range(self.n_tasks)])
         else:

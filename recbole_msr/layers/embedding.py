@@ -131,6 +131,7 @@ class FeatureEmbedding(nn.Module):
         fields = [*self.token_fields, *self.token_seq_fields, *embedded]
         exponent = option.number("embedding_size_exponent", at_least=-1)
         self._add_rows(dataset)
+        self._is_filled = False
         widths = embedding_widths({field: table_size(dataset, field) for field in fields}, size, exponent)
         self._add_tables(dataset, embedded, widths, shared=not exponent)
         self._note_seen(dataset, fields)
@@ -220,10 +221,9 @@ class FeatureEmbedding(nn.Module):
             return ids
         rows = getattr(self, f"rows_{list(self._own_rows).index(field)}")
         if not self._own_rows[field].is_hashed:
-            own: Tensor = rows[ids]
-            return own
+            return _at(rows, ids)
         last = rows.shape[0] - 1
-        return torch.where(ids > last, ids - last, rows[ids.clamp(max=last)])
+        return torch.where(ids > last, ids - last, _at(rows, ids.clamp(max=last)))
 
     def known_ids(self, field: str, ids: Tensor) -> Tensor:
         """Return the ids of a field (...) with 0 in place of those beyond the vocabulary."""
@@ -238,7 +238,7 @@ class FeatureEmbedding(nn.Module):
     def has_seen(self, field: str, ids: Tensor) -> Tensor:
         """Return whether a training row had these ids (...) of a field that is embedded."""
         rows = self.rows_of(field, ids)
-        seen = self.seen[rows + self._starts[field]]
+        seen = _at(self.seen, rows + self._starts[field])
         return seen if field not in self._own_rows else seen & ((rows != 0) | (ids == 0))
 
     def rows_in(self, other: FeatureEmbedding, ids: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -330,7 +330,7 @@ class FeatureEmbedding(nn.Module):
         numbers = {field: interaction[field] for field in self.float_fields}
         if self.numerical_as == "embedding":
             parts += [
-                number[:, :1] * table(self._read_as(field, number[:, 1].long()))
+                number[:, :1] * table(self._row_to_read(field, number[:, 1].long()))
                 for (field, number), table in zip(numbers.items(), self.float_tables, strict=True)
             ]
         if self.history is not None:
@@ -362,12 +362,11 @@ class FeatureEmbedding(nn.Module):
 
     def look_up(self, field: str, ids: Tensor) -> Tensor:
         """Return the vectors (..., K) of ids of a token field (...), or of a token_seq field (..., S)."""
-        ids = self._read_as(field, ids)
         if field in self.token_seq_fields:
-            bag = self.seq_tables[self.token_seq_fields.index(field)]
+            ids, bag = self._read_as(field, ids), self.seq_tables[self.token_seq_fields.index(field)]
             vectors = _mean_of_bag(bag, ids.reshape(-1, ids.shape[-1]))
             return vectors.view(*ids.shape[:-1], vectors.shape[-1])
-        number = self.token_fields.index(field)
+        ids, number = self._row_to_read(field, ids), self.token_fields.index(field)
         found: Tensor = self.table(ids + self.offsets[number]) if self.tables is None else self.tables[number](ids)
         return found
 
@@ -375,25 +374,53 @@ class FeatureEmbedding(nn.Module):
         """Return the embeddings of the token fields, one after the other in one tensor or in several."""
         if self.tables is not None:
             return [
-                table(self._read_as(field, interaction[field]))
+                table(self._row_to_read(field, interaction[field]))
                 for field, table in zip(self.token_fields, self.tables, strict=True)
             ]
         if not self.token_fields:
             return []
         ids = torch.stack([self.rows_of(field, interaction[field]) for field in self.token_fields], dim=1)
         places = ids + self.offsets
-        if not self.training:
-            places = torch.where(self.seen[places], places, self.offsets)
+        if not (self.training or self._is_filled):
+            places = torch.where(_at(self.seen, places), places, self.offsets)
         return [self.table(places).flatten(1)]
 
     def _read_as(self, field: str, ids: Tensor) -> Tensor:
         """Return the rows of a field's table that ids (...) read; in evaluation 0 for those of no training row."""
         rows = self.rows_of(field, ids)
-        return rows if self.training else rows.masked_fill(~self.seen[rows + self._starts[field]], 0)
+        return rows if self.training else rows.masked_fill(~_at(self.seen, rows + self._starts[field]), 0)
+
+    def _row_to_read(self, field: str, ids: Tensor) -> Tensor:
+        """Return the same, but for tables whose unseen rows are filled the rows themselves."""
+        return self.rows_of(field, ids) if self._is_filled and not self.training else self._read_as(field, ids)
+
+    @torch.no_grad()
+    def fill_unseen(self) -> None:
+        """Give the rows of the tables that no training row reads the unknown vector, in place.
+
+        In evaluation single values then need not be looked up among `seen`; those of a sequence still are, as unknown
+        ones are left out of its mean.
+        """
+        if self.tables is None and self.token_fields:
+            sizes = self.offsets.diff(append=self.offsets.new_tensor([len(self.table.weight)]))
+            unseen = ~self.seen[: len(self.table.weight)]
+            self.table.weight[unseen] = self.table.weight[self.offsets.repeat_interleave(sizes)][unseen]
+        tables: dict[str, Any] = dict(zip(self.token_fields, self.tables, strict=True)) if self.tables else {}
+        if self.numerical_as == "embedding":
+            tables |= zip(self.float_fields, self.float_tables, strict=True)
+        for field, table in tables.items():
+            begin = self._starts[field]
+            table.weight[~self.seen[begin : begin + len(table.weight)]] = table.weight[0].clone()
+        self._is_filled = True
 
     def _with_vectors(self, field: str, ids: Tensor) -> Tensor:
         """Return the ids of a field (...) with 0 in place of those that read the unknown vector."""
         return ids.masked_fill(self._read_as(field, ids) == 0, 0)
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """Return values (V,) at places (...), as `values[places]` does, which ONNX has no one operation for."""
+    return F.embedding(places, values.unsqueeze(1)).squeeze(-1)
 
 
 def _mean_of_bag(bag: nn.Module, ids: Tensor) -> Tensor:

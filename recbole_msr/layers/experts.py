@@ -68,8 +68,7 @@ class SubExpertIntegration(nn.Module):
         """Return every expert's output (experts, B, H) for rows x (B, D)."""
         q, g = self.sub_experts(x), self.gate(x)
         if manual_backward.supports(q):
-            n_experts, k = self.shape
-            return manual_backward.weighted_sums(g, q, [range(e * k, (e + 1) * k) for e in range(n_experts)])
+            return manual_backward.weighted_sums(g, q, self._members)
         return (g.unsqueeze(-1) * torch.unflatten(q, 0, self.shape)).sum(dim=1)
 
     def of_rows(self, x: Sequence[Tensor]) -> Tensor:
@@ -94,6 +93,17 @@ class SubExpertIntegration(nn.Module):
     def is_plain(self) -> bool:
         """Return whether no hook waits for the outputs of all experts."""
         return manual_backward.has_no_hooks(self) and manual_backward.has_no_hooks(self.sub_experts)
+
+    def separate(self, x: Tensor) -> list[Tensor]:
+        """Return the output (B, H) of each expert by itself, in operations that an export records."""
+        gates = torch.unflatten(self.gates(x), 1, self.shape).softmax(dim=-1).unbind(dim=1)
+        return manual_backward.plain_sums(gates, self.sub_experts.separate(x), self._members)
+
+    @property
+    def _members(self) -> list[range]:
+        """The sub-experts of each expert."""
+        n_experts, k = self.shape
+        return [range(e * k, (e + 1) * k) for e in range(n_experts)]
 
 
 class ScenarioAwareAttention(nn.Module):
@@ -248,6 +258,11 @@ class ScenarioExtraction(nn.Module):
         """
         if self._chooses(x):
             return self._of_needed(x, scenario, e)
+        if is_exported() and self.n_scenarios > 1:
+            *each, g = self.experts.separate(x)
+            a = self.san.weights(e).index_select(0, scenario)
+            (a_i,) = manual_backward.plain_sums([a], each, [range(self.n_scenarios)])
+            return torch.cat([g, self.own.pick(torch.stack(each), scenario).squeeze(0), a_i], dim=-1)
         s, g = self.experts(x).split([self.n_scenarios, 1])  # the scenarios' experts, then the shared one
         g, s_i = g.squeeze(0), self.own.pick(s, scenario).squeeze(0)
         if self.n_scenarios == 1:

@@ -76,6 +76,10 @@ class Groups:
         return torch.unflatten(values, 0, (n_tasks, self.count // n_tasks))
 
 
+_GROUPS_IN_GRAPH = 16
+"""Groups whose rows a graph takes apart; of more it computes all for all rows, which are fewer operations."""
+
+
 def by_group(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Return what each row's own group makes of it (B, H).
 
@@ -85,9 +89,8 @@ def by_group(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, i
         n_groups: how many there are.
         layer: takes some rows that all belong to one group, and its number, to (rows, H).
     """
-    if is_exported():  # a graph takes no rows apart: all groups for all rows, then each row's own
-        every = torch.stack([layer(x, number) for number in range(n_groups)])
-        return Groups("scenario", n_groups, 1).pick(every, group).squeeze(0)
+    if is_exported():
+        return _by_group_in_graph(x, group, n_groups, layer)
     sizes = torch.bincount(group, minlength=n_groups).tolist()
     if max(sizes) == len(x) > 0:
         return layer(x, sizes.index(len(x)))
@@ -95,3 +98,18 @@ def by_group(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, i
     parts = x[order].split(sizes)
     outputs = torch.cat([layer(part, number) for number, part in enumerate(parts) if len(part)])
     return torch.empty_like(outputs).index_copy(0, order, outputs)
+
+
+def _by_group_in_graph(x: Tensor, group: Tensor, n_groups: int, layer: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Return the same in operations that an export records, which do not depend on how many rows a group has."""
+    if n_groups > _GROUPS_IN_GRAPH:
+        every = torch.stack([layer(x, number) for number in range(n_groups)])
+        return Groups("scenario", n_groups, 1).pick(every, group).squeeze(0)
+    outputs: Tensor | None = None
+    for number in range(n_groups):
+        rows = (group == number).nonzero().squeeze(1)
+        own = layer(x.index_select(0, torch.cat([rows, rows.new_zeros(1)])), number)  # onnxruntime dies of no row
+        outputs = x.new_zeros(x.shape[0], own.shape[1]) if outputs is None else outputs
+        outputs = outputs.index_copy(0, rows, own[:-1])
+    assert outputs is not None
+    return outputs

@@ -6,14 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_msr.config.key_table import HISTORY_POOLINGS
 from recbole_msr.data.history import HISTORY_FIELD, HistoryRows, HistorySettings, last_rows
 from recbole_msr.layers.sequences import Sequences, sequence_sums
-from recbole_msr.layers.target_attention import UnitWeights, attention_sums, prelu
+from recbole_msr.layers.target_attention import UnitWeights, attention_sums, padded_attention_sums, prelu
+from recbole_msr.layers.tracing import is_exported
 from recbole_msr.options import Options
 
+EXPORTED_HISTORY = "history."
+"""Begins the names of an exported model's inputs of earlier rows, before the field."""
 LookUp = Callable[[str, Tensor], Tensor]
 """From a field and ids of it (..., or ..., S of a sequence) to their vectors (..., K)."""
 
@@ -60,11 +64,21 @@ class TargetAttention(nn.Module):
 
     def forward(self, history: Sequences, target: Tensor) -> Tensor:
         """Return v (B, D) of B histories and target (B, D)."""
+        return attention_sums(history, target, self._of_target(target), self._unit())
+
+    def of_padded(self, history: Tensor, there: Tensor, target: Tensor) -> Tensor:
+        """Return the same of histories (B, L, D), of which `there` (B, L) says which vectors count."""
+        return padded_attention_sums(history, there, target, self._of_target(target), self._unit())
+
+    def _of_target(self, target: Tensor) -> Tensor:
+        of_target: Tensor = self.of_target(target)
+        return of_target + self.of_history.bias
+
+    def _unit(self) -> UnitWeights:
         layers = [layer for layer in self.rest if isinstance(layer, nn.Linear)]
         slopes = [layer.slope for layer in self.rest if isinstance(layer, PReLU)]
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        unit = UnitWeights(self.of_history.weight, self.of_product.weight, slopes, weights, biases)
-        return attention_sums(history, target, self.of_target(target) + self.of_history.bias, unit)
+        return UnitWeights(self.of_history.weight, self.of_product.weight, slopes, weights, biases)
 
 
 class HistoryFeatures(nn.Module):
@@ -111,6 +125,8 @@ class HistoryFeatures(nn.Module):
             look_up: returns vectors.
             seen: returns ids of a field with 0 in place of what training has not had.
         """
+        if is_exported():
+            return self._of_padded(interaction, look_up, seen)
         histories: list[tuple[Sequences, Sequence[str]]] = []
         if self.fields:
             rows, there = last_rows(interaction[HISTORY_FIELD], self.length)
@@ -124,13 +140,47 @@ class HistoryFeatures(nn.Module):
         pooled = []
         for number, (history, fields) in enumerate(histories):
             if self.pooling == "target_attention":
-                target = torch.cat([look_up(field, interaction[field]) for field in fields], dim=1)
-                pooled.append(self.attention[number](history, target))
-                continue
-            weights = history.there.to(history.vectors.dtype)
-            if self.pooling == "mean":
-                weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-            pooled.append(sequence_sums(history, weights))
+                pooled.append(self.attention[number](history, self._target(interaction, fields, look_up)))
+            else:
+                pooled.append(sequence_sums(history, self._weights(history.there)))
+        return torch.cat(pooled, dim=1)
+
+    @staticmethod
+    def _target(interaction: Any, fields: Sequence[str], look_up: LookUp) -> Tensor:
+        """Return the vectors (B, D) of the same fields of the rows to be scored."""
+        return torch.cat([look_up(field, interaction[field]) for field in fields], dim=1)
+
+    def _weights(self, there: Tensor) -> Tensor:
+        """Return w (B, L) of a sum or a mean over the positions that are there (B, L)."""
+        weights = there.float()
+        return weights / weights.sum(dim=1, keepdim=True).clamp(min=1) if self.pooling == "mean" else weights
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The fields of earlier rows whose ids an exported model is given, and the names of these inputs."""
+        return {field: f"{EXPORTED_HISTORY}{field}" for field in (self._rows.read if self.fields else ())}
+
+    def _of_padded(self, interaction: Any, look_up: LookUp, seen: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """Return the vectors (B, D) in operations that an export records.
+
+        The ids of the earlier rows are inputs (B, L) of their own, -1 where there is no row.
+        """
+        histories: list[tuple[Tensor, Tensor, Sequence[str]]] = []
+        if self.fields:
+            ids = {field: interaction[name] for field, name in self.inputs.items()}
+            there = next(iter(ids.values())) >= 0
+            ids = {field: of_field.clamp(min=0) for field, of_field in ids.items()}
+            histories.append((self._rows.padded(ids, look_up), there, self._rows.fields))
+        for column, field in self.given.items():
+            given = seen(field, interaction[column])
+            histories.append((look_up(field, given), given != 0, [field]))
+        pooled = []
+        for number, (history, there, fields) in enumerate(histories):
+            if self.pooling == "target_attention":
+                attention: Any = self.attention[number]
+                pooled.append(attention.of_padded(history, there, self._target(interaction, fields, look_up)))
+            else:
+                pooled.append((self._weights(there).unsqueeze(1) @ history).squeeze(1))
         return torch.cat(pooled, dim=1)
 
 
@@ -154,6 +204,7 @@ class _Lookup:
 
     Attributes:
         fields: the fields in the order of the vectors: those of interactions, then those of items.
+        read: the fields of rows that these are made of: those of interactions, and the item.
     """
 
     def __init__(self, rows: HistoryRows, item: str, items: Any, fields: Sequence[str]) -> None:
@@ -162,6 +213,7 @@ class _Lookup:
         self._of_item = [field for field in fields if field not in own]
         self.fields = [*own, *self._of_item]
         self._of_items = {field: items[field] for field in self._of_item if field != item}
+        self.read = [*own, *([item] if self._of_item else [])]
 
     def sequences(self, rows: Tensor, there: Tensor, look_up: LookUp) -> Sequences:
         """Return the vectors of rows (B, L), those of fields that `look_up` gives.
@@ -178,6 +230,18 @@ class _Lookup:
             vectors.append(Sequences(self._item_vectors(items, look_up), numbers, there).padded())
         places = torch.arange(rows.numel(), device=rows.device).view(rows.shape)
         return Sequences(torch.cat(vectors, dim=2).flatten(0, 1), places, there)
+
+    def padded(self, ids: Mapping[str, Tensor], look_up: LookUp) -> Tensor:
+        """Return the vectors (B, L, D) of rows whose ids (B, L) of the fields `read` are given."""
+        vectors = []
+        for field in self.fields:
+            of_field = ids.get(field)
+            if of_field is None:  # a field of the item
+                table = self._of_items[field].long()
+                of_field = F.embedding(ids[self._item], table if table.dim() == 2 else table.unsqueeze(1))
+                of_field = of_field if table.dim() == 2 else of_field.squeeze(-1)
+            vectors.append(look_up(field, of_field))
+        return torch.cat(vectors, dim=2)
 
     def _item_vectors(self, items: Tensor, look_up: LookUp) -> Tensor:
         """Return the vectors (U, D) of items (U,)."""

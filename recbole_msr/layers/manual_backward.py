@@ -226,6 +226,24 @@ def weighted_sums(weights: Tensor, values: Tensor, members: Sequence[Sequence[in
     return result
 
 
+def plain_sums(weights: Sequence[Tensor], values: Sequence[Tensor], members: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the same z_p (B, H), in operations that an export records: one expert after the other, without copies.
+
+    Args:
+        weights: w_p (B, K) of each gate.
+        values: v_e (B, H) of each expert.
+        members: as for `weighted_sums`.
+    """
+    sums = []
+    for of_gate, experts in zip(weights, members, strict=True):
+        columns = of_gate.split(1, dim=1)
+        z = columns[0] * values[experts[0]]
+        for column, e in zip(columns[1:], experts[1:], strict=True):
+            z = z + column * values[e]
+        sums.append(z)
+    return sums
+
+
 class _WeightedSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, values: Tensor, members: Sequence[Sequence[int]]) -> Tensor:

@@ -209,6 +209,19 @@ class MLPBank(nn.Module):
             return self._one_by_one(x, [0] * n, (weights, biases))
         return self._batched(x, (weights, biases), first)
 
+    def separate(self, x: Tensor, reads: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the output (B, H) of each MLP by itself; for an export, where one after the other needs no copies.
+
+        Args:
+            x: as for `forward`.
+            reads: as for `forward`.
+        """
+        if self.norms:
+            return [*self._batched(x if reads is None else x[list(reads)])]
+        if reads is None:
+            reads = [0] * self.n_mlps if x.dim() == 2 else range(self.n_mlps)
+        return self._by_autograd(x.unsqueeze(0) if x.dim() == 2 else x, reads, self.layers())
+
     def some(self, x: Tensor, which: range) -> Tensor:
         """Return the outputs (S, B, H) of S of the MLPs at one input (B, D), as in evaluation; there are no norms."""
         outputs = []
@@ -234,9 +247,9 @@ class MLPBank(nn.Module):
         ):
             dropout = self.dropout.p if self.dropout.training else 0.0
             return manual_backward.relu_networks(x, reads, *layers, self.n_hidden, dropout)
-        return self._by_autograd(x, reads, layers)
+        return torch.stack(self._by_autograd(x, reads, layers))
 
-    def _by_autograd(self, x: Tensor, reads: Sequence[int], layers: _Layers) -> Tensor:
+    def _by_autograd(self, x: Tensor, reads: Sequence[int], layers: _Layers) -> list[Tensor]:
         weights, biases = ([layer.unbind() for layer in part] for part in layers)  # [depth][MLP]
         outputs = []
         for e, read in enumerate(reads):
@@ -246,7 +259,7 @@ class MLPBank(nn.Module):
                 if depth < self.n_hidden:
                     h = self.dropout(self.activation(h))
             outputs.append(h)
-        return torch.stack(outputs)
+        return outputs
 
     def _batched(self, h: Tensor, layers: _Layers | None = None, first: int = 0) -> Tensor:
         for depth, (weight, bias) in enumerate(zip(*(layers or self.layers()), strict=True)):

@@ -73,7 +73,13 @@ def _plain_sums(
     vectors: Tensor, places: Tensor, there: Tensor, target: Tensor, of_target: Tensor, unit: UnitWeights
 ) -> Tensor:
     """Return what `attention_sums` does, in operations that autograd knows."""
-    history = Sequences(vectors, places, there).padded()
+    return padded_attention_sums(Sequences(vectors, places, there).padded(), there, target, of_target, unit)
+
+
+def padded_attention_sums(
+    history: Tensor, there: Tensor, target: Tensor, of_target: Tensor, unit: UnitWeights
+) -> Tensor:
+    """Return the same of sequences e (B, L, D), of which `there` (B, L) says which vectors count."""
     hidden = F.linear(history, unit.of_history) + F.linear(history * target.unsqueeze(1), unit.of_product)
     hidden = hidden + of_target.unsqueeze(1)
     for slope, weight, bias in zip(unit.slopes, unit.weights, unit.biases, strict=True):

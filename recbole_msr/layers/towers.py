@@ -11,6 +11,7 @@ from recbole_msr.layers import manual_backward
 from recbole_msr.layers.groups import Groups, by_group
 from recbole_msr.layers.mlp import MLPBank
 from recbole_msr.layers.scenario_axes import Axes
+from recbole_msr.layers.tracing import is_exported
 
 
 class Towers(nn.Module):
@@ -72,9 +73,9 @@ class Towers(nn.Module):
 
         Gradients of all towers are computed faster together.
         """
-        groups = self.groups
-        is_plain = manual_backward.supports(z) and not (self.bank.norms or self.training or torch.is_grad_enabled())
-        return is_plain and groups.per != "task" and groups.n_scenarios > 1
+        if self.groups.per == "task" or self.groups.n_scenarios == 1 or self.bank.norms or self.training:
+            return False
+        return is_exported() or (manual_backward.supports(z) and not torch.is_grad_enabled())
 
     def _of_scenario(self, z: Tensor, m: int) -> Tensor:
         """Return the logits (B, T) of scenario m's towers at z (B, H)."""

@@ -1,6 +1,7 @@
 """An exported model scores as the run does, with onnxruntime and JSON alone; what cannot be exported is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.export.embeddings import ByteTable
 from recbole_msr.runs.export.export import export_run
+from recbole_msr.runs.export.exported_model import ExportedModel
 from recbole_msr.runs.export.graph_scorer import GraphScorer
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_counts import RowCounts
@@ -336,9 +338,65 @@ def test_models_of_recbole_are_refused(data_path, tmp_path):
         export_run(run, tmp_path / "model")
 
 
-def test_histories_are_refused(data_path, tmp_path):
-    run = _run(data_path, tmp_path / "run", "SharedBottom", history={"fields": ["item_id"], "length": 3})
-    with pytest.raises(InputError, match="reads histories"):
+HISTORIES = {
+    "mean": {"history": {"fields": ["item_id", "class", "place"], "length": 3, "scenario": "own"}},
+    "sum": {"history": {"given": {"viewed": "item_id"}}, "alias_of_item_id": ["viewed"]},
+    "target_attention": {
+        "history": {"fields": ["item_id", "place"], "given": {"viewed": "item_id"}, "length": 50},
+        "alias_of_item_id": ["viewed"],
+        "min_count": {"place": 250},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def viewed_path(data_path, tmp_path_factory):
+    """The data with a column of viewed items, of which some rows have none."""
+    path = shutil.copytree(data_path, tmp_path_factory.mktemp("viewed") / "data")
+    rows, draw = pd.read_csv(path / "tiny" / "tiny.inter", sep="\t"), np.random.default_rng(3)
+    rows["viewed:token_seq"] = [" ".join(f"i{n}" for n in draw.integers(30, size=draw.integers(6))) for _ in range(600)]
+    rows.to_csv(path / "tiny" / "tiny.inter", sep="\t", index=False)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pooling", "form"), [("mean", "onnx"), ("sum", "torch"), ("target_attention", "onnx")])
+def test_histories_of_any_length_are_pooled_as_by_predict(viewed_path, tmp_path, pooling, form):
+    run = _run(viewed_path, tmp_path / "run", "SharedBottom", **HISTORIES[pooling], history_pooling=pooling)
+    lines = export_run(run, tmp_path / "model", format=form)  # raises where a score differs
+    assert sum("differ from predict's by at most" in line for line in lines) == 2
+    about = json.loads((tmp_path / "model" / "export.json").read_text(encoding="utf-8"))
+    inputs = {field["name"]: field for field in about["signature"]["inputs"] if field["kind"] == "history"}
+    if pooling == "sum":
+        assert inputs["viewed"]["shape"] == ["batch", "viewed_length"]
+        return
+    assert {"history.item_id", "history.place"} <= inputs.keys()
+    assert inputs["history.place"]["shape"] == ["batch", "history"]
+    model, opened = ExportedModel(tmp_path / "model"), recbole_msr.load(run)
+    row = {"user_id": ["new"], "item_id": ["i7"], "hour": [12.0], "place": ["work"], "viewed": [["i3"]], "age": ["20"]}
+    histories = [(["i1"], ["home"]), (["i1", "i2", "i29"], ["home", "work", "moon"]), ([], [])]
+    found = [
+        model.predict(row | {"history.item_id": [items], "history.place": [places]})[0] for items, places in histories
+    ]
+    assert (found[0] != found[1]).any()  # else an input is not read
+    expected = opened.predict(pd.DataFrame({name: pd.Series(value, dtype=object) for name, value in row.items()}))
+    np.testing.assert_allclose(found[2], expected.iloc[0].to_numpy(), atol=1e-5)  # a new user has no earlier row
+    np.testing.assert_allclose(model.predict(row)[0], found[2], atol=1e-7)
+    columns = {name: arrow_column(value * 2) for name, value in row.items()}
+    columns["user_id"] = arrow_column(["new", "u3"])
+    batch, ours, theirs = Batch(pa.RecordBatch.from_pydict(columns), row_place(0)), RowCounts(), RowCounts()
+    with torch.no_grad():
+        expected = opened.scorer.score_batch(batch, "rows", 8192, theirs)
+    np.testing.assert_allclose(
+        GraphScorer(opened, tmp_path / "model").score_batch(batch, "rows", 8192, ours), expected, atol=1e-5
+    )
+    assert ours.unknown == theirs.unknown
+
+
+def test_a_history_of_sequences_is_refused(viewed_path, tmp_path):
+    settings = {"history": {"fields": ["viewed"], "length": 3}}
+    run = _run(viewed_path, tmp_path / "run", "SharedBottom", **settings)
+    with pytest.raises(InputError, match="'viewed' of the earlier rows is a sequence itself"):
         export_run(run, tmp_path / "model")
 
 

@@ -18,13 +18,18 @@ from recbole_msr.evaluation.cells import evaluate_cells
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.evaluation.metrics import headline
 from recbole_msr.evaluation.prediction_file import labels_of_split
+from recbole_msr.files.row_files import row_place
 from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.export.embeddings import round_embeddings
 from recbole_msr.runs.export.exported_model import PROGRAM, ExportedModel
-from recbole_msr.runs.export.fields import Field
+from recbole_msr.runs.export.fields import Field, exportable_model, model_fields
+from recbole_msr.runs.export.graph_encoder import GraphEncoder
 from recbole_msr.runs.export.program_model import ProgramModel
+from recbole_msr.runs.row_columns import arrow_column
+from recbole_msr.runs.row_counts import RowCounts
+from recbole_msr.runs.row_encoder import RawRows
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.runs.scoring import Scorer
 from recbole_msr.schema import Scenario
@@ -61,10 +66,10 @@ def check_export(
     exported = ProgramModel(folder) if (folder / PROGRAM).exists() else ExportedModel(folder)
     members = run.members if isinstance(run, SavedEnsemble) else [run]
     found: dict[str, Any] = {"tolerance": TOLERANCE, "compared_with": "predict's"}
-    frames = {"drawn_rows": drawn_rows(members[0].dataset, fields)}
+    frames = {"drawn_rows": with_histories(run, drawn_rows(members[0].dataset, fields))}
     try:
         test = RunSources(members[0]).split("test")
-        frames["test_rows"] = rows_of_split(test, fields)
+        frames["test_rows"] = with_histories(run, rows_of_split(test, fields))
     except InputError as error:
         found["test_rows_left_out"] = str(error)
     if embeddings != "float32":
@@ -101,7 +106,7 @@ def check_drawn_rows(run: SavedRun | SavedEnsemble, exported: ExportedModel, fie
         InputError: a score differs by more than `TOLERANCE`.
     """
     members = run.members if isinstance(run, SavedEnsemble) else [run]
-    largest = _largest_difference(run, exported, drawn_rows(members[0].dataset, fields))
+    largest = _largest_difference(run, exported, with_histories(run, drawn_rows(members[0].dataset, fields)))
     if largest > TOLERANCE:
         raise InputError(
             f"{exported.folder} is no export of {run.folder}: their scores differ by up to {largest:.2g}; export the "
@@ -196,7 +201,7 @@ def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0, row
     draw = np.random.default_rng(seed)
     columns: dict[str, list[Any]] = {}
     for field in fields:
-        if field.is_given and field.column not in columns:
+        if field.is_given and field.rows is None and field.column not in columns:
             values = _drawn_values(dataset, field, draw, rows)
             chance = draw.random(rows)
             unknown = _unknown_value(field, dataset.schema.scenario)
@@ -207,11 +212,25 @@ def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0, row
     return _frame(columns)
 
 
+def with_histories(run: SavedRun | SavedEnsemble, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the columns of their earlier rows, which an exported model is given and `predict` looks up."""
+    found = rows
+    for member in run.members if isinstance(run, SavedEnsemble) else [run]:
+        config, dataset, model = member.recbole_config, member.dataset, exportable_model(member)
+        fields = model_fields(config, dataset, model)
+        if any(field.rows is not None for field in fields):
+            columns = {str(name): arrow_column(rows[name]) for name in rows}
+            raw = RawRows(columns, [*columns], len(rows), "the rows", row_place(0), RowCounts())
+            histories = GraphEncoder(config, dataset, model.features, fields).histories(raw)
+            found = found.assign(**{name: pd.Series(values, dtype=object) for name, values in histories.items()})
+    return found
+
+
 def _unknown_value(field: Field, scenario: Scenario) -> Any:
     """Return a value that no vocabulary has; None where a value is a number."""
     if field.kind == "number" or (field.column == scenario.field and scenario.bins is not None):
         return None
-    return [_UNKNOWN] if field.kind == "token_seq" else _UNKNOWN
+    return [_UNKNOWN] if field.kind in ("token_seq", "history") else _UNKNOWN
 
 
 def _drawn_values(dataset: ScenarioDataset, field: Field, draw: np.random.Generator, rows: int) -> list[Any]:
@@ -244,7 +263,7 @@ def rows_of_split(split: ScenarioDataset, fields: list[Field]) -> pd.DataFrame:
     rows = split.every_label[torch.arange(len(split.every_label))]  # type: ignore[index, arg-type]
     columns: dict[str, list[Any]] = {}
     for field in fields:
-        if field.key is None and field.column not in columns:
+        if field.key is None and field.rows is None and field.column not in columns:
             columns[field.column] = _raw_values(split, field, rows[field.name])
     return _frame(columns)
 

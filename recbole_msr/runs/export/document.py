@@ -18,6 +18,8 @@ FORMAT = 1
 """Number of the format of export.json; it grows when a reader must be changed."""
 HASHED_FORMAT = 2
 """The same where a field is hashed, which a reader of the first does not know."""
+HISTORY_FORMAT = 3
+"""The same where there is a history."""
 OUTPUT = "scores"
 """The name of the graph's output."""
 
@@ -35,7 +37,7 @@ def describe(
         columns: of each task and conditional, the names of its columns of the scores.
     """
     return {
-        "format": HASHED_FORMAT if any(field.buckets for field in fields) else FORMAT,
+        "format": _format(fields),
         "made_by": {"recbole-msr": __version__, "torch": str(torch.__version__)},
         "model": name,
         "signature": {
@@ -50,9 +52,15 @@ def describe(
     }  # fmt: skip
 
 
+def _format(fields: list[Field]) -> int:
+    if any(field.kind == "history" for field in fields):
+        return HISTORY_FORMAT
+    return HASHED_FORMAT if any(field.buckets for field in fields) else FORMAT
+
+
 def vocabularies(dataset: ScenarioDataset, fields: list[Field]) -> dict[str, dict[str, int]]:
     """Return the content of vocabulary.json: field -> token -> id, from 1; 0 is every other token."""
-    named = [field.name for field in fields if field.kind in ("token", "token_seq")]
+    named = dict.fromkeys(field.vocabulary for field in fields if field.vocabulary)
     return {name: {str(t): i for i, t in enumerate(np.asarray(dataset.field2id_token[name])) if i} for name in named}
 
 
@@ -63,8 +71,8 @@ def _input(field: Field, dataset: ScenarioDataset) -> dict[str, Any]:
         "kind": field.kind,
         "column": field.column,
         "dtype": "float64" if is_number else "int64",
-        "shape": ["batch", field.length] if field.kind == "token_seq" else ["batch"],
-        "missing": "NaN" if is_number else MISSING_ID,
+        "shape": ["batch", *_positions(field)],
+        "missing": "NaN" if is_number else field.padding if field.kind == "history" else MISSING_ID,
         "missing_means": _missing(field),
     }
     if field.buckets is not None:
@@ -73,15 +81,33 @@ def _input(field: Field, dataset: ScenarioDataset) -> dict[str, Any]:
             "bytes": 8,
             "byte_order": "little",
             "buckets": field.buckets,
-            "first_id": len(dataset.field2id_token[field.name]),
+            "first_id": len(dataset.field2id_token[field.vocabulary]),
         }
     elif not is_number:
         described["unknown"] = 0
-    if field.kind == "token_seq":
-        described["padding"] = 0
+    if field.kind in ("token_seq", "history"):
+        described["padding"] = field.padding
+    if field.kind == "history":
+        described |= {"vocabulary": field.vocabulary, "length": field.length, "means": _history(field)}
     if field.scale is not None:
         described["mean"] = field.scale["mean"]
     return described
+
+
+def _positions(field: Field) -> list[Any]:
+    """Return the dimensions behind the batch."""
+    if field.kind == "history":
+        return ["history" if field.rows is not None else f"{field.name}_length"]
+    return [field.length] if field.kind == "token_seq" else []
+
+
+def _history(field: Field) -> str:
+    """Say what the positions of a history are."""
+    if field.rows is None:
+        return f"the first {field.length} tokens of the column, which the model has no others of"
+    of = f" with the label 1 of {field.rows.of}" if field.rows.of else ""
+    where = " in the row's scenario" if field.rows.scenario == "own" else ""
+    return f"the last {field.length} earlier rows{of} of the user{where}, in any order, -1 behind them"
 
 
 def _missing(field: Field) -> str:
@@ -93,6 +119,7 @@ def _missing(field: Field) -> str:
         "token_seq": "no token",
         "scenario": "an unknown scenario",
         "token": "unknown",
+        "history": "no history",
     }[field.kind]
 
 

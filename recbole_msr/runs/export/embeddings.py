@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -72,13 +71,11 @@ def round_embeddings(model: nn.Module, kind: str) -> None:
             table.weight.copy_(_TABLES[kind](table.weight)(torch.arange(len(table.weight), device=table.weight.device)))
 
 
-def with_small_tables(model: nn.Module, kind: str) -> Any:
-    """Return a copy of a model with tables of a kind in the place of its embeddings."""
-    found = copy.deepcopy(model)
-    for name, table in _embeddings(found) if kind in _TABLES else ():
+def make_tables_small(model: nn.Module, kind: str) -> None:
+    """Put tables of a kind in the place of a model's embeddings."""
+    for name, table in _embeddings(model) if kind in _TABLES else ():
         parent, _, attribute = name.rpartition(".")
-        found.get_submodule(parent).register_module(attribute, _TABLES[kind](table.weight))
-    return found
+        model.get_submodule(parent).register_module(attribute, _TABLES[kind](table.weight))
 
 
 def _embeddings(model: nn.Module) -> list[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -85,12 +86,11 @@ def check_one_vocabulary(ensemble: SavedEnsemble, inputs: Sequence[Sequence[Fiel
     for run, own in zip(ensemble.members[1:], inputs[1:], strict=True):
         for field in own:
             other = fields.setdefault(field.name, field)
-            alike = (field.kind, field.column, field.length, field.scale, field.buckets) == (
-                other.kind, other.column, other.length, other.scale, other.buckets,
-            )  # fmt: skip
-            if alike and field.kind in ("token", "token_seq"):
+            alike = replace(field, table=None) == replace(other, table=None)
+            if alike and field.vocabulary:
                 before, now = (of.dataset.field2id_token for of in (first, run))
-                alike = field.name in before and list(before[field.name]) == list(now[field.name])
+                name = field.vocabulary
+                alike = name in before and list(before[name]) == list(now[name])
             if not alike:
                 raise InputError(
                     f"{run.folder} and {first.folder} read '{field.name}' otherwise (other data, or another kind of "

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
 from recbole_msr.layers.manual_backward import plain_operations
 from recbole_msr.runs.ensemble import SavedEnsemble
+from recbole_msr.runs.export.branches import branch_unknown_rows
 from recbole_msr.runs.export.check import check_export
 from recbole_msr.runs.export.document import OUTPUT, describe, vocabularies
 from recbole_msr.runs.export.embeddings import KINDS
@@ -124,12 +125,9 @@ def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path) -> N
     n_bytes = sum(tensor.nbytes for tensor in graph.state_dict().values())
     names = [field.name for field in graph.inputs]
     examples = tuple(_example(field) for field in graph.inputs)
-    batch = torch.export.Dim("batch")
     try:
         with plain_operations(), quiet():
-            program = torch.export.export(
-                graph, examples, dynamic_shapes=(tuple({0: batch} for _ in examples),), strict=False
-            )
+            program = torch.export.export(graph, examples, dynamic_shapes=(_dynamic(graph.inputs),), strict=False)
             if path.name == PROGRAM:
                 torch.export.save(program, path)
                 return
@@ -159,14 +157,27 @@ def _simplify(model: Any) -> None:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
-        passes.OutputFixPass(),
-        passes.NameFixPass(),
     ):
         change(model)
+    branch_unknown_rows(model)
+    for last in (passes.OutputFixPass(), passes.NameFixPass()):
+        last(model)
+
+
+def _dynamic(fields: Sequence[Field]) -> tuple[dict[int, Any], ...]:
+    """Return each input's dynamic dimensions: the rows, and the positions of histories."""
+    batch, positions, found = torch.export.Dim("batch"), torch.export.Dim("history"), []
+    for number, field in enumerate(fields):
+        found.append({0: batch})
+        if field.kind == "history":
+            found[-1][1] = positions if field.rows is not None else torch.export.Dim(f"length_{number}")
+    return tuple(found)
 
 
 def _example(field: Field) -> torch.Tensor:
     """Return an input of 5 rows; a number that is neither 0 nor 1, which an export takes for a constant."""
+    if field.kind == "history":
+        return torch.zeros((5, 3), dtype=torch.int64)
     if field.kind == "number":
         return torch.ones(5, dtype=torch.float64)
     return torch.zeros((5, field.length) if field.kind == "token_seq" else (5,), dtype=torch.int64)

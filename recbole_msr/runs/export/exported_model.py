@@ -92,10 +92,13 @@ class ExportedModel:
         if about["kind"] == "scenario":
             ids = [about["missing"] if value is None else self._scenario(value) for value in values]
             return np.array(ids, dtype=np.int64)
-        vocabulary, missing = self._ids[about["name"]], about["missing"]
+        vocabulary, missing = self._ids[about.get("vocabulary", about["name"])], about["missing"]
         if about["kind"] == "token":
             found = [missing if value is None else _id(about, vocabulary, value) for value in values]
             return np.array(found, dtype=np.int64)
+        if about["kind"] == "history":
+            rows = [[_id(about, vocabulary, token) for token in value or ()][: about["length"]] for value in values]
+            return _padded(rows, max(1, *map(len, rows)), about["padding"])
         length = about["shape"][1]
         table = np.full((len(values), length), about["padding"], dtype=np.int64)
         for row, tokens in zip(table, values, strict=True):
@@ -111,6 +114,14 @@ class ExportedModel:
         if rule["rule"] == "bins":
             return bisect_right(rule["edges"], float(value)) + 1
         return int(rule["ids"].get(value, rule["other"]))
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, padding: int) -> np.ndarray:
+    """Return ids (N, length) of rows that have so many at most."""
+    table = np.full((len(rows), length), padding, dtype=np.int64)
+    for row, ids in zip(table, rows, strict=True):
+        row[: len(ids)] = ids
+    return table
 
 
 def _id(about: Mapping[str, Any], vocabulary: Mapping[str, int], token: str) -> int:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.evaluation.calibration import EPSILON, Calibration, Temperature
+from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.tracing import count_below
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import KnowledgeVectors
-from recbole_msr.runs.export.embeddings import with_small_tables
+from recbole_msr.runs.export.embeddings import make_tables_small
 from recbole_msr.runs.export.fields import Field
 from recbole_msr.schema import SCENARIO_FIELD
 
@@ -23,7 +24,8 @@ class ExportGraph(nn.Module):
     """Scores (B, C) of rows, as `SavedRun.predict` gives them, of one input a field.
 
     Ids are int64 (B,), of a token_seq (B, S); 0 is an unknown value, a negative id a missing one. Numbers are float64
-    (B,) in the field's unit; NaN is a missing one. For a missing value stands that of the user's or item's table, else
+    (B,) in the field's unit; NaN is a missing one. A history is int64 (B, L), L any number from 1, `padding` where
+    there is none. For a missing value stands that of the user's or item's table, else
     the unknown id, or the mean of the training rows.
 
     Args:
@@ -43,8 +45,12 @@ class ExportGraph(nn.Module):
         embeddings: str = "float32",
     ) -> None:
         super().__init__()
-        small = with_small_tables(model, embeddings)
-        self.model = with_tables_of_knowledge(small).cpu().eval()
+        self.model = copy.deepcopy(model).cpu().eval()
+        for module in self.model.modules():
+            if isinstance(module, FeatureEmbedding):
+                module.fill_unseen()
+        make_tables_small(self.model, embeddings)
+        make_tables_of_knowledge(self.model)
         self.fields = list(fields)
         self.inputs = [field for field in fields if field.is_given]
         self.keys = {dataset.uid_field, dataset.iid_field}
@@ -61,7 +67,7 @@ class ExportGraph(nn.Module):
         for place, field in enumerate(self.fields):
             if field.name not in self.keys:
                 table = getattr(self, f"table_{place}")
-                stored = None if table is None else table[known[str(field.key)]]
+                stored = None if table is None else table.index_select(0, known[str(field.key)])
                 row[field.name] = _encode(field, given.get(field.name), stored)
         if SCENARIO_FIELD not in row:
             row[SCENARIO_FIELD] = torch.ones_like(values[0])
@@ -89,6 +95,8 @@ def _encode(field: Field, given: Tensor | None, stored: Tensor | None) -> Tensor
     if given is None:
         assert stored is not None
         return stored
+    if field.kind == "history":
+        return given
     if field.kind == "number":
         scale = field.scale or {}
         missing = given.isnan()
@@ -101,18 +109,16 @@ def _encode(field: Field, given: Tensor | None, stored: Tensor | None) -> Tensor
     return torch.where(missing, 0 if stored is None else stored, given)
 
 
-def with_tables_of_knowledge(model: MultiScenarioRecommender) -> MultiScenarioRecommender:
-    """Return a copy of a model whose knowledge vectors are a table of what each id's come to."""
-    found: MultiScenarioRecommender = copy.deepcopy(model)
-    for name, module in list(found.named_modules()):
+def make_tables_of_knowledge(model: MultiScenarioRecommender) -> None:
+    """Put a table of what each id's come to in the place of a model's knowledge vectors."""
+    for name, module in list(model.named_modules()):
         if isinstance(module, KnowledgeVectors):
             ids = torch.arange(len(module.known), device=module.known.device)
             with torch.no_grad():
                 table = torch.cat([module(part) for part in ids.split(8192)]).float()
             parent, _, attribute = name.rpartition(".")
-            owner: Any = found.get_submodule(parent)
+            owner: Any = model.get_submodule(parent)
             owner.register_module(attribute, nn.Embedding.from_pretrained(table))
-    return found
 
 
 class Calibrator(nn.Module):
@@ -151,5 +157,5 @@ def _mapped(fitted: Any, p: Tensor, logit: Tensor) -> Tensor:
     if len(fitted.x) == 1:
         return torch.zeros_like(p) + y
     right = count_below(p, x).clamp(1, len(fitted.x) - 1)
-    share = ((p - x[right - 1]) / (x[right] - x[right - 1])).clamp(0, 1)
-    return y[right - 1] + share * (y[right] - y[right - 1])
+    (x_left, x_right), (y_left, y_right) = ([of.index_select(0, at) for at in (right - 1, right)] for of in (x, y))
+    return y_left + ((p - x_left) / (x_right - x_left)).clamp(0, 1) * (y_right - y_left)

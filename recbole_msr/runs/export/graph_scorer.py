@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import Batch
@@ -16,93 +14,11 @@ from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.export.check import check_drawn_rows
 from recbole_msr.runs.export.ensemble_graph import shared_inputs
 from recbole_msr.runs.export.exported_model import ExportedModel
-from recbole_msr.runs.export.fields import MISSING_ID, Field, exportable_model, model_fields
+from recbole_msr.runs.export.fields import exportable_model, model_fields
+from recbole_msr.runs.export.graph_encoder import GraphEncoder
 from recbole_msr.runs.row_counts import RowCounts
-from recbole_msr.runs.row_encoder import RawRows, RowEncoder
+from recbole_msr.runs.row_encoder import RawRows
 from recbole_msr.runs.saved_run import SavedRun
-from recbole_msr.schema import UNKNOWN_SCENARIO
-
-
-class GraphEncoder(RowEncoder):
-    """Turns raw rows into the inputs of an exported model, which has the users' and items' tables itself.
-
-    Args:
-        config: RecBole's Config of the run.
-        dataset: the run's vocabularies and tables.
-        features: the model's embedding.
-        fields: what the model reads.
-    """
-
-    def __init__(self, config: Any, dataset: Any, features: Any, fields: Sequence[Field]) -> None:
-        super().__init__(config, dataset, features)
-        self._fields = list(fields)
-
-    def inputs(self, rows: RawRows) -> dict[str, np.ndarray]:
-        """Return the graph's inputs by name, and count rows that lack something, as `encode` does.
-
-        Raises:
-            InputError: a needed column is missing, or a value is not what it must be.
-        """
-        found: dict[str, np.ndarray] = {}
-        known: dict[str, torch.Tensor] = {}
-        for field in self._fields:
-            if field.key is None and field.name in self.keys:
-                ids = self._key_ids(field.name, rows)
-                found[field.name], known[field.name] = ids.numpy(), self._known_ids(field.name, ids)
-                continue
-            stored = None if field.table is None else (field.table, known[str(field.key)])
-            if field.kind == "scenario":
-                found[field.name] = self._scenario_input(field, rows, stored)
-            elif field.column in rows.columns:
-                found[field.name], empty = self._input(field, rows)
-                self._count_missing(field, rows, empty, stored)
-            elif stored is not None:
-                if field.is_given:
-                    found[field.name] = _missing(field, rows.size)
-                self._count_missing(field, rows, np.ones(rows.size, dtype=bool), stored)
-            else:
-                raise InputError(f"no column '{field.column}', which the model reads, in {rows.source}")
-        return found
-
-    def _input(self, field: Field, rows: RawRows) -> tuple[np.ndarray, np.ndarray]:
-        """Return an input of a column that is there, and the rows without a value (N,)."""
-        if field.kind == "number":
-            values, empty, _ = self._scaled_numbers(field.name, rows)
-            return values, empty
-        ids, empty = self._encode_column(field.name, rows)
-        values = ids.numpy()
-        values[empty] = MISSING_ID
-        return values, empty
-
-    @staticmethod
-    def _count_missing(field: Field, rows: RawRows, empty: np.ndarray, stored: Any) -> None:
-        if field.kind != "number":
-            return
-        if stored is not None:  # the table of a known user or item has the number
-            empty = empty & (stored[1] == 0).numpy()
-        rows.counts.add_missing(field.name, empty)
-
-    def _scenario_input(self, field: Field, rows: RawRows, stored: Any) -> np.ndarray:
-        if field.column in rows.columns:
-            ids, empty = self._assign_scenarios(rows)
-            given = ids.numpy()
-        elif stored is not None:
-            given, empty = _missing(field, rows.size), np.ones(rows.size, dtype=bool)
-        else:
-            raise InputError(f"no column '{field.column}', which tells the rows' scenario, in {rows.source}")
-        given[empty] = MISSING_ID
-        of_row = given
-        if empty.any() and stored is not None:
-            of_row = np.where(empty, stored[0][stored[1]].numpy(), given)
-        rows.counts.add_unknown(field.name, (of_row == UNKNOWN_SCENARIO) | (of_row == MISSING_ID))
-        return given
-
-
-def _missing(field: Field, size: int) -> np.ndarray:
-    """Return an input of rows that all have no value."""
-    if field.kind == "number":
-        return np.full(size, np.nan)
-    return np.full((size, field.length) if field.kind == "token_seq" else size, MISSING_ID, dtype=np.int64)
 
 
 class GraphScorer:
