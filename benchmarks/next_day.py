@@ -1,6 +1,6 @@
 """A run a day: beginning with yesterday's run (`init_from`, `only_new`) beside training anew on all days.
 
-    python -m benchmarks.next_day [--model=SharedBottom] [--days=7]
+    python -m benchmarks.next_day [--model=SharedBottom] [--days=7] [--seeds=5] [--data=DIR]
 
 Method. KuaiRand's log, by its column date. Each evening a model is trained on the rows until then and tested on those
 of the next day, which it has not seen. Of the rows until then the last tenth of the newest day is for validation
@@ -12,15 +12,18 @@ long_view. Sides, in turn:
 - warm: the newest day alone, from yesterday's warm run;
 - warm, optimiser: the same with the state of its optimiser.
 
-All sides have the same defaults, one thread. Prints the pooled AUC of the next day's clicks and seconds
-of training as Markdown. The first day is one and the same run for all.
+All sides have the same settings, one thread. Prints the pooled AUC of the next day's clicks, its mean over the seeds,
+the deviation over seeds of the mean of all days but the first, and the processor's seconds of all evenings but the first
+(reading, training, test), as Markdown. The first evening is the same training for all.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +76,11 @@ def parts(rows: pd.DataFrame, day: int, since: int) -> dict[str, pd.DataFrame]:
     return {name: rows.iloc[places].drop(columns="date") for name, places in chosen.items()}
 
 
-def evening(model: str, rows: pd.DataFrame, day: int, side: str, folder: Path) -> dict[str, float]:
-    """Train in the evening of a day; return the AUC of the next day, the seconds of training, and its rows."""
+def evening(model: str, rows: pd.DataFrame, day: int, side: str, seed: int, folder: Path) -> dict[str, float]:
+    """Train in the evening of a day; return the AUC of the next day, the processor's seconds, and the rows trained on."""
     import recbole_msr
 
-    settings = dict(SETTINGS)
+    settings = SETTINGS | {"seed": seed}
     since = day if side == "one day" else 0
     if side.startswith("warm"):
         settings["save_optimizer"] = side != "warm"
@@ -87,9 +90,10 @@ def evening(model: str, rows: pd.DataFrame, day: int, side: str, folder: Path) -
             settings["init_optimizer"] = side != "warm"
     # Ready-made splits are cut by only_new, too: validation and test rows are later anyway.
     settings |= {"data": parts(rows, day, since), "dataset": "kuairand", "output_dir": str(folder / f"{side} {day}")}
+    began = time.process_time()
     result = recbole_msr.run(model, config=settings | {"cache_dir": str(folder / "cache")})
+    seconds = time.process_time() - began
     assert result.test is not None
-    seconds = result.summary["seconds"]["train"]
     return {"auc": result.test.flat()["auc"], "seconds": seconds, "rows": result.summary["rows"]["train"]}
 
 
@@ -98,24 +102,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="SharedBottom")
     parser.add_argument("--days", type=int, default=7)
+    parser.add_argument("--seeds", type=int, default=5, help="how often each training is done, with seeds 1, 2, ...")
     parser.add_argument("--data", type=Path, default=SOURCE, help="the folder of kuairand/log.csv.gz")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     rows = read_log(given.data)
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    with tempfile.TemporaryDirectory() as work:
-        for day in range(given.days):
-            for side in SIDES:
-                found[side].append(evening(given.model, rows, day, side, Path(work)))
-                of_day = found[side][-1]
-                print(f"day {day + 1}, {side}: AUC {of_day['auc']:.4f}, {of_day['seconds']:.1f} s", flush=True)
-    print("\n| | " + " | ".join(f"day {day + 2}" for day in range(given.days)) + " | mean of days 3 on | seconds |")
-    print("|---" * (given.days + 3) + "|")
-    for side, days in found.items():
-        aucs, later = [day["auc"] for day in days], days[1:]
-        mean = np.mean([day["auc"] for day in later]) if later else float("nan")
-        cells = [f"{auc:.4f}" for auc in aucs] + [f"{mean:.4f}", f"{sum(day['seconds'] for day in later):.1f}"]
-        print(f"| {side} | " + " | ".join(cells) + " |")
+    found = {name: np.zeros((len(SIDES), given.seeds, given.days)) for name in ("auc", "seconds", "rows")}
+    for seed in range(given.seeds):
+        with tempfile.TemporaryDirectory() as work:
+            for day in range(given.days):
+                for number, side in enumerate(SIDES):
+                    trained = evening(given.model, rows, day, side, seed + 1, Path(work))
+                    for name, values in found.items():
+                        values[number, seed, day] = trained[name]
+                    print(f"seed {seed + 1}, day {day + 1}, {side}: " + json.dumps(trained), flush=True)
+    print("\n".join(["", *table(**found)]))
+
+
+def table(auc: np.ndarray, seconds: np.ndarray, rows: np.ndarray) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        auc: of the next day, by side, seed and day.
+        seconds: of the processor, likewise.
+        rows: that were trained on, likewise.
+    """
+    days = auc.shape[2]
+    tested = [f"day {day + 2}" for day in range(days)]
+    lines = ["| AUC of clicks on | " + " | ".join(tested) + f" | mean of days 3 to {days + 1} | seconds | rows |"]
+    lines.append("|---" + "|---:" * (days + 3) + "|")
+    for number, side in enumerate(SIDES):
+        later = auc[number, :, 1:].mean(axis=1)  # one value a seed; the first evening is the same for all sides
+        cells = [f"{value:.3f}" for value in auc[number].mean(axis=0)]
+        cells.append(f"{later.mean():.4f} ± {later.std(ddof=1) if len(later) > 1 else 0:.4f}")
+        cells.append(f"{seconds[number, :, 1:].sum(axis=1).mean():.1f}")
+        lines.append(f"| {side} | " + " | ".join([*cells, f"{rows[number, 0, 1:].sum():,.0f}"]) + " |")
+    return lines
 
 
 if __name__ == "__main__":
