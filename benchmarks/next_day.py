@@ -12,9 +12,9 @@ long_view. Sides, in turn:
 - warm: the newest day alone, from yesterday's warm run;
 - warm, optimiser: the same with the state of its optimiser.
 
-All sides have the same settings, one thread. Prints the pooled AUC of the next day's clicks, its mean over the seeds,
-the deviation over seeds of the mean of all days but the first, and the processor's seconds of all evenings but the first
-(reading, training, test), as Markdown. The first evening is the same training for all.
+All sides have the same settings, one thread. Prints as Markdown the pooled AUC of the next day's clicks, mean over the
+seeds; the deviation over seeds of the mean of all days but the first; and the processor's seconds of all evenings but
+the first (reading, training, test). The first evening is the same training for all.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def parts(rows: pd.DataFrame, day: int, since: int) -> dict[str, pd.DataFrame]:
 
 
 def evening(model: str, rows: pd.DataFrame, day: int, side: str, seed: int, folder: Path) -> dict[str, float]:
-    """Train in the evening of a day; return the AUC of the next day, the processor's seconds, and the rows trained on."""
+    """Train in the evening of a day; return the next day's AUC, the processor's seconds, and the rows trained on."""
     import recbole_msr
 
     settings = SETTINGS | {"seed": seed}

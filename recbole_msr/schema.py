@@ -258,6 +258,11 @@ class Scenario(Settings):
         ).reshape(len(values))
 
 
+def interaction_place(row: int) -> str:
+    """Name a row by its number alone."""
+    return f"interaction {row + 1}"
+
+
 class Task(Settings):
     """A label: 0 or 1 (a 0/1 field, or a number compared with a threshold), a number to be predicted, or a class."""
 
@@ -334,8 +339,12 @@ class Task(Settings):
         """What stands for a label that a row does not carry."""
         return MISSING_LABELS[self.kind]
 
-    def labels(self, values: Sequence[Any]) -> np.ndarray:
+    def labels(self, values: Sequence[Any], place: Callable[[int], str] = interaction_place) -> np.ndarray:
         """Return the labels of raw values, shape (N,), float32: 0 and 1, or numbers, or `MISSING_LABELS` of the type.
+
+        Args:
+            values: (N,).
+            place: tells where row i is, for errors.
 
         Raises:
             InputError: a value is not a number, not 0/1 where no threshold is given, missing where it may not be, or
@@ -348,13 +357,13 @@ class Task(Settings):
             if no_numbers:
                 raise InputError(
                     f"task '{self.name}': field '{self.field}' must hold numbers, but holds "
-                    f"'{values[no_numbers[0]]}' in interaction {no_numbers[0] + 1} ({len(no_numbers)} such values)"
+                    f"'{values[no_numbers[0]]}' in {place(no_numbers[0])} ({len(no_numbers)} such values)"
                 )
         numbers = numbers.astype(np.float64)
         missing = np.isnan(numbers)
-        self.check_missing(missing)
+        self.check_missing(missing, place)
         if self.type == "number":
-            return self._checked_numbers(numbers, missing)
+            return self._checked_numbers(numbers, missing, place)
         if self.at_least is not None:
             labels = numbers >= self.at_least
         elif self.above is not None:
@@ -364,14 +373,14 @@ class Task(Settings):
             if wrong.any():
                 raise InputError(
                     f"task '{self.name}': field '{self.field}' must hold 0 and 1, but holds {numbers[wrong][0]:g} in "
-                    f"{int(wrong.sum())} rows. For a threshold, declare "
+                    f"{int(wrong.sum())} rows (the first is {place(int(wrong.argmax()))}). For a threshold, declare "
                     f"tasks: {{{self.name}: {{field: {self.field}, at_least: NUMBER}}}}."
                 )
             labels = numbers == 1
         return np.where(missing, MISSING_LABEL, labels).astype(np.float32)
 
-    def check_missing(self, missing: np.ndarray) -> None:
-        """Refuse rows without a value (N,), where the declaration does not allow them.
+    def check_missing(self, missing: np.ndarray, place: Callable[[int], str] = interaction_place) -> None:
+        """Refuse rows without a value (N,), where the declaration does not allow them; `place` as in `labels`.
 
         Raises:
             InputError: names the first one.
@@ -379,12 +388,12 @@ class Task(Settings):
         if missing.any() and self.missing == "error":
             raise InputError(
                 f"task '{self.name}': field '{self.field}' has no {'value' if self.type == 'classes' else 'number'} in "
-                f"{int(missing.sum())} of {len(missing)} rows (the first is interaction "
-                f"{int(np.flatnonzero(missing)[0]) + 1}). If rows may lack this label, declare it: "
+                f"{int(missing.sum())} of {len(missing)} rows (the first is {place(int(missing.argmax()))}). "
+                "If rows may lack this label, declare it: "
                 f"tasks: {{{self.name}: {{field: {self.field}, ..., missing: ignore}}}}; otherwise mend the data."
             )
 
-    def _checked_numbers(self, numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    def _checked_numbers(self, numbers: np.ndarray, missing: np.ndarray, place: Callable[[int], str]) -> np.ndarray:
         beyond = ~missing & (np.abs(numbers) > np.finfo(np.float32).max)
         negative = ~missing & (numbers < 0) if self.transform == "log1p" else np.zeros(len(numbers), dtype=bool)
         for wrong, rule in (
@@ -394,8 +403,7 @@ class Task(Settings):
             if wrong.any():
                 raise InputError(
                     f"task '{self.name}': field '{self.field}' {rule}, but holds {numbers[wrong][0]:g} in "
-                    f"{int(wrong.sum())} of {len(numbers)} rows (the first is interaction "
-                    f"{int(np.flatnonzero(wrong)[0]) + 1})"
+                    f"{int(wrong.sum())} of {len(numbers)} rows (the first is {place(int(wrong.argmax()))})"
                 )
         return np.where(missing, self.missing_label, numbers).astype(np.float32)
 

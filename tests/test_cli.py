@@ -171,7 +171,7 @@ BAD = {
     "a misspelt main_task": (["--main_task=lik"], "main_task 'lik'", "did you mean 'like'"),
     "a misspelt task in loss_weights": (["--loss_weights={clik: 1}"], "loss_weights", "'clik'", "did you mean 'click'"),
     "a label that is not 0/1": (["--tasks={click: rating}"], "'rating' must hold 0 and 1, but holds"),
-    "a NaN label": (["--tasks={click: gap}"], "'gap' has no number in 1 of 300 rows", "interaction 10", ": ignore"),
+    "a NaN label": (["--tasks={click: gap}"], "'gap' has no number in 1 of 300 rows", "inter, line 11)", ": ignore"),
     "an empty split": (["--eval_args={split: {RS: [0.9, 0.1, 0]}, order: RO, group_by: ~, mode: labeled}"],
                        "the test split is empty"),
     "a scenario seen only in test": (["--scenario={field: tab}", f"--eval_args={IN_TIME}"],

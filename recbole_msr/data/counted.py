@@ -154,7 +154,7 @@ class CountedDataset(ColumnarDataset):
             beyond = np.flatnonzero(largest > np.finfo(np.float32).max)
             if len(beyond):
                 raise InputError(
-                    f"{self._file(table)}, {self._line(table, int(feat.index[beyond[0]]))}: the numerical feature "
+                    f"{self._place(int(feat.index[beyond[0]]), table)}: the numerical feature "
                     f"'{field}' is {cells[beyond[0]] if single else largest[beyond[0]]:g}, which is no number that can "
                     f"be learnt from ({len(beyond)} such rows); write a finite one, leave the cell empty, or keep to "
                     f"some values with val_interval: {{{field}: '[LOW,HIGH]'}}"
@@ -163,8 +163,10 @@ class CountedDataset(ColumnarDataset):
     def _file(self, table: str) -> Path:
         return Path(self.dataset_path, f"{self.dataset_name}.{table}")
 
-    def _place(self, row: int) -> str:
-        return f"{self._file('inter')}, {self._line('inter', row)}"
+    def _place(self, row: int, table: str = "inter") -> str:
+        """Name a row of a file: ".../shop.inter, line 12", "row 7 of events.parquet"; `row` as in `_line`."""
+        line = self._line(table, row)
+        return line if " of " in line else f"{self._file(table)}, {line}"
 
     def _line(self, table: str, row: int) -> str:
         """Name the place of a row in its file, as "line 12 of ..."; `row` counts from 0, as the file was read."""

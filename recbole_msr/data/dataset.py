@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -210,8 +210,9 @@ class ScenarioDataset(CountedDataset):
 
     def _reset_index(self) -> None:
         check_weights(self.schema.tasks, self.inter_feat, self._place)
-        if self.schema.parents:
-            self._read_rows = self.inter_feat.index.to_numpy()
+        index = self.inter_feat.index
+        if not index.equals(pd.RangeIndex(len(index))):  # rows were left out: errors name them as the file has them
+            self._read_rows = index.to_numpy()
         super()._reset_index()
 
     def _load_data(self, token: str, dataset_path: str) -> None:
@@ -317,9 +318,13 @@ class ScenarioDataset(CountedDataset):
             check_weights(self.schema.tasks, self.inter_feat, self._place)
         for table, counts in self.data_report["files"].items():
             counts["used"] = len(getattr(self, f"{table}_feat"))
-        labels = {task.label_field: self._labels(task) for task in self.schema.tasks}
         rows = self.inter_feat.index if self._read_rows is None else self._read_rows
-        for warning in check_conversions(self.schema, labels, lambda place: self._place(int(rows[place]))):
+
+        def place(row: int) -> str:
+            return self._place(int(rows[row]))
+
+        labels = {task.label_field: self._labels(task, place) for task in self.schema.tasks}
+        for warning in check_conversions(self.schema, labels, place):
             self._note(warning)
         self._read_rows = None
         for task in self.schema.tasks:
@@ -346,13 +351,13 @@ class ScenarioDataset(CountedDataset):
         others = {self.schema.scenario.field, self.time_field, *(self.config["numerical_features"] or [])}
         return [task.weight for task in self.schema.tasks if task.weight is not None and task.weight not in others]
 
-    def _labels(self, task: Task) -> np.ndarray:
+    def _labels(self, task: Task, place: Callable[[int], str]) -> np.ndarray:
         """Return the labels of a task (N,), and note its classes."""
         if task.type != "classes":
-            return task.labels(_numbers(self.inter_feat[task.field]))
+            return task.labels(_numbers(self.inter_feat[task.field]), place)
         if self.field2type[task.field].value.endswith("seq"):
             raise InputError(f"task '{task.name}': field '{task.field}' holds a sequence; a row has one class")
-        self.label_classes[task.name], labels = class_labels(task, self.inter_feat[task.field].values)
+        self.label_classes[task.name], labels = class_labels(task, self.inter_feat[task.field].values, place)
         return labels
 
     def _scenario_column(self) -> tuple[FeatureSource, np.ndarray]:

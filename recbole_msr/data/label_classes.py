@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.schema import Task, as_token
+from recbole_msr.schema import Task, as_token, interaction_place
 
 MOST_CLASSES = 100
 """Each class has an output of its own in a model: more are rather a number, or to be grouped."""
@@ -24,12 +24,15 @@ def natural_order(values: Any) -> list[str]:
     return sorted(tokens)
 
 
-def class_labels(task: Task, values: Any) -> tuple[list[str], np.ndarray]:
+def class_labels(
+    task: Task, values: Any, place: Callable[[int], str] = interaction_place
+) -> tuple[list[str], np.ndarray]:
     """Return the names of a task's classes, and the number of each row's class.
 
     Args:
         task: of type classes.
         values: raw values of the field (N,).
+        place: tells where row i is, for errors.
 
     Returns:
         The K names, declared or in natural order; numbers (N,) from 0, float32, and the task's `missing_label`.
@@ -39,20 +42,21 @@ def class_labels(task: Task, values: Any) -> tuple[list[str], np.ndarray]:
             there are more than `MOST_CLASSES`; ordered classes are no numbers.
     """
     codes, found = pd.factorize(values)
-    task.check_missing(codes < 0)
+    task.check_missing(codes < 0, place)
     tokens = [str(as_token(value)) for value in np.asarray(found, dtype=object)]
     names = list(task.classes) if task.classes is not None else natural_order(tokens)
     _check_names(task, names)
-    place = {name: number for number, name in enumerate(names)}
-    unknown = [token for token in tokens if token not in place]
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = [token for token in tokens if token not in numbers]
     if unknown:
-        rows = int(np.isin(codes, [tokens.index(token) for token in unknown]).sum())
+        rows = np.isin(codes, [tokens.index(token) for token in unknown])
         raise InputError(
-            f"task '{task.name}': field '{task.field}' holds '{unknown[0]}' in {rows} rows, which is none of its "
-            f"classes{nearest(unknown[0], names) or '.'} They are: {', '.join(names)}."
+            f"task '{task.name}': field '{task.field}' holds '{unknown[0]}' in {int(rows.sum())} rows (the first is "
+            f"{place(int(rows.argmax()))}), which is none of its classes{nearest(unknown[0], names) or '.'} "
+            f"They are: {', '.join(names)}."
         )
-    numbers = np.array([*(place[token] for token in tokens), task.missing_label], dtype=np.float32)
-    return names, numbers[codes]
+    of_code = np.array([*(numbers[token] for token in tokens), task.missing_label], dtype=np.float32)
+    return names, of_code[codes]
 
 
 def _check_names(task: Task, names: Sequence[str]) -> None:

@@ -28,6 +28,22 @@ class Vocabularies(MutableMapping[str, np.ndarray]):
         """Return the number of tokens of a field, without decoding them."""
         return len(self._encoded[field][1]) if field in self._encoded else len(self._tokens[field])
 
+    def column(self, field: str) -> pa.Array:
+        """Return the tokens of a field by id as an Arrow column, without decoding those that are still encoded.
+
+        Half a surrogate, which UTF-8 does not have, makes its token null.
+        """
+        if field in self._encoded:
+            text, ends = self._encoded[field]
+            offsets = np.concatenate([[0], ends.numpy()]).astype(np.int64)
+            column = pa.LargeStringArray.from_buffers(
+                len(ends), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(text.numpy()))
+            )
+            with contextlib.suppress(pa.ArrowException):
+                column.validate(full=True)
+                return column
+        return text_column(self[field].tolist())
+
     def copy(self) -> Vocabularies:
         """Return a shallow copy."""
         other = Vocabularies(self._encoded)
@@ -106,6 +122,18 @@ def decode(encoded: Encoded) -> np.ndarray:
     text, ends = encoded[0].numpy().tobytes(), encoded[1].tolist()
     parts = [text[begin:end].decode("utf-8", "surrogatepass") for begin, end in zip([0, *ends], ends, strict=False)]
     return token_array(parts)
+
+
+def text_column(tokens: Sequence[str | None]) -> pa.Array:
+    """Return tokens as an Arrow column; half a surrogate, which UTF-8 does not have, makes its token null."""
+    try:
+        return pa.array(tokens, pa.large_string())
+    except (pa.ArrowException, UnicodeError):
+        return pa.array([token if _is_utf8(token) else None for token in tokens], pa.large_string())
+
+
+def _is_utf8(token: str | None) -> bool:
+    return token is not None and not any("\ud800" <= letter <= "\udfff" for letter in token)
 
 
 def token_array(tokens: Sequence[str]) -> np.ndarray:

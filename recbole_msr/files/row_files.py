@@ -6,8 +6,11 @@ missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,26 +80,57 @@ def _refuse_duplicates(path: str | Path, names: Sequence[str]) -> None:
         seen.add(name)
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Path, error: Exception, part: str = "") -> InputError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return InputError(f"cannot read {path}: {reason}")
+    return InputError(f"cannot read {path}: {part}{reason}")
 
 
 def _read_parquet(path: Path, size: int) -> Any:
     """Yield the schema, then the batches."""
+    groups: list[int] = []
     try:
         # pre_buffer, pyarrow's default, would hold a whole row group, which may be the whole file.
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file.schema_arrow
-            start, group = 0, None
+            start, batch, place = 0, None, _parquet_place(file.metadata)
             for groups in _row_groups(file.metadata, size):
-                for group in file.iter_batches(size, row_groups=groups):
-                    yield Batch(group, row_place(start))
-                    start += group.num_rows
-            if group is None:
+                for batch in file.iter_batches(size, row_groups=groups):
+                    yield Batch(batch, partial(place, start))
+                    start += batch.num_rows
+            if batch is None:
                 yield Batch(pa.RecordBatch.from_pylist([], file.schema_arrow), row_place(0))
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, _damaged_column(path, groups)) from error
+
+
+def _parquet_place(metadata: Any) -> Callable[[int, int], str]:
+    """Return a function of the rows before and i that tells where row i is: "row 6 (row group 2 of 3)"."""
+    count = metadata.num_row_groups
+    ends = list(accumulate(metadata.row_group(number).num_rows for number in range(count)))
+
+    def place(start: int, i: int) -> str:
+        row = start + i
+        group = f" (row group {bisect_right(ends, row) + 1} of {count})" if count > 1 else ""
+        return f"row {row + 1}{group}"
+
+    return place
+
+
+def _damaged_column(path: Path, groups: list[int]) -> str:
+    """Return which of some row groups of a Parquet file cannot be read, and which column of it; nothing if all can."""
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
+            for group in groups:
+                for column in columns:
+                    try:
+                        file.read_row_group(group, columns=[column])
+                    except (OSError, pa.ArrowException):
+                        field = column.split(".")[0]
+                        return f"row group {group + 1} of {file.num_row_groups}, column '{field}': "
+    except (OSError, pa.ArrowException):
+        pass
+    return ""
 
 
 def _row_groups(metadata: Any, size: int) -> Iterator[list[int]]:
@@ -203,11 +237,15 @@ class ParquetWriter:
     Args:
         path: the file.
         schema: its columns.
+        varied: columns whose values hardly repeat: a dictionary of them would be made, and thrown away as too long.
     """
 
-    def __init__(self, path: str | Path, schema: pa.Schema) -> None:
+    def __init__(self, path: str | Path, schema: pa.Schema, varied: Collection[str] = ()) -> None:
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema)
+        repeated: Any = [name for name in schema.names if name not in varied]
+        if not varied or any(is_nested(field.type) for field in schema):  # of a list pyarrow wants the inner name
+            repeated = True
+        self._writer = pq.ParquetWriter(path, schema, use_dictionary=repeated)
         self._waiting: list[pa.RecordBatch] = []
         self._rows = 0
 
@@ -231,13 +269,16 @@ class ParquetWriter:
             self._writer.close()
 
 
-def write_rows(out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+def write_rows(
+    out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch], varied: Collection[str] = ()
+) -> int:
     """Write batches as a .parquet or .csv file, whole or not at all.
 
     Args:
         out: the file.
         schema: its columns.
         batches: the rows.
+        varied: columns whose values hardly repeat.
 
     Returns:
         The number of rows.
@@ -249,7 +290,8 @@ def write_rows(out: str | Path, schema: pa.Schema, batches: Iterator[pa.RecordBa
 
     def write(temporary: str) -> None:
         nonlocal rows
-        writer = (ParquetWriter if Path(out).suffix == ".parquet" else CsvWriter)(temporary, schema)
+        is_parquet = Path(out).suffix == ".parquet"
+        writer = ParquetWriter(temporary, schema, varied) if is_parquet else CsvWriter(temporary, schema)
         try:
             for batch in batches:
                 writer.write(batch)

@@ -90,7 +90,7 @@ def predict_file(
     with open_rows(data, max(batch_size, ENCODED_ROWS)) as (schema, batches):
         schema = _with_scores(schema, names, data)
         scored = _scored_batches(scorer, batches, schema, data, batch_size, counts)
-        rows = write_rows(out, schema, scored)
+        rows = write_rows(out, schema, scored, varied=names)
     return [f"{rows} rows scored for {', '.join(scorer.tasks)}: {out}", *_count_lines(scorer, counts)]
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_msr.data.table_rows import bucket_of
+from recbole_msr.data.vocabulary import text_column
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.schema import as_token
 
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?", re.ASCII)
 """Matches a whole number, which a table with gaps writes as 3.0; 007 is a name."""
+_USUAL = r"^(0|-?[1-9][0-9]{0,18})$"
+"""Matches a whole number of at most 19 digits, as it is written without decimals."""
+_WITH_DECIMALS = r"^-?(0|[1-9][0-9]*)\.0+$"
+_FEW = 8
+"""A table of all tokens is hashed for a column's distinct texts where these are no fewer than an eighth of them."""
+_EXACT = 1 << 24
+"""Below it float32 holds every whole number."""
+_SMALL, _SPARSE = 1 << 16, 16
+"""Whole numbers up to the first, or the second times their count, are looked up in an array, others in a hash table."""
+
+_Ids = Mapping[Any, int] | Callable[[], Mapping[Any, int]]
 
 
 class Vocabulary:
@@ -29,19 +42,42 @@ class Vocabulary:
     spellings (3, 3.0), unless the vocabulary holds several of them.
 
     Args:
-        ids: ids by token; 0 (padding) is the id of no value.
+        ids: ids by token, or a function that returns them, called when a value other than a whole number is looked up;
+            0 (padding) is the id of no value.
+        tokens: the tokens by id (V,), where they are at hand as an Arrow column.
 
     >>> Vocabulary({"3.0": 1, "x": 2}).find(3)
     1
     """
 
-    def __init__(self, ids: Mapping[Any, int]) -> None:
-        self._ids = ids
-        self._spelled: dict[str, set[int]] = {}
-        for token, number in ids.items():
-            whole = _WHOLE.fullmatch(token) if isinstance(token, str) and "." in token else None
-            if whole:
-                self._spelled.setdefault(whole[1], set()).add(number)
+    def __init__(
+        self, ids: Mapping[Any, int] | Callable[[], Mapping[Any, int]], tokens: pa.Array | None = None
+    ) -> None:
+        self._given, self._tokens = ids, tokens
+
+    @cached_property
+    def _ids(self) -> Mapping[Any, int]:
+        return self._given() if callable(self._given) else self._given
+
+    @cached_property
+    def _column(self) -> pa.Array:
+        if self._tokens is not None:
+            return self._tokens
+        by_id = {number: token for token, number in self._ids.items() if isinstance(token, str)}
+        return text_column([by_id.get(number) for number in range(max(by_id, default=-1) + 1)])
+
+    @cached_property
+    def _spelled(self) -> dict[str, set[int]]:
+        """Ids of the tokens that are whole numbers with decimals, by the number's text."""
+        spelled: dict[str, set[int]] = {}
+        places = np.flatnonzero(pc.fill_null(pc.match_substring_regex(self._column, _WITH_DECIMALS), False))
+        for place, token in zip(places.tolist(), self._column.take(pa.array(places)).to_pylist(), strict=True):
+            spelled.setdefault(token.split(".")[0], set()).add(place)
+        return spelled
+
+    @cached_property
+    def _by_number(self) -> NumberIds:
+        return NumberIds(self._column)
 
     def find(self, value: Any) -> int:
         """Return the id of a value, 0 where there is none."""
@@ -67,6 +103,58 @@ class Vocabulary:
         pairs = zip(exact, values, strict=True)
         return np.array([self.find(value) if known is None else known for known, value in pairs], dtype=np.int64)
 
+    def ids_of(self, name: str, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return `find` of every cell of a column.
+
+        Args:
+            name: the column's name, for errors.
+            column: (N,).
+
+        Returns:
+            Ids (N,), 0 where a cell is empty; and which cells are (N,).
+
+        Raises:
+            InputError: as `distinct_values`.
+        """
+        whole = whole_numbers(column)
+        if whole is None:
+            places, distinct = _encode(name, column)
+            if _is_text(distinct.type) and _FEW * len(distinct) > len(self._column):
+                return gather(self._ids_of_texts(name, distinct), places), places < 0
+            return gather(self.ids(_values(name, distinct)), places), places < 0
+        numbers, empty = whole
+        # A whole number's own text comes before its other spellings; of one that is written 3.0 it does not.
+        if pa.types.is_floating(column.type) and self._spelled:
+            found = np.zeros(len(numbers), dtype=np.int64)
+        else:
+            found = self._by_number.find(numbers)
+        if self._spelled or self.finds_all:
+            rest = np.flatnonzero((found == 0) & ~empty)
+            distinct, places = np.unique(numbers[rest], return_inverse=True)
+            spelled = map(float if pa.types.is_floating(column.type) else int, distinct.tolist())
+            found[rest] = np.array([self.find(value) for value in spelled], dtype=np.int64)[places]
+        if empty.any():
+            found[empty] = 0
+        return found, empty
+
+    def _ids_of_texts(self, name: str, distinct: pa.Array) -> np.ndarray:
+        """Return `find` of a column of text (D,), by a hash table that Arrow makes of all tokens."""
+        found = pc.index_in(pc.cast(distinct, pa.large_string()), self._column).fill_null(0)
+        ids: np.ndarray = found.to_numpy(zero_copy_only=False).astype(np.int64)
+        may_be = pc.invert(distinct.is_null())
+        if not (self._spelled or self.finds_all):
+            may_be = pc.match_substring(distinct, ".").fill_null(False)
+        rest = np.flatnonzero((ids == 0) & may_be.to_numpy(zero_copy_only=False))
+        try:
+            values = distinct.take(pa.array(rest)).to_pylist()
+        except ValueError as error:
+            raise _no_text(name, distinct, error) from error
+        ids[rest] = [self.find(value) for value in values]
+        return ids
+
+    finds_all = False
+    """Whether values that are in no vocabulary have ids, too."""
+
     def _only(self, *texts: str) -> int:
         """Return the id of the only token with one of these spellings, 0 if there are several or none."""
         ids = {self._ids[text] for text in texts if text in self._ids}
@@ -79,16 +167,79 @@ class HashedVocabulary(Vocabulary):
 
     Args:
         ids: see `Vocabulary`; V of them.
+        tokens: likewise.
         buckets: the number of buckets.
     """
 
-    def __init__(self, ids: Mapping[Any, int], buckets: int) -> None:
-        super().__init__(ids)
+    finds_all = True
+
+    def __init__(self, ids: _Ids, tokens: pa.Array | None, buckets: int) -> None:
+        super().__init__(ids, tokens)
         self._buckets = buckets
 
     def find(self, value: Any) -> int:
         """Return the id of a value: for one that is not in the vocabulary that of its bucket."""
         return super().find(value) or len(self._ids) + bucket_of(str(as_token(value)), self._buckets)
+
+
+class NumberIds:
+    """Ids of the tokens that are whole numbers as they are usually written (3, not 3.0 or 03).
+
+    Args:
+        tokens: by id (V,).
+    """
+
+    def __init__(self, tokens: pa.Array) -> None:
+        is_whole = pc.fill_null(pc.match_substring_regex(tokens, _USUAL), False)
+        texts = tokens.filter(is_whole)
+        longest = pc.max(pc.binary_length(texts)).as_py() or 0
+        numbers = (
+            pc.cast(texts, pa.int64()).to_numpy(zero_copy_only=False)
+            if longest < len(str(2**63))
+            else np.array([int(text) if abs(int(text)) < 2**63 else 0 for text in texts.to_pylist()], dtype=np.int64)
+        )
+        ids = np.flatnonzero(is_whole)
+        is_known = (ids > 0) & ((numbers != 0) | (np.asarray(pc.equal(texts, "0"))))  # 0 is the id of no value
+        ids, numbers = ids[is_known], numbers[is_known]
+        self._index: pd.Index | None = None
+        largest = int(numbers.max(initial=-1))
+        if len(numbers) and (numbers.min() < 0 or largest > max(_SMALL, _SPARSE * len(numbers))):
+            self._index, self._of_place = pd.Index(numbers), np.append(ids, 0)
+        else:
+            self._of_number = np.zeros(largest + 2, dtype=np.int64)  # the last one is that of all larger numbers
+            self._of_number[numbers] = ids
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the ids of whole numbers (N,), 0 where there is none."""
+        found: np.ndarray
+        if self._index is not None:
+            found = self._of_place[self._index.get_indexer(pd.Index(numbers))]
+        else:  # as an unsigned number a negative one is larger than all
+            places = np.minimum(numbers.view(np.uint64), np.uint64(len(self._of_number) - 1))
+            found = self._of_number[places.view(np.int64)]
+        return found
+
+
+def whole_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return a column of whole numbers (N,) as int64, and which cells are empty (N,); None where it holds others.
+
+    Numbers with decimals that are all whole (3.0), as a table with gaps writes them, are whole numbers, too.
+    """
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind = column.type
+    is_float = pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    if not (is_float or (pa.types.is_integer(kind) and not pa.types.is_uint64(kind))):
+        return None
+    empty = column.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    if column.null_count:
+        column = pc.fill_null(column, pa.scalar(0, kind))
+    values = column.to_numpy(zero_copy_only=False)
+    if is_float:
+        values = np.where(empty, 0, values)
+        if not (np.abs(values) < _EXACT).all() or (values != np.floor(values)).any():
+            return None
+    return np.ascontiguousarray(values, dtype=np.int64), empty
 
 
 def arrow_column(values: pd.Series | Sequence[Any]) -> pa.Array:
@@ -122,6 +273,23 @@ def distinct_values(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]
     Raises:
         InputError: the column holds lists or the like.
     """
+    places, distinct = _encode(name, column)
+    return places, _values(name, distinct)
+
+
+def _values(name: str, distinct: pa.Array) -> list[Any]:
+    try:
+        values = distinct.to_pylist()
+    except (pa.ArrowException, ValueError) as error:
+        raise _no_text(name, distinct, error) from error
+    if pa.types.is_float32(distinct.type) or pa.types.is_float16(distinct.type):
+        shortest = distinct.to_numpy(zero_copy_only=False)
+        values = [float(str(value)) for value in shortest]  # 0.1, not 0.10000000149
+    return list(values)
+
+
+def _encode(name: str, column: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Return the place of every row's value among the distinct ones, as `distinct_values`, and these (D,)."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if is_nested(column.type):
@@ -132,18 +300,23 @@ def distinct_values(name: str, column: pa.Array) -> tuple[np.ndarray, list[Any]]
         if pa.types.is_string_view(column.type) or _is_binary(column.type):
             column = pc.cast(column, pa.string())
         encoded = column.dictionary_encode()
-        values = encoded.dictionary.to_pylist()
+        encoded.dictionary.validate(full=True)
     except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"column '{name}' is a {column.type} that cannot be read as text: {error}") from error
-    if pa.types.is_float32(column.type) or pa.types.is_float16(column.type):
-        shortest = encoded.dictionary.to_numpy(zero_copy_only=False)
-        values = [float(str(value)) for value in shortest]  # 0.1, not 0.10000000149
+        raise _no_text(name, column, error) from error
     places = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     nothing = encoded.dictionary.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        nothing = nothing | np.array([value == "" for value in values], dtype=bool)
+    if _is_text(column.type):
+        nothing = nothing | pc.equal(encoded.dictionary, "").fill_null(False).to_numpy(zero_copy_only=False)
     missing = np.append(nothing, True)
-    return np.where(missing[places], -1, places), values
+    return np.where(missing[places], -1, places), encoded.dictionary
+
+
+def _no_text(name: str, column: pa.Array, error: Exception) -> InputError:
+    return InputError(f"column '{name}' is a {column.type} that cannot be read as text: {error}")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -166,6 +339,10 @@ def to_numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) 
     Raises:
         InputError: a value is text that is no number, or infinite.
     """
+    if pa.types.is_float64(column.type):
+        exact: np.ndarray = pc.fill_null(column, math.nan).to_numpy(zero_copy_only=False)
+        if not np.isinf(exact).any():
+            return exact
     places, values = distinct_values(name, column)
     try:
         converted = pc.cast(pa.array(values), pa.float64()).to_numpy(zero_copy_only=False)

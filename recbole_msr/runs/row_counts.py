@@ -95,5 +95,5 @@ def take_most(counts: dict[str, int], others: Mapping[str, int]) -> None:
 
 
 def _count(counter: Counter[str], field: str, rows: np.ndarray) -> None:
-    if rows.any():
-        counter[field] += int(rows.sum())
+    if count := int(np.count_nonzero(rows)):
+        counter[field] += count

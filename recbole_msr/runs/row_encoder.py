@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.history import HISTORY_FIELD
+from recbole_msr.data.vocabulary import Vocabularies
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.layers.embedding import FeatureEmbedding
@@ -184,14 +186,21 @@ class RowEncoder:
 
     def _vocabulary(self, field: str) -> Vocabulary:
         if field not in self._vocabularies:
-            ids, own = self._dataset.field2token_id[field], self._dataset.table_rows.get(field)
-            self._vocabularies[field] = Vocabulary(ids)
-            if own is not None and own.is_hashed:
-                self._vocabularies[field] = HashedVocabulary(ids, own.size - 1)
+            own, vocabularies = self._dataset.table_rows.get(field), self._dataset.field2id_token
+            tokens = vocabularies.column(field) if isinstance(vocabularies, Vocabularies) else None
+            ids = partial(self._dataset.field2token_id.__getitem__, field)
+            self._vocabularies[field] = (
+                HashedVocabulary(ids, tokens, own.size - 1)
+                if own is not None and own.is_hashed
+                else Vocabulary(ids, tokens)
+            )
         return self._vocabularies[field]
 
     def _known_ids(self, field: str, ids: Tensor) -> Tensor:
         """Return ids (...) with 0 in place of those beyond the vocabulary, which stand for a hash."""
+        own = self._dataset.table_rows.get(field)
+        if own is None or not own.is_hashed:
+            return ids
         return ids.masked_fill(ids >= len(self._dataset.field2id_token[field]), 0)
 
     def _key_ids(self, key: str, rows: RawRows) -> Tensor:
@@ -203,8 +212,8 @@ class RowEncoder:
         return ids
 
     def _token_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
-        places, values = distinct_values(field, rows.columns[field])
-        return torch.from_numpy(gather(self._vocabulary(field).ids(values), places)), places < 0
+        ids, empty = self._vocabulary(field).ids_of(field, rows.columns[field])
+        return torch.from_numpy(ids), empty
 
     def _sequence_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
         column = rows.columns[field]

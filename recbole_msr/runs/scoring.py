@@ -22,7 +22,7 @@ from recbole_msr.runs.row_encoder import Part, RawRows, RowEncoder
 from recbole_msr.schema import SCENARIO_FIELD
 from recbole_msr.threads import torch_threads
 
-ENCODED_ROWS = 16_384
+ENCODED_ROWS = 1 << 17
 """Least number of rows that are read and encoded at a time; more where a batch of the model's has more."""
 
 

@@ -414,7 +414,7 @@ def test_labels_must_be_numbers_of_the_interactions(tmp_path):
     tables["inter"].loc[8, "click:float"] = 3
     _fails(tmp_path, r"task 'click': field 'click' must hold 0 and 1, but holds 3 in 1 rows", tables)
     tables["inter"].loc[8, "click:float"] = None
-    _fails(tmp_path, r"task 'click'.*no number in 1 of 500 rows \(the first is interaction 9\)", tables)
+    _fails(tmp_path, r"task 'click'.*no number in 1 of 500 rows \(the first is \S+/shop.inter, line 10\)", tables)
     _fails(tmp_path, r"task 'old': field 'age' is in the user file", tasks={"old": {"field": "age", "above": 3}})
     _fails(tmp_path, r"task 'click'.*'click'.*numerical_features.*leak", numerical_features=["click"])
 

@@ -44,7 +44,11 @@ def test_a_missing_value_is_no_class_where_it_may_be_missing():
         ({}, [3.0, 3.0], "field 'f' holds '3' alone: there is nothing to learn"),
         ({}, list(range(101)), "holds 101 different values, more than the 100"),
         ({"ordered": True}, ["1", "high"], "ordered classes, which stand for numbers, and 'high' is none"),
-        ({"classes": [1, 2, 3]}, [1.0, 2.0, 4.0, 4.0], "holds '4' in 2 rows, which is none of its classes"),
+        (
+            {"classes": [1, 2, 3]},
+            [1.0, 2.0, 4.0, 4.0],
+            "holds '4' in 2 rows \\(the first is interaction 3\\), which is none of its classes",
+        ),
     ],
 )
 def test_what_is_no_class_is_refused(spec, values, told):

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import pytest
 
 import recbole_msr
 from recbole_msr.cli import main
-from recbole_msr.data.tables.dataset import place_tables
+from recbole_msr.data.tables.dataset import place_tables, write_dataset
 from recbole_msr.data.tables.placed import write_interactions
 from recbole_msr.errors import InputError
 
@@ -224,7 +225,8 @@ def test_the_same_table_is_written_once_and_a_changed_one_anew(tiny_frames, tmp_
         ({"data": ["good.csv", "other.csv"]}, "other.csv has no column 'x', and .*good.csv has"),
         ({"data": ["good.csv", "broken.parquet"]}, "the files of a table are of one kind"),
         ({"data": {"train": "good.csv"}}, "splits are given as {train: ..., valid: ..., test: ...}, got train"),
-        ({"data": "tab.csv"}, r"tab.csv, line 2: 'x' is 'a\\tb', which holds a tab"),
+        ({"data": "tab.csv"}, r"tab.csv, line 2: 'word' is 'a\\tb', which holds a tab"),
+        ({"data": "good.csv", "tasks": {"t": {"field": "x"}}}, r"good.csv, line 3: 'x' is a column of numbers, but"),
         ({"data": "nothing.csv"}, "nothing.csv has no rows"),
         ({"users": "good.csv"}, "users belongs to a table of interactions: give data, too"),
         ({"data": "good.csv", "dataset": "ml-100k"}, "is the one that RecBole brings"),
@@ -234,7 +236,8 @@ def test_bad_input_is_one_clear_line(given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "good.csv": "user_id,item_id,x\n1,2,3\n1,2,b\n", "other.csv": "user_id,item_id\n1,2\n", "notes.txt": "x",
-        "broken.parquet": "PAR1 no", "tab.csv": "user_id,item_id,x\n1,2,a\tb\n", "nothing.csv": "user_id,item_id\n",
+        "broken.parquet": "PAR1 no", "tab.csv": "user_id,item_id,x,word\n1,2,1,a\tb\n",
+        "nothing.csv": "user_id,item_id\n",
     }.items():  # fmt: skip
         (tmp_path / name).write_text(text)
     settings = {"cache_dir": str(tmp_path / "cache"), "tasks": {"x": {"field": "x"}}, **given}
@@ -242,6 +245,55 @@ def test_bad_input_is_one_clear_line(given, message, tmp_path, monkeypatch):
         splits_of(place_tables(settings))
     left = [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
     assert not [name for name in left if not name.endswith(".inter.json")], "only the note of the table, if anything"
+
+
+def _parquet(path, **columns):
+    """Write 30 rows in three row groups, of which some columns are otherwise."""
+    rows = {"user_id": [*range(30)], "item_id": [f"i{i}" for i in range(30)], "price": [i / 7 for i in range(30)]}
+    table = pa.table({**rows, "click": [i % 2 for i in range(30)], **columns})
+    pyarrow.parquet.write_table(table, path, row_group_size=10, use_dictionary=False)
+
+
+def _damage(path):
+    column = pyarrow.parquet.read_metadata(path).row_group(1).column(2)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + 40 : column.data_page_offset + 60] = bytes(20)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, r"cannot read \S+: row group 2 of 3, column 'price': "),
+        (
+            {"price": [*map(str, range(24)), "cheap", *map(str, range(5))]},
+            r"row 25 \(row group 3 of 3\): 'price' is a column of numbers, but holds 'cheap'",
+        ),
+        ({"click": [0, 1] * 14 + [7, 1]}, r"holds 7 in 1 rows \(the first is row 29 \(row group 3 of 3\) of /"),
+        ({"price": [{"a": 1}] * 30}, "column 'price' is needed, and a struct<a: int64> is neither a token, a number"),
+        ({"item_id": "not UTF-8"}, r"row 12 \(row group 2 of 3\): 'item_id' is b'\\xff', which is not UTF-8"),
+    ],
+)
+def test_bad_parquet_is_named_by_row_group_and_column(columns, message, tmp_path):
+    path = tmp_path / "rows.parquet"
+    if "item_id" in columns:
+        buffers = pa.array([b"i"] * 11 + [b"\xff"] + [b"j"] * 18).buffers()
+        columns = {"item_id": pa.StringArray.from_buffers(30, buffers[1], buffers[2])}
+    _parquet(path, **columns)
+    if not columns:
+        _damage(path)
+    given = {"data": str(path), "tasks": {"click": {"field": "click"}}, "numerical_features": ["price"]}
+    with pytest.raises(InputError, match=message):
+        splits_of(place_tables({**given, "dataset": "bad", "cache_dir": str(tmp_path / "cache")}))
+    with pytest.raises(InputError, match=message.split(" of /")[0]) if "click" not in columns else nullcontext():
+        write_dataset({**given, "dataset": "bad"}, tmp_path / "out")
+    assert "click" in columns or not [*tmp_path.glob("out/*")], "nothing half-written"
+
+
+def test_a_pandas_column_of_several_types_is_named_with_its_rows(tmp_path):
+    frame = pd.DataFrame({"user_id": [1, 2], "item_id": ["a", 3]})
+    with pytest.raises(InputError, match="column 'item_id' holds values of several types: 'a' in row 1 and 3 in row 2"):
+        place_tables({"data": frame, "cache_dir": str(tmp_path)})
 
 
 def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(

@@ -1,6 +1,7 @@
 """New rows are scored as the model scores them from RecBole's own data path, and nothing unseen is an error."""
 
 import csv
+import decimal
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,11 @@ import torch
 
 import recbole_msr
 from recbole_msr.cli import main
+from recbole_msr.data.vocabulary import Vocabularies, encode
 from recbole_msr.errors import InputError
 from recbole_msr.files import row_files, text_rows
 from recbole_msr.runs.predict import Predictor, predict_file
-from recbole_msr.runs.row_columns import Vocabulary, to_id_sequences, to_numbers
+from recbole_msr.runs.row_columns import HashedVocabulary, Vocabulary, to_id_sequences, to_numbers
 from recbole_msr.schema import MISSING_LABEL
 
 SETTINGS = {
@@ -586,6 +588,51 @@ def test_parquet_files_that_are_not_right_are_refused(run, tmp_path):
 def test_a_value_is_found_in_any_spelling_of_which_there_is_one(known, value, found):
     vocabulary = Vocabulary({"[PAD]": 0} | {token: place for place, token in enumerate(known.split(), start=1)})
     assert vocabulary.find(value) == found
+
+
+VALUES = [0, 3, 7, 10, 11, -4, 12, 3, 2**40, 5, None]
+COLUMNS = {
+    "int64": pa.array([*VALUES, 1234567890123456789, 2**63 - 1]),
+    "uint64": pa.array([0, 3, 2**63 + 1], pa.uint64()),
+    "int8": pa.array([0, 3, -4, None, 11], pa.int8()),
+    "whole float64": pa.array([0.0, 3.0, -0.0, 7.0, None, np.nan, 11.0, -4.0], pa.float64()),
+    "float64": pa.array([0.5, 3.0, 2.0**60, -2.5]),
+    "float32": pa.array([0.1, 3.0, 11.0, 1e20], pa.float32()),
+    "text": pa.array(["3", "3.0", "x", "", None, "7.0", "[PAD]", "03", "-4", "10.0", "0.1", "no"]),
+    "one text": pa.array(["3.0"]),
+    "dictionary": pa.array(["3", "x", None, "3"]).dictionary_encode(),
+    "bool": pa.array([True, False, None]),
+    "decimal": pa.array([decimal.Decimal("3.00"), decimal.Decimal("0.1")]),
+}
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        "0 3 7 x 0.1 true",
+        "3.0 7.0 10.00 -4 -0",
+        "3 3.0 11.0 11.00 7",
+        "1234567890123456789 3",
+        "9999999999999999999 -4 3",
+        "a b c d",
+        "\ud800 3 x",
+        "1099511627776 5",
+    ],
+)
+@pytest.mark.parametrize("buckets", [0, 1000])
+def test_a_column_gives_the_ids_that_its_values_give_one_by_one(known, buckets):
+    tokens = np.array(["[PAD]", *known.split()], dtype=object)
+    ids = {token: place for place, token in enumerate(tokens.tolist())}
+    stored = Vocabularies({"field": encode(tokens)})
+    for name, column in COLUMNS.items():
+        for at_hand in (None, stored.column("field"), Vocabularies({"field": encode(tokens)}).column("field")):
+            vocabulary = HashedVocabulary(ids, at_hand, buckets) if buckets else Vocabulary(lambda: ids, at_hand)
+            found, empty = vocabulary.ids_of(name, column)
+            values = [float(str(np.float32(v))) if name == "float32" else v for v in column.to_pylist()]
+            nothing = [value is None or value == "" or value != value for value in values]
+            assert empty.tolist() == nothing
+            expected = [0 if gone else vocabulary.find(value) for value, gone in zip(values, nothing, strict=True)]
+            assert found.tolist() == expected, name
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,13 @@ class StreamedDataset(ScenarioDataset):
         self._drop_scratch()
         super()._end_turn()
 
+    def _line(self, table: str, row: int) -> str:
+        """Name the place of a row; of interactions there are but some here, one for each value of a column."""
+        if table == "inter" and self._log is not None:
+            assert self._placed is not None
+            return f"a row of {self._placed.name}"
+        return super()._line(table, row)
+
     def _kinds(self) -> dict[str, FeatureType]:
         """Return the columns of the table that the configuration loads."""
         assert self._placed is not None

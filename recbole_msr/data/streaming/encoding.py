@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from recbole.utils import FeatureType
 
 from recbole_msr.data.atomic import NO_NUMBER
-from recbole_msr.data.tables.columns import Place, as_text, first_no_number, plain_column, seconds
+from recbole_msr.data.tables.columns import Place, as_text, check_text, first_no_number, plain_column, seconds
 
 _LARGEST = 1 << 24
 """Whole numbers below it are looked up in an array, others in a dictionary."""
@@ -109,6 +109,7 @@ def numbers(field: str, column: pa.Array, place: Place) -> np.ndarray:
     column = plain_column(column)
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        check_text(field, column, place)
         if first_no_number(column) is not None:
             as_text(field, column, FeatureType.FLOAT, " ", place)  # names the cell
         column = pc.if_else(pc.is_in(column, pa.array(NO_NUMBER, kind)), None, column)

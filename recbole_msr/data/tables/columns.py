@@ -26,7 +26,11 @@ Place = Callable[[int], str]
 
 
 def column_types(
-    source: TableSource, tokens: Collection[str], numbers: Collection[str], given: Mapping[str, str]
+    source: TableSource,
+    tokens: Collection[str],
+    numbers: Collection[str],
+    either: Collection[str],
+    given: Mapping[str, str],
 ) -> tuple[dict[str, FeatureType], dict[str, str]]:
     """Return the type of every column that an atomic file can hold, and why others are left out.
 
@@ -37,6 +41,7 @@ def column_types(
         source: the table.
         tokens: columns that are tokens by what they are for: ids, scenarios.
         numbers: columns that are numbers by what they are for: labels, weights, times, numerical features.
+        either: columns that may be text by what they are for, and are numbers otherwise: labels of classes.
         given: types that the settings give, by column.
 
     Raises:
@@ -60,7 +65,9 @@ def column_types(
             left_out[name] = f"a {field.type} is neither a token, a number nor a list of these"
         elif of_values in ("tokens", "numbers"):
             types[name] = FeatureType.TOKEN_SEQ if of_values == "tokens" else FeatureType.FLOAT_SEQ
-        elif name in tokens or of_values == "text" or (of_values == "whole" and name not in numbers):
+        elif name in numbers and name not in tokens:
+            types[name] = FeatureType.FLOAT  # text that is no number is refused where it is read
+        elif name in tokens or of_values == "text" or (of_values == "whole" and name not in either):
             types[name] = FeatureType.TOKEN
         else:
             types[name] = FeatureType.FLOAT
@@ -162,6 +169,7 @@ def as_text(name: str, column: pa.Array, kind: FeatureType, separator: str, plac
         InputError: a value holds a tab or the end of a line, a sequence's token the separator, or a number is text.
     """
     column = plain_column(column)
+    check_text(name, column, place)
     if kind.value.endswith("seq"):
         return _sequences(name, column, kind, separator, place)
     text = _token_text(column) if kind == FeatureType.TOKEN else _number_text(name, column, place)
@@ -173,6 +181,28 @@ def plain_column(column: pa.Array) -> pa.Array:
     """Return a column without extension type and dictionary."""
     column = column.storage if isinstance(column, pa.ExtensionArray) else column
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def check_text(name: str, column: pa.Array, place: Place) -> None:
+    """Refuse a column of text whose bytes are none, which Arrow reads as they are.
+
+    Raises:
+        InputError: the first such row is named.
+    """
+    if not _is_text(column.type):
+        return
+    try:
+        column.validate(full=True)
+    except pa.ArrowException as error:
+        for row in range(len(column)):
+            try:
+                column[row].as_py()
+            except UnicodeDecodeError:
+                raise InputError(
+                    f"{place(row)}: '{name}' is {column[row].as_buffer().to_pybytes()[:80]!r}, which is not UTF-8; "
+                    "write the column as UTF-8"
+                ) from error
+        raise
 
 
 def _token_text(column: pa.Array) -> pa.Array:
@@ -234,6 +264,7 @@ def _sequences(name: str, column: pa.Array, kind: FeatureType, separator: str, p
     parents = pc.list_parent_indices(column)
     inner = plain_column(pc.list_flatten(column))
     of_row = lambda i: place(parents[i].as_py())  # noqa: E731
+    check_text(name, inner, of_row)
     text = _token_text(inner) if kind == FeatureType.TOKEN_SEQ else _number_text(name, inner, of_row)
     _refuse(name, text, f"{_BROKEN}|{re.escape(separator)}", "holds what stands between cells or values", of_row)
     lengths = pc.fill_null(pc.list_value_length(column), 0)

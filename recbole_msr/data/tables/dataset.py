@@ -192,7 +192,9 @@ def _files(given: Mapping[str, Any], settings: Mapping[str, Any]) -> list[_File]
     for field in types:
         if field not in every:
             raise InputError(f"types: no table has a column '{field}'{nearest(str(field), every) or ''}")
-    tokens, numbers = _roles(settings)
+    tokens, numbers, classes = _roles(settings)
+    numbers |= {time} if "time" in (given.get("columns") or {}) else set()
+    needed = {user, item, *tokens, *numbers, *classes}
     made: list[_File] = []
     for suffix, source in sources.items():
         own = {field: kind for field, kind in types.items() if field in source.schema.names}
@@ -201,7 +203,9 @@ def _files(given: Mapping[str, Any], settings: Mapping[str, Any]) -> list[_File]
             more = [name for name in source.schema.names if name not in {**made[0].types, **made[0].left_out}]
             made.append(_File(suffix, source, made[0].types, dict.fromkeys(more, "the training table has no such")))
             continue
-        kinds, left_out = column_types(source, {user, item, *tokens}, {time, *numbers}, own)
+        kinds, left_out = column_types(source, {user, item, *tokens}, numbers, {time, *classes}, own)
+        if unusable := next((name for name in left_out if name in needed), None):
+            raise InputError(f"{source.name}: column '{unusable}' is needed, and {left_out[unusable]}")
         unread = _unread(suffix, settings, kinds)
         kinds = {name: kind for name, kind in kinds.items() if name not in unread}
         made.append(_File(suffix, source, kinds, {**left_out, **dict.fromkeys(unread, "load_col or unload_col")}))
@@ -217,18 +221,23 @@ def _unread(suffix: str, settings: Mapping[str, Any], names: Mapping[str, Any]) 
     return [name for name in names if name not in is_loaded or name in is_unloaded]
 
 
-def _roles(settings: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """Return the columns that are tokens, and those that are numbers, by what the settings use them for."""
+def _roles(settings: Mapping[str, Any]) -> tuple[set[str], set[str], set[str]]:
+    """Return the columns that are tokens, numbers, and either, by what the settings use them for.
+
+    Classes of a task may be text, or whole numbers.
+    """
     tasks, scenario = settings.get("tasks"), settings.get("scenario")
     tasks = tasks if isinstance(tasks, Mapping) else {}
-    numbers = set(settings.get("numerical_features") or [])
+    numbers, classes = set(settings.get("numerical_features") or []), set[str]()
     for task in tasks.values():
         if isinstance(task, Mapping):
-            numbers |= {str(task[key]) for key in ("field", "weight") if task.get(key) is not None}
+            of_field = classes if task.get("type") == "classes" else numbers
+            of_field |= {str(task["field"])} if task.get("field") is not None else set()
+            numbers |= {str(task["weight"])} if task.get("weight") is not None else set()
     tokens: set[str] = set()
     if isinstance(scenario, Mapping) and scenario.get("field") is not None:
         (numbers if scenario.get("bins") is not None else tokens).add(str(scenario["field"]))
-    return tokens - numbers, numbers
+    return tokens - numbers - classes, numbers, classes
 
 
 def _write_once(tables: _Tables, settings: Mapping[str, Any]) -> Path:

@@ -18,11 +18,11 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.cache import build_lock, remembered_digest
 from recbole_msr.data.tables.columns import text_rows
-from recbole_msr.data.tables.source import TableSource
+from recbole_msr.data.tables.source import BATCH_ROWS, TableSource
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
-from recbole_msr.files.row_files import text_of
+from recbole_msr.files.row_files import open_rows, text_of
 
 _FORM: dict[str, Any] = {"name": str, "files": [str], "digests": [str], "types": {str: str}, "separator": str}
 
@@ -91,13 +91,14 @@ class PlacedTable:
         return TableSource("data", list(self.files))
 
     def place(self, row: int) -> str:
-        """Name the place of a row (from 0) of the table: "row 7 of .../events.parquet"."""
+        """Name the place of a row (from 0) of the table: "row 7 of .../events.parquet", "line 8 of .../events.csv"."""
         start = 0
         for file in self.files:
-            rows = sum(batch.columns.num_rows for batch in TableSource("data", [file]).batches())
-            if row < start + rows:
-                return f"row {row - start + 1} of {file}"
-            start += rows
+            with open_rows(file, BATCH_ROWS) as rows:
+                for batch in rows.batches:
+                    if row < start + batch.columns.num_rows:
+                        return f"{batch.place(row - start)} of {file}"
+                    start += batch.columns.num_rows
         return f"row {row + 1} of {self.name}"
 
 

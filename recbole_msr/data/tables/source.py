@@ -200,8 +200,30 @@ def _in_memory(key: str, given: Any) -> pa.Table:
         if hasattr(given, "__arrow_c_stream__"):
             return pa.table(given)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        if isinstance(given, pd.DataFrame):
+            _refuse_mixed(key, given)
         raise InputError(f"{key}: the table cannot be read as Arrow: {' '.join(str(error).split())}") from error
     raise InputError(
         f"{key} is the path of a table ({_ENDINGS}), a folder or a pattern of them, or a table of pandas, polars or "
         f"Arrow; got {type(given).__name__}"
     )
+
+
+def _refuse_mixed(key: str, frame: Any) -> None:
+    """Refuse a column of a pandas table that holds values of several types, and name the first of another type.
+
+    Raises:
+        InputError: there is such a column.
+    """
+    for name in frame.columns:
+        try:
+            pa.array(frame[name], from_pandas=True)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError):
+            cells = [(row, cell) for row, cell in enumerate(frame[name].tolist()) if cell is not None and cell == cell]
+            first = cells[0]
+            other = next((cell for cell in cells if type(cell[1]) is not type(first[1])), None)
+            if other is not None:
+                raise InputError(
+                    f"{key}: column '{name}' holds values of several types: {first[1]!r} in row {first[0] + 1} and "
+                    f"{other[1]!r} in row {other[0] + 1}; make it of one, for instance by astype(str)"
+                ) from None
