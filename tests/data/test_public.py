@@ -139,10 +139,28 @@ def test_values_of_aliexpress_are_those_of_a_join(tmp_path):
     np.testing.assert_array_equal(rows["search_id:token"], item[0])
     np.testing.assert_array_equal(rows["categorical_1:token"], joined[1])  # user_2
     np.testing.assert_array_equal(rows["categorical_10:token"], item[18])  # item_19
-    np.testing.assert_allclose(rows["numerical_1:float"], joined[8], rtol=1e-6)  # user_9
+    np.testing.assert_array_equal(rows["numerical_1:float"], joined[8])  # user_9
     np.testing.assert_array_equal(rows["numerical_24:float"], item[1])  # item_2
     np.testing.assert_array_equal(rows["click:float"], (item[48] >= 1).astype(int))
     np.testing.assert_array_equal(rows["conversion:float"], (item[48] == 2).astype(int))
+
+
+def test_joined_numbers_of_aliexpress_stay_exact(tmp_path):
+    """Single precision has no 16,777,217; what no precision has is refused with file, line and column."""
+    aliexpress(tmp_path / "raw")
+    path = tmp_path / "raw" / "aliexpress_NL_datasets" / "nl_user_train.csv"
+    user = pd.read_csv(path, header=None, dtype=str)
+    user.loc[3, [8, 9]] = ["16777217", "123456.789012"]
+    user.to_csv(path, header=False, index=False)
+    folder = convert("aliexpress", tmp_path / "raw", tmp_path / "out")
+    rows = pd.read_csv(folder / "aliexpress.train.inter", sep="\t")[:N]
+    joined = user.set_index(0).loc[rows["search_id:token"].astype(str)].reset_index(drop=True)
+    for column, name in ((8, "numerical_1:float"), (9, "numerical_2:float"), (10, "numerical_3:float")):
+        np.testing.assert_array_equal(rows[name], joined[column].astype(float))
+    user.loc[3, 8] = "9007199254740993"
+    user.to_csv(path, header=False, index=False)
+    with pytest.raises(InputError, match=r"nl_user_train\.csv, line 4: 'user_9' is 9007199254740993, beyond the whole"):
+        convert("aliexpress", tmp_path / "raw", tmp_path / "again")
 
 
 def test_values_of_ali_ccp(converted):

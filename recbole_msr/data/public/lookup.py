@@ -17,7 +17,10 @@ from recbole_msr.files.text_rows import Batch, TextForm
 
 
 class Lookup:
-    """A file in memory: of each row eight bytes for its key and four for each column.
+    """A file in memory: of each row eight bytes for its key and four for each column, eight for exact numbers.
+
+    Numbers are kept in single precision where that gives every number of the column as it is written, and in double
+    precision otherwise: 16,777,217 has no float of 32 bits.
 
     Args:
         path: the file.
@@ -39,21 +42,19 @@ class Lookup:
         numbers: Collection[str] = (),
     ) -> None:
         self.path, self._columns = path, list(columns)
-        parts, hashes = [], []
+        parts: dict[str, list[pa.Array]] = {name: [] for name in columns}
+        hashes = []
         batches = read_raw(path, form)
         next(batches)
         for batch in batches:
             hashes.append(hashes_of(batch.columns.column(key)))
-            parts.append(
-                pa.record_batch(
-                    [_kept(path, batch, raw, convert, name in numbers) for name, (raw, convert) in columns.items()],
-                    names=self._columns,
-                )
-            )
-        self._table = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks()
+            for name, (raw, convert) in columns.items():
+                parts[name].append(_kept(path, batch, raw, convert, name in numbers))
         joined = np.concatenate(hashes)
         if not len(joined):
             raise InputError(f"{path} has no rows")
+        whole = [pa.chunked_array(_of_one_type(chunks)) for chunks in parts.values()]
+        self._table = pa.table(whole, names=self._columns).unify_dictionaries().combine_chunks()
         self._order = np.argsort(joined, kind="stable")
         self._sorted = joined[self._order]
 
@@ -85,6 +86,26 @@ def _kept(path: Path, batch: Batch, raw: str, convert: Convert | None, is_number
     if not is_number:
         return cells.dictionary_encode()
     try:
-        return pc.cast(cells, pa.float32())
+        exact = pc.cast(cells, pa.float64())
     except pa.ArrowException as error:
         raise InputError(f"{path}, {batch.place(0)} or later is damaged: '{raw}': {error}") from error
+    beyond = pc.and_(pc.greater_equal(pc.abs(exact), float(1 << 53)), pc.match_substring_regex(cells, r"^-?\d+$"))
+    row = pc.index(beyond, True).as_py()
+    if row >= 0:
+        raise InputError(
+            f"{path}, {batch.place(row)}: '{raw}' is {cells[row].as_py()}, beyond the whole numbers that a float holds"
+        )
+    single = pc.cast(exact, pa.float32(), safe=False)
+    return single if _widened(single).equals(exact) else exact
+
+
+def _widened(single: pa.Array) -> pa.Array:
+    """Return numbers in double precision as they are written: 0.1, and not the nearest float of 32 bits."""
+    return pc.cast(pc.cast(single, pa.string()), pa.float64())
+
+
+def _of_one_type(chunks: list[pa.Array]) -> list[pa.Array]:
+    """Return the chunks of a column; in double precision where one of them is."""
+    if len({chunk.type for chunk in chunks}) == 1:
+        return chunks
+    return [_widened(chunk) if pa.types.is_float32(chunk.type) else chunk for chunk in chunks]
