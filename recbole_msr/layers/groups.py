@@ -110,6 +110,6 @@ def _by_group_in_graph(x: Tensor, group: Tensor, n_groups: int, layer: Callable[
         rows = (group == number).nonzero().squeeze(1)
         own = layer(x.index_select(0, torch.cat([rows, rows.new_zeros(1)])), number)  # onnxruntime dies of no row
         outputs = x.new_zeros(x.shape[0], own.shape[1]) if outputs is None else outputs
-        outputs = outputs.index_copy(0, rows, own[:-1])
+        outputs = outputs.index_put((rows,), own[:-1])
     assert outputs is not None
     return outputs

@@ -225,7 +225,7 @@ class MultiScenarioRecommender(ContextRecommender):
             y = self.predictions(self.logits(x, scenario.clamp(min=0)))
             rows = unknown.nonzero().squeeze(1)
             some = torch.cat([rows, rows.new_zeros(1)])  # and one more: onnxruntime dies of none
-            return y.index_copy(0, rows, self._mean_predictions(x[some])[:-1])
+            return y.index_put((rows,), self._mean_predictions(x.index_select(0, some))[:-1])
         n_unknown = int(unknown.sum())
         if n_unknown and n_unknown == len(x):
             return self._mean_predictions(x)

@@ -24,7 +24,8 @@ def branch_unknown_rows(model: Any) -> None:
     graph = model.graph
     scatters = [node for node in graph if node.op_type == "ScatterND" and _nonzero(node) is not None]
     kept = _ancestors(graph.outputs, {node: node.inputs[:1] for node in scatters})
-    needs = {node: _ancestors(node.inputs[1:]) - kept for node in scatters}
+    # One that serves another's rows alone goes into the branch of that one, as it is.
+    needs = {node: _ancestors(node.inputs[1:]) - kept for node in scatters if node in kept}
     shared = Counter(node for nodes in needs.values() for node in nodes)
     for scatter, nodes in needs.items():
         found: Any = _nonzero(scatter)
