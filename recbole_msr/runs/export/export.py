@@ -19,14 +19,14 @@ from recbole_msr.files.digest import file_digest
 from recbole_msr.files.outputs import EXPORT, check_folder, check_paths, writing
 from recbole_msr.layers.manual_backward import plain_operations
 from recbole_msr.runs.ensemble import SavedEnsemble
-from recbole_msr.runs.export.branches import branch_unknown_rows
 from recbole_msr.runs.export.check import check_export
-from recbole_msr.runs.export.document import OUTPUT, describe, vocabularies
+from recbole_msr.runs.export.document import describe, vocabularies
 from recbole_msr.runs.export.embeddings import KINDS
 from recbole_msr.runs.export.ensemble_graph import EnsembleGraph, check_one_vocabulary, shared_inputs
 from recbole_msr.runs.export.exported_model import DOCUMENT, GRAPH, PROGRAM, VOCABULARY, optional_package
 from recbole_msr.runs.export.fields import Field, exportable_model, model_fields
 from recbole_msr.runs.export.graph import ExportGraph
+from recbole_msr.runs.export.onnx_graph import onnx_model
 from recbole_msr.runs.open_folder import load
 from recbole_msr.threads import torch_threads
 
@@ -101,7 +101,7 @@ def export_run(
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
             written = Path(made)
-            _write_graph(graph, document["model"], written / FORMATS[format])
+            _write_graph(graph, document["model"], written / FORMATS[format], check)
             _write_json(written / VOCABULARY, vocabularies(members[0].dataset, every))
             if format == "onnx":
                 document["opset"] = _opset(written / GRAPH)
@@ -120,10 +120,9 @@ def export_run(
     return [f"{out}: {model_line(document)}", *check_lines(document.get("check"))]
 
 
-def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path) -> None:
+def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path, is_checked: bool) -> None:
     """Write a graph as ONNX, or as a program of PyTorch; its first dimension is dynamic."""
     n_bytes = sum(tensor.nbytes for tensor in graph.state_dict().values())
-    names = [field.name for field in graph.inputs]
     examples = tuple(_example(field) for field in graph.inputs)
     try:
         with plain_operations(), quiet():
@@ -131,37 +130,15 @@ def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path) -> N
             if path.name == PROGRAM:
                 torch.export.save(program, path)
                 return
-            exported = torch.onnx.export(
-                program, (), input_names=names, output_names=[OUTPUT], dynamo=True, verbose=False, optimize=False
-            )
-            assert exported is not None
-            _simplify(exported.model)
-            exported.save(path, external_data=n_bytes > _LARGEST_FILE)
+            is_large = n_bytes > _LARGEST_FILE
+            model = onnx_model(program, [field.name for field in graph.inputs], is_checked and not is_large)
+            weights = f"{path.name}.data" if is_large else None
+            optional_package("onnx_ir").save(model, path, external_data=weights)
     except OSError:
         raise
     except Exception as error:  # the exporter's own, of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{name} cannot be exported: PyTorch says: {reason[0]}") from error
-
-
-def _simplify(model: Any) -> None:
-    """Take out of a graph what is constant, unused or there twice.
-
-    The exporter's own optimiser also looks for what can be fused, for two thirds of an export's time; onnxruntime does
-    that again when it opens the file, and is as fast without.
-    """
-    passes = optional_package("onnx_ir.passes.common")
-    optional_package("onnxscript.optimizer").fold_constants(model)
-    for change in (
-        passes.RemoveUnusedNodesPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        passes.DeduplicateInitializersPass(),
-        passes.CommonSubexpressionEliminationPass(),
-    ):
-        change(model)
-    branch_unknown_rows(model)
-    for last in (passes.OutputFixPass(), passes.NameFixPass()):
-        last(model)
 
 
 def _dynamic(fields: Sequence[Field]) -> tuple[dict[int, Any], ...]:
