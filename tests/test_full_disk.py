@@ -118,3 +118,26 @@ def test_a_table_larger_than_the_disk(kilobytes, disk, capsys):
     assert "disk/cache: No space left on device; cache_dir names another folder" in line
     left = [path.name for path in folder.rglob("*") if path.is_file()]
     assert not [name for name in left if not name.endswith((".lock", ".json"))]
+
+
+@pytest.mark.parametrize("command", ["convert", "predict"])
+def test_a_file_that_the_disk_cannot_hold_is_not_half_there(command, disk, capsys):
+    """`data convert` of a table, and the scores of a file."""
+    draw = np.random.default_rng(0)
+    rows = pd.DataFrame({name: draw.integers(1, 30, 20_000) for name in ("user_id", "item_id")})
+    rows.assign(rating=draw.integers(1, 6, 20_000)).to_parquet("events.parquet", index=False)
+    folder = Path.cwd() / "disk"
+    if command == "predict":
+        config = [one for one in CONFIG if not one.startswith("--scenario")]
+        assert run_recbole(["--model=SharedBottom", "--output_dir=run", *config, f"--data_path={Path.cwd()}"]) == 0
+        capsys.readouterr()
+        arguments = ["predict", "--run", "run", "--data", "events.parquet", "--out", "disk/scored.csv"]
+    else:
+        arguments = ["data", "convert", "events.parquet", "disk/out"]
+    assert disk(100) == folder
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert "cannot write" in line
+    assert "No space left on device" in line
+    assert not [path for path in folder.rglob("*") if path.is_file()], "nothing half-written"

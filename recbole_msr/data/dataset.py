@@ -65,7 +65,7 @@ _ONE_LABEL: dict[TaskType, tuple[str, str]] = {
     "classes": ("one class", "accuracy says nothing"),
 }
 """What a scenario has where its labels are all the same, and what follows; by the type of the task."""
-_LARGE_NUMBER = 1e4
+_LARGE_NUMBER = 20.0
 """Of a numerical feature: from there on it is told to normalise it."""
 
 
@@ -438,7 +438,7 @@ class ScenarioDataset(CountedDataset):
             largest = float(np.abs(feat[field].to_numpy()).max())
             if largest > _LARGE_NUMBER and field not in (self.config["discretization"] or {}):
                 self._note(
-                    f"the numerical feature '{field}' goes up to {largest:g}, and numbers of this size spoil the "
+                    f"the numerical feature '{field}' goes up to {largest:g}, and such numbers slow or spoil the "
                     f"training: normalize_field: [{field}] brings them to 0..1 (normalize_all: True does it for all)"
                 )
 
