@@ -41,6 +41,7 @@ PARTS = (
     "serve",
     "tables",
     "large",
+    "resident",
     "gpu",
     "accuracy",
 )
@@ -115,6 +116,7 @@ class Benchmarks:
             **{"export": 40, "predict": 60 + 60 * large, "serve": 40},
             "tables": 90,
             "large": 120,
+            "resident": 400,
             "gpu": 0,
             "accuracy": 2400,
         }
@@ -326,6 +328,18 @@ class Benchmarks:
             found = self._prepared(f"{rows:,} rows", {"file": str(file), "beside": ["users", "items"]})
             kept.setdefault(f"{rows:,} rows", []).extend([found] if found else [])
         return ["", *tables.large_table(self.results)]
+
+    def resident(self) -> list[str]:
+        """The peak of memory of training on a log in the cache, with 2 million users."""
+        kept: dict[str, Any] = self.results.setdefault("resident", {})
+        file = str(large.make(Path(self.given.work, "logs").resolve(), large.SIZES[0], large.MANY_USERS))
+        with tempfile.TemporaryDirectory(dir=self.folder) as cache:
+            self.call("prepared", "large.prepare", {"file": file}, cache=Path(cache))
+            for gradients in ("dense", "sparse"):
+                own = {"file": file, "gradients": gradients}
+                found = self.call(f"embeddings' gradients {gradients}", "large.train", own, cache=Path(cache))
+                kept.setdefault(gradients, []).extend([found] if found else [])
+        return ["", *tables.resident_table(self.results)]
 
     def _prepared(self, name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         with tempfile.TemporaryDirectory(dir=self.folder) as cache:

@@ -192,6 +192,15 @@ def large_table(results: Results) -> list[str]:
     return _prepared("Parquet of", results["large"])
 
 
+def resident_table(results: Results) -> list[str]:
+    """Training with 2 million users, by how the embeddings' gradients are kept."""
+    keys = ("before_gb", "dense_gb", "peak_gb", "seconds")
+    rows = [[side, *(middle(runs, key) for key in keys)] for side, runs in results["resident"].items()]
+    return table(
+        ["gradients", "GB before", "weights, gradients, moments of dense Adam, GB", "peak GB", "seconds"], rows
+    )
+
+
 def _prepared(head: str, sides: Mapping[str, Any]) -> list[str]:
     rows = [[side, *(middle(runs, key) for key in ("seconds", "processor", "peak_gb"))] for side, runs in sides.items()]
     return table([head, "seconds", "of the processor", "peak GB"], rows)
@@ -251,6 +260,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     "million": million_table,
     "tables": tables_table,
     "large": large_table,
+    "resident": resident_table,
     "profile": profile_table,
     "limits": limit_table,
     "gpu": gpu_table,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.large import GROWTH, SIZES
+from benchmarks.large import GROWTH, MANY_USERS, RESIDENT_GIB, SIZES
 from benchmarks.synthetic import NAME as SYNTHETIC
 
 Results = Mapping[str, Any]
@@ -121,11 +121,17 @@ def _tables(results: Results) -> list[Target]:
 
     quicker = divided(of("tables", "atomic files", "seconds"), of("tables", "Parquet", "seconds"))
     small, large = (of("large", f"{rows:,} rows", "peak_gb") for rows in SIZES)
+    held = of("resident", "dense", "peak_gb")
     flat = divided(small and GROWTH * small, large)
     what = f"{GROWTH} x peak memory of preparing {SIZES[0]:,} rows / that of {SIZES[1]:,} rows"
     return [
         Target("into packed tables, 2,000,000 rows: from atomic files / from Parquet, seconds", quicker, 2),
         Target(what, flat, 1),
+        Target(
+            f"{RESIDENT_GIB} GiB / peak memory of training on {SIZES[0]:,} rows with {MANY_USERS:,} users",
+            divided(RESIDENT_GIB * 1.024**2, held),
+            1,
+        ),
     ]
 
 
