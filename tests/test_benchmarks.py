@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import accuracy, fused, large, synthetic, tables
+from benchmarks import ablation, accuracy, fused, large, synthetic, tables
 from benchmarks.limits import Products, flops
 from benchmarks.targets import targets
 
@@ -41,6 +41,27 @@ def test_the_synthetic_file_is_made_once_and_again_for_other_sizes(tmp_path):
     assert (file.stat().st_mtime_ns, file.read_bytes()) == first
     synthetic.make(tmp_path, rows=200, ids=5)
     assert len(file.read_text().splitlines()) == 201
+
+
+@pytest.mark.parametrize(("name", "part"), [("G", 0), ("S_i", 1), ("A_i", 2)])
+def test_an_ablated_hinet_reads_the_other_parts_alone(make_model, name, part):
+    made, rows = make_model(3, ablation.AblatedHiNet, ablation=name, expert_hidden_sizes=[6], dropout=0.0)
+    whole, _ = make_model(3, "HiNet", expert_hidden_sizes=[6], dropout=0.0)
+    whole.load_state_dict(made.state_dict())
+    x, scenario = made.embed(rows), made.scenario_of(rows)
+    ours, theirs = (each.scenario_layers[0](x, scenario, each.scenario_embedding) for each in (made, whole))
+    assert not ours[:, 6 * part : 6 * part + 6].any()
+    others = [column for column in range(18) if column // 6 != part]
+    torch.testing.assert_close(ours[:, others], theirs[:, others])
+
+
+def test_an_ablated_attention_is_uniform(make_model):
+    made, rows = make_model(3, ablation.AblatedHiNet, ablation="attention", expert_hidden_sizes=[6], dropout=0.0)
+    layer, x, scenario = made.scenario_layers[0], made.embed(rows), made.scenario_of(rows)
+    s = layer.experts(x)[:3]
+    own = s[scenario, torch.arange(len(x))]
+    expected = (s.sum(dim=0) - own) / 2
+    torch.testing.assert_close(layer(x, scenario, made.scenario_embedding)[:, -6:], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_ids_say_something_about_the_planted_labels():

@@ -291,6 +291,15 @@ def test_the_shipped_configuration_has_the_published_number_of_parameters(ml_1m_
     assert round(n_parameters - unknown_rows, -1) == PUBLISHED[name]
 
 
+def test_the_shipped_configuration_of_autoifs_has_the_sizes_of_its_authors_code(ml_1m_shape):
+    model = built("AutoIFS", ml_1m_shape)
+    width = 6 * 16 + 1 + 16  # the age is one number here, and the scenario has an embedding
+    mlp = width * 1024 + 1024 + 1024 * 512 + 512
+    units = 512 * 256 + 256 + 3 * (2 * (512 + 256) + 256) + 256 + 1 + 2 * (2 * (256 + 1) + 1)
+    gates = mlp + 2 * (512 * 4 + 4)
+    assert sum(p.numel() for n, p in model.named_parameters() if "features" not in n) == mlp + units + gates + 3 * 16
+
+
 def test_movies_without_a_rating_would_have_embeddings_of_their_own(ml_1m_shape):
     model = built("SharedBottom", ml_1m_shape, item_inter_num_interval=None)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
