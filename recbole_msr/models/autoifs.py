@@ -135,6 +135,7 @@ class AutoIFS(MultiScenarioRecommender):
             )
         if epoch <= last:
             self.temperature.fill_(self.final_temperature ** (epoch / max(last, 1)))
+            self.is_selected.fill_(False)  # it is true where the run begins with an earlier one's weights
         if epoch == last:
             kept = self.state_dict().items()
             self._kept = {name: value.clone() for name, value in kept if not _is_of_selection(name)}
