@@ -117,7 +117,7 @@ TABLES: Mapping[str, Table] = {
     ),
     "histories": Table(
         "ml-100k",
-        40_000,
+        None,
         "`history`",
         {
             "AUC, click": "auc/click/macro",
@@ -126,7 +126,7 @@ TABLES: Mapping[str, Table] = {
             "LogLoss, like": "logloss/like/macro",
         },
         _named("SharedBottom", "HiNet"),
-        {"valid_metric": "auc/macro", "epochs": 5, "stopping_step": 1},
+        {"valid_metric": "auc/macro", "epochs": 20, "stopping_step": 3},
         [
             Side("none"),
             Side("`mean`", {**_HISTORY, "history_pooling": "mean"}),
@@ -135,7 +135,7 @@ TABLES: Mapping[str, Table] = {
     ),
     "calibration": Table(
         "ml-100k",
-        40_000,
+        None,
         "`calibrate`",
         {
             "LogLoss before": "before:logloss/macro",
@@ -144,7 +144,7 @@ TABLES: Mapping[str, Table] = {
             "ECE after": "after:ece/macro",
         },
         _named("SharedBottom", "HiNet"),
-        {"valid_metric": "auc/macro", "epochs": 5, "stopping_step": 1},
+        {"valid_metric": "auc/macro", "epochs": 20, "stopping_step": 3},
         [Side(f"`{method}`", {"calibrate": method}) for method in ("temperature", "isotonic")],
     ),
     "frappe": Table(
@@ -163,7 +163,13 @@ TABLES: Mapping[str, Table] = {
         [
             Side("id"),
             Side(
-                "id, text vectors", {"numerical_features": COLUMNS}, _named("SharedBottom", "STAR", "HiNet"), text=True
+                "id, text vectors",
+                {
+                    "load_col": {"inter": _FRAPPE_FIELDS, "item": ["item_id", *COLUMNS]},
+                    "numerical_features": COLUMNS,
+                },
+                _named("SharedBottom", "STAR", "HiNet"),
+                text=True,
             ),
         ],
     ),

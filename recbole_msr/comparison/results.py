@@ -124,6 +124,7 @@ class EntryResults:
         }
         # A model of one task at a time learns binary tasks alone: what it does not predict has no cells.
         tasks = [task for task in self.settings.tasks if task in pooled]
+        tasks += [task for task in pooled if is_conditional(task)]
         main = self.settings.main_task
         return Evaluation(
             main if main in tasks else tasks[0],

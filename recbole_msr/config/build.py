@@ -51,15 +51,18 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     _check_kind_of_model(model, model_class, settings)
     settings = _with_mode(read_values(settings), model_class)
     repeatable = settings.get("repeatable", False)
-    is_sequential_ranking = _is_sequential(model_class) and bool(with_ranking_defaults(settings))
+    is_sequential_ranking, negatives = _is_sequential(model_class) and bool(with_ranking_defaults(settings)), None
     if is_sequential_ranking and _learns_tasks(settings, model_class):
         # RecBole wants it True of a sequential model, and leaves no item out then: here it is what the user says.
         settings = {key: value for key, value in settings.items() if key != "repeatable"}
         # RecBole's default draws negatives, and refuses them beside the default loss (CE) of most such models.
-        settings = {"train_neg_sample_args": None, **settings}
+        negatives = settings.get("train_neg_sample_args")
+        settings = {**settings, "train_neg_sample_args": None}
     if _learns_tasks(settings, model_class):
         check_metrics_fit(settings)
     config = _recbole_config(model, dataset, settings)
+    if negatives is not None:
+        config = _with_negatives(config, settings, negatives)
     if is_sequential_ranking and config["tasks"] is not None:
         config["repeatable"] = config.internal_config_dict["repeatable"] = repeatable
     if config["strict"]:
@@ -116,6 +119,22 @@ def _recbole_config(model: str, dataset: str, settings: Mapping[str, Any]) -> An
             raise InputError(f"RecBole refuses the configuration: {one_line(error)}{hint}") from error
         finally:
             sys.argv = arguments
+
+
+def _with_negatives(config: Any, settings: Mapping[str, Any], negatives: Any) -> Any:
+    """Return the configuration of a sequential model with `train_neg_sample_args`, which RecBole refuses beside CE.
+
+    They say that the log is one of positives, for all models of a comparison. A model that learns by cross-entropy over
+    all items draws none of them.
+    """
+    settings = {**settings, "train_neg_sample_args": negatives}
+    if config["loss_type"] != "CE":
+        return _recbole_config(config["model"], config["dataset"], settings)
+    # What RecBole makes of them, beside another loss.
+    of_pairs = _recbole_config(config["model"], config["dataset"], {**settings, "loss_type": "BPR"})
+    config["train_neg_sample_args"] = of_pairs["train_neg_sample_args"]
+    config.external_config_dict["train_neg_sample_args"] = negatives
+    return config
 
 
 def _check_declarations(config: Any, model_class: type) -> None:

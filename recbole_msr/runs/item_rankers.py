@@ -216,7 +216,8 @@ def positives_loader(config: Any, positives: Any) -> Any:
     needed = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE or config["MODEL_TYPE"].name == "GENERAL"
     if needed and not drawn:
         config["train_neg_sample_args"] = dict(_NEGATIVES)
-    elif config["MODEL_TYPE"].name == "TRADITIONAL":  # Pop would count what is drawn
+    elif config["MODEL_TYPE"].name == "TRADITIONAL" or config["loss_type"] == "CE":
+        # Pop would count what is drawn, and cross-entropy is over all items.
         config["train_neg_sample_args"] = _NEGATIVES | {"distribution": "none", "sample_num": "none"}
     arguments = config["train_neg_sample_args"]
     sampler = None

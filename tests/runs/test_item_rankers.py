@@ -7,9 +7,11 @@ import torch
 
 import recbole_msr
 from recbole_msr.config.build import build_config
+from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.positives import list_inputs, positives_of
 from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.errors import InputError
+from recbole_msr.runs.item_rankers import positives_loader
 from tests.runs.tiny import write_tiny
 
 SETTINGS = {
@@ -144,6 +146,16 @@ def test_a_sequential_model_leaves_the_same_items_out(data_path):
     other_config, other = _splits(data_path, "SharedBottom")
     both = [ranked_lists(p[2], c).ranked(np.arange(9)).left_out[0] for c, p in ((config, parts), (other_config, other))]
     assert both[0].equal(both[1])
+
+
+@pytest.mark.parametrize(("loss", "drawn"), [("CE", False), ("BPR", True)])
+def test_a_sequential_model_draws_the_declared_negatives_where_its_loss_has_any(data_path, loss, drawn):
+    """They may be there for the other models of a comparison, and they say that the log is one of positives."""
+    negatives = {"distribution": "popularity", "sample_num": 1}
+    config, parts = _splits(data_path, "SASRec", loss_type=loss, train_neg_sample_args=negatives)
+    assert NegativeSettings.from_config(config).distribution == "popularity"
+    batch = next(iter(positives_loader(config, positives_of(parts[0], config))))
+    assert ("neg_item_id" in batch.interaction) == drawn
 
 
 def test_without_lists_a_sequential_model_with_tasks_is_refused(data_path):

@@ -1,11 +1,14 @@
 """Runs with a task behind a task: what is evaluated, written, predicted, compared and searched."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import recbole_msr
 from recbole_msr.errors import InputError
+from recbole_msr.report.comparison.tables import tables_of
 from tests.runs.tiny import SMALL
 
 TASKS = {
@@ -133,6 +136,14 @@ def test_a_comparison_takes_models_of_all_tasks_and_of_one(data_path, tmp_path):
     )
     assert comparison.summary["tasks"] == ["click", "buy"]
     assert [entry["status"] for entry in comparison.summary["entries"]] == ["complete", "complete"]
+    joint, single = comparison.summary["entries"]
+    result = json.loads(next((tmp_path / "out").glob("runs/SharedBottom/**/result.json")).read_text())
+    value = result["test"]["macro_by_task"]["buy|click"]["auc"]
+    assert joint["test"]["auc/buy|click/macro"]["mean"] == pytest.approx(value, abs=1e-9)
+    assert "auc/buy|click/macro" not in single["test"]
+    table = next(table for table in tables_of(comparison.summary) if table.name == "conditionals")
+    assert [column.name for column in table.columns] == ["buy|click", "buy|click"]
+    assert "buy\\|click" in (tmp_path / "out" / "leaderboard.md").read_text()
 
 
 @pytest.mark.slow

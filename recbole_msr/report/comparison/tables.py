@@ -11,6 +11,7 @@ from recbole_msr.evaluation.metrics import METRICS, CellType, metric_heading, me
 from recbole_msr.evaluation.metrics import headline as headline_of
 from recbole_msr.report.comparison.differences import describe_difference, mark_of
 from recbole_msr.report.tables import TableCell, TableColumn, TableData, TableRow
+from recbole_msr.schema import is_conditional
 
 Entry = Mapping[str, Any]
 """One of `entries` in the summary of a comparison."""
@@ -26,8 +27,9 @@ class _Filled(NamedTuple):
 def known_keys(summary: Mapping[str, Any]) -> dict[str, tuple[str, str | None, str | None]]:
     """Return every metric key that the scenarios and tasks can have: (metric, scenario, task), in the tables' order."""
     keys: dict[str, tuple[str, str | None, str | None]] = {}
+    conditionals = _conditionals(summary)
     for metric in metrics_in(summary):
-        tasks = tasks_with(summary, metric)
+        tasks = [*tasks_with(summary, metric), *(conditionals if "binary" in METRICS[metric].types else ())]
         keys[f"{metric}/macro"] = keys[f"{metric}/worst"] = (metric, None, None)
         for task in tasks:
             keys[f"{metric}/{task}"] = keys[f"{metric}/{task}/macro"] = (metric, None, task)
@@ -56,6 +58,17 @@ def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
     return [
         t for t, kind in types.items() if kind in METRICS[metric].types and (not by_weight or _is_weighted(summary, t))
     ]
+
+
+def _conditionals(summary: Mapping[str, Any]) -> list[str]:
+    """Return the probabilities given another label that some entry predicts, such as "buy|click"."""
+    names = dict.fromkeys(
+        key.removeprefix("auc/").removesuffix("/macro")
+        for entry in summary["entries"]
+        for key in entry["test"]
+        if key.startswith("auc/") and key.endswith("/macro")
+    )
+    return list(filter(is_conditional, names))
 
 
 def _is_weighted(summary: Mapping[str, Any], task: str) -> bool:
@@ -107,6 +120,13 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
         cells = [(scenario, task, f"{metric}/{scenario}/{task}") for scenario in scenarios for task in of_metric]
         if any(mean(entry, key) is not None for entry in summary["entries"] for _, _, key in cells):
             tables.append(_metric_table(summary, metric, f"{metric_heading(metric)} by scenario and task", cells))
+    if conditionals := _conditionals(summary):
+        columns = [
+            (f"{metric_heading(metric)}, macro", name, f"{metric}/{name}/macro")
+            for name in conditionals
+            for metric in ("auc", "logloss")
+        ]
+        tables.append(_metric_table(summary, "conditionals", "Given the task before, on its positive rows", columns))
     if any(entry["transfer"] is not None for entry in summary["entries"]):
         tables.append(
             _table(
@@ -154,6 +174,10 @@ def leaderboard(summary: Mapping[str, Any]) -> TableData:
             ("macro", f"{metric}/macro", "mean over all scenarios and tasks"),
             ("worst", f"{metric}/worst", "worst of all scenarios and tasks"),
             *((task, f"{metric}/{task}", f"{task}, all rows together") for task in tasks),
+            *(
+                (name, f"{metric}/{name}/macro", f"{name}, mean over the scenarios")
+                for name in (_conditionals(summary) if "binary" in METRICS[metric].types else ())
+            ),
             *(
                 (f"{scenario} · {task}", f"{metric}/{scenario}/{task}", f"rows of scenario {scenario}, task {task}")
                 for scenario in scenarios

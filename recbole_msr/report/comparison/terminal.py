@@ -46,7 +46,8 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
     both = _side_by_side(quality, cost)
     fits = table_width(both, console.width) <= console.width
     tables = [both] if fits else [quality]
-    tables += [by_name[name] for name in (headline(summary), "transfer", "calibration") if name in by_name]
+    shown = (headline(summary), "conditionals", "transfer", "calibration")
+    tables += [by_name[name] for name in shown if name in by_name]
     tables += [] if fits else [cost]
     for table in tables:
         for part in split_to_width(table, console.width):
