@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from recbole_msr import registry
 from recbole_msr.comparison.options import Models
 from recbole_msr.comparison.settings import Entry
 from recbole_msr.config.build import plain
-from recbole_msr.config.keys import refused_keys
+from recbole_msr.config.keys import refused_keys, unknown_keys
+from recbole_msr.data.positives import ranks_items
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.outputs import check_name, check_path
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.training.configure import training_config
 
+logger = logging.getLogger(__name__)
 _LLM4MSR = "LLM4MSR"
 
 
@@ -135,8 +139,8 @@ def _with_each(entry: Entry, key: str, values: Sequence[Any]) -> list[Entry]:
     return [Entry(f"{entry.label} {key}={value}", entry.model, {**entry.settings, key: value}) for value in values]
 
 
-def keep_unread_defaults(entries: Sequence[Entry], dataset: str, config: Mapping[str, Any]) -> list[Entry]:
-    """Give each entry the default of every shared key that its model does not read.
+def leave_unread_out(entries: Sequence[Entry], dataset: str, config: Mapping[str, Any]) -> list[Entry]:
+    """Give each entry the default of every shared key that its model does not read, and none that it does not have.
 
     Args:
         entries: the entries.
@@ -149,18 +153,43 @@ def keep_unread_defaults(entries: Sequence[Entry], dataset: str, config: Mapping
     if config.get("strict") is False:
         return list(entries)
     kept, unread = [], []
+    for entry, left_out in zip(entries, _keys_left_out(entries, dataset, config), strict=True):
+        entry = replace(entry, left_out=sorted(left_out))
+        for key, why in sorted(left_out.items()):
+            logger.info("%s: %s %s, and is left out for it", entry.label, key, why)
+        shared = {key: value for key, value in config.items() if key not in left_out and key not in entry.settings}
+        try:
+            full = training_config(entry.model, dataset, {**shared, **entry.settings, "strict": False})
+        except InputError:  # reported where the entry is checked
+            kept.append(entry)
+            continue
+        unread.append(refused_keys(shared, full) | left_out)
+        defaults = full.internal_config_dict
+        own = {key: plain(defaults[key]) for key in unread[-1] if key in defaults and key not in left_out}
+        kept.append(replace(entry, settings={**own, **entry.settings}))
+    _refuse_unread_by_all(unread)
+    return kept
+
+
+def _keys_left_out(entries: Sequence[Entry], dataset: str, config: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return for each of RecBole's models of items the shared keys that only other models have, with the reason."""
+    unknown: list[set[str] | None] = []
+    of_items = []
     for entry in entries:
         try:
             full = training_config(entry.model, dataset, {**config, **entry.settings, "strict": False})
         except InputError:  # reported where the entry is checked
-            kept.append(entry)
+            unknown.append(None)
+            of_items.append(False)
             continue
-        unread.append(refused_keys({key: config[key] for key in config if key not in entry.settings}, full))
-        defaults = full.internal_config_dict
-        shared = {key: plain(defaults[key]) for key in unread[-1] if key in defaults}
-        kept.append(Entry(entry.label, entry.model, {**shared, **entry.settings}))
-    _refuse_unread_by_all(unread)
-    return kept
+        unknown.append(set(unknown_keys(set(config) - set(entry.settings), full.model_class, full)))
+        of_items.append(ranks_items(full))
+    by_all = set[str]().union(*[keys for keys in unknown if keys])
+    by_all = by_all.intersection(*[keys for keys in unknown if keys is not None])  # misspelt: refused
+    return [
+        dict.fromkeys(sorted(keys - by_all), f"is no key of {entry.model}") if keys and leaves_out else {}
+        for entry, keys, leaves_out in zip(entries, unknown, of_items, strict=True)
+    ]
 
 
 def _refuse_unread_by_all(unread: Sequence[Mapping[str, str]]) -> None:

@@ -172,7 +172,7 @@ class Jobs:
         """Return all settings of a run, as `recbole_msr.run(config=...)` takes them."""
         settings = self.settings
         _, tuned = settings.tuned(job.entry, job.task)
-        config = {**tuned, **settings.config, **job.entry.settings}  # the last two were fixed in the search as well
+        config = {**tuned, **job.entry.merge(settings.config)}  # the last two were fixed in the search as well
         if job.scenario is not None and isinstance(config.get("loss_weights"), Mapping):
             config["loss_weights"] = _weights_of(config["loss_weights"], job.scenario)
         return {
@@ -194,7 +194,7 @@ class Jobs:
             job.entry.model,
             settings.dataset,
             settings.trials or None,
-            config={**settings.config, **job.entry.settings, "main_task": job.task or settings.main_task},
+            config={**job.entry.merge(settings.config), "main_task": job.task or settings.main_task},
             study=f"{job.entry.label}-{job.task or settings.dataset}",
             output=folder,
             timeout=self._time_left(folder),
@@ -230,7 +230,7 @@ class Jobs:
     def asked(self, job: Search) -> dict[str, Any]:
         """Return the budget of a search, and all settings that decide its trials."""
         settings = self.settings
-        config = {**settings.config, **job.entry.settings}
+        config = job.entry.merge(settings.config)
         return {
             "trials": settings.trials,
             "timeout": settings.timeout,

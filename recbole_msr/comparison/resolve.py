@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_msr import registry
-from recbole_msr.comparison.entries import ablate_knowledge, find_reference, keep_unread_defaults, read_entries
+from recbole_msr.comparison.entries import ablate_knowledge, find_reference, leave_unread_out, read_entries
 from recbole_msr.comparison.options import CompareOptions, Models
 from recbole_msr.comparison.settings import CompareSettings, Entry
 from recbole_msr.config.build import plain_settings
@@ -47,7 +47,7 @@ def read_compare(options: CompareOptions) -> tuple[CompareSettings, Any]:
     entries = read_entries(models, options.vary or {})
     if options.knowledge_ablation:
         entries = ablate_knowledge(entries, config, _KNOWLEDGE)
-    entries = keep_unread_defaults(entries, dataset, config)
+    entries = leave_unread_out(entries, dataset, config)
     reference = find_reference(entries, options.reference)
     config, schema = _protocol(options, config, dataset, reference)
     rows_config = training_config(ROWS_MODEL, dataset, {**config, "main_task": schema.main_task, "strict": False})
@@ -137,8 +137,8 @@ def _protocol(
     Raises:
         InputError: no tasks are declared, or no scenarios where they are needed.
     """
-    settings = {key: value for key, value in reference.settings.items() if key not in PROTOCOL}
-    recbole_config = training_config(reference.model, dataset, {**config, **settings})
+    own = {key: value for key, value in reference.settings.items() if key not in PROTOCOL}
+    recbole_config = training_config(reference.model, dataset, replace(reference, settings=own).merge(config))
     schema = _schema(recbole_config, options.single_scenario, config["valid_metric"])
     protocol = plain_settings(recbole_config)
     shared = {key: protocol[key] for key in PROTOCOL if key in protocol}
@@ -199,12 +199,12 @@ class _EntryCheck:
     searched: bool
 
     def __call__(self, entry: Entry) -> Entry:
-        settings = dict(entry.settings)
+        entry = replace(entry, settings=dict(entry.settings))
         try:
-            is_multi_task = self._check(entry.model, settings)
+            is_multi_task = self._check(entry)
         except InputError as error:
-            return Entry(entry.label, entry.model, settings, refused=" ".join(str(error).split()))
-        return Entry(entry.label, entry.model, settings, [None] if is_multi_task else list(self._binary))
+            return replace(entry, refused=" ".join(str(error).split()))
+        return replace(entry, tasks=[None] if is_multi_task else list(self._binary))
 
     @property
     def _binary(self) -> list[str]:
@@ -212,12 +212,13 @@ class _EntryCheck:
         weighted = self.schema.weight_fields
         return [task for task, kind in self.schema.types.items() if kind == "binary" and task not in weighted]
 
-    def _check(self, model: str, settings: dict[str, Any]) -> bool:
+    def _check(self, entry: Entry) -> bool:
         """Check an entry's settings, and give a model that needs knowledge the default's.
 
         Returns:
             Whether the model learns all tasks at once.
         """
+        model, settings = entry.model, entry.settings
         is_multi_task = hasattr(registry.model_class(model), "predict_tasks")
         changed = sorted({*PROTOCOL, *_SHARED_KEYS, *_RUN_KEYS} & set(settings))
         if changed:
@@ -225,7 +226,7 @@ class _EntryCheck:
         main = self.schema.main_task
         if not is_multi_task and main not in self._binary:
             main = next(iter(self._binary), main)
-        keys = {**self.config, **settings, "main_task": main}
+        keys = {**entry.merge(self.config), "main_task": main}
         config = training_config(model, self.dataset, keys)
         if is_multi_task and config["backbone"] and config["knowledge"] is None and not self.searched:
             settings["knowledge"] = _KNOWLEDGE  # a search has its stores in the space

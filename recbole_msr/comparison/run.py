@@ -178,7 +178,7 @@ def _with_knowledge(settings: CompareSettings) -> CompareSettings:
     """Build all knowledge that entries need, once; an entry's ENCODER/TEMPLATE becomes the name of its store."""
 
     def built(entry: Entry) -> Entry:
-        keys = {**settings.config, **entry.settings, "threads": None}
+        keys = {**entry.merge(settings.config), "threads": None}
         try:
             if "/" in str(keys.get("knowledge") or ""):
                 name = built_knowledge(entry.model, settings.dataset, keys)

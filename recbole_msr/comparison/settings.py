@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from recbole_msr.tuning.outcome import SUMMARY
 _FILE = Path("workers", "comparison.json")
 _SHAPE = {
     **dict.fromkeys(("dataset", "reference", "main_task", "output"), str),
-    "entries": [{"label": str, "model": str, "settings": dict, "tasks": [str | None], "refused": str | None}],
+    "entries": [
+        {"label": str, "model": str, "settings": dict, "tasks": [str | None], "refused": str | None, "left_out?": [str]}
+    ],
     "config": {"seed": int, "threads": int},
     "scenarios": [str],
     "tasks": [str],
@@ -42,6 +44,7 @@ class Entry:
         settings: configuration keys of this entry alone.
         tasks: the tasks it is trained for one by one, or [None] for all of them in one training.
         refused: the reason why it cannot be compared; None if it can.
+        left_out: keys of the comparison that this entry's model does not have.
     """
 
     label: str
@@ -49,6 +52,11 @@ class Entry:
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
     tasks: list[str | None] = field(default_factory=lambda: [None], hash=False)
     refused: str | None = None
+    left_out: list[str] = field(default_factory=list, hash=False)
+
+    def merge(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys of its runs: those of the comparison that its model has, and its own."""
+        return {**{key: value for key, value in config.items() if key not in self.left_out}, **self.settings}
 
     @property
     def kind(self) -> str:

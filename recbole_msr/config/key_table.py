@@ -433,6 +433,11 @@ KEYS: Mapping[str, Key] = {
             "has same_scenario, which is read where tasks are declared, and none are",
             refused="always",
         ),
+        Need(
+            lambda run, _: run.kind != "sequential" or run.config["loss_type"] != "CE",
+            "draws no negatives for {model}: its loss_type, CE, learns each positive against all items",
+            refused="never",
+        ),
     ),
     "neg_sampling": _key(anything(), _never("has been replaced in RecBole by train_neg_sample_args")),
     "training_neg_sample_num": _key(anything(), _never("has been replaced in RecBole by train_neg_sample_args")),

@@ -30,7 +30,7 @@ def check_keys(keys: Iterable[str], model_class: type, defaults: Mapping[str, An
     Raises:
         InputError: names every unknown key, with the nearest known ones.
     """
-    names = set(KEYS) | keys_read(model_class, defaults.get("backbone")) | set(defaults)
+    names = _names(model_class, defaults)
     unknown = [key for key in keys if key not in names]
     if unknown:
         listed = "; ".join(f"'{key}'{nearest(key, names)}" for key in unknown)
@@ -38,6 +38,16 @@ def check_keys(keys: Iterable[str], model_class: type, defaults: Mapping[str, An
             f"unknown configuration key{'s' if len(unknown) > 1 else ''} {listed} "
             "(--strict=False passes keys through unchecked)"
         )
+
+
+def unknown_keys(keys: Iterable[str], model_class: type, config: Any) -> list[str]:
+    """Return the keys that nothing reads in a run with RecBole's Config, in their order."""
+    names = _names(model_class, config.internal_config_dict)
+    return [key for key in keys if key not in names]
+
+
+def _names(model_class: type, defaults: Mapping[str, Any]) -> set[str]:
+    return set(KEYS) | keys_read(model_class, defaults.get("backbone")) | set(defaults)
 
 
 def check_read(settings: Mapping[str, Any], config: Any) -> None:

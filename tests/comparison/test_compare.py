@@ -521,6 +521,19 @@ def test_a_shared_key_that_one_model_does_not_read_keeps_its_default_there(tiny_
     assert "knowledge is not read by LR" in own["LR"].refused
 
 
+def test_a_shared_key_that_recboles_models_of_items_do_not_have_is_left_out_with_a_word(tiny_data, caplog):
+    lists = {"eval_args": {"mode": "full"}, "metrics": ["NDCG"], "valid_metric": "NDCG@10/macro"}
+    caplog.set_level("INFO", "recbole_msr")
+    entries = read(tiny_data, ["SharedBottom", "BPR", "Pop"], lists | {"embedding_size": 8})
+    assert {label: entry.left_out for label, entry in entries.items()} == {
+        "SharedBottom": [], "BPR": [], "Pop": ["embedding_size"],
+    }  # fmt: skip
+    assert "Pop: embedding_size is no key of Pop, and is left out for it" in caplog.text
+    assert entries["Pop"].merge({"embedding_size": 8, "epochs": 2}) == {"epochs": 2} | entries["Pop"].settings
+    with pytest.raises(InputError, match="unknown configuration key 'embeding_size'"):
+        read(tiny_data, ["SharedBottom", "Pop"], lists | {"embeding_size": 8})
+
+
 def test_a_shared_key_that_no_model_reads_is_refused(tiny_data):
     for key, value in (("knowledge", "random"), ("preload_weight", {"item_id": "v"}), ("MAX_ITEM_LIST_LENGTH", 5)):
         with pytest.raises(InputError, match=f"{key} is "):

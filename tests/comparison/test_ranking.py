@@ -75,7 +75,6 @@ def test_the_leaderboard_is_by_the_metric_of_validation(compared):
 
 def test_recboles_ranking_models_stand_in_the_same_table(tmp_path):
     given = SETTINGS | {"data_path": str(write_tiny(tmp_path)), "epochs": 1}
-    given.pop("embedding_size")  # which Pop does not know
     given["train_neg_sample_args"] = {"distribution": "uniform", "sample_num": 1}
     found = recbole_msr.compare(
         ["SharedBottom", "BPR", "Pop", "SASRec"], dataset="tiny", config=given, seeds=1, output=tmp_path / "out",
@@ -84,3 +83,4 @@ def test_recboles_ranking_models_stand_in_the_same_table(tmp_path):
     for entry in found.summary["entries"]:
         assert (entry["status"], entry["reasons"]) == ("complete", []), entry["label"]
         assert entry["differences"] is None or "ndcg@5/macro" in entry["differences"]
+        assert ("embedding_size" in entry["config"]) == (entry["label"] in ("SharedBottom", "BPR"))  # Pop has none
