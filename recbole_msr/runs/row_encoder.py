@@ -19,15 +19,9 @@ from recbole_msr.data.vocabulary import Vocabularies
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.layers.embedding import FeatureEmbedding
-from recbole_msr.runs.row_columns import (
-    HashedVocabulary,
-    Vocabulary,
-    distinct_values,
-    gather,
-    to_id_sequences,
-    to_numbers,
-)
+from recbole_msr.runs.row_columns import distinct_values, gather, to_numbers
 from recbole_msr.runs.row_counts import RowCounts
+from recbole_msr.runs.row_ids import HashedVocabulary, Vocabulary, to_id_sequences
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
 
 Part = Literal["item", "context"]

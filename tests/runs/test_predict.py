@@ -19,7 +19,8 @@ from recbole_msr.data.vocabulary import Vocabularies, encode
 from recbole_msr.errors import InputError
 from recbole_msr.files import row_files, text_rows
 from recbole_msr.runs.predict import Predictor, predict_file
-from recbole_msr.runs.row_columns import HashedVocabulary, Vocabulary, to_id_sequences, to_numbers
+from recbole_msr.runs.row_columns import to_numbers
+from recbole_msr.runs.row_ids import HashedVocabulary, Vocabulary, to_id_sequences
 from recbole_msr.schema import MISSING_LABEL
 
 SETTINGS = {
