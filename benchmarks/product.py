@@ -14,7 +14,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,41 +123,60 @@ def predict(data_path: str, rows: int = 2_000_000) -> dict[str, Any]:
 def serve(model: str = "SharedBottom", rounds: int = 5) -> dict[str, Any]:
     """Return milliseconds of requests by clients at once over loopback, and of the bare forward pass of one.
 
-    The clients are a process of their own. Both are measured in turn, several times; the medians of the rounds count.
+    One server scores by PyTorch and one by the exported model. The clients are a process of their own. All are measured
+    in turn, several times; the medians of the rounds count.
     """
     import torch
 
     import recbole_msr
+    from recbole_msr.runs.export.export import export_run
 
     folder = _run(model, "run")
     run: Any = recbole_msr.load(folder)
+    export_run(folder, "exported")
     bodies = json.dumps(_bodies(run.dataset))
-    command = [sys.executable, "-m", "recbole_msr", "serve", "--run", str(folder)]
+    bare: list[float] = []
+    found: dict[str, list[dict[str, float]]] = {"PyTorch": [], "onnxruntime": []}
+    with _server(folder) as by_pytorch, _server(folder, "--exported=exported") as by_onnxruntime:
+        ports = {"PyTorch": by_pytorch, "onnxruntime": by_onnxruntime}
+        for _ in range(rounds):
+            bare.append(_bare_milliseconds(run, torch))
+            for way, port in ports.items():
+                found[way].append(_ask(port, bodies))
+    medians = {
+        way: {name: statistics.median(one[name] for one in of_way) for name in of_way[0]}
+        for way, of_way in found.items()
+    }
+    return {"model": model, "bare_ms": statistics.median(bare), **medians}
+
+
+@contextmanager
+def _server(folder: Path, *options: str) -> Iterator[int]:
+    """Start a server with one thread, and yield its port when it takes connections."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+    command = [sys.executable, "-m", "recbole_msr", "serve", "--run", str(folder), "--port", str(port), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=subprocess.PIPE, text=True)
-    clients = [sys.executable, "-m", "benchmarks.clients", str(port), str(CLIENTS)]
-    found: list[dict[str, float]] = []
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         _wait_for(port, server)
-        for _ in range(rounds):
-            bare = _bare_milliseconds(run, torch)
-            asked = subprocess.run(clients, input=bodies, stdout=subprocess.PIPE, text=True, check=True)
-            waits = json.loads(asked.stdout)
-            found.append(
-                {
-                    "median_ms": statistics.median(waits["milliseconds"]),
-                    "p99_ms": float(np.percentile(waits["milliseconds"], 99)),
-                    "requests_per_second": len(waits["milliseconds"]) / waits["seconds"],
-                    "bare_ms": bare,
-                }
-            )
+        yield port
     finally:
         server.terminate()
         server.wait()
-    return {"model": model, **{name: statistics.median(one[name] for one in found) for name in found[0]}}
+
+
+def _ask(port: int, bodies: str) -> dict[str, float]:
+    """Let all clients send their requests, and return what these took."""
+    clients = [sys.executable, "-m", "benchmarks.clients", str(port), str(CLIENTS)]
+    asked = subprocess.run(clients, input=bodies, stdout=subprocess.PIPE, text=True, check=True)
+    waits = json.loads(asked.stdout)
+    return {
+        "median_ms": statistics.median(waits["milliseconds"]),
+        "p99_ms": float(np.percentile(waits["milliseconds"], 99)),
+        "requests_per_second": len(waits["milliseconds"]) / waits["seconds"],
+    }
 
 
 def _wait_for(port: int, server: subprocess.Popen[str]) -> None:

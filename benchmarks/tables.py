@@ -173,13 +173,13 @@ def predict_table(results: Results) -> list[str]:
 
 
 def serve_table(results: Results) -> list[str]:
-    """Milliseconds of requests."""
-    names = {"median_ms": "median, ms", "p99_ms": "99th percentile, ms", "bare_ms": "bare forward pass, ms",
-             "requests_per_second": "requests a second"}  # fmt: skip
+    """Milliseconds of requests, by each of what a server may score with."""
+    names = {"median_ms": "median, ms", "p99_ms": "99th percentile, ms", "requests_per_second": "requests a second"}
     found = results["serve"]
-    return table(
-        ["16 clients, 200 rows a request", ""], [[name, found[key]] for key, name in names.items() if key in found]
-    )
+    ways = [way for way in ("PyTorch", "onnxruntime") if way in found]
+    rows = [[name, *(found[way][key] for way in ways)] for key, name in names.items()]
+    bare = ["bare forward pass, ms", *(found.get("bare_ms") if way == "PyTorch" else None for way in ways)]
+    return table(["16 clients, 200 rows a request", *ways], [*rows, bare] if ways else [])
 
 
 def tables_table(results: Results) -> list[str]:
