@@ -12,6 +12,7 @@ import logging
 import operator
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ def onnx_model(program: torch.export.ExportedProgram, inputs: Sequence[str], is_
             (output,) = model.graph.outputs
             output.name = OUTPUT
             _simplify(model)
+            if any(node.op_type.startswith("Sequence") for node in model.graph.all_nodes()):
+                raise ValueError("it has sequences")
             whole = optional_package("onnx_ir").to_proto(model).SerializeToString()
             optional_package("onnxruntime").InferenceSession(whole, providers=["CPUExecutionProvider"])
         except Exception as error:  # of many kinds
@@ -62,6 +65,8 @@ def _converted(program: torch.export.ExportedProgram) -> Any:
     for node in list(graph.nodes):
         if node.target in _ASSERTIONS:
             graph.erase_node(node)
+        elif node.target in _LISTS:
+            _take_apart(graph, node)
         elif node.target in _REPLACED:
             with graph.inserting_before(node):
                 result = _REPLACED[node.target](partial(_call, graph, node.meta["val"]), *node.args)
@@ -73,6 +78,27 @@ def _converted(program: torch.export.ExportedProgram) -> Any:
     return convert(program, registry=_registry(), lower="at_conversion").model
 
 
+def _take_apart(graph: Any, node: Any) -> None:
+    """Replace what is taken out of a list of tensors by a part of the tensor that the list was made of.
+
+    ONNX would keep the list as a sequence, which few programs but onnxruntime read.
+    """
+    dim = node.args[_LISTS[node.target]] if len(node.args) > _LISTS[node.target] else node.kwargs.get("dim", 0)
+    for user in list(node.users):
+        place = user.args[1]
+        with graph.inserting_before(user):
+            call = partial(_call, graph, user.meta["val"])
+            if node.target is _aten.unbind.int:
+                part = call(_aten.select.int, node.args[0], dim, place)
+            else:
+                ends = list(accumulate((int(value.shape[dim]) for value in node.meta["val"]), initial=0))
+                part = call(_aten.slice.Tensor, node.args[0], dim, ends[place], ends[place + 1])
+        user.replace_all_uses_with(part)
+        graph.erase_node(user)
+        part.name = user.name
+    graph.erase_node(node)
+
+
 def _call(graph: Any, like: Any, target: Any, *args: Any, **options: Any) -> Any:
     """Add a call to a graph, of which `like` is an example of the result."""
     node = graph.call_function(target, args, options)
@@ -80,6 +106,13 @@ def _call(graph: Any, like: Any, target: Any, *args: Any, **options: Any) -> Any
     return node
 
 
+_LISTS = {
+    _aten.unbind.int: 1,
+    _aten.split.Tensor: 2,
+    _aten.split_with_sizes.default: 2,
+    _aten.chunk.default: 2,
+}
+"""Operations that give a list, and where their dimension stands among the arguments."""
 _ASSERTIONS = frozenset({_aten._assert_tensor_metadata.default, _aten._assert_scalar.default})
 
 
