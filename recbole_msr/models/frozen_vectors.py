@@ -16,6 +16,8 @@ CHUNK = 1 << 24
 """Numbers read from a store at once."""
 _DENSE = 1024
 """All eigenvectors of a matrix with so many rows are computed; of a larger one, such as profiles have, those wanted."""
+_ALL_AXES = 2048
+"""Where all axes of vectors with more numbers than this are wanted, they are those of so many rows."""
 _RESIDENT_BYTES = 1 << 30
 """With knowledge_device: auto a table up to so large is kept on the model's accelerator."""
 
@@ -123,9 +125,12 @@ def principal_components(vectors: FrozenVectors, size: int, whiten: bool = False
 def principal_axes(vectors: FrozenVectors, size: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean (H,), variances (r,) in falling order and their directions (r, H), of which there are `size` at most.
 
-    r is at most the rank: one less than there are vectors. A single vector is its own direction.
+    r is at most the rank: one less than there are vectors. A single vector is its own direction. All axes of vectors
+    with many numbers, such as profiles of many scenarios, are those of fewer rows: time grows with the cube of the
+    smaller of the two counts.
     """
-    sample = np.concatenate(list(vectors.chunks(FITTED_ROWS)))
+    limit = _ALL_AXES if size is None and vectors.size > _ALL_AXES else FITTED_ROWS
+    sample = np.concatenate(list(vectors.chunks(limit)))
     mean = sample.mean(axis=0) if len(sample) > 1 else np.zeros(vectors.size)
     sample -= mean
     few = len(sample) <= vectors.size  # then the small product has the same eigenvalues

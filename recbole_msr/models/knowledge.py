@@ -73,10 +73,9 @@ class KnowledgeSource:
     @property
     def key(self) -> bytes:
         """16 bytes that tell these vectors from others."""
-        made_by = f"random {self._random}" if self._store is None else str(self._store.meta["key"])
-        if self._store is not None and self._control != "none":
-            made_by += f" {self._control} {self._random[1]}"
-        return hashlib.blake2b(made_by.encode(), digest_size=16).digest()
+        if self._store is None:
+            return _hashed(f"random {self._random}")
+        return stored_key(self._store, self._parts, self._control, self._random[1])
 
     def is_profile(self, level: str) -> bool:
         """Return whether a level's vectors are profiles, means over training rows."""
@@ -195,6 +194,28 @@ def knowledge_name(config: Any) -> str:
             "--name=NAME builds one, then --knowledge=NAME), 'random' for the control, or 'none' for no vectors"
         )
     return str(name)
+
+
+def stored_key(store: Knowledge, parts: Collection[str], control: str, seed: int) -> bytes:
+    """Return 16 bytes that tell the vectors that a run reads of a store from others.
+
+    Args:
+        store: the store.
+        parts: `knowledge_parts`, in any order; none stand for all.
+        control: `knowledge_control`.
+        seed: `knowledge_seed`, which the controls are drawn with.
+    """
+    made_by = store.key
+    known = {part for level in store.levels for part in store.parts(level)}
+    if parts and set(parts) != known:
+        made_by += f" parts {sorted(set(parts))}"
+    if control != "none":
+        made_by += f" {control} {seed}"
+    return _hashed(made_by)
+
+
+def _hashed(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 class KnowledgeVectors(nn.Module):

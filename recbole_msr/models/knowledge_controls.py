@@ -37,7 +37,8 @@ def random_like(vectors: FrozenVectors, tokens: Sequence[str], seed: int, level:
 
     Of N given vectors with the variances s_k (r,) along their principal directions d_k (r, H), it is
     mean + sum_k g_k sqrt(s_k) d_k; the g (N, r) are drawn as in `random_vectors`, and made to have the mean 0 and no
-    correlation. A single vector has nothing to be drawn from but its sign.
+    correlation. Of a large store, mean and variances are those of rows spread evenly over it (`principal_axes`). A
+    single vector has nothing to be drawn from but its sign.
 
     Args:
         vectors: the given ones.

@@ -37,6 +37,16 @@ def test_random_vectors_have_the_spectrum_of_the_real_ones_and_nothing_of_who_th
         assert abs(cosines.mean()) < 4 / np.sqrt(n * size)
 
 
+def test_the_spectrum_of_many_numbers_is_that_of_fewer_rows(monkeypatch):
+    monkeypatch.setattr("recbole_msr.models.frozen_vectors._ALL_AXES", 20)
+    real = np.random.default_rng(1).normal(2, np.geomspace(5, 0.2, 30), size=(200, 30))
+    few = real[np.linspace(0, 199, 20).astype(int)]
+    made = random_like(FrozenVectors(real), [f"u{i}" for i in range(200)], 5, "user")
+    assert made.shape == real.shape
+    np.testing.assert_allclose(made.mean(axis=0), few.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(covariance(made), covariance(few), atol=1e-6 * few.var())
+
+
 def test_one_vector_stays_as_long_as_it_is():
     made = random_like(FrozenVectors(np.array([[3.0, -4.0]])), ["all"], 1, "scenario")
     np.testing.assert_allclose(np.abs(made), [[3, 4]])

@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
+import recbole_msr
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.errors import InputError
-from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource
+from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource, KnowledgeVectors
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.profiles import HALF_LIFE, make_profiles
 from recbole_msr.prompts.store import Knowledge
@@ -155,6 +156,8 @@ def test_embed_encodes_each_item_once_and_trainings_read_the_parts_asked_for(emb
     train += ["--model=LLM4MSR", *arguments, "--use_gpu=False", f"--output_dir={tmp_path / 'run'}"]
     more = ["--knowledge_reduced_size=5", "--knowledge_features=[item]", "--knowledge_parts=[liked, recent]"]
     run_recbole([*train, *more])
+    [run] = (path.parent for path in (tmp_path / "run").rglob("result.json"))
+    assert recbole_msr.load(run).explain(n=1).users[0].prompt.text.startswith("Means of the vectors of ")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,22 @@ def test_the_parts_named_are_read(embedded, make_dataset, tmp_path, parts, level
     vectors = source.vectors(level)
     stored = Knowledge.open("k", tmp_path / "kn").vectors(level)
     np.testing.assert_array_equal(np.asarray(vectors.matrix), stored[:, list(columns)])
+
+
+def test_weights_of_some_parts_are_refused_with_others(embedded, make_dataset, tmp_path):
+    given = {"knowledge": "k", "knowledge_dir": str(tmp_path / "kn"), "knowledge_level": "user"}
+    sources = []
+    choices = [["liked"], ["not_liked"], None, ["scenarios", "recent"], ["recent", "scenarios"]]
+    for parts in choices:
+        config, train = make_dataset(3, "LLM4MSR", **given)
+        config["knowledge_parts"] = parts
+        sources.append(KnowledgeSource(config, train))
+    keys = [source.key for source in sources]
+    assert len(set(keys)) == 4
+    assert keys[3] == keys[4], "they are read in the store's order"
+    liked, not_liked = (KnowledgeVectors(source, "user", "pca", 4) for source in sources[:2])
+    with pytest.raises(InputError, match="trained with other vectors"):
+        not_liked.load_state_dict(liked.state_dict())
 
 
 def test_a_match_with_profiles_warns_that_they_know_the_labels(embedded, make_dataset, tmp_path, caplog):

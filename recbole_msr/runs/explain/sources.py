@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +14,7 @@ from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.knowledge import stored_key
 from recbole_msr.models.llm4msr import LEVELS, LLM4MSR
 from recbole_msr.prompts.store import RESERVED, Knowledge
 from recbole_msr.runs.explain.views import Prompt
@@ -85,8 +85,10 @@ class RunSources:
         store = Knowledge.open(name, self._config["knowledge_dir"])
         store.check(self.dataset)
         state = self._checkpoint["state_dict"]
-        keys = [value.cpu() for entry, value in state.items() if entry.endswith(".key")]
-        if any(not torch.equal(key, _stored_key(store)) for key in keys):
+        keys = [bytes(value.tolist()) for entry, value in state.items() if entry.endswith(".key")]
+        parts = [str(part) for part in np.atleast_1d(self._config["knowledge_parts"] or [])]
+        expected = stored_key(store, parts, control="none", seed=0)
+        if any(key != expected for key in keys):
             raise InputError(
                 f"the knowledge '{name}' was built anew since the run, with another result: its prompts are not "
                 "those that the run was trained with"
@@ -224,11 +226,6 @@ class RunSources:
 
 
 _ON_CPU = {"use_gpu": False}
-
-
-def _stored_key(store: Knowledge) -> Tensor:
-    """Return what `KnowledgeVectors` keeps of a store's key (16,)."""
-    return torch.tensor(list(hashlib.blake2b(store.key.encode(), digest_size=16).digest()), dtype=torch.uint8)
 
 
 def data_changes(before: ScenarioDataset, now: ScenarioDataset) -> str | None:
