@@ -175,7 +175,7 @@ TABLES: Mapping[str, Table] = {
     ),
     "amazon": Table(
         "amazon",
-        40_000,
+        20_000,
         "fields of items",
         _OF_LISTS,
         _named("SharedBottom", "STAR", "HiNet", "BPR", "LightGCN", "SASRec", "Pop"),
