@@ -434,7 +434,7 @@ KEYS: Mapping[str, Key] = {
             refused="always",
         ),
         Need(
-            lambda run, _: run.kind != "sequential" or run.config["loss_type"] != "CE",
+            lambda run, value: value is None or run.kind != "sequential" or run.config["loss_type"] != "CE",
             "draws no negatives for {model}: its loss_type, CE, learns each positive against all items",
             refused="never",
         ),

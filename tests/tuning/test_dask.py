@@ -17,7 +17,7 @@ from recbole_msr.jobs.dask_worker import Order, run_order
 
 from .conftest import SPACE
 from .postgres import postgres_server
-from .test_workers import check_whole, states, study_of, wait_for, wait_until
+from .test_workers import check_whole, sampled, states, study_of, wait_for, wait_until
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install 'recbole-msr[dask]'")
 
@@ -66,8 +66,9 @@ def test_the_trial_of_a_lost_worker_goes_on_elsewhere(command, scheduler, dask_w
         process = start([*command, f"--storage={url}"])
         folder = tmp_path / "out"
 
-        def both_at_work(trials):
-            return states(trials)["RUNNING"] == 2
+        def both_at_work(trials):  # and their parameters are known, so that they can be tried again
+            at_work = [trial for trial in trials if trial.state.name == "RUNNING"]
+            return len(at_work) == 2 and all(sampled(trial) for trial in at_work)
 
         wait_for(folder, url, both_at_work, process)
         running = [trial for trial in study_of(folder, url).trials if trial.state.name == "RUNNING"]
