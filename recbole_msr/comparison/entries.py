@@ -152,17 +152,16 @@ def leave_unread_out(entries: Sequence[Entry], dataset: str, config: Mapping[str
     """
     if config.get("strict") is False:
         return list(entries)
+    full_configs = [_full_config(entry, dataset, config) for entry in entries]
     kept, unread = [], []
-    for entry, left_out in zip(entries, _keys_left_out(entries, dataset, config), strict=True):
+    for entry, full, left_out in zip(entries, full_configs, _keys_left_out(entries, full_configs, config), strict=True):
         entry = replace(entry, left_out=sorted(left_out))
         for key, why in sorted(left_out.items()):
             logger.info("%s: %s %s, and is left out for it", entry.label, key, why)
-        shared = {key: value for key, value in config.items() if key not in left_out and key not in entry.settings}
-        try:
-            full = training_config(entry.model, dataset, {**shared, **entry.settings, "strict": False})
-        except InputError:  # reported where the entry is checked
+        if full is None:
             kept.append(entry)
             continue
+        shared = {key: value for key, value in config.items() if key not in left_out and key not in entry.settings}
         unread.append(refused_keys(shared, full) | left_out)
         defaults = full.internal_config_dict
         own = {key: plain(defaults[key]) for key in unread[-1] if key in defaults and key not in left_out}
@@ -171,24 +170,27 @@ def leave_unread_out(entries: Sequence[Entry], dataset: str, config: Mapping[str
     return kept
 
 
-def _keys_left_out(entries: Sequence[Entry], dataset: str, config: Mapping[str, Any]) -> list[dict[str, str]]:
+def _full_config(entry: Entry, dataset: str, config: Mapping[str, Any]) -> Any:
+    """Return RecBole's Config of an entry; None where it is refused, which is reported where the entry is checked."""
+    try:
+        return training_config(entry.model, dataset, {**config, **entry.settings, "strict": False})
+    except InputError:
+        return None
+
+
+def _keys_left_out(
+    entries: Sequence[Entry], full_configs: Sequence[Any], config: Mapping[str, Any]
+) -> list[dict[str, str]]:
     """Return for each of RecBole's models of items the shared keys that only other models have, with the reason."""
-    unknown: list[set[str] | None] = []
-    of_items = []
-    for entry in entries:
-        try:
-            full = training_config(entry.model, dataset, {**config, **entry.settings, "strict": False})
-        except InputError:  # reported where the entry is checked
-            unknown.append(None)
-            of_items.append(False)
-            continue
-        unknown.append(set(unknown_keys(set(config) - set(entry.settings), full.model_class, full)))
-        of_items.append(ranks_items(full))
+    unknown = [
+        None if full is None else set(unknown_keys(set(config) - set(entry.settings), full.model_class, full))
+        for entry, full in zip(entries, full_configs, strict=True)
+    ]
     by_all = set[str]().union(*[keys for keys in unknown if keys])
     by_all = by_all.intersection(*[keys for keys in unknown if keys is not None])  # misspelt: refused
     return [
-        dict.fromkeys(sorted(keys - by_all), f"is no key of {entry.model}") if keys and leaves_out else {}
-        for entry, keys, leaves_out in zip(entries, unknown, of_items, strict=True)
+        dict.fromkeys(sorted(keys - by_all), f"is no key of {entry.model}") if keys and ranks_items(full) else {}
+        for entry, full, keys in zip(entries, full_configs, unknown, strict=True)
     ]
 
 

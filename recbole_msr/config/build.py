@@ -51,7 +51,8 @@ def build_config(model: str, dataset: str, settings: Mapping[str, Any]) -> Any:
     _check_kind_of_model(model, model_class, settings)
     settings = _with_mode(read_values(settings), model_class)
     repeatable = settings.get("repeatable", False)
-    is_sequential_ranking, negatives = _is_sequential(model_class) and bool(with_ranking_defaults(settings)), None
+    is_sequential_ranking = _is_sequential(model_class) and bool(with_ranking_defaults(settings))
+    negatives = None
     if is_sequential_ranking and _learns_tasks(settings, model_class):
         # RecBole wants it True of a sequential model, and leaves no item out then: here it is what the user says.
         settings = {key: value for key, value in settings.items() if key != "repeatable"}

@@ -248,7 +248,7 @@ def _scenario_column(dataset: ScenarioDataset, name: str | None) -> tuple[str, s
 
 def first_run(run: Any) -> Any:
     """Return a run itself, or the first member of an ensemble."""
-    return getattr(run, "members", [run])[0]
+    return run.members[0]
 
 
 def _seen(run: Any) -> dict[int, np.ndarray]:

@@ -49,9 +49,7 @@ class Vocabulary:
     1
     """
 
-    def __init__(
-        self, ids: Mapping[Any, int] | Callable[[], Mapping[Any, int]], tokens: pa.Array | None = None
-    ) -> None:
+    def __init__(self, ids: _Ids, tokens: pa.Array | None = None) -> None:
         self._given, self._tokens = ids, tokens
 
     @cached_property

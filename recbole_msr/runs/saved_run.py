@@ -46,6 +46,11 @@ class SavedRun(RunFiles):
             another format; the message names the file.
     """
 
+    @property
+    def members(self) -> list[SavedRun]:
+        """The run alone, in the place of an ensemble's members."""
+        return [self]
+
     @shared_property
     def model(self) -> Any:
         """The trained model (a `torch.nn.Module`) with the best epoch's weights, in evaluation mode.

@@ -27,9 +27,8 @@ class _Filled(NamedTuple):
 def known_keys(summary: Mapping[str, Any]) -> dict[str, tuple[str, str | None, str | None]]:
     """Return every metric key that the scenarios and tasks can have: (metric, scenario, task), in the tables' order."""
     keys: dict[str, tuple[str, str | None, str | None]] = {}
-    conditionals = _conditionals(summary)
     for metric in metrics_in(summary):
-        tasks = [*tasks_with(summary, metric), *(conditionals if "binary" in METRICS[metric].types else ())]
+        tasks = [*tasks_with(summary, metric), *_conditionals_with(summary, metric)]
         keys[f"{metric}/macro"] = keys[f"{metric}/worst"] = (metric, None, None)
         for task in tasks:
             keys[f"{metric}/{task}"] = keys[f"{metric}/{task}/macro"] = (metric, None, task)
@@ -60,8 +59,10 @@ def tasks_with(summary: Mapping[str, Any], metric: str) -> list[str]:
     ]
 
 
-def _conditionals(summary: Mapping[str, Any]) -> list[str]:
-    """Return the probabilities given another label that some entry predicts, such as "buy|click"."""
+def _conditionals_with(summary: Mapping[str, Any], metric: str) -> list[str]:
+    """Return those that can have a metric of the probabilities given another label, such as "buy|click"."""
+    if "binary" not in METRICS[metric].types:
+        return []
     names = dict.fromkeys(
         key.removeprefix("auc/").removesuffix("/macro")
         for entry in summary["entries"]
@@ -120,7 +121,7 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
         cells = [(scenario, task, f"{metric}/{scenario}/{task}") for scenario in scenarios for task in of_metric]
         if any(mean(entry, key) is not None for entry in summary["entries"] for _, _, key in cells):
             tables.append(_metric_table(summary, metric, f"{metric_heading(metric)} by scenario and task", cells))
-    if conditionals := _conditionals(summary):
+    if conditionals := _conditionals_with(summary, "auc"):
         columns = [
             (f"{metric_heading(metric)}, macro", name, f"{metric}/{name}/macro")
             for name in conditionals
@@ -176,7 +177,7 @@ def leaderboard(summary: Mapping[str, Any]) -> TableData:
             *((task, f"{metric}/{task}", f"{task}, all rows together") for task in tasks),
             *(
                 (name, f"{metric}/{name}/macro", f"{name}, mean over the scenarios")
-                for name in (_conditionals(summary) if "binary" in METRICS[metric].types else ())
+                for name in _conditionals_with(summary, metric)
             ),
             *(
                 (f"{scenario} · {task}", f"{metric}/{scenario}/{task}", f"rows of scenario {scenario}, task {task}")

@@ -24,7 +24,7 @@ from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.export.embeddings import round_embeddings
 from recbole_msr.runs.export.exported_model import PROGRAM, ExportedModel
-from recbole_msr.runs.export.fields import Field, exportable_model, model_fields
+from recbole_msr.runs.export.fields import Field
 from recbole_msr.runs.export.graph_encoder import GraphEncoder
 from recbole_msr.runs.export.program_model import ProgramModel
 from recbole_msr.runs.row_columns import arrow_column
@@ -64,18 +64,17 @@ def check_export(
         InputError: a score differs by more than `TOLERANCE`.
     """
     exported = ProgramModel(folder) if (folder / PROGRAM).exists() else ExportedModel(folder)
-    members = run.members if isinstance(run, SavedEnsemble) else [run]
     found: dict[str, Any] = {"tolerance": TOLERANCE, "compared_with": "predict's"}
-    frames = {"drawn_rows": with_histories(run, drawn_rows(members[0].dataset, fields))}
+    frames = {"drawn_rows": with_histories(run, drawn_rows(run.members[0].dataset, fields))}
     try:
-        test = RunSources(members[0]).split("test")
+        test = RunSources(run.members[0]).split("test")
         frames["test_rows"] = with_histories(run, rows_of_split(test, fields))
     except InputError as error:
         found["test_rows_left_out"] = str(error)
     if embeddings != "float32":
         found["compared_with"] = f"those of the model with embeddings in {embeddings}"
         before = _metrics(run, test, frames["test_rows"]) if "test_rows" in frames else {}
-        for member in members:
+        for member in run.members:
             round_embeddings(member.model, embeddings)
         after = _metrics(run, test, frames["test_rows"]) if "test_rows" in frames else {}
         found["lost"] = {
@@ -105,8 +104,7 @@ def check_drawn_rows(run: SavedRun | SavedEnsemble, exported: ExportedModel, fie
     Raises:
         InputError: a score differs by more than `TOLERANCE`.
     """
-    members = run.members if isinstance(run, SavedEnsemble) else [run]
-    largest = _largest_difference(run, exported, with_histories(run, drawn_rows(members[0].dataset, fields)))
+    largest = _largest_difference(run, exported, with_histories(run, drawn_rows(run.members[0].dataset, fields)))
     if largest > TOLERANCE:
         raise InputError(
             f"{exported.folder} is no export of {run.folder}: their scores differ by up to {largest:.2g}; export the "
@@ -145,8 +143,7 @@ def _differences(run: SavedRun | SavedEnsemble, rows: pd.DataFrame, scores: np.n
     probabilities within `TOLERANCE` come to.
     """
     expected = low = high = run.predict(rows).to_numpy(dtype=np.float64)
-    members = run.members if isinstance(run, SavedEnsemble) else [run]
-    if any(member.calibration is not None and member.calibration.method == "isotonic" for member in members):
+    if any(member.calibration is not None and member.calibration.method == "isotonic" for member in run.members):
         low, high = (_score_shifted(run, shift, rows) for shift in (-TOLERANCE, TOLERANCE))
     outside = np.maximum(np.maximum(low - scores, scores - high), 0)
     return np.asarray(outside / np.maximum(np.abs(expected), 1))
@@ -154,9 +151,8 @@ def _differences(run: SavedRun | SavedEnsemble, rows: pd.DataFrame, scores: np.n
 
 def _score_shifted(run: SavedRun | SavedEnsemble, shift: float, rows: pd.DataFrame) -> np.ndarray:
     """Return scores (N, C) of a run whose probabilities are moved before its isotonic maps."""
-    members = run.members if isinstance(run, SavedEnsemble) else [run]
     scorers = []
-    for member in members:
+    for member in run.members:
         calibration = member.calibration
         if calibration is not None and calibration.method == "isotonic":
             calibration = _shifted(calibration, shift)
@@ -215,13 +211,12 @@ def drawn_rows(dataset: ScenarioDataset, fields: list[Field], seed: int = 0, row
 def with_histories(run: SavedRun | SavedEnsemble, rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with the columns of their earlier rows, which an exported model is given and `predict` looks up."""
     found = rows
-    for member in run.members if isinstance(run, SavedEnsemble) else [run]:
-        config, dataset, model = member.recbole_config, member.dataset, exportable_model(member)
-        fields = model_fields(config, dataset, model)
-        if any(field.rows is not None for field in fields):
+    for member in run.members:
+        encoder = GraphEncoder.of_run(member)
+        if any(field.rows is not None for field in encoder.fields):
             columns = {str(name): arrow_column(rows[name]) for name in rows}
             raw = RawRows(columns, [*columns], len(rows), "the rows", row_place(0), RowCounts())
-            histories = GraphEncoder(config, dataset, model.features, fields).histories(raw)
+            histories = encoder.histories(raw)
             found = found.assign(**{name: pd.Series(values, dtype=object) for name, values in histories.items()})
     return found
 

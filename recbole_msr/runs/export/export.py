@@ -77,7 +77,7 @@ def export_run(
     out = Path(out)
     check_folder(out, EXPORT, "--out")
     run = load(run_dir, knowledge_dir)
-    members = run.members if isinstance(run, SavedEnsemble) else [run]
+    members = run.members
     models = [exportable_model(member) for member in members]
     fields = [
         model_fields(member.recbole_config, member.dataset, model)

@@ -96,18 +96,14 @@ class ExportedModel:
         if about["kind"] == "token":
             found = [missing if value is None else _id(about, vocabulary, value) for value in values]
             return np.array(found, dtype=np.int64)
-        if about["kind"] == "history":
-            rows = [[_id(about, vocabulary, token) for token in value or ()][: about["length"]] for value in values]
-            return _padded(rows, max(1, *map(len, rows)), about["padding"])
-        length = about["shape"][1]
-        table = np.full((len(values), length), about["padding"], dtype=np.int64)
-        for row, tokens in zip(table, values, strict=True):
-            if tokens is None:
-                row[:] = missing
-                continue
-            known = [_id(about, vocabulary, token) for token in tokens][:length]
-            row[: len(known)] = known
-        return table
+        is_history = about["kind"] == "history"
+        length = about["length"] if is_history else about["shape"][1]
+        of_none = [] if is_history else [missing] * length
+        rows = [
+            of_none if tokens is None else [_id(about, vocabulary, token) for token in tokens][:length]
+            for tokens in values
+        ]
+        return _padded(rows, max(1, *map(len, rows)) if is_history else length, about["padding"])
 
     def _scenario(self, value: Any) -> int:
         rule = self.document["scenario"]

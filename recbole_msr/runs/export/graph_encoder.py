@@ -10,8 +10,9 @@ import torch
 
 from recbole_msr.data.history import last_rows
 from recbole_msr.errors import InputError
-from recbole_msr.runs.export.fields import MISSING_ID, Field
+from recbole_msr.runs.export.fields import MISSING_ID, Field, exportable_model, model_fields
 from recbole_msr.runs.row_encoder import RawRows, RowEncoder
+from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import UNKNOWN_SCENARIO
 
 
@@ -23,11 +24,25 @@ class GraphEncoder(RowEncoder):
         dataset: the run's vocabularies and tables.
         features: the model's embedding.
         fields: what the model reads.
+
+    Attributes:
+        fields: the same.
     """
 
     def __init__(self, config: Any, dataset: Any, features: Any, fields: Sequence[Field]) -> None:
         super().__init__(config, dataset, features)
-        self._fields = list(fields)
+        self.fields = list(fields)
+
+    @classmethod
+    def of_run(cls, run: SavedRun) -> GraphEncoder:
+        """Return that of a run.
+
+        Raises:
+            InputError: its model cannot be exported.
+        """
+        model = exportable_model(run)
+        fields = model_fields(run.recbole_config, run.dataset, model)
+        return cls(run.recbole_config, run.dataset, model.features, fields)
 
     def inputs(self, rows: RawRows) -> dict[str, np.ndarray]:
         """Return the graph's inputs by name, and count rows that lack something, as `encode` does.
@@ -38,7 +53,7 @@ class GraphEncoder(RowEncoder):
         found: dict[str, np.ndarray] = {}
         known: dict[str, torch.Tensor] = {}
         scenarios = np.ones(rows.size, dtype=np.int64)
-        for field in self._fields:
+        for field in self.fields:
             if field.key is None and field.name in self.keys:
                 ids = self._key_ids(field.name, rows)
                 found[field.name], known[field.name] = ids.numpy(), self._known_ids(field.name, ids)
@@ -58,11 +73,11 @@ class GraphEncoder(RowEncoder):
             else:
                 raise InputError(f"no column '{field.column}', which the model reads, in {rows.source}")
         found |= self._earlier_rows(rows, known[self.keys[0]], scenarios)
-        return {field.name: found[field.name] for field in self._fields if field.is_given}
+        return {field.name: found[field.name] for field in self.fields if field.is_given}
 
     def _earlier_rows(self, rows: RawRows, users: torch.Tensor, scenarios: np.ndarray) -> dict[str, np.ndarray]:
         """Return the inputs of the kept training rows before each row, the latest first."""
-        fields = [field for field in self._fields if field.rows is not None]
+        fields = [field for field in self.fields if field.rows is not None]
         if not fields:
             return {}
         history = self._dataset.history
@@ -81,7 +96,7 @@ class GraphEncoder(RowEncoder):
                 [str(tokens[number]) for number in of_row if number != field.padding]
                 for of_row in inputs[field.name].tolist()
             ]
-            for field in self._fields
+            for field in self.fields
             if field.rows is not None
             for tokens in [np.asarray(self._dataset.field2id_token[field.vocabulary])]
         }

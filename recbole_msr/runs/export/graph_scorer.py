@@ -14,7 +14,6 @@ from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.export.check import check_drawn_rows
 from recbole_msr.runs.export.ensemble_graph import shared_inputs
 from recbole_msr.runs.export.exported_model import ExportedModel
-from recbole_msr.runs.export.fields import exportable_model, model_fields
 from recbole_msr.runs.export.graph_encoder import GraphEncoder
 from recbole_msr.runs.row_counts import RowCounts
 from recbole_msr.runs.row_encoder import RawRows
@@ -39,12 +38,8 @@ class GraphScorer:
     def __init__(self, run: SavedRun | SavedEnsemble, folder: str | Path, threads: int = 1) -> None:
         self._model = ExportedModel(folder, threads)
         self.names: list[str] = self._model.columns
-        self._encoders, every = [], []
-        for member in run.members if isinstance(run, SavedEnsemble) else [run]:
-            model, config, dataset = exportable_model(member), member.recbole_config, member.dataset
-            every.append(model_fields(config, dataset, model))
-            self._encoders.append(GraphEncoder(config, dataset, model.features, every[-1]))
-        fields = shared_inputs(every)
+        self._encoders = [GraphEncoder.of_run(member) for member in run.members]
+        fields = shared_inputs([encoder.fields for encoder in self._encoders])
         rounded = self._model.document.get("embeddings", "float32")
         if rounded != "float32":
             raise InputError(
