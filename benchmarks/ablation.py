@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import recbole_msr
+from benchmarks.leaderboard import SETTINGS, table
 from benchmarks.outside_data import missing, prepare
 from recbole_msr.config.build import build_config
 from recbole_msr.data.dataset import ScenarioDataset
@@ -36,11 +37,6 @@ from recbole_msr.registry import properties
 PARTS = ("G", "S_i", "A_i")
 """The parts of C_i, in their order."""
 ABLATIONS = ("none", *PARTS, "attention")
-SETTINGS = {"use_gpu": False, "show_progress": False, "state": "ERROR", "threads": 1, "data_seed": 1}
-
-COLUMNS = ["label", "auc/macro", "deviation.auc/macro", "difference", "difference_low", "difference_high"]
-COLUMNS += ["p_adjusted", "parameters", "train_seconds"]
-FORMATS = ("", *[".4f"] * 5, ".2f", ",.0f", ".0f")
 
 
 class AblatedHiNet(HiNet):
@@ -130,7 +126,7 @@ def main() -> None:
             progress=False,
         )
         print(f"\n{name}, {given.rows} rows at most, {given.seeds} seeds\n")
-        print(compared.leaderboard[COLUMNS].to_markdown(index=False, floatfmt=FORMATS))
+        print(table(compared))
         print("\n".join(compared.verdict), flush=True)
 
 

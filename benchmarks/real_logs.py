@@ -87,8 +87,9 @@ _DRAWN: Settings = {
     "metrics": ["NDCG", "Recall"],
     "topk": [10],
     "valid_metric": "NDCG@10/macro",
-    "epochs": 100,
-    "stopping_step": 5,
+    "epochs": 60,
+    "eval_step": 5,
+    "stopping_step": 2,
 }
 _SPLIT: Settings = {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "RO", "group_by": None}
 _OF_LISTS: Settings = {"NDCG@10": "ndcg@10/macro", "Recall@10": "recall@10/macro", "worst scenario": "ndcg@10/worst"}

@@ -11,9 +11,11 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks import ablation, accuracy, fused, large, synthetic, tables
+from benchmarks import ablation, accuracy, fused, large, leaderboard, synthetic, tables
 from benchmarks.limits import Products, flops
 from benchmarks.targets import targets
+from recbole_msr.comparison.run import CompareResult
+from recbole_msr.registry import registered_models
 
 ROOT = Path(__file__).parent.parent
 HEAD = "user_id:token\titem_id:token"
@@ -53,6 +55,17 @@ def test_an_ablated_hinet_reads_the_other_parts_alone(make_model, name, part):
     assert not ours[:, 6 * part : 6 * part + 6].any()
     others = [column for column in range(18) if column // 6 != part]
     torch.testing.assert_close(ours[:, others], theirs[:, others])
+
+
+def test_the_leaderboard_has_every_model_and_searches_the_best_on_validation():
+    assert set(registered_models()) - {"LLM4MSR"} < set(leaderboard.models())
+    found = [
+        {"label": label, "valid": {"auc/macro": {"mean": mean}}}
+        for label, mean in zip("ABCD", (1, 3, 4, 2), strict=True)
+    ]
+    reference, failed = {"label": leaderboard.REFERENCE, "valid": found[0]["valid"]}, {"label": "E", "valid": {}}
+    compared = CompareResult({"entries": [*found, reference, failed]}, Path())
+    assert leaderboard.best(compared, 2) == [leaderboard.REFERENCE, "C", "B"]
 
 
 def test_an_ablated_attention_is_uniform(make_model):
