@@ -490,9 +490,15 @@ KEYS: Mapping[str, Key] = {
             _EXAMPLE,
             split=maybe(_split()),
             order=maybe(choice("RO", "TO")),
-            group_by=maybe(choice("user", "scenario", "none")),
+            group_by=maybe(choice("user", "scenario", "cold_user", "cold_item", "none")),
             mode=_mode(),
-        )
+        ),
+        Need(
+            lambda run, value: run.has_tasks or value.get("group_by") in (None, "user", "none"),
+            "has group_by: scenario, cold_user or cold_item where tasks are declared, and none are: set group_by to "
+            "user or ~",
+            refused="always",
+        ),
     ),
     "repeatable": _key(flag(), _SAMPLING),
     "metrics": _key(listing(text("the name of a metric"), of_what="metrics' names", at_least=1, alone=True)),

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from recbole_msr.data.one_scenario import alone, only_scenario
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import Packed, PackedRows, SelectedRows, pack_dataset
 from recbole_msr.data.rows_report import revealing_features, sample_rows, warn
+from recbole_msr.data.split_rows import HELD_OUT, held_out_parts
 from recbole_msr.data.table_rows import TableRows, make_table_rows
 from recbole_msr.data.table_rows import check_fields as check_table_rows
 from recbole_msr.data.tables.placed import write_interactions
@@ -457,7 +459,8 @@ class ScenarioDataset(CountedDataset):
         """Split into train, valid and test.
 
         Order and split are RecBole's `eval_args`, and besides `group_by: scenario` (every scenario is split by the
-        ratios on its own). Random numbers come from `data_seed`; the global generator is left as it was.
+        ratios on its own), `cold_user` and `cold_item` (the ratios are of users or items, with all of
+        their rows). Random numbers come from `data_seed`; the global generator is left as it was.
 
         Raises:
             InputError: a split is empty, a scenario has no training row, or the time order is asked for without times.
@@ -630,12 +633,26 @@ class ScenarioDataset(CountedDataset):
         for mode, ratios in split.items():
             if mode in ("RS", "TS") and len(ratios) != len(SPLITS):
                 raise InputError(f"eval_args: split needs three shares (train, valid, test), got {mode}: {ratios}")
-        if self.config["eval_args"]["group_by"] != "scenario" or self.benchmark_filename_list is not None:
+        group_by = self.config["eval_args"]["group_by"]
+        if self.benchmark_filename_list is not None and group_by in HELD_OUT:
+            raise InputError(
+                f"eval_args: group_by: {group_by} draws the splits, and benchmark_filename gives them as files: leave "
+                "one of the two out"
+            )
+        if group_by not in ("scenario", *HELD_OUT) or self.benchmark_filename_list is not None:
             splits: list[Any] = super().build()
             return splits
         if "RS" not in split:
-            raise InputError(f"eval_args: group_by: scenario splits by ratio (RS), not {split}")
-        return self._split_by_scenario(order, split["RS"])
+            right = "such as split: {RS: [0.8, 0.1, 0.1]}, "
+            raise InputError(f"eval_args: group_by: {group_by} splits by ratio (RS), {right}not {split}")
+        self._change_feat_format()
+        if order == "TO":
+            self.sort(by=self.time_field)
+        else:
+            self.shuffle()
+        if group_by in HELD_OUT:
+            return self._hold_out(self.uid_field if group_by == "cold_user" else self.iid_field, split["RS"])
+        return self._split_by_scenario(split["RS"])
 
     def _change_feat_format(self) -> None:
         """RecBole's; then leave the rows that `rows_after` asks for.
@@ -695,13 +712,15 @@ class ScenarioDataset(CountedDataset):
         if is_split and times.min() == times.max():
             raise InputError(f"{what} needs times, but every '{self.time_field}' is {times[0]:.15g}")
 
-    def _split_by_scenario(self, order: str, ratios: Sequence[float]) -> list[Dataset]:
-        """Split the rows of each scenario by ratio, in the order of time (TO) or at random."""
-        self._change_feat_format()
-        if order == "TO":
-            self.sort(by=self.time_field)
-        else:
-            self.shuffle()
+    def _hold_out(self, field: str, ratios: Sequence[float]) -> list[Dataset]:
+        """Split the users or items by ratio, drawn at random; each with all of its rows, in their order."""
+        ends = partial(self._calcu_split_ids, ratios=[ratio / sum(ratios) for ratio in ratios])
+        parts = held_out_parts(self.inter_feat[field].numpy(), ends)
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[np.flatnonzero(parts == number)]) for number in range(len(SPLITS))]
+
+    def _split_by_scenario(self, ratios: Sequence[float]) -> list[Dataset]:
+        """Split the rows of each scenario by ratio, in their order."""
         # RecBole groups by a column of the interactions; a user's or item's scenario is lent to them for that.
         lent = SCENARIO_FIELD not in self.inter_feat
         if lent:

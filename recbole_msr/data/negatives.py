@@ -132,7 +132,8 @@ class NegativeSampler:
 
         A positive is a row with label 1 of any binary task. Popularity counts positives, in training alone (RecBole
         counts those of validation and test too). With `uniform` all items of the vocabulary are drawn, as in RecBole;
-        with `same_scenario` those that rows of the scenario have in training.
+        with `same_scenario` those that rows of the scenario have in training. Where items are held out (`group_by:
+        cold_item`), those that training rows have: else the held-out ones would be learnt, as what nobody likes.
 
         Args:
             train: the training split of a `ScenarioDataset`.
@@ -146,6 +147,8 @@ class NegativeSampler:
         usable = np.arange(n_items) > 0
         if train.item_feat is not None and SCENARIO_FIELD in train.item_feat:  # a row of it would count for nothing
             usable &= train.item_feat[SCENARIO_FIELD].numpy() != UNKNOWN_SCENARIO
+        if train.config["eval_args"]["group_by"] == "cold_item":
+            usable &= np.bincount(items, minlength=n_items) > 0
         scenario = train.row_scenario(inter).numpy()
         pools = []
         for number in range(len(train.scenario_names) + 1 if settings.same_scenario else 1):

@@ -1,4 +1,4 @@
-"""RecBole's splits of ordered rows, as arrays of row numbers: no list of Python numbers, however many groups."""
+"""Splits of ordered rows, as arrays of row numbers: RecBole's, and those that hold users or items out."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 LEFT_OUT = {"valid_and_test": (1, 1), "valid_only": (1, 0), "test_only": (0, 1)}
 """RecBole's modes of leaving one out: how many of a group's last rows are for validation and for test."""
+
+HELD_OUT = {"cold_user": "users", "cold_item": "items"}
+"""The words of `group_by` with which whole users or items are in one split."""
 
 Cuts = Callable[[np.ndarray], np.ndarray]
 """Of groups' sizes (G,), where each group's training and validation rows end (G, 2)."""
@@ -57,3 +61,22 @@ def split_groups(groups: np.ndarray, cuts: Cuts) -> list[np.ndarray]:
     for end in ends.T:
         part += places >= np.repeat(end, sizes)
     return [rows[part == number] for number in range(ends.shape[1] + 1)]
+
+
+def held_out_parts(ids: np.ndarray, ends: Callable[[int], Sequence[int]]) -> np.ndarray:
+    """Draw the part of each user or item, from torch's global generator; all of its rows are in that part.
+
+    Args:
+        ids: the user or item of every row (N,), from 0.
+        ends: the ends of training and validation, of so many users or items in the order in which they are drawn.
+
+    Returns:
+        The part of every row: 0 training, 1 validation, 2 test (N,), int8.
+    """
+    there = np.flatnonzero(np.bincount(ids))
+    drawn = there[torch.randperm(len(there)).numpy()]
+    part = np.zeros(int(ids.max(initial=-1)) + 1, dtype=np.int8)
+    for end in ends(len(drawn)):
+        part[drawn[end:]] += 1
+    found: np.ndarray = part[ids]
+    return found

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.utils import InputType
 from torch import Tensor
@@ -224,7 +225,28 @@ def positives_loader(config: Any, positives: Any) -> Any:
     if arguments["distribution"] != "none":
         sampler = Sampler(["train"], [positives], arguments["distribution"], arguments["alpha"])
         sampler = sampler.set_phase("train")
+        if config["eval_args"]["group_by"] == "cold_item" and arguments["distribution"] == "uniform":
+            _leave_held_out(sampler, np.unique(positives.every_label.inter_feat[positives.iid_field].numpy()))
     return TrainDataLoader(config, positives, sampler, shuffle=config["shuffle"])
+
+
+def _leave_held_out(sampler: Any, items: np.ndarray) -> None:
+    """Let a sampler draw items of training rows alone: else held-out ones would be learnt, as what nobody likes.
+
+    Args:
+        sampler: RecBole's, which draws from all items.
+        items: the items of the training rows.
+
+    Raises:
+        InputError: a user has all of them as positives.
+    """
+    if max(len(had) for had in sampler.used_ids) >= len(items):
+        raise InputError(
+            "eval_args: group_by: cold_item: a user has every item of the training rows as a positive, and "
+            "negatives are drawn of the others: hold out fewer items (split), or leave such users out "
+            "(user_inter_num_interval)"
+        )
+    sampler._uni_sampling = lambda number: np.random.choice(items, number)
 
 
 class _Scores:

@@ -546,6 +546,12 @@ def test_eval_args_need_no_mode_where_tasks_are_learnt(given):
         built("DeepFM", eval_args=given)
 
 
+def test_without_tasks_users_are_not_held_out():
+    given = {"split": {"RS": [8, 1, 1]}, "order": "RO", "group_by": "cold_user", "mode": "labeled"}
+    with pytest.raises(InputError, match="cold_user or cold_item where tasks are declared, and none are"):
+        built("DeepFM", eval_args=given)
+
+
 def test_ml_100k_of_ones_own_is_not_passed_over_in_silence(tmp_path):
     package = RECBOLE / "dataset_example" / "ml-100k"
     own = tmp_path / "mine" / "ml-100k"

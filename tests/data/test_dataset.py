@@ -313,6 +313,79 @@ def test_a_split_by_scenario_gives_every_scenario_the_same_shares(declared, orde
     assert [_pairs(again, split) for split in again.build()] == [_pairs(dataset, split) for split in splits]
 
 
+@pytest.mark.parametrize("order", ["RO", "TO"])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_held_out_user_or_item_has_all_its_rows_in_one_split(side, order, tmp_path):
+    how = {"split": {"RS": [6, 2, 2]}, "order": order, "group_by": f"cold_{side}", "mode": "labeled"}
+    tables = _tables()
+    dataset = _dataset(tmp_path, tables, eval_args=how, data_seed=7, seed=1)
+    splits = dataset.build()
+    # By hand: RecBole's order of the rows, and then who is where. Ids are given in the order of the first rows.
+    raw = _raw(tables).sort_values("timestamp", kind="stable") if order == "TO" else _raw(tables)
+    names = pd.unique(_raw(tables)[f"{side}_id"])
+    torch.manual_seed(7)
+    if order == "RO":
+        raw = raw.iloc[torch.randperm(len(raw)).numpy()]
+    drawn = names[torch.randperm(len(names)).numpy()]
+    fifth = len(names) // 5
+    parts = [drawn[: -2 * fifth], drawn[-2 * fifth : -fifth], drawn[-fifth:]]
+    for split, owners in zip(splits, parts, strict=True):
+        rows = raw[raw[f"{side}_id"].isin(owners)]
+        assert _pairs(dataset, split) == list(zip(rows["user_id"], rows["item_id"], strict=True))
+    again = _dataset(tmp_path, tables, eval_args=how, data_seed=7, seed=2)
+    other = _dataset(tmp_path, tables, eval_args=how, data_seed=8, seed=1)
+    assert [_pairs(again, split) for split in again.build()] == [_pairs(dataset, split) for split in splits]
+    assert set(_pairs(other, other.build()[2])) != set(_pairs(dataset, splits[2]))
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_what_is_learned_of_training_rows_knows_nothing_of_held_out_ones(side, tmp_path):
+    """Labels, numbers and partners of all rows of held-out users or items are replaced."""
+    how = {"split": {"RS": [6, 2, 2]}, "order": "RO", "group_by": f"cold_{side}", "mode": "labeled"}
+    given = {"eval_args": how, "data_seed": 7, "min_count": {"user_id": 3, "item_id": 8, "tab": 130}}
+    given["scenario"] = {"field": "country", "top": 2, "other": "rest"}
+    given["tasks"] = {**TASKS, "minutes": {"field": "minutes", "type": "number", "transform": "quantile"}}
+
+    def learned(folder, tables):
+        dataset = _dataset(folder, tables, **given)
+        train = dataset.build()[0]
+        kept = {
+            field: set(np.asarray(dataset.field2id_token[field])[np.flatnonzero(rows)])
+            for field, rows in ((field, train.table_rows[field].rows) for field in given["min_count"])
+        }
+        return (
+            train, kept, train.scenario_names, train.scenario_shares, train.label_scale,
+            _rows(dataset, train).to_dict("list"),
+        )  # fmt: skip
+
+    tables = _tables()
+    tables["inter"]["minutes:float"] = np.random.default_rng(0).exponential(size=500)
+    before = learned(tmp_path / "honest", tables)
+    column, partner = f"{side}_id:token", "item_id:token" if side == "user" else "user_id:token"
+    held_out = ~tables["inter"][column].isin(before[-1][f"{side}_id"])
+    assert 150 < held_out.sum() < 250
+    poisoned = {**tables, "inter": tables["inter"].copy()}
+    rows = poisoned["inter"].loc[held_out]
+    changes = {"click:float": 1 - rows["click:float"], "stars:float": 5.0, "minutes:float": 1e6, "tab:token": 1}
+    changes[partner] = rows[partner].to_numpy()[np.random.default_rng(1).permutation(len(rows))]
+    for name, values in changes.items():
+        poisoned["inter"].loc[held_out, name] = values
+    assert learned(tmp_path / "poisoned", poisoned)[1:] == before[1:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": {"LS": "valid_and_test"}}, r"group_by: cold_item splits by ratio \(RS\), such as .*not {'LS'"),
+        ({"split": {"TS": [8, 1, 1]}, "order": "TO"}, r"group_by: cold_item splits by ratio \(RS\)"),
+        ({"split": {"RS": [1, 0, 0]}}, "the valid split is empty"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(changes, message, tmp_path):
+    how = {"split": {"RS": [6, 2, 2]}, "order": "RO", "group_by": "cold_item", "mode": "labeled", **changes}
+    _fails(tmp_path, message, eval_args=how)
+
+
 def test_building_twice_gives_the_same_splits(tmp_path):
     dataset = _dataset(tmp_path)
     first, second = ([_pairs(dataset, split) for split in dataset.build()] for _ in range(2))
@@ -507,6 +580,15 @@ def test_a_scenario_seen_only_in_test_is_an_error(tmp_path):
     given["eval_args"] = given["eval_args"] | {"group_by": "scenario"}
     splits = _dataset(tmp_path, _late_scenario(), **given).build()
     assert [int((split.inter_feat["scenario"] == 3).sum()) for split in splits] == [16, 2, 2]
+
+
+def test_given_splits_cannot_hold_out_users(tmp_path):
+    how = {"split": {"RS": [6, 2, 2]}, "order": "RO", "group_by": "cold_user", "mode": "labeled"}
+    tables = _tables()
+    _write(tmp_path / "shop", tables)
+    tables["inter"].to_csv(tmp_path / "shop" / "shop.train.inter", sep="\t", index=False)
+    files = {"benchmark_filename": ["train", "train", "train"]}
+    _fails(tmp_path, "cold_user draws the splits, and benchmark_filename gives them", eval_args=how, **files)
 
 
 def test_a_split_by_scenario_needs_ratios(tmp_path):

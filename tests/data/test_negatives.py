@@ -199,6 +199,15 @@ def test_same_scenario_draws_items_that_the_scenario_has_in_training(make_table)
     assert pairs <= seen
 
 
+@pytest.mark.parametrize("args", [{"sample_num": 20}, {"sample_num": 20, "distribution": "popularity"}])
+def test_items_that_are_held_out_are_never_drawn(make_table, args):
+    cold = {"eval_args": RANKED["eval_args"] | {"group_by": "cold_item"}}
+    _, train, table = make_table(settings=cold, **args)
+    trained = set(train.inter_feat["item_id"].tolist())
+    assert len(trained) == 24
+    assert {item for _, item in _pairs(_columns(_epoch(table, 5, 0)))} == trained
+
+
 def test_of_a_log_with_labels_rows_with_a_label_1_have_negatives_and_others_stay(make_table):
     tasks = {"click": {"field": "rating", "at_least": 4}, "stars": {"field": "rating", "type": "number"}}
     settings = {"tasks": tasks, "metrics": ["AUC"], "valid_metric": "AUC", "main_task": "click"}

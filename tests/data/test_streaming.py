@@ -93,6 +93,11 @@ CONFIGURATIONS = {
     "in order of time": {"eval_args": {"order": "TO", "group_by": None, "split": {"RS": [8, 1, 1]}}},
     "at random": {"eval_args": {"order": "RO", "group_by": None, "split": {"RS": [0.7, 0.2, 0.1]}}},
     "by scenario": {"eval_args": {"order": "RO", "group_by": "scenario", "split": {"RS": [0.7, 0.2, 0.1]}}},
+    "users held out": {"eval_args": {"order": "RO", "group_by": "cold_user", "split": {"RS": [0.6, 0.2, 0.2]}}},
+    "items held out": {
+        "eval_args": {"order": "TO", "group_by": "cold_item", "split": {"RS": [0.6, 0.2, 0.2]}},
+        "rows_after": 1_700_000_200,
+    },
     "last ones": {"eval_args": {"order": "TO", "split": {"LS": "valid_and_test"}}},
     "five-core": {"user_inter_num_interval": "[9,inf)", "item_inter_num_interval": "[15,200]"},
     "all users and items": {"filter_inter_by_user_or_item": False},

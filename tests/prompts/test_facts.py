@@ -125,7 +125,7 @@ def test_items_without_any_text_are_refused(make_train, titled):
         build_prompts(Facts(make_train(load_col=load)), Template.load("full"), "user")
 
 
-@pytest.mark.parametrize("group_by", [None, "user", "scenario"])
+@pytest.mark.parametrize("group_by", [None, "user", "scenario", "cold_user", "cold_item"])
 def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, titled, group_by):
     """Labels and items of all rows outside the training split are replaced, also by items that nobody had seen."""
     from recbole.data import create_dataset
@@ -151,9 +151,10 @@ def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, title
     path = titled / "tiny" / "tiny.inter"
     draw, lines = random.Random(1), path.read_text().splitlines()
     for number, line in enumerate(lines[1:], start=1):
-        user, _item, rating, time = line.split("\t")
+        user, item, rating, time = line.split("\t")
         if float(time) in held_out:
-            lines[number] = "\t".join([user, f"i{draw.randrange(30)}", str(6 - int(rating)), time])
+            pair = [f"u{draw.randrange(40)}", item] if group_by == "cold_item" else [user, f"i{draw.randrange(30)}"]
+            lines[number] = "\t".join([*pair, str(6 - int(rating)), time])
     changed = "\n".join([lines[0], *lines[1:]]) + "\n"
     assert changed != path.read_text()
     path.write_text(changed)

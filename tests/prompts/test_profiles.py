@@ -91,7 +91,7 @@ def test_without_times_that_differ_nothing_is_recent(make_train, titled):
     assert list(profiles.parts) == ["liked", "not_liked", "scenarios"]
 
 
-@pytest.mark.parametrize("group_by", [None, "user"])
+@pytest.mark.parametrize("group_by", [None, "user", "cold_user", "cold_item"])
 def test_changing_validation_and_test_rows_changes_no_profile(make_dataset, titled, group_by, tmp_path):
     """Labels and items of all rows outside the training split are replaced; and the other way round, one inside."""
     from recbole.data import create_dataset
@@ -113,9 +113,10 @@ def test_changing_validation_and_test_rows_changes_no_profile(make_dataset, titl
     path, draw = titled / "tiny" / "tiny.inter", random.Random(1)
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines[1:], start=1):
-        user, _item, rating, time = line.split("\t")
+        user, item, rating, time = line.split("\t")
         if float(time) in held_out:
-            lines[number] = "\t".join([user, f"i{draw.randrange(30)}", str(6 - int(rating)), time])
+            pair = [f"u{draw.randrange(40)}", item] if group_by == "cold_item" else [user, f"i{draw.randrange(30)}"]
+            lines[number] = "\t".join([*pair, str(6 - int(rating)), time])
     path.write_text("\n".join(lines) + "\n")
     assert vectors()[1] == before
     first = next(i for i, line in enumerate(lines[1:], start=1) if float(line.split("\t")[3]) not in held_out)

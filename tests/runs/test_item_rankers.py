@@ -101,6 +101,20 @@ def test_other_models_train(data_path, tmp_path, model):
         recbole_msr.load(made.folder).predict(pd.DataFrame({"user_id": ["u1"], "item_id": ["i1"]}))
 
 
+def test_items_that_are_held_out_are_no_negatives(data_path):
+    held_out = SETTINGS["eval_args"] | {"group_by": "cold_item", "order": "RO"}
+    config, (train, *_) = _splits(data_path, "BPR", eval_args=held_out)
+    loader, trained = positives_loader(config, positives_of(train, config)), set(train.inter_feat["item_id"].tolist())
+    drawn = torch.cat([batch["neg_item_id"] for _ in range(5) for batch in loader])
+    assert set(drawn.tolist()) == trained
+    assert len(trained) < train.item_num - 1
+
+    tasks = {"click": {"field": "rating", "above": 0}}
+    config, (train, *_) = _splits(data_path, "BPR", eval_args=held_out | {"split": {"RS": [1, 9, 10]}}, tasks=tasks)
+    with pytest.raises(InputError, match="cold_item: a user has every item of the training rows as a positive"):
+        positives_loader(config, positives_of(train, config))
+
+
 def _frame(part, split):
     inter = split.inter_feat if part is None else part
     columns = {key: inter[key].numpy() for key in ("user_id", "item_id", "label_click", "timestamp")}

@@ -4,9 +4,36 @@ import pandas as pd
 import pytest
 
 import recbole_msr
+from recbole_msr.config.build import build_config
 from tests.conftest import SCENARIOS, SETTINGS
 
 COLD = ["late1", "late2"]
+
+
+def test_users_that_are_held_out_score_as_a_user_that_nobody_knows(shared_tiny_data, tmp_path):
+    from recbole.data import create_dataset
+
+    settings = SETTINGS | {
+        "data_path": str(shared_tiny_data),
+        "scenario": SCENARIOS[3],
+        "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": "cold_user"},
+        "epochs": 2,
+        "output_dir": str(tmp_path / "run"),
+        "save_predictions": True,
+    }
+    run = recbole_msr.load(recbole_msr.run("HiNet", "tiny", config=settings).folder)
+    tested = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    users = pd.read_csv(shared_tiny_data / "tiny" / "tiny.user", sep="\t", dtype=str)
+    users.columns = [name.split(":")[0] for name in users]
+    given = {key: value for key, value in settings.items() if key not in ("output_dir", "state")}
+    dataset = create_dataset(build_config("HiNet", "tiny", given))
+    inter = dataset.build()[2].inter_feat
+    pairs = {key: dataset.id2token(key, inter[key].numpy()) for key in ("user_id", "item_id")}
+    rows = pd.DataFrame(pairs).merge(users)
+    assert rows["user_id"].nunique() == 4
+    scores, unknown, _ = run.score(rows.assign(user_id="nobody"))
+    assert scores["click"].to_numpy() == pytest.approx(tested["score_click"].to_numpy(), abs=1e-6)
+    assert unknown["user_id"] == len(rows)
 
 
 @pytest.fixture

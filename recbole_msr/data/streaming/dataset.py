@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.rows import Packed
 from recbole_msr.data.rows_report import sample_rows
-from recbole_msr.data.split_rows import Cuts, leave_one_out_cuts, ratio_cuts
+from recbole_msr.data.split_rows import HELD_OUT, Cuts, held_out_parts, leave_one_out_cuts, ratio_cuts
 from recbole_msr.data.streaming.interactions import Interactions, NumberStats
-from recbole_msr.data.streaming.order import random_order, split_places, time_order
+from recbole_msr.data.streaming.order import part_places, random_order, split_places, time_order
 from recbole_msr.data.streaming.packing import (
     Make,
     Places,
@@ -315,7 +315,11 @@ class StreamedDataset(ScenarioDataset):
         self._leave_earlier()
         with self._drawing():
             order = self._order(scratch)
-        places, sizes = split_places(self._log.kept, order, self._groups(), self._cuts(), scratch)
+            held_out = self._held_out()
+        if held_out is not None:
+            places, sizes = part_places(order, held_out)
+        else:
+            places, sizes = split_places(self._log.kept, order, self._groups(), self._cuts(), scratch)
         order.close()
         self._set_sizes(sizes)
         try:
@@ -349,11 +353,22 @@ class StreamedDataset(ScenarioDataset):
             return random_order(self._log.kept, folder)
         return time_order(self._log, str(self.time_field), folder)
 
+    def _ends(self) -> Callable[[int], Sequence[int]]:
+        """Return what says where training and validation end, of so many."""
+        shares = self.config["eval_args"]["split"]["RS"]
+        return partial(self._calcu_split_ids, ratios=[share / sum(shares) for share in shares])
+
     def _cuts(self) -> Cuts:
         split = self.config["eval_args"]["split"]
-        if "LS" in split:
-            return leave_one_out_cuts(split["LS"])
-        return ratio_cuts(partial(self._calcu_split_ids, ratios=[share / sum(split["RS"]) for share in split["RS"]]))
+        return leave_one_out_cuts(split["LS"]) if "LS" in split else ratio_cuts(self._ends())
+
+    def _held_out(self) -> np.ndarray | None:
+        """Draw the part of every row that stays (n,), where whole users or items are held out."""
+        group_by = self.config["eval_args"]["group_by"]
+        if group_by not in HELD_OUT:
+            return None
+        field = self.uid_field if group_by == "cold_user" else self.iid_field
+        return held_out_parts(self._of_each_row(partial(self._tokens, field)), self._ends())
 
     def _groups(self) -> np.ndarray | None:
         """Return the group of every row that stays (n,), which is split by itself; None for all rows in one."""
@@ -362,13 +377,17 @@ class StreamedDataset(ScenarioDataset):
         by = "user" if "LS" in eval_args["split"] else str(eval_args["group_by"]).lower()
         if by == "none":
             return None
-        groups, first = np.empty(log.kept, dtype=np.int32), 0
-        make = partial(log.take, self.uid_field) if by == "user" else self._scenario
-        for rows, stays in log.kept_blocks():
+        return self._of_each_row(partial(log.take, self.uid_field) if by == "user" else self._scenario)
+
+    def _of_each_row(self, make: Make) -> np.ndarray:
+        """Return whole numbers of every row that stays (n,), int32."""
+        assert self._log is not None
+        column, first = np.empty(self._log.kept, dtype=np.int32), 0
+        for rows, stays in self._log.kept_blocks():
             values = make(rows, stays)
-            groups[first : first + len(values)] = values
+            column[first : first + len(values)] = values
             first += len(values)
-        return groups
+        return column
 
     def _write_entry(self, folder: Path, row_places: np.ndarray) -> None:
         super(ScenarioDataset, self)._change_feat_format()  # of the few rows, of which none is too early

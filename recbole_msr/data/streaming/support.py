@@ -9,7 +9,7 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.dataset import SPLITS
 from recbole_msr.data.negatives import NegativeSettings
-from recbole_msr.data.split_rows import LEFT_OUT
+from recbole_msr.data.split_rows import HELD_OUT, LEFT_OUT
 from recbole_msr.schema import Schema
 
 _ROWS_FILTERED = ("rm_dup_inter", "val_interval")
@@ -74,7 +74,7 @@ def _of_split(config: Any) -> str | None:
     if not is_known or order not in ("RO", "TO"):
         return f"eval_args: split: {split}, order: {order}"
     group = config["eval_args"]["group_by"]
-    if "RS" in split and str(group).lower() not in ("none", "user", "scenario"):
+    if str(group).lower() not in ("none", "user", *(("scenario", *HELD_OUT) if "RS" in split else ())):
         return f"eval_args: group_by: {group}"
     normalised = config["normalize_all"] or config["TIME_FIELD"] in (config["normalize_field"] or [])
     if order == "TO" and normalised:
