@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,34 @@ def _split() -> Kind:
         return parsed
 
     return Kind(right, take)
+
+
+def _borders() -> Kind:
+    counts = listing(whole(1), of_what="whole numbers", at_least=1)
+    right = "increasing whole numbers of at least 1, the first of each class after that of 0, such as [1, 6, 21]"
+
+    def take(value: Any) -> Any:
+        try:
+            parsed = counts.take(value)
+        except WrongValueError:
+            raise WrongValueError(right, value) from None
+        if any(after <= before for before, after in pairwise(parsed)):
+            raise WrongValueError(right, value)
+        return parsed
+
+    return Kind(right, take)
+
+
+def _segments() -> Kind:
+    borders = record("{user_rows: [1, 6, 21], item_rows: [1, 6, 21]}", user_rows=_borders(), item_rows=_borders())
+
+    def take(value: Any) -> Any:
+        parsed = borders.take(value)
+        if not parsed:
+            raise WrongValueError(borders.right, value)
+        return parsed
+
+    return Kind(borders.right, take)
 
 
 _MODE = re.compile(r"labeled|full|(uni|pop)[1-9]\d*")
@@ -618,6 +647,21 @@ KEYS: Mapping[str, Key] = {
         listing(whole(1), of_what="whole numbers of at least 1", at_least=1), _OWN_MODELS, _HISTORY, _ATTENTION
     ),
     "min_scenario_rows": _key(whole(1), _TASKS),
+    "segments": _key(
+        maybe(_segments()),
+        Need(lambda run, value: run.has_tasks or not value, _TASKS.otherwise, refused="always"),
+        Need(
+            lambda run, value: run.lightning or not value,
+            "is for runs under Lightning, as RecBole's own trainer has no metrics by rows: leave trainer: recbole out",
+            refused="always",
+        ),
+        Need(
+            lambda run, value: not (run.ranks and value and "item_rows" in value),
+            "has item_rows, and a ranked list has positives of several items: leave item_rows out, or set eval_args: "
+            "mode: labeled",
+            refused="always",
+        ),
+    ),
     "check_memory": _key(flag(), _TASKS_MENTIONED),
     "data_seed": _key(
         whole(0, 2**63 - 1),

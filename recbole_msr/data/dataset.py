@@ -36,6 +36,7 @@ from recbole_msr.data.history import (
 from recbole_msr.data.label_classes import check_trained, class_labels, natural_order
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.negatives import LABEL_OF_POSITIVES, NegativeSettings, check_evaluated, reads_positives
+from recbole_msr.data.occurrence import column_of
 from recbole_msr.data.one_scenario import alone, only_scenario
 from recbole_msr.data.row_weights import check_weights, scale_weights
 from recbole_msr.data.rows import Packed, PackedRows, SelectedRows, pack_dataset
@@ -730,6 +731,22 @@ class ScenarioDataset(CountedDataset):
             for part in (self, *splits):
                 part.inter_feat.drop(SCENARIO_FIELD)
         return splits
+
+    def training_counts(self, field: str) -> np.ndarray:
+        """Count the training rows of every user or item, whatever labels they have.
+
+        Args:
+            field: of the users or items.
+
+        Returns:
+            By id, how many rows of the training split have it (ids,). Of one scenario alone, its rows.
+        """
+        whole = self if self.every_label is None else self.every_label
+        rows = whole.inter_feat if whole.split_name == "train" else whole.earlier
+        counts: np.ndarray = np.bincount(
+            column_of(rows, field).numpy()[: self.split_sizes[0]], minlength=len(self.field2id_token[field])
+        )
+        return counts
 
     def row_times(self) -> np.ndarray | None:
         """Return the time of every interaction (N,) as it was read, in float64; None where there are no times."""

@@ -15,6 +15,7 @@ from recbole_msr.data.negative_rows import DrawnRows, NegativeRows
 from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.ranked_lists import RankedLists, ranked_lists
 from recbole_msr.data.rows import Packed, PackedRows, pack, pack_dataset
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.threads import local_processes
 
 
@@ -35,11 +36,13 @@ class PackedTable:
         scenario_names: those of the dataset; None where it knows no scenarios.
         lists: the lists whose fields the rows are; None for rows of a split.
         listed: of a split that is evaluated by ranked lists, the table of these; None for others.
+        segments: of a validation or test split, the segments of its rows; None where none are declared.
         negatives: of a training split, the rows that are drawn for its positives; None where none are.
     """
 
     negatives: NegativeRows | None = None
     lists: RankedLists | None = None
+    segments: Segments | None = None
     listed: PackedTable | None = None
 
     def __init__(self, dataset: Any, device: torch.device | str = "cpu") -> None:
@@ -85,7 +88,10 @@ class PackedTable:
         settings = NegativeSettings.from_config(config) if getattr(dataset, "split_name", None) == "train" else None
         if settings is not None:
             table.negatives = NegativeRows(dataset, _packed(dataset), settings, device)
-        lists = ranked_lists(dataset, config) if getattr(dataset, "split_name", None) in ("valid", "test") else None
+        is_evaluated = getattr(dataset, "split_name", None) in ("valid", "test")
+        lists = ranked_lists(dataset, config) if is_evaluated else None
+        if is_evaluated and lists is None:
+            table.segments = Segments.of_split(dataset, config)
         if lists is not None:
             whole = table if dataset.every_label is dataset else cls(dataset.every_label, device)
             table.listed = whole.part(lists.rows)
@@ -100,6 +106,7 @@ class PackedTable:
         """
         part = copy.copy(self)
         part.listed = None
+        part.segments = None if self.segments is None else self.segments.at(rows.cpu().numpy())
         rows = rows.to(self.device)
         part._length = len(rows)
         part._tokens, part._floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)

@@ -13,6 +13,7 @@ from recbole_msr.data.drawn_items import DrawnItems, draw_items
 from recbole_msr.data.item_sets import ItemSets
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.ranking_mode import mode_of, ranks
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.schema import UNKNOWN_SCENARIO, label_field
 
 _DENSE = 1 << 24
@@ -57,6 +58,7 @@ class RankedLists:
         item_scenario: the scenario of each item, 0 for any; None where items belong to no scenario.
         drawn: the items that were drawn for each list; None where all are ranked.
         most: K, the greatest cutoff.
+        segments: of the lists, by the training rows of their users; None where none are declared.
     """
 
     tasks: list[str]
@@ -70,6 +72,7 @@ class RankedLists:
     item_scenario: np.ndarray | None
     drawn: DrawnItems | None
     most: int
+    segments: Segments | None = None
 
     @classmethod
     def of_split(cls, split: Any, config: Any) -> RankedLists:
@@ -97,6 +100,7 @@ class RankedLists:
                 f"{' or '.join(tasks)}): there is no list to rank; give it more rows (eval_args: split)"
             )
         positives = [ItemSets(place[of], items[of], len(rows), n_items) for of in labels.T]
+        segments = Segments.of_split(split, config)
         seen = _seen(split, bool(config["repeatable"]), n_items)
         lists = cls(
             tasks,
@@ -110,6 +114,7 @@ class RankedLists:
             _scenario_of_items(split, n_items),
             None,
             most,
+            None if segments is None else segments.at(rows),
         )
         mode = mode_of(config, split.split_name)
         if mode.draw == "full":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from recbole_msr.evaluation.metrics import METRICS, CellType, metric_keys, metri
 from recbole_msr.evaluation.number_formulas import NumberGroups, PredictedNumbers
 from recbole_msr.evaluation.ranking import ListGroups, list_values
 from recbole_msr.evaluation.ranking_mode import list_metrics
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.evaluation.weighted_formulas import WeightedGroups
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, is_conditional, wrong_labels
 
@@ -115,11 +116,13 @@ class Evaluation:
         main_task: the task that RecBole's `auc` and `logloss` are about.
         pooled: task -> metrics over the rows of all scenarios, those of an unknown scenario among them.
         cells: scenario -> task -> metrics.
+        segments: segment, such as `user_rows:1-5` -> task -> metrics over the rows of all scenarios; in no mean.
     """
 
     main_task: str
     pooled: Mapping[str, Cell]
     cells: Mapping[str, Mapping[str, Cell]]
+    segments: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -165,7 +168,12 @@ class Evaluation:
     @property
     def undefined(self) -> list[tuple[str, str, str]]:
         """Scenario, task and reason of each cell that counts in no mean."""
-        return [(*name, cell.undefined) for name, cell in self._named() if cell.undefined is not None]
+        return [(*name, cell.undefined) for name, cell in _named(self.cells) if cell.undefined is not None]
+
+    @property
+    def undefined_segments(self) -> list[tuple[str, str, str]]:
+        """Segment, task and reason of each segment's cell that has no AUC, or too few rows."""
+        return [(*name, cell.undefined) for name, cell in _named(self.segments) if cell.undefined is not None]
 
     def macro(self, metric: str, task: str | None = None) -> float | None:
         """Return the unweighted mean of a metric over the defined cells of one task or of all; None without any.
@@ -196,8 +204,8 @@ class Evaluation:
         """Return all values under one name each, for logging and selection; what is undefined is absent.
 
         For each metric (`auc` here): `auc` (main task, pooled: RecBole's own value), `auc/TASK` (pooled),
-        `auc/TASK/macro`, `auc/SCENARIO/TASK`, `auc/macro`, `auc/worst`. The last part of a key tells them
-        apart, since no task may be called macro or worst.
+        `auc/TASK/macro`, `auc/SCENARIO/TASK`, `auc/SEGMENT/TASK`, `auc/macro`, `auc/worst`. The last part of a key
+        tells them apart, since no task may be called macro or worst.
         """
         values: dict[str, float | None] = {}
         for metric in self.metrics:
@@ -208,24 +216,24 @@ class Evaluation:
             for task, cell in self.pooled.items():
                 values[f"{metric}/{task}"] = cell.value(metric)
                 values[f"{metric}/{task}/macro"] = self.macro(metric, task)
-            for (scenario, task), cell in self._named():
-                values[f"{metric}/{scenario}/{task}"] = cell.value(metric)
+            for (name, task), cell in [*_named(self.cells), *_named(self.segments)]:
+                values[f"{metric}/{name}/{task}"] = cell.value(metric)
         return {key: value for key, value in values.items() if value is not None}
 
     def keys(self) -> list[str]:
         """Return the names of all values of `flat`, those that are undefined among them."""
-        return metric_keys(self.cells, self.types, self.main_task, self.of_lists, self.weighted)
+        return metric_keys([*self.cells, *self.segments], self.types, self.main_task, self.of_lists, self.weighted)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types; what follows from the cells is in it too, for other readers."""
         metrics = self.applicable
         worst = {metric: self.worst(metric) for metric in metrics}
+        segments = {"segments": _to_dicts(self.segments)} if self.segments else {}
         return {
             "main_task": self.main_task,
             "pooled": {task: cell.to_dict() for task, cell in self.pooled.items()},
-            "cells": {
-                scenario: {task: cell.to_dict() for task, cell in row.items()} for scenario, row in self.cells.items()
-            },
+            "cells": _to_dicts(self.cells),
+            **segments,
             "macro": {metric: self.macro(metric) for metric in metrics},
             "macro_by_task": {task: {metric: self.macro(metric, task) for metric in metrics} for task in self.tasks},
             "worst": {metric: None if cell is None else cell._asdict() for metric, cell in worst.items()},
@@ -240,25 +248,32 @@ class Evaluation:
         return cls(
             data["main_task"],
             {task: Cell.from_dict(cell) for task, cell in data["pooled"].items()},
-            {
-                scenario: {task: Cell.from_dict(cell) for task, cell in row.items()}
-                for scenario, row in data["cells"].items()
-            },
+            _from_dicts(data["cells"]),
+            _from_dicts(data.get("segments", {})),
         )
 
     def _mixes_units(self, metric: str) -> bool:
         return mixes_units(metric, [self.pooled[task].type for task in self.tasks_with(metric)])
 
-    def _named(self) -> Iterator[tuple[tuple[str, str], Cell]]:
-        for scenario, row in self.cells.items():
-            for task, cell in row.items():
-                yield (scenario, task), cell
-
     def _defined(self, metric: str) -> Iterator[tuple[tuple[str, str], float]]:
-        for name, cell in self._named():
+        for name, cell in _named(self.cells):
             value = cell.value(metric)
             if cell.undefined is None and value is not None:
                 yield name, value
+
+
+def _named(cells: Mapping[str, Mapping[str, Cell]]) -> Iterator[tuple[tuple[str, str], Cell]]:
+    for name, row in cells.items():
+        for task, cell in row.items():
+            yield (name, task), cell
+
+
+def _to_dicts(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, Any]]:
+    return {name: {task: cell.to_dict() for task, cell in row.items()} for name, row in cells.items()}
+
+
+def _from_dicts(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Cell]]:
+    return {name: {task: Cell.from_dict(cell) for task, cell in row.items()} for name, row in cells.items()}
 
 
 def evaluate_cells(
@@ -274,6 +289,7 @@ def evaluate_cells(
     types: Mapping[str, TaskType] | None = None,
     classes: Mapping[str, Sequence[str]] | None = None,
     weights: Mapping[str, np.ndarray] | None = None,
+    segments: Segments | None = None,
 ) -> Evaluation:
     """Compute the metrics of every scenario x task, and of each task over all rows.
 
@@ -302,6 +318,7 @@ def evaluate_cells(
         classes: of each task of classes the names of its classes.
         weights: of each task that is evaluated by weights, too, those of its rows (N,), finite and >= 0. Its cells have
             the weighted metrics beside the others; one is undefined where no row that counts has a weight.
+        segments: of the N rows, whose metrics are computed too, over all scenarios.
 
     Raises:
         FloatingPointError: a prediction is NaN.
@@ -317,6 +334,7 @@ def evaluate_cells(
 
     pooled: dict[str, Cell] = {}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
+    by_segment: dict[str, dict[str, Cell]] = {}
     for column, (task, kind) in enumerate(layout.types.items()):
         labelled = labels[:, column] != MISSING_LABELS[kind]
         rows = slice(None) if labelled.all() else labelled
@@ -346,7 +364,13 @@ def evaluate_cells(
             of_scenarios = _cells(groups, values, numbers, min_rows, kind)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
-    return Evaluation(main_task, pooled, cells)
+        for names, segment in () if segments is None else segments.groups():
+            groups = scored.grouped(segment[rows])
+            values = _values(groups, of_task) | _weighted_values(scored, weight, segment[rows], by_weight)
+            of_segments = _cells(groups, values, range(len(names)), min_rows, kind)
+            for name, cell in zip(names, of_segments, strict=True):
+                by_segment.setdefault(name, {})[task] = cell
+    return Evaluation(main_task, pooled, cells, by_segment)
 
 
 def evaluate_lists(
@@ -358,6 +382,7 @@ def evaluate_lists(
     main_task: str,
     metrics: Sequence[str],
     min_rows: int = 2,
+    segments: Segments | None = None,
 ) -> Evaluation:
     """Compute the metrics of ranked lists for every scenario x task, and of each task over all lists.
 
@@ -373,6 +398,7 @@ def evaluate_lists(
         main_task: the task whose pooled values have no task in their key.
         metrics: such as `ndcg@10`, in the order of tables.
         min_rows: the fewest lists of a defined cell.
+        segments: of the L lists, whose metrics are computed too, over all scenarios.
 
     Raises:
         ValueError: the arguments do not fit each other.
@@ -385,6 +411,7 @@ def evaluate_lists(
         )
     pooled: dict[str, Cell] = {}
     cells: dict[str, dict[str, Cell]] = {name: {} for name in scenario_names}
+    by_segment: dict[str, dict[str, Cell]] = {}
     for column, task in enumerate(task_names):
         counts = positives[:, column] > 0
         of_task, of_list = positives[counts, column], scenario[counts]
@@ -394,7 +421,12 @@ def evaluate_lists(
         of_scenarios = _list_cells(groups, metrics, range(1, len(scenario_names) + 1), min_rows)
         for name, cell in zip(scenario_names, of_scenarios, strict=True):
             cells[name][task] = cell
-    return Evaluation(main_task, pooled, cells)
+        for names, segment in () if segments is None else segments.groups():
+            groups = ListGroups.of(values, of_task, segment[counts])
+            of_segments = _list_cells(groups, metrics, range(len(names)), min_rows)
+            for name, cell in zip(names, of_segments, strict=True):
+                by_segment.setdefault(name, {})[task] = cell
+    return Evaluation(main_task, pooled, cells, by_segment)
 
 
 def _list_cells(groups: ListGroups, metrics: Sequence[str], numbers: Iterable[int], min_rows: int) -> list[Cell]:
@@ -448,6 +480,7 @@ def of_constant(config: Any, split: Any, task: str | None = None) -> Evaluation:
         types=types,
         classes=layout.classes,
         weights=weights,
+        segments=None if schema is None else Segments.of_split(split, config),
     )
 
 
@@ -465,7 +498,8 @@ def of_lists_without_hits(config: Any, split: Any, lists: Any, task: str | None 
     positives = lists.n_positives[:, [lists.tasks.index(name) for name in tasks]]
     least, main = config["min_scenario_rows"] or 1, task or split.schema.main_task
     metrics = list_metrics(config)
-    return evaluate_lists(hits, positives, lists.scenarios, split.scenario_names, tasks, main, metrics, least)
+    names = split.scenario_names
+    return evaluate_lists(hits, positives, lists.scenarios, names, tasks, main, metrics, least, lists.segments)
 
 
 def recbole_metrics(cell: Cell, names: Iterable[str], decimals: int) -> dict[str, float]:

@@ -17,6 +17,7 @@ from recbole_msr.evaluation.metrics import (
     mixes_units,
 )
 from recbole_msr.evaluation.ranking_mode import list_metrics, metric_names, ranks
+from recbole_msr.evaluation.segments import segment_names
 from recbole_msr.schema import is_conditional
 
 
@@ -37,12 +38,13 @@ def check_metric(wanted: Any, config: Any, dataset: Any, several_tasks: bool) ->
     main: str = config["LABEL_FIELD"] if schema is None else schema.main_task
     types: dict[str, CellType] = {main: "binary"} if schema is None else {**schema.predicted_types}
     types = types if several_tasks else {main: types[main]}
+    names = [*getattr(dataset, "scenario_names", ["all"]), *segment_names(config["segments"])]
     if ranks(config):
         types = {task: "ranking" for task in types if not is_conditional(task)}
-        known = metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, list_metrics(config))
+        known = metric_keys(names, types, main, list_metrics(config))
     else:
         weighted = [] if schema is None else [task for task in schema.weighted_types if task in types]
-        known += metric_keys(getattr(dataset, "scenario_names", ["all"]), types, main, weighted=weighted)
+        known += metric_keys(names, types, main, weighted=weighted)
     if find_metric(str(wanted), known) is None:
         _refuse_mixed_units(str(wanted), types)
     refusal = cannot_choose(str(wanted))
@@ -94,6 +96,11 @@ def check_validation(wanted: Any, config: Any, split: Any, task: str | None = No
     if find_metric(str(wanted), found.flat()) is not None:
         return
     cells = [f"scenario '{scenario}', task '{task}': {reason}" for scenario, task, reason in found.undefined]
+    cells += [
+        f"segment '{segment}', task '{of_task}': {reason}"
+        for segment, of_task, reason in found.undefined_segments
+        if f"/{segment}/" in str(wanted)
+    ]
     for of_task, cell in found.pooled.items():
         if cell.undefined is not None and lists is None:
             classes = f"one class ({cell.positives} of {cell.rows} rows are positive)"

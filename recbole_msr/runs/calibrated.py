@@ -11,6 +11,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.cells import evaluate_cells
 from recbole_msr.evaluation.prediction_file import labels_of_split, layout_of_split
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.files.json import read_json
 
 CALIBRATION = "calibration.json"
@@ -80,6 +81,7 @@ def calibrated_test(config: Any, calibration: Calibration, scores: torch.Tensor,
         types=rows.layout.types,
         classes=rows.layout.classes,
         weights=rows.weights,
+        segments=Segments.of_split(split, config),
     )
     told = {"method": calibration.method, "by": calibration.by, "left_out": list(calibration.left_out)}
     return {**told, "test": found.to_dict()}

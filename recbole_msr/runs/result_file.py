@@ -21,7 +21,12 @@ def _shape(splits: Sequence[str]) -> dict[str, Any]:
         **{"rows": int, "positives?": int, "undefined?": str | None, "type?": str, "mean_label?": float | None},
         **{f"{metric}?": float | None for metric in METRICS},
     }
-    of_cells = {"main_task?": str, "pooled?": {str: cell}, "cells?": {str: {str: cell}}}
+    of_cells = {
+        "main_task?": str,
+        "pooled?": {str: cell},
+        "cells?": {str: {str: cell}},
+        "segments?": {str: {str: cell}},
+    }
     split = {"metrics": {str: float | None}, **of_cells}
     return {
         **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
@@ -74,7 +79,7 @@ def _inconsistent(evaluation: Evaluation, result: Mapping[str, Any]) -> str | No
     if list(evaluation.cells) != result["scenarios"]:
         return f"its scenarios are {', '.join(evaluation.cells)}, not {', '.join(result['scenarios'] or [])}"
     tasks = set(evaluation.pooled)
-    rows = {"all scenarios": evaluation.pooled, **evaluation.cells}
+    rows = {"all scenarios": evaluation.pooled, **evaluation.cells, **evaluation.segments}
     for scenario, row in rows.items():
         if set(row) != tasks:
             return f"{scenario} has other tasks than the whole"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from recbole_msr.errors import InputError, nearest
-from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.cells import Cell, Evaluation
 from recbole_msr.tracking.upload import finish_uploads, sync_command, uploader
 from recbole_msr.tracking.worker import log_once, stop_dead_service, worker
 
@@ -185,6 +185,8 @@ class TrackedRun:
     def log_cells(self, split: str, evaluation: Mapping[str, Any]) -> None:
         """Log a split's results: a table SPLIT/cells with a row for each scenario x task, every value in the summary.
 
+        Where segments are declared there is a table SPLIT/segments too.
+
         Args:
             split: valid or test.
             evaluation: `Evaluation.to_dict()`.
@@ -196,8 +198,14 @@ class TrackedRun:
         columns = ["scenario", "task", "rows", *counts, *result.applicable, "undefined"]
         named = [(scenario, task, cell) for scenario, row in result.cells.items() for task, cell in row.items()]
         named += [("(all rows)", task, cell) for task, cell in result.pooled.items()]
-        rows = [[scenario, task, *map(cell.to_dict().get, columns[2:])] for scenario, task, cell in named]
-        self._table(f"{split}/cells", columns, rows)
+        of_segments = [(segment, task, cell) for segment, row in result.segments.items() for task, cell in row.items()]
+
+        def rows(named: Sequence[tuple[str, str, Cell]]) -> list[list[Any]]:
+            return [[name, task, *map(cell.to_dict().get, columns[2:])] for name, task, cell in named]
+
+        self._table(f"{split}/cells", columns, rows(named))
+        if of_segments:
+            self._table(f"{split}/segments", ["segment", *columns[1:]], rows(of_segments))
         self.summary({f"{split}/{key}": value for key, value in result.flat().items()})
 
     def summary(self, values: Mapping[str, Any]) -> None:

@@ -95,6 +95,7 @@ class ListEvaluation:
             self._main_task,
             list_metrics(self._config),
             self._config["min_scenario_rows"] or 1,
+            self.lists.segments,
         )
 
     def values(self) -> tuple[list[str], list[dict[str, np.ndarray]]]:

@@ -19,6 +19,7 @@ from recbole_msr.data.packed import EpochOrder, PackedLoader, PackedTable, batch
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells, recbole_metrics
 from recbole_msr.evaluation.layout import Layout
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.options import Options
 from recbole_msr.schema import SCENARIO_FIELD, Schema
@@ -315,7 +316,7 @@ class RecModule(pl.LightningModule):
         rows = loader.table.whole(needed)
         if self.trainer.testing and (self._config["save_predictions"] or self._config["calibrate"] != "none"):
             self.test_scores = scores
-        self.evaluation = self._evaluate(scores, rows)
+        self.evaluation = self._evaluate(scores, rows, loader.table.segments)
         self.metrics = self.evaluation.flat() | self._recbole_metrics(scores, rows)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -327,7 +328,7 @@ class RecModule(pl.LightningModule):
         assert isinstance(loader, PackedLoader)
         return loader
 
-    def _evaluate(self, scores: torch.Tensor, rows: Interaction) -> Evaluation:
+    def _evaluate(self, scores: torch.Tensor, rows: Interaction, segments: Segments | None) -> Evaluation:
         users = rows[self._config["USER_ID_FIELD"]].cpu().numpy() if self._config["USER_ID_FIELD"] in rows else None
         classes = {} if self._layout is None else self._layout.classes
         weights: dict[str, np.ndarray] = {}
@@ -355,6 +356,7 @@ class RecModule(pl.LightningModule):
             types=types,
             classes=classes,
             weights=weights,
+            segments=segments,
         )
 
     def _recbole_metrics(self, scores: torch.Tensor, rows: Interaction) -> OrderedDict[str, float]:

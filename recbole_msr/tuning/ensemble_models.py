@@ -21,6 +21,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.evaluation.metrics import METRICS, find_metric, smaller_is_better
+from recbole_msr.evaluation.segments import Segments, segment_names
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, latency, parameters
@@ -76,6 +77,14 @@ class EnsembleRows:
         """Return the rows of the test split, which nothing before the final test may read."""
         return PackedTable.for_run(self._splits[2], self._config)
 
+    @cached_property
+    def _valid_segments(self) -> Segments | None:
+        return Segments.of_split(self._splits[1], self._config)
+
+    @cached_property
+    def _test_segments(self) -> Segments | None:
+        return Segments.of_split(self._splits[2], self._config)
+
     def shared_test(self, tasks: Sequence[str]) -> SharedRows:
         """Return the test rows on which the ensemble and finished runs are compared, with the tasks in this order."""
         return SharedRows(self._splits[2], int(self._config["min_scenario_rows"] or 1), tasks)
@@ -98,6 +107,7 @@ class EnsembleRows:
         """
         split = self._splits[2 if test else 1]
         inter = split.inter_feat
+        by_segment = all_metrics or any(f"/{name}/" in self.metric for name in segment_names(self._config["segments"]))
         labels = np.stack([inter[label_field(task)].numpy() for task in tasks], axis=1)
         users = inter[split.uid_field].numpy() if split.uid_field in inter else None
         return evaluate_cells(
@@ -113,6 +123,7 @@ class EnsembleRows:
             types=split.schema.types,
             classes=split.label_classes,
             weights=split.schema.metric_weights(tasks, lambda field: inter[field].numpy()),
+            segments=self._test_segments if test else self._valid_segments if by_segment else None,
         )
 
     def value(self, evaluation: Evaluation) -> float | None:

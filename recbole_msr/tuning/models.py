@@ -28,6 +28,7 @@ PROTOCOL = (
     "eval_args",
     "train_neg_sample_args",
     "min_scenario_rows",
+    "segments",
     "metrics",
 )
 """Keys that all trainings share, whatever their own model's defaults are."""

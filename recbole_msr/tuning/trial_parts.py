@@ -77,8 +77,8 @@ def merge_tasks(parts: Sequence[Evaluation]) -> Evaluation:
         parts: the evaluations, on the rows of the same scenarios.
     """
     pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
-    cells = {
-        scenario: {task: cell for part in parts for task, cell in part.cells[scenario].items()}
-        for scenario in parts[0].cells
-    }
-    return Evaluation(parts[0].main_task, pooled, cells)
+    cells, segments = (
+        {name: {task: cell for rows in of_parts for task, cell in rows[name].items()} for name in of_parts[0]}
+        for of_parts in ([part.cells for part in parts], [part.segments for part in parts])
+    )
+    return Evaluation(parts[0].main_task, pooled, cells, segments)

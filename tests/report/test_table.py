@@ -66,6 +66,17 @@ def test_undefined_cells_are_named_with_their_reason():
     assert "no declared scenario, counted in 'all rows' only: 12 (click)" in joined
 
 
+def test_segments_stand_behind_all_rows_and_what_is_undefined_is_told():
+    result = _result()
+    of = {"click": _cell(0.71, gauc=0.61), "like": _undefined(5, "one class: all 0")}
+    text = _printed(Evaluation("click", result.pooled, result.cells, {"item_rows:1-5": of}))
+    lines = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert lines.index("all") < lines.index("item_rows:1-5") < lines.index("macro")
+    assert _fields(text, "item_rows:1-5", "click")[2] == "0.7100"
+    assert "item_rows:1-5/like (one class: all 0)" in " ".join(text.split())
+    assert [_fields(text, "macro", "mean", "click")] == [_fields(_printed(result), "macro", "mean", "click")]
+
+
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_fits_the_terminal_and_keeps_the_numbers(width):
     name = "a scenario with a name that is far too long for any terminal " * 2

@@ -319,6 +319,7 @@ def test_a_server_that_refuses_or_hangs_changes_no_result(tiny_data):
 
 def test_run_recbole_keeps_one_run_with_parameters_curves_and_the_table(tiny_data):
     settings = SMALL | {"data_path": str(tiny_data), "log_wandb": True, "output_dir": "out"}
+    settings["segments"] = {"item_rows": [16]}
     result = recbole_msr.run("HiNet", "tiny", config=settings)
     (run,) = runs("out/wandb")
     assert (run.about["display_name"], run.about["project"], run.about["job_type"]) == ("HiNet-tiny", "recbole", "run")
@@ -347,6 +348,13 @@ def test_run_recbole_keeps_one_run_with_parameters_curves_and_the_table(tiny_dat
         assert cells == {
             ("(all rows)", task): pytest.approx(cell.to_dict()) for task, cell in evaluation.pooled.items()
         }
+        table = run.table(f"{split}/segments")
+        assert table["columns"][:3] == ["segment", "task", "rows"]
+        assert [row[:3] for row in table["data"]] == [
+            [name, task, cell.rows] for name, row in evaluation.segments.items() for task, cell in row.items()
+        ]
+        auc = evaluation.segments["item_rows:16+"]["click"].auc
+        assert run.summary[f"{split}/auc/item_rows:16+/click"] == pytest.approx(auc)
         for metric, value in result.summary[split]["metrics"].items():
             assert run.summary[f"{split}/{metric}"] == pytest.approx(value)
     assert run.summary["best_epoch"] == result.summary["best_epoch"]

@@ -1,4 +1,4 @@
-"""An evaluation as a table: every scenario x task, then all rows, the macro mean and the worst cell."""
+"""An evaluation as a table: every scenario x task, then all rows, segments, the macro mean and the worst cell."""
 
 from __future__ import annotations
 
@@ -137,6 +137,8 @@ def _sections(evaluation: Evaluation, metrics: Sequence[str], undefined: str) ->
     ]
     if not _pooled_repeats_cells(evaluation):
         sections.append([line("all rows", task, cell) for task, cell in evaluation.pooled.items()])
+    if evaluation.segments:
+        sections.append([line(name, of, cell) for name, row in evaluation.segments.items() for of, cell in row.items()])
     summary = [mean(task, task) for task in tasks] if len(evaluation.cells) > 1 else []
     if len(tasks) > 1:
         summary.append(mean("all", None))
@@ -159,12 +161,12 @@ def _pooled_repeats_cells(evaluation: Evaluation) -> bool:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     by_reason: dict[str, list[str]] = {}
-    for scenario, task, reason in evaluation.undefined:
+    for scenario, task, reason in [*evaluation.undefined, *evaluation.undefined_segments]:
         by_reason.setdefault(reason, []).append(f"{scenario}/{task}")
     absent = _absent(evaluation)
     for metric in _metrics(evaluation):
         tasks = evaluation.tasks_with(metric)
-        for scenario, row in evaluation.cells.items():
+        for scenario, row in [*evaluation.cells.items(), *evaluation.segments.items()]:
             for task, cell in row.items():
                 applies = task in tasks
                 if applies and metric not in absent and cell.undefined is None and cell.value(metric) is None:

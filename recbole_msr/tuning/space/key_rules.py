@@ -32,9 +32,16 @@ _DATA = {
         "train_neg_sample_args",
         "repeatable",
     ),
-    *("dataset_save_path", "dataloaders_save_path", "save_dataset", "save_dataloaders", "min_scenario_rows"),
+    *(
+        "dataset_save_path",
+        "dataloaders_save_path",
+        "save_dataset",
+        "save_dataloaders",
+        "min_scenario_rows",
+        "segments",
+    ),
 }
-"""Keys that change the rows, the labels or the split. (RecBole's own datasets split by `seed`.)"""
+"""Keys that change the rows, the labels, the split or the cells. (RecBole's own datasets split by `seed`.)"""
 
 _STUDY = {
     *("model", "metrics", "valid_metric", "valid_metric_bigger", "topk", "metric_decimal_place", "config_file"),

@@ -108,6 +108,7 @@ KEYS: dict[str, Kind] = {
     "reproducibility": flag,
     "metric_decimal_place": whole(0, 12),
     "min_scenario_rows": whole(1),
+    "segments": or_null(mapping),
     "packed_cache": flag,
     "trainer": one_of("auto", "lightning"),
     "fused_optimizer": flag,
