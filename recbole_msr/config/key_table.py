@@ -693,6 +693,7 @@ KEYS: Mapping[str, Key] = {
     "knowledge_parts": _key(
         maybe(listing(text("the name of a part"), of_what="parts of profiles", alone=True)), _KNOWLEDGE, _STORED
     ),
+    "knowledge_leave_one_out": _key(flag(), _KNOWLEDGE),
     "knowledge_control": _key(choice("none", "random", "permuted"), _KNOWLEDGE, _STORED),
     "knowledge_device": _key(choice("auto", "cpu", "model"), _KNOWLEDGE),
     "knowledge_bake": _key(flag(), _KNOWLEDGE),

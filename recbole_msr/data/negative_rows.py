@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_msr.data.negatives import NegativeSampler, NegativeSettings, positive_rows
-from recbole_msr.data.rows import Packed
+from recbole_msr.data.rows import ROW_FIELD, Packed
 
 _LABEL_OF_SAMPLED = 0.0
 _WEIGHT_OF_SAMPLED = 1.0
@@ -106,6 +106,8 @@ class DrawnRows:
 
     def _sampled(self, name: str, table: Tensor, items: Tensor) -> Tensor:
         """Return the rows of positives (n, ...) with what belongs to the items (n,) and their labels."""
+        if name == f"/{ROW_FIELD}":
+            return torch.full_like(table, -1)
         if name.startswith("/"):  # a column by itself
             return self._of_item[name][1][items] if name in self._of_item else table
         if name in self._of_item:

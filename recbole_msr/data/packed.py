@@ -14,7 +14,7 @@ from recbole_msr.data.block_order import BlockOrder
 from recbole_msr.data.negative_rows import DrawnRows, NegativeRows
 from recbole_msr.data.negatives import NegativeSettings
 from recbole_msr.data.ranked_lists import RankedLists, ranked_lists
-from recbole_msr.data.rows import Packed, PackedRows, pack, pack_dataset
+from recbole_msr.data.rows import ROW_FIELD, Packed, PackedRows, pack, pack_dataset
 from recbole_msr.evaluation.segments import Segments
 from recbole_msr.threads import local_processes
 
@@ -38,8 +38,11 @@ class PackedTable:
         listed: of a split that is evaluated by ranked lists, the table of these; None for others.
         segments: of a validation or test split, the segments of its rows; None where none are declared.
         negatives: of a training split, the rows that are drawn for its positives; None where none are.
+        is_numbered: whether batches have the `ROW_FIELD`: those of a training split for models of this package.
     """
 
+    is_numbered = False
+    _numbers: torch.Tensor | None = None  # of a part, its rows' numbers among those of the whole
     negatives: NegativeRows | None = None
     lists: RankedLists | None = None
     segments: Segments | None = None
@@ -85,7 +88,9 @@ class PackedTable:
             device = torch.device("cpu")
         device = table_device(config["data_device"], device, _packed(dataset).size)
         table = cls(dataset, device)
-        settings = NegativeSettings.from_config(config) if getattr(dataset, "split_name", None) == "train" else None
+        is_train = getattr(dataset, "split_name", None) == "train"
+        table.is_numbered = is_train and hasattr(getattr(config, "model_class", None), "predict_tasks")
+        settings = NegativeSettings.from_config(config) if is_train else None
         if settings is not None:
             table.negatives = NegativeRows(dataset, _packed(dataset), settings, device)
         is_evaluated = getattr(dataset, "split_name", None) in ("valid", "test")
@@ -112,6 +117,8 @@ class PackedTable:
         part._tokens, part._floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
         part._others = {name: column[rows] for name, column in self._others.items()}
         part.negatives = None if self.negatives is None else self.negatives.part(rows)
+        if self.is_numbered:
+            part._numbers = rows if self._numbers is None else self._numbers.index_select(0, rows)
         return part
 
     def __len__(self) -> int:
@@ -147,9 +154,12 @@ class PackedTable:
             tokens, floats = self._tokens.index_select(0, rows), self._floats.index_select(0, rows)
         parts = {"tokens": tokens, "floats": floats}
         parts |= {f"/{name}": column[rows] for name, column in self._others.items()}
-        if drawn is not None:
+        if drawn is not None or self.is_numbered:
             numbers = torch.arange(len(self), device=self.device)[rows] if isinstance(rows, slice) else rows
-            parts = drawn.extend(numbers, parts)
+            if self.is_numbered:
+                parts[f"/{ROW_FIELD}"] = numbers if self._numbers is None else self._numbers[numbers]
+            if drawn is not None:
+                parts = drawn.extend(numbers, parts)
         return self._with_sides(parts)
 
     def _with_sides(self, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

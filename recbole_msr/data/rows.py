@@ -14,6 +14,8 @@ from recbole.data.interaction import Interaction
 
 from recbole_msr.compat import one_index
 
+ROW_FIELD = "training_row"
+"""The number of a row among the training rows, in batches of training; -1 for a row of a drawn item."""
 _CHUNK = 1 << 16
 """Rows packed at once: the part of the table that they fill stays in the processor's cache."""
 

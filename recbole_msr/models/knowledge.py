@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
 from recbole_msr.layers.interaction import Part
 from recbole_msr.models.frozen_vectors import CHUNK, FITTED_ROWS, FrozenVectors, principal_components, standard_scale
 from recbole_msr.models.knowledge_controls import CONTROLS, permuted_rows, random_like, random_vectors
+from recbole_msr.models.leave_one_out import LeaveOneOut, training_rows
 from recbole_msr.options import Options
+from recbole_msr.prompts.own_rows import OwnRows, knows_rows, own_rows
 from recbole_msr.prompts.store import Knowledge
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ MATCHES = ("none", "dot", "product")
 REDUCTIONS = ("none", "linear", "pca", "whitening")
 
 _MATCH = "match of user and item"
+_own_rows: WeakKeyDictionary[Any, dict[tuple[Any, ...], OwnRows]] = WeakKeyDictionary()  # by training split
 _REDUCED_BYTES = 1 << 31
 """PCA scores of all ids are computed beforehand for training up to so many bytes, and else batch by batch."""
 
@@ -42,6 +46,7 @@ class KnowledgeSource:
     Attributes:
         fits: whether there are training data that the store must fit.
         bake: whether the reduced vectors are kept with the weights.
+        leaves_one_out: whether a training row is left out of the profile of its user.
 
     Raises:
         InputError: no such store, it was built from other data, or a setting is impossible.
@@ -59,6 +64,7 @@ class KnowledgeSource:
         self._random = (option.integer("knowledge_size"), option.integer("knowledge_seed", at_least=0))
         self._parts = [str(part) for part in np.atleast_1d(config["knowledge_parts"] or [])]
         self._control = option.choice("knowledge_control", CONTROLS)
+        self.leaves_one_out = option.flag("knowledge_leave_one_out")
         self._store: Any = None
         if self.name != "random" and not self.is_baked:
             self._store = Knowledge.open(self.name, config["knowledge_dir"])
@@ -78,8 +84,26 @@ class KnowledgeSource:
         return stored_key(self._store, self._parts, self._control, self._random[1])
 
     def is_profile(self, level: str) -> bool:
-        """Return whether a level's vectors are profiles, means over training rows."""
-        return self._store is not None and level in self._store.levels and bool(self._store.parts(level))
+        """Return whether a level's vectors are profiles, means over training rows: its own ones."""
+        has_parts = self._store is not None and level in self._store.levels and bool(self._store.parts(level))
+        return has_parts and self._control == "none"
+
+    def leave_one_out(self, level: str) -> LeaveOneOut | None:
+        """Return what takes training rows out of a level's profiles; None where that is not wanted or not possible."""
+        if not (self.fits and self.leaves_one_out and self.is_profile(level)):
+            return None
+        if not knows_rows(self._store):
+            logger.warning(
+                "knowledge '%s' was made by another version of this package: a training row's own label stays in the "
+                "profile of its %s. Make it anew with recbole-msr embed --replace",
+                *(self.name, level),
+            )
+            return None
+        made = _own_rows.setdefault(self._dataset, {})
+        key = (self._store.key, level, *sorted(self._parts))
+        if key not in made:
+            made[key] = own_rows(self._dataset, self._store, level, self._parts)
+        return LeaveOneOut(made[key], FrozenVectors(self._store.vectors("item"), None, self._device))
 
     def tokens(self, level: str) -> list[str]:
         """Return the external names of all ids of a level; of users and items the first is none."""
@@ -233,6 +257,9 @@ class KnowledgeVectors(nn.Module):
     In training, mean and PCA are those of the store; in a restored run they come with the weights, as does which ids
     are known. A store that has been built anew since then is refused.
 
+    In training, a row's user has the profile that is made of the user's other rows (`LeaveOneOut`), and is unknown
+    without any: else the vector would tell the row's own label.
+
     Args:
         source: where the vectors come from.
         level: a word of `LEVELS`.
@@ -266,6 +293,8 @@ class KnowledgeVectors(nn.Module):
         self._bake, self._is_baked = source.bake, source.is_baked
         self._unknown_share = 0.0 if level == "scenario" else source.unknown_share
         self._reduced: FrozenVectors | None = None  # all that `reduce` gives, where it is known beforehand
+        self._has_warned = False
+        self._leave_one_out = source.leave_one_out(level) if level == "user" else None
         self.linear: nn.Linear | None = None
         n_ids = len(source.tokens(level))
         is_known = torch.zeros(n_ids, dtype=torch.bool)
@@ -299,12 +328,40 @@ class KnowledgeVectors(nn.Module):
             self.linear = nn.Linear(width, self.size, bias=False)
             nn.init.normal_(self.linear.weight, std=gain / width**0.5)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return h (B, size) of internal ids (B,)."""
+    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return h (B, size) of internal ids (B,).
+
+        Args:
+            ids: the ids.
+            rows: numbers of the training rows that they are read for (B,), see `training_rows`; read in training alone.
+        """
         is_known = self.known[ids]
         if self.training and self._unknown_share:
             is_known = is_known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
-        return torch.where(is_known.unsqueeze(1), self._known_vectors(ids), self.unknown)
+        if not self.training or self._leave_one_out is None:
+            vectors = self._known_vectors(ids)
+        elif rows is None:
+            self._warn_of_own_labels()
+            vectors = self._known_vectors(ids)
+        else:
+            is_known = is_known & ~self._leave_one_out.is_only(rows)
+            vectors = self._vectors_without(self._leave_one_out, ids, rows)
+        return torch.where(is_known.unsqueeze(1), vectors, self.unknown)
+
+    def _warn_of_own_labels(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "knowledge_leave_one_out: the batches of this training do not say which rows they have, as those of "
+                "trainer: lightning do: a row's own label stays in the profile of its %s",
+                self.level,
+            )
+
+    def _vectors_without(self, own: LeaveOneOut, ids: Tensor, rows: Tensor) -> Tensor:
+        """Return h (B, size) of known ids without their rows."""
+        if self._is_pca and self._reduces_at_once() and own.has_reduced(len(self.known), self.size):
+            return self._known_vectors(ids) + own.reduced_change(ids, rows, self._frozen, self.components)
+        return self._reduce(own.take_out(self._frozen.gather(ids), rows))
 
     def _known_vectors(self, ids: Tensor) -> Tensor:
         if self._reduced is None and self._is_pca and self._reduces_at_once():
@@ -361,6 +418,8 @@ class KnowledgeVectors(nn.Module):
             )
         else:
             self._reduced = None
+        if self._leave_one_out is not None:
+            self._leave_one_out.forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -393,10 +452,10 @@ class KnowledgeMatch(nn.Module):
                 f"'knowledge_match': a user's vector of {self.user.size} numbers is not made of parts as wide as an "
                 f"item's, {self.item.size}"
             )
-        if source.fits and source.is_profile("user"):
+        if source.fits and source.is_profile("user") and not source.leaves_one_out:
             logger.warning(
-                "knowledge_match: %s: a training row's own label is part of its user's profile, so that the match is "
-                "nearer to the label in training than in validation and test; compare with a run without it",
+                "knowledge_match: %s with knowledge_leave_one_out: False: a training row's own label is part of its "
+                "user's profile, so that the match is nearer to the label in training than in validation and test",
                 how,
             )
         self._shape = (self.user.size // self.item.size, self.item.size)
@@ -405,9 +464,9 @@ class KnowledgeMatch(nn.Module):
             self.width, self.product = size, nn.Linear(self.user.size, size, bias=False)
             nn.init.normal_(self.product.weight, std=INITIAL_STD / self.user.size**0.5)
 
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        """Return m (B, width) of ids (B,) of users and items."""
-        products = self.user(user).unflatten(1, self._shape) * self.item(item).unsqueeze(1)
+    def forward(self, user: Tensor, item: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return m (B, width) of ids (B,) of users and items, and in training of the rows' numbers (B,)."""
+        products = self.user(user, rows).unflatten(1, self._shape) * self.item(item).unsqueeze(1)
         match: Tensor = products.mean(dim=2) if self.product is None else self.product(products.flatten(1))
         return match
 
@@ -445,13 +504,15 @@ class KnowledgeFeatures(FeatureEmbedding):
 
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
+        rows = training_rows(interaction)
         vectors = [
-            self.knowledge[level](self.known_ids(field, interaction[field])) for level, field in self.id_fields.items()
+            self.knowledge[level](self.known_ids(field, interaction[field]), rows)
+            for level, field in self.id_fields.items()
         ]
         if self.match is not None:
             fields = (self.id_fields[level] for level in ("user", "item"))
             ids = (self.known_ids(field, interaction[field]) for field in fields)
-            vectors.append(self.match(*ids))
+            vectors.append(self.match(*ids, rows))
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
     def columns_of(self, fields: Collection[str]) -> Tensor | None:

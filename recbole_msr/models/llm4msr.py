@@ -20,6 +20,7 @@ from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeVectors, knowledge_name
+from recbole_msr.models.leave_one_out import training_rows
 from recbole_msr.options import Options
 
 FUSIONS = ("learned", "fixed", "gate")
@@ -133,7 +134,7 @@ class LLM4MSR(MultiScenarioRecommender):
         """Return x' (B, D)."""
         x = self.backbone.embed(interaction)
         if self.user_level is not None:
-            x = self.user_level(x, self.known_ids(self.user_field, interaction))
+            x = self.user_level(x, self.known_ids(self.user_field, interaction), training_rows(interaction))
         return self._through_item_level(x, interaction)
 
     def embed_without_user_level(self, interaction: Any) -> Tensor:
@@ -203,11 +204,11 @@ class BottomLevel(nn.Module):
         n_bytes = 4 * len(vectors.known) * layers.n_weights
         self._remembered = _Remembered() if n_bytes <= _REMEMBERED_BYTES else None
 
-    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
-        """Return x' (B, D) of rows x (B, D) and their users' or items' ids (B,)."""
+    def forward(self, x: Tensor, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return x' (B, D) of rows x (B, D), their users' or items' ids (B,), and in training their numbers (B,)."""
         if self.training or torch.is_grad_enabled():
             self.forget()
-            return self._moved(x, self.layers(x, self.generate(ids)))
+            return self._moved(x, self.layers(x, self.generate(ids, rows)))
         if is_exported():
             return self._moved(x, self.layers(x, self.generate(ids)))
         if self.layers.is_light:
@@ -221,9 +222,9 @@ class BottomLevel(nn.Module):
     def _moved(self, x: Tensor, f: Tensor) -> Tensor:
         return torch.add(x, f, alpha=self.scale)
 
-    def generate(self, ids: Tensor) -> Tensor:
-        """Return theta (B, P) of ids (B,)."""
-        return self.layers.generate(self.vectors(ids))
+    def generate(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return theta (B, P) of ids (B,), in training without the rows (B,)."""
+        return self.layers.generate(self.vectors(ids, rows))
 
     def _remember(self, ids: Tensor) -> Tensor:
         if self._remembered is None:

@@ -321,7 +321,7 @@ class Facts:
     @cached_property
     def _by_user(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows sorted by user and, within a user, newest first; and where every user's rows begin (U + 1)."""
-        order = np.lexsort((np.arange(len(self._user)), -self._time, self._user))
+        order = newest_first(self._user, self._time)
         return order, np.searchsorted(self._user[order], np.arange(len(self.users) + 1))
 
     def rows(self) -> pd.DataFrame:
@@ -362,6 +362,11 @@ class Facts:
             listed = [self.item(str(self.items[i])) for i in self._item[shown[self._scenario[shown] == m]]]
             parts.append(HistoryPart(self.scenarios[m], int(here.sum()), int((here & liked).sum()), listed))
         return parts
+
+
+def newest_first(owners: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the order (N,) of rows by owner and, of each, newest first; rows of one time stay as they stand."""
+    return np.lexsort((np.arange(len(owners)), -times, owners))
 
 
 def _by_token(ids: np.ndarray, tokens: Any) -> tuple[np.ndarray, np.ndarray]:

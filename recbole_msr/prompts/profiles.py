@@ -107,9 +107,15 @@ def make_profiles(facts: Facts, level: str, items: Sequence[str]) -> Profiles:
     if level == "user":
         if facts.has_times:
             age = liked.groupby("owner").cumcount().to_numpy()
-            parts["recent"] = [_weights(liked, shape, 0.5 ** (age / HALF_LIFE))]
+            parts["recent"] = [_weights(liked, shape, recency(age))]
         parts["scenarios"] = [_weights(liked[liked["scenario"] == m], shape) for m in range(len(facts.scenarios))]
     return Profiles(level, tokens, parts, _texts(facts, rows, len(tokens), items))
+
+
+def recency(age: np.ndarray) -> np.ndarray:
+    """Return the weights (n,) in `recent` of likings, of which the newest has the age 0, the next one 1."""
+    weights: np.ndarray = 0.5 ** (age / HALF_LIFE)
+    return weights
 
 
 def rows_without_vector(facts: Facts, items: Sequence[str]) -> int:

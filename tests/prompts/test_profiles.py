@@ -192,9 +192,12 @@ def test_weights_of_some_parts_are_refused_with_others(embedded, make_dataset, t
         not_liked.load_state_dict(liked.state_dict())
 
 
-def test_a_match_with_profiles_warns_that_they_know_the_labels(embedded, make_dataset, tmp_path, caplog):
+def test_a_match_with_whole_profiles_warns_that_they_know_the_labels(embedded, make_dataset, tmp_path, caplog):
     config, train = make_dataset(3, "LLM4MSR", knowledge="k", knowledge_dir=str(tmp_path / "kn"))
     assert KnowledgeMatch(KnowledgeSource(config, train), "dot", 3).width == 6
+    assert "own label" not in caplog.text
+    config["knowledge_leave_one_out"] = False
+    KnowledgeMatch(KnowledgeSource(config, train), "dot", 3)
     assert "a training row's own label is part of its user's profile" in caplog.text
 
 

@@ -118,7 +118,16 @@ def make_tables_of_knowledge(model: MultiScenarioRecommender) -> None:
                 table = torch.cat([module(part) for part in ids.split(8192)]).float()
             parent, _, attribute = name.rpartition(".")
             owner: Any = model.get_submodule(parent)
-            owner.register_module(attribute, nn.Embedding.from_pretrained(table))
+            made = _KnowledgeTable.from_pretrained(table)  # type: ignore[no-untyped-call]
+            owner.register_module(attribute, made)
+
+
+class _KnowledgeTable(nn.Embedding):
+    """Knowledge vectors by id, which no training row is left out of."""
+
+    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the vectors (B, size) of ids (B,)."""
+        return super().forward(ids)
 
 
 class Calibrator(nn.Module):

@@ -192,6 +192,7 @@ KEYS: dict[str, Kind] = {
     "knowledge_scale": one_of("standard", "none"),
     "knowledge_unknown_share": real(0, 1),
     "knowledge_device": one_of("cpu", "model", "auto"),
+    "knowledge_leave_one_out": flag,
     "knowledge_bake": flag,
     "knowledge_size": whole(1),
     "knowledge_seed": whole(0),
