@@ -122,6 +122,10 @@ class EntryResults:
             scenario: {task: part.cells[scenario][task] for part in parts for task in part.cells[scenario]}
             for scenario in scenarios
         }
+        segments = {
+            name: {task: cell for part in parts for task, cell in part.segments[name].items()}
+            for name in parts[0].segments
+        }
         # A model of one task at a time learns binary tasks alone: what it does not predict has no cells.
         tasks = [task for task in self.settings.tasks if task in pooled]
         tasks += [task for task in pooled if is_conditional(task)]
@@ -130,6 +134,7 @@ class EntryResults:
             main if main in tasks else tasks[0],
             {task: pooled[task] for task in tasks},
             {scenario: {task: row[task] for task in tasks} for scenario, row in cells.items()},
+            {segment: {task: row[task] for task in tasks} for segment, row in segments.items()},
         )
 
     def _finished(self, job: Training) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from recbole_msr.data.ranked_lists import ranked_lists
 from recbole_msr.data.rows_report import log_rows
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.ranking_mode import list_metrics
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.evaluation.validation_metric import check_metric, check_validation
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
@@ -169,7 +170,7 @@ def _shared(settings: CompareSettings, config: Any, split: Any) -> SharedRows | 
     """Return the test rows that all entries share, or their ranked lists where these are compared."""
     lists, least = ranked_lists(split, config), int(config["min_scenario_rows"] or 1)
     if lists is None:
-        return SharedRows(split, least)
+        return SharedRows(split, least, segments=Segments.of_split(split, config))
     first = str(settings.config["valid_metric"]).split("/")[0]
     return SharedLists(lists, split.scenario_names, list_metrics(config), least, first)
 
@@ -325,6 +326,7 @@ def _summarise(settings: CompareSettings, entries: list[dict[str, Any]], data: _
         "main_task": settings.main_task,
         "rows": {name: len(split) for name, split in zip(("train", "valid", "test"), data.splits, strict=True)},
         "test_cells": data.shared.cells(),
+        "test_segments": data.shared.segments(),
         "alpha": settings.alpha,
         "workers": settings.workers,
         "threads": settings.config["threads"],

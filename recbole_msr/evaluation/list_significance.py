@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recbole_msr.evaluation.formulas import ranks
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.evaluation.significance import Measured, Part, Sums
 from recbole_msr.schema import UNKNOWN_SCENARIO
 
@@ -36,6 +37,7 @@ class Lists:
         task_names: names of the T tasks.
         metrics: the metrics of lists, such as `ndcg@10`.
         min_rows: the fewest lists of a defined cell.
+        segments: of the lists, which are compared as the cells are, over all scenarios.
 
     Attributes:
         shape: of the values that are measured (L, T, metrics).
@@ -53,6 +55,7 @@ class Lists:
         task_names: Sequence[str],
         metrics: Sequence[str],
         min_rows: int = 2,
+        segments: Segments | None = None,
     ) -> None:
         self.metrics = list(metrics)
         self.shape = (*positives.shape, len(self.metrics))
@@ -70,6 +73,9 @@ class Lists:
                 if len(lists) >= max(min_rows, 1):
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
+            for names, classes in () if segments is None else segments.groups():
+                for number, name in enumerate(names):
+                    self._add(f"{name}/{task}", column, np.flatnonzero(there & (classes == number)), user, pooled=True)
 
     def _add(self, key: str, task: int, lists: np.ndarray, user: np.ndarray, pooled: bool = False) -> None:
         if len(lists):

@@ -22,6 +22,7 @@ from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.formulas import ranks
 from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.evaluation.metrics import METRICS, metrics_of, smaller_is_better
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.schema import MISSING_LABELS, UNKNOWN_SCENARIO, TaskType, wrong_labels
 
 _ZERO = 1e-12
@@ -78,6 +79,7 @@ class Rows:
         types: the tasks' types by name; binary where not given.
         classes: of each task of classes the names of its classes.
         weights: of each task that is compared by weights, too, those of its rows (N,), finite and >= 0.
+        segments: of the rows, which are compared as the cells are, over all scenarios.
 
     Attributes:
         shape: of the predictions: (N, T), more columns where tasks have classes.
@@ -97,6 +99,7 @@ class Rows:
         types: Mapping[str, TaskType] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         weights: Mapping[str, np.ndarray] | None = None,
+        segments: Segments | None = None,
     ) -> None:
         labels, scenario = np.asarray(labels), np.asarray(scenario)
         self._weights = {task: np.asarray(of_task, dtype=np.float64) for task, of_task in (weights or {}).items()}
@@ -132,6 +135,10 @@ class Rows:
                 if key in self.cells and self.cells[key].defined:
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
+            for names, segment in () if segments is None else segments.groups():
+                for number, name in enumerate(names):
+                    rows = np.flatnonzero(known & (segment == number))
+                    self._add(f"{name}/{task}", task, rows, labels[:, column], user, min_rows, pooled=True)
 
     def _add(
         self,
@@ -243,8 +250,8 @@ def differences(model: Sequence[Measured], reference: Sequence[Measured]) -> dic
         reference: the same of the reference, in the same order of seeds.
 
     Returns:
-        `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, and the same of every metric that is
-        tested; what is undefined, or what one of them lacks with any seed, is absent.
+        `auc/macro`, `auc/TASK` (all rows), `auc/TASK/macro`, `auc/SCENARIO/TASK`, `auc/SEGMENT/TASK`, and the same of
+        every metric that is tested; what is undefined, or what one of them lacks with any seed, is absent.
 
     Raises:
         ValueError: no seeds, not as many on both sides, or measured on different rows.

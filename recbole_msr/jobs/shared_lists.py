@@ -44,20 +44,26 @@ class SharedLists:
         self.of_lists = sorted(metrics, key=lambda metric: metric != self.headline)
         self._users, self._scenario = lists.users, lists.scenarios
         self._positives = lists.n_positives[:, [lists.tasks.index(task) for task in self.tasks]]
+        self._segments = lists.segments
         self.rows = Lists(
-            self._positives, lists.scenarios, lists.users, self.scenarios, self.tasks, self.of_lists, least
-        )
+            self._positives, lists.scenarios, lists.users, self.scenarios, self.tasks, self.of_lists, least,
+            lists.segments,
+        )  # fmt: skip
 
     def cells(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Count the lists and positives of every scenario and task."""
-        counts: dict[str, dict[str, dict[str, Any]]] = {}
-        for number, scenario in enumerate(self.scenarios, start=1):
-            positives = self._positives[self._scenario == number]
-            counts[scenario] = {
-                task: {"rows": int((column > 0).sum()), "positives": int(column.sum())}
-                for task, column in zip(self.tasks, positives.T, strict=True)
-            }
-        return counts
+        return {name: self._counts(self._scenario == number) for number, name in enumerate(self.scenarios, start=1)}
+
+    def segments(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Count the same of every segment and task."""
+        axes = () if self._segments is None else self._segments.groups()
+        return {name: self._counts(classes == number) for names, classes in axes for number, name in enumerate(names)}
+
+    def _counts(self, lists: np.ndarray) -> dict[str, dict[str, Any]]:
+        return {
+            task: {"rows": int((column > 0).sum()), "positives": int(column.sum())}
+            for task, column in zip(self.tasks, self._positives[lists].T, strict=True)
+        }
 
     def place(self, into: np.ndarray, folder: Path, task: str | None, scenario: str | None) -> None:
         """Write the values of a run into its lists of a table.

@@ -11,6 +11,7 @@ import numpy as np
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import headline
+from recbole_msr.evaluation.segments import Segments
 from recbole_msr.evaluation.significance import Rows
 from recbole_msr.jobs.failure import PARQUET_DAMAGE
 from recbole_msr.schema import MISSING_LABELS, SCENARIO_FIELD, TaskType, label_field
@@ -46,9 +47,12 @@ class SharedRows:
             one task, if all are of that task.
         least: `min_scenario_rows`.
         tasks: the tasks; None for all of the data's.
+        segments: of the split's rows; None for none.
     """
 
-    def __init__(self, split: Any, least: int, tasks: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, split: Any, least: int, tasks: Sequence[str] | None = None, segments: Segments | None = None
+    ) -> None:
         inter, schema = split.inter_feat, split.schema
         self.tasks = list(schema.task_names if tasks is None else tasks)
         self.types: dict[str, TaskType] = {task: schema.types[task] for task in self.tasks}
@@ -58,9 +62,11 @@ class SharedRows:
         self.scenarios = list(split.scenario_names)
         classes = split.label_classes
         weights = schema.metric_weights(self.tasks, lambda field: inter[field].numpy())
+        self._segments = segments
         self.rows = Rows(
-            self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes, weights
-        )
+            self.labels, self.scenario, self.users, self.scenarios, self.tasks, least, self.types, classes, weights,
+            segments,
+        )  # fmt: skip
 
     of_lists: ClassVar[list[str]] = []
     """Metrics of ranked lists: none of rows."""
@@ -72,14 +78,18 @@ class SharedRows:
 
     def cells(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Count rows and positives of every scenario and task; of another than a binary task the mean of numbers."""
-        counts: dict[str, dict[str, dict[str, Any]]] = {}
-        for number, scenario in enumerate(self.scenarios, start=1):
-            labels = self.labels[self.scenario == number]
-            counts[scenario] = {
-                task: _count(column[column != MISSING_LABELS[kind]], kind)
-                for (task, kind), column in zip(self.types.items(), labels.T, strict=True)
-            }
-        return counts
+        return {name: self._counts(self.scenario == number) for number, name in enumerate(self.scenarios, start=1)}
+
+    def segments(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Count the same of every segment and task."""
+        axes = () if self._segments is None else self._segments.groups()
+        return {name: self._counts(classes == number) for names, classes in axes for number, name in enumerate(names)}
+
+    def _counts(self, rows: np.ndarray) -> dict[str, dict[str, Any]]:
+        return {
+            task: _count(column[column != MISSING_LABELS[kind]], kind)
+            for (task, kind), column in zip(self.types.items(), self.labels[rows].T, strict=True)
+        }
 
     def place(self, into: np.ndarray, folder: Path, task: str | None, scenario: str | None) -> None:
         """Write the predictions of a run into its rows of a table.

@@ -1,5 +1,6 @@
 """A comparison from the call to the folder it leaves, on "tiny"."""
 
+import io
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import recbole_msr
 from recbole_msr import InputError
 from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.comparison.resolve import read_compare
+from recbole_msr.report.comparison.terminal import print_comparison
 from tests.prompts.small_data import write_items
 from tests.tuning.conftest import CONFIG
 
@@ -176,6 +178,38 @@ def test_two_workers_find_what_one_finds(compare):
     for label in ("SharedBottom", "LR"):
         assert entry(one, label)["test"] == entry(two, label)["test"]
         assert entry(one, label)["differences"] == entry(two, label)["differences"]
+
+
+@pytest.mark.usefixtures("pages")
+@pytest.mark.slow
+def test_segments_are_compared_as_cells_are(compare):
+    result = compare(["SharedBottom", "DeepFM"], seeds=1, config={"segments": {"user_rows": [12], "item_rows": [16]}})
+    names = ["user_rows:0-11", "user_rows:12+", "item_rows:0-15", "item_rows:16+"]
+    counts, (first, *_) = result.summary["test_segments"], result.summary["tasks"]
+    assert list(counts) == names
+    for axis in (names[:2], names[2:]):
+        assert sum(counts[name][first]["rows"] for name in axis) == result.summary["rows"]["test"]
+    key = f"auc/item_rows:16+/{first}"
+    own, other = (entry(result, label) for label in ("SharedBottom", "DeepFM"))
+    difference = other["differences"][key]
+    assert difference["mean"] == pytest.approx(other["test"][key]["mean"] - own["test"][key]["mean"])
+    (run,) = [run for run in other["runs"] if run["task"] == first]
+    written = json.loads((result.folder / run["folder"] / "result.json").read_text())
+    assert written["test"]["segments"]["item_rows:16+"][first]["auc"] == other["test"][key]["mean"]
+    cells = pd.read_csv(result.folder / "cells.csv").query(f"key == '{key}' and split == 'test'")
+    assert cells["scenario"].tolist() == ["item_rows:16+"] * 2
+    tested = pd.read_csv(result.folder / "differences.csv").query(f"key == '{key}'")
+    assert tested["p"].tolist() == pytest.approx([difference["p"]])
+    board = pd.read_csv(result.folder / "leaderboard.csv").set_index("label")
+    assert board.loc["DeepFM", key] == pytest.approx(other["test"][key]["mean"])
+    out = io.StringIO()
+    print_comparison(result.summary, file=out, width=160)
+    page = (result.folder / "report.html").read_text(encoding="utf-8")
+    for text in (out.getvalue(), page, (result.folder / "leaderboard.md").read_text(encoding="utf-8")):
+        assert "By the number of training rows of the item" in text
+    rows = counts["item_rows:0-15"][first]
+    assert f"Test rows of {first}: 0-15: {rows['rows']} ({rows['positives']} positive)" in page
+    assert "This part could not be made" not in page
 
 
 @pytest.mark.slow

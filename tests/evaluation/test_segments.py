@@ -10,7 +10,9 @@ import recbole_msr
 from recbole_msr.config.build import build_config
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells
+from recbole_msr.evaluation.list_significance import Lists
 from recbole_msr.evaluation.segments import Segments, class_names, segment_names
+from recbole_msr.evaluation.significance import Rows, differences
 from tests.conftest import SCENARIOS, SETTINGS
 
 DECLARED = {"user_rows": [10, 13], "item_rows": [1, 14, 30]}
@@ -124,6 +126,40 @@ def test_ranked_lists_have_segments_of_users(shared_tiny_data, tmp_path):
         cell = made.test.segments[name]["click"]
         assert (cell.rows, cell.value("ndcg@5")) == (len(values), pytest.approx(values.mean()))
         assert cell.rows > 2
+
+
+def test_a_difference_in_a_segment_is_that_of_its_rows_alone():
+    draw = np.random.default_rng(1)
+    labels, users = (draw.random((400, 1)) < 0.4).astype(float), draw.integers(0, 60, 400)
+    scores = [np.clip(0.3 * labels + draw.random((400, 1)) * 0.7, 0, 1) for _ in range(4)]
+    classes, scenario = draw.integers(0, 2, 400), np.ones(400, int)
+    segments, inside = Segments({"user_rows": [1]}, {"user_rows": classes}), classes == 1
+    whole = Rows(labels, scenario, users, ["a"], ["click"], segments=segments)
+    alone = Rows(labels[inside], scenario[inside], users[inside], ["a"], ["click"])
+    plain = Rows(labels, scenario, users, ["a"], ["click"])
+
+    def tested(rows, of=slice(None)):
+        measured = [rows.measure(one[of]) for one in scores]
+        return differences(measured[:2], measured[2:])
+
+    found, expected, without = tested(whole), tested(alone, inside), tested(plain)
+    for metric in ("auc", "logloss"):
+        difference = found[f"{metric}/user_rows:1+/click"].to_dict()
+        assert difference == pytest.approx(expected[f"{metric}/click"].to_dict())
+        assert difference["mean"] != 0
+    assert {key: value for key, value in found.items() if "user_rows" not in key} == without
+
+
+def test_a_difference_of_lists_in_a_segment_is_that_of_its_lists_alone():
+    draw = np.random.default_rng(2)
+    values, positives = draw.random((2, 50, 1, 1)), np.ones((50, 1), int)
+    classes, users, scenario = draw.integers(0, 2, 50), np.arange(50) // 2, np.ones(50, int)
+    segments, inside = Segments({"user_rows": [3]}, {"user_rows": classes}), classes == 0
+    whole = Lists(positives, scenario, users, ["a"], ["click"], ["ndcg@5"], segments=segments)
+    alone = Lists(positives[inside], scenario[inside], users[inside], ["a"], ["click"], ["ndcg@5"])
+    found = differences([whole.measure(values[0])], [whole.measure(values[1])])
+    expected = differences([alone.measure(values[0][inside])], [alone.measure(values[1][inside])])
+    assert found["ndcg@5/user_rows:0-2/click"].to_dict() == pytest.approx(expected["ndcg@5/click"].to_dict())
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def leaderboard_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
     - `label`, `model`, `kind`, `status`, `reference` (true for one), `seeds` (how many have all tasks);
     - for every metric key of the test `KEY` (mean over the seeds) and `deviation.KEY` (sample deviation; empty for one
       seed): `auc/macro`, `auc/worst`, then for each task `auc/TASK` (all rows) and `auc/TASK/macro`, for each cell
-      `auc/SCENARIO/TASK`; the same with every other metric;
+      `auc/SCENARIO/TASK`, and for each segment `auc/SEGMENT/TASK`; the same with every other metric;
     - `worst_scenario`, `worst_task`: the cell with the lowest AUC;
     - the difference to the reference on auc/macro: `difference`, `difference_low`, `difference_high` (95 %, not
       corrected), `p_adjusted` (Holm), `significant`;
@@ -102,7 +102,8 @@ def cells_frame(summary: Mapping[str, Any]) -> pd.DataFrame:
 
     Columns: `label`, `seed`, `split` (valid, test), `key`, `scenario`, `task`, `metric`, `value`. Where a value is over
     all scenarios `scenario` is empty, where it is over all tasks `task` is; `key` tells a mean over cells (`auc/macro`,
-    `auc/TASK/macro`) from the value over all rows (`auc/TASK`). An undefined value is NaN.
+    `auc/TASK/macro`) from the value over all rows (`auc/TASK`). Of a segment its name stands in `scenario`. An
+    undefined value is NaN.
     """
     keys = known_keys(summary)
     lines = []

@@ -77,6 +77,8 @@ class _ComparePage:
             "Quality and cost": self._costs,
             "Scenarios and tasks": self._cells,
         }
+        if self._summary.get("test_segments"):
+            sections["Training rows of users and items"] = self._segments
         if any(entry["transfer"] for entry in self._entries):
             sections["Negative transfer"] = self._transfer
         if any(entry.get("calibrated") for entry in self._entries):
@@ -253,6 +255,18 @@ class _ComparePage:
                     marks=[[sign_of(d) for d in line] for line in differences],
                 )
         return [choice("Numbers", options)]
+
+    def _segments(self) -> list[str | Markup]:
+        tables = [data for data in tables_of(self._summary) if data.name.startswith("segments-")]
+        if not tables:
+            return [note("No segment has a value.")]
+        parts: list[str | Markup] = [
+            "On the test split. A user or item with 0 training rows is new to the models. The other metrics by segment "
+            "are in the leaderboard and in cells.csv."
+        ]
+        for data in tables:
+            parts += [Markup("<h3>{}</h3>").format(data.title), grid(data, data.title), *data.notes]
+        return parts
 
     def _calibration(self) -> list[str | Markup]:
         (data,) = [data for data in tables_of(self._summary) if data.name == "calibration"]

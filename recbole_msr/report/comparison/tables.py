@@ -25,15 +25,18 @@ class _Filled(NamedTuple):
 
 
 def known_keys(summary: Mapping[str, Any]) -> dict[str, tuple[str, str | None, str | None]]:
-    """Return every metric key that the scenarios and tasks can have: (metric, scenario, task), in the tables' order."""
+    """Return every metric key that the scenarios and tasks can have: (metric, scenario, task), in the tables' order.
+
+    A segment stands in the place of a scenario.
+    """
     keys: dict[str, tuple[str, str | None, str | None]] = {}
     for metric in metrics_in(summary):
         tasks = [*tasks_with(summary, metric), *_conditionals_with(summary, metric)]
         keys[f"{metric}/macro"] = keys[f"{metric}/worst"] = (metric, None, None)
         for task in tasks:
             keys[f"{metric}/{task}"] = keys[f"{metric}/{task}/macro"] = (metric, None, task)
-        for scenario in summary["scenarios"]:
-            keys |= {f"{metric}/{scenario}/{task}": (metric, scenario, task) for task in tasks}
+        for name in [*summary["scenarios"], *summary.get("test_segments", ())]:
+            keys |= {f"{metric}/{name}/{task}": (metric, name, task) for task in tasks}
     return keys
 
 
@@ -128,6 +131,7 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
             for metric in ("auc", "logloss")
         ]
         tables.append(_metric_table(summary, "conditionals", "Given the task before, on its positive rows", columns))
+    tables += _segment_tables(summary)
     if any(entry["transfer"] is not None for entry in summary["entries"]):
         tables.append(
             _table(
@@ -141,6 +145,37 @@ def tables_of(summary: Mapping[str, Any]) -> list[TableData]:
     if any(entry.get("calibrated") for entry in summary["entries"]):
         tables.append(_calibration_table(summary))
     return [*tables, _table(summary, "cost", "Cost", _cost_columns(summary), None, _cost_notes(summary))]
+
+
+def _segment_tables(summary: Mapping[str, Any]) -> list[TableData]:
+    """Return a table for each axis of segments: each task's headline metric, with the rows that it is of in a note."""
+    counts: Mapping[str, Any] = summary.get("test_segments", {})
+    of_lists = summary.get("of_lists") or ()
+    metrics = {task: headline_of([kind], of_lists) for task, kind in task_types(summary).items()}
+    tables = []
+    for axis, owner in (("user_rows", "user"), ("item_rows", "item")):
+        spans = [name.partition(":")[2] for name in counts if name.startswith(f"{axis}:")]
+        columns = [
+            (f"{metric_heading(metric)}, {task}", span, f"{metric}/{axis}:{span}/{task}")
+            for task, metric in metrics.items()
+            for span in spans
+        ]
+        if any(mean(entry, key) is not None for entry in summary["entries"] for _, _, key in columns):
+            title = f"By the number of training rows of the {owner}"
+            notes = [
+                f"Test {'lists' if of_lists else 'rows'} of {task}: "
+                + ", ".join(f"{span}: {_counted(counts[f'{axis}:{span}'][task])}" for span in spans)
+                + "."
+                for task in metrics
+            ]
+            table = _metric_table(summary, f"segments-{owner}", title, columns)
+            tables.append(replace(table, notes=[*table.notes, *notes]))
+    return tables
+
+
+def _counted(cell: Mapping[str, Any]) -> str:
+    positives = f" ({cell['positives']:,} positive)" if "positives" in cell else ""
+    return f"{cell['rows']:,}{positives}"
 
 
 def _overall_columns(summary: Mapping[str, Any], metric: str) -> list[tuple[str, str, str]]:
@@ -182,6 +217,11 @@ def leaderboard(summary: Mapping[str, Any]) -> TableData:
             *(
                 (f"{scenario} · {task}", f"{metric}/{scenario}/{task}", f"rows of scenario {scenario}, task {task}")
                 for scenario in scenarios
+                for task in tasks
+            ),
+            *(
+                (f"{segment} · {task}", f"{metric}/{segment}/{task}", f"rows of segment {segment}, task {task}")
+                for segment in summary.get("test_segments", ())
                 for task in tasks
             ),
         ]

@@ -46,7 +46,7 @@ def print_comparison(summary: Mapping[str, Any], *, file: TextIO | None = None, 
     both = _side_by_side(quality, cost)
     fits = table_width(both, console.width) <= console.width
     tables = [both] if fits else [quality]
-    shown = (headline(summary), "conditionals", "transfer", "calibration")
+    shown = (headline(summary), "conditionals", "segments-user", "segments-item", "transfer", "calibration")
     tables += [by_name[name] for name in shown if name in by_name]
     tables += [] if fits else [cost]
     for table in tables:
