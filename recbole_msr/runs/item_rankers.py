@@ -91,6 +91,8 @@ class ItemRanker:
         with tensorboard_below(self._folder), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
             self._trainer = make_trainer(config, self._model)
+            # Pop's trainer makes its epochs 1 after RecBole has compared them with eval_step.
+            self._trainer.eval_step = min(self._trainer.eval_step, self._trainer.epochs)
             self._trainer._valid_epoch = self._validate
             self._began = time.perf_counter()
             try:
