@@ -528,7 +528,7 @@ def test_what_is_remembered_follows_every_change_of_a_weight(llm4msr_model, monk
     with torch.no_grad():
         first = model.predict_tasks(rows)
         calls, generate = [], type(model.user_level).generate
-        counted = lambda level, users: calls.append(len(users)) or generate(level, users)  # noqa: E731
+        counted = lambda level, users, *rows: calls.append(len(users)) or generate(level, users, *rows)  # noqa: E731
         monkeypatch.setattr(type(model.user_level), "generate", counted)
         torch.testing.assert_close(model.predict_tasks(rows), first, rtol=0, atol=0)
         assert not calls, "known by now"
