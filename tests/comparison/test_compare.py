@@ -212,6 +212,19 @@ def test_segments_are_compared_as_cells_are(compare):
     assert "This part could not be made" not in page
 
 
+def test_models_are_compared_on_the_same_items_held_out(compare):
+    held_out = {"split": {"RS": [0.6, 0.2, 0.2]}, "order": "RO", "group_by": "cold_item", "mode": "labeled"}
+    result = compare(["SharedBottom", "LR"], seeds=1, config={"eval_args": held_out, "segments": {"item_rows": [1]}})
+    rows = result.summary["rows"]["test"]
+    assert result.summary["test_segments"]["item_rows:0"]["click"]["rows"] == rows > 0
+    assert result.summary["test_segments"]["item_rows:1+"]["click"]["rows"] == 0
+    for label in ("SharedBottom", "LR"):  # every test row is of a new item
+        test = entry(result, label)["test"]
+        assert test["auc/item_rows:0/click"]["mean"] == test["auc/click"]["mean"]
+    tested = entry(result, "LR")["differences"]
+    assert tested["auc/item_rows:0/click"] == tested["auc/click"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("pages")
 def test_what_cannot_run_and_what_diverges_is_told_in_its_line_and_the_rest_goes_on(compare):
