@@ -16,7 +16,7 @@ from recbole_msr.files.json import read_json
 
 DOCUMENT, VOCABULARY, GRAPH, PROGRAM = "export.json", "vocabulary.json", "model.onnx", "model.pt2"
 """The files of an exported model, GRAPH or PROGRAM. Beside GRAPH stands a file of weights where these are large."""
-_BLOCK = 1024
+_BLOCK = 512
 """Rows of a call of onnxruntime: what an operation leaves for the next one stays in the processor's cache."""
 
 
