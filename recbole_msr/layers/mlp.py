@@ -56,6 +56,8 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
 
+_FEW = 16
+"""Outputs of several MLPs that are computed as one product of what all of them hide, most of whose weights are 0."""
 _Layers = tuple[list[Tensor], list[Tensor]]
 """W (E, H, D) and b (E, H) of every layer of E MLPs."""
 
@@ -223,16 +225,25 @@ class MLPBank(nn.Module):
         return self._by_autograd(x.unsqueeze(0) if x.dim() == 2 else x, reads, self.layers())
 
     def some(self, x: Tensor, which: range) -> Tensor:
-        """Return the outputs (S, B, H) of S of the MLPs at one input (B, D), as in evaluation; there are no norms."""
-        outputs = []
-        for e in which:
-            h = x
-            for depth, (weight, bias) in enumerate(zip(*self.layers(), strict=True)):
-                h = F.linear(h, weight[e], bias[e])
-                if depth < self.n_hidden:
-                    h = self.activation(h)
-            outputs.append(h)
-        return torch.stack(outputs)
+        """Return the outputs (B, S * H) of S of the MLPs at one input (B, D), as in evaluation; there are no norms.
+
+        What the MLPs have side by side is one product of matrices: their first layers, which read the same rows, and
+        a last one of few outputs, which reads what they have made of them.
+        """
+        part, h = slice(which.start, which.stop, which.step), [x]
+        for depth, (weight, bias) in enumerate(zip(*self.layers(), strict=True)):
+            weight, bias = weight[part], bias[part]
+            n, size, _ = weight.shape
+            if depth == 0:
+                h = [F.linear(x, weight.flatten(0, 1), bias.flatten())]
+            elif n * size <= _FEW:
+                h = [F.linear(torch.cat(h, dim=1), torch.block_diag(*weight), bias.flatten())]
+            else:
+                h = [*h[0].split(weight.shape[2], dim=1)] if len(h) == 1 else h
+                h = [F.linear(own, weight[e], bias[e]) for e, own in enumerate(h)]
+            if depth < self.n_hidden:
+                h = [self.activation(own) for own in h]
+        return torch.cat(h, dim=1)
 
     def _one_by_one(self, x: Tensor, reads: Sequence[int] | None = None, layers: _Layers | None = None) -> Tensor:
         layers = layers or self.layers()

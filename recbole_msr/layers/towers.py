@@ -79,9 +79,7 @@ class Towers(nn.Module):
 
     def _of_scenario(self, z: Tensor, m: int) -> Tensor:
         """Return the logits (B, T) of scenario m's towers at z (B, H)."""
-        groups = self.groups
-        y = self.bank.some(z, range(m, groups.count, groups.n_scenarios))
-        return y.squeeze(0) if groups.per == "scenario" else y.squeeze(-1).t()
+        return self.bank.some(z, range(m, self.groups.count, self.groups.n_scenarios))
 
     def every_scenario(self, z: Tensor) -> Tensor:
         """Return the logits of each row in each scenario (M, B, T).

@@ -40,6 +40,15 @@ def test_a_bank_is_that_many_separate_mlps(hidden, output, batch_norm, own_input
         torch.testing.assert_close(outputs[index], mlp_of(bank, index)(x[index] if own_input else x))
 
 
+@pytest.mark.parametrize(("hidden", "output"), [*SHAPES, ([8, 6], 1), ([], 20), ([8], 20)])
+def test_some_of_a_bank_stand_side_by_side(hidden, output):
+    bank, x = MLPBank(5, 4, hidden, output_size=output).eval(), torch.randn(7, 4)
+    for bias in bank.biases:
+        torch.nn.init.normal_(bias)
+    expected = torch.cat([mlp_of(bank, index)(x) for index in (1, 3)], dim=1)
+    torch.testing.assert_close(bank.some(x, range(1, 5, 2)), expected)
+
+
 @pytest.mark.parametrize("own_input", [False, True])
 def test_both_ways_of_computing_a_bank_give_the_same_values_and_gradients(own_input):
     bank = MLPBank(3, 5, [8, 4], output_size=2)
