@@ -30,6 +30,8 @@ _FEATURE_SOURCES = [
     FeatureSource.ITEM_ID,
 ]
 
+EXPORTED_MEANS = ".mean"
+"""Ends the name of the mean vectors of a token_seq field, which an export may give beside its ids."""
 INITIAL_STD = 0.01
 """Standard deviation of a fresh embedding's entries.
 
@@ -324,8 +326,11 @@ class FeatureEmbedding(nn.Module):
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
         parts = self._of_tokens(interaction)
-        for field, table in zip(self.token_seq_fields, self.seq_tables, strict=True):
-            parts.append(_mean_of_bag(table, self._read_as(field, interaction[field])))
+        for field in self.token_seq_fields:
+            is_made = is_exported() and field + EXPORTED_MEANS in interaction
+            parts.append(
+                interaction[field + EXPORTED_MEANS] if is_made else self.mean_vectors(field, interaction[field])
+            )
         # RecBole hands a numerical feature over as (value, bucket).
         numbers = {field: interaction[field] for field in self.float_fields}
         if self.numerical_as == "embedding":
@@ -363,12 +368,15 @@ class FeatureEmbedding(nn.Module):
     def look_up(self, field: str, ids: Tensor) -> Tensor:
         """Return the vectors (..., K) of ids of a token field (...), or of a token_seq field (..., S)."""
         if field in self.token_seq_fields:
-            ids, bag = self._read_as(field, ids), self.seq_tables[self.token_seq_fields.index(field)]
-            vectors = _mean_of_bag(bag, ids.reshape(-1, ids.shape[-1]))
+            vectors = self.mean_vectors(field, ids.reshape(-1, ids.shape[-1]))
             return vectors.view(*ids.shape[:-1], vectors.shape[-1])
         ids, number = self._row_to_read(field, ids), self.token_fields.index(field)
         found: Tensor = self.table(ids + self.offsets[number]) if self.tables is None else self.tables[number](ids)
         return found
+
+    def mean_vectors(self, field: str, ids: Tensor) -> Tensor:
+        """Return the mean vectors (B, K) of ids of a token_seq field (B, S), unknown ones left out."""
+        return _mean_of_bag(self.seq_tables[self.token_seq_fields.index(field)], self._read_as(field, ids))
 
     def _of_tokens(self, interaction: Any) -> list[Tensor]:
         """Return the embeddings of the token fields, one after the other in one tensor or in several."""
@@ -428,9 +436,10 @@ def _mean_of_bag(bag: nn.Module, ids: Tensor) -> Tensor:
     if isinstance(bag, nn.EmbeddingBag) and not is_exported():
         mean: Tensor = bag(ids)
         return mean
-    there = (ids != 0).unsqueeze(2).float()  # ONNX has no bags
+    there = (ids != 0).float()  # ONNX has no bags, and is quicker at a product of matrices than at sums over positions
+    weights = there / there.sum(dim=1, keepdim=True).clamp(min=1)
     vectors: Tensor = F.embedding(ids, bag.weight) if isinstance(bag, nn.EmbeddingBag) else bag(ids)
-    return (vectors * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
+    return torch.bmm(weights.unsqueeze(1), vectors).squeeze(1)
 
 
 def embedding_widths(vocabularies: Mapping[str, int], size: int, exponent: float) -> dict[str, int]:

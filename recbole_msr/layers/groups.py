@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from recbole_msr.layers.scenario_axes import ScenarioAxis
-from recbole_msr.layers.tracing import is_exported
+from recbole_msr.layers.tracing import is_exported, replace_rows
 
 PER = ("scenario", "task", "scenario_task")
 """What experts, gates or towers may be kept apart for."""
@@ -105,11 +106,11 @@ def _by_group_in_graph(x: Tensor, group: Tensor, n_groups: int, layer: Callable[
     if n_groups > _GROUPS_IN_GRAPH:
         every = torch.stack([layer(x, number) for number in range(n_groups)])
         return Groups("scenario", n_groups, 1).pick(every, group).squeeze(0)
-    outputs: Tensor | None = None
+    outputs = x.new_zeros(x.shape[0], layer(x, 0).shape[1])
     for number in range(n_groups):
-        rows = (group == number).nonzero().squeeze(1)
-        own = layer(x.index_select(0, torch.cat([rows, rows.new_zeros(1)])), number)  # onnxruntime dies of no row
-        outputs = x.new_zeros(x.shape[0], own.shape[1]) if outputs is None else outputs
-        outputs = outputs.index_put((rows,), own[:-1])
-    assert outputs is not None
+        outputs = replace_rows(outputs, group == number, partial(_of_rows, layer, x, number))
     return outputs
+
+
+def _of_rows(layer: Callable[[Tensor, int], Tensor], x: Tensor, number: int, rows: Tensor) -> Tensor:
+    return layer(x.index_select(0, rows), number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,3 +18,18 @@ def is_exported() -> bool:
 def count_below(x: Tensor, ascending: Tensor) -> Tensor:
     """Return how many of some numbers (K,) are below each x (B,), as `torch.searchsorted`, in operations of ONNX."""
     return (ascending < x.unsqueeze(1)).sum(dim=1)
+
+
+def replace_rows(y: Tensor, where: Tensor, made: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return y (B, ...) with other values in some of its rows, in operations that an export records.
+
+    `runs/export/branches.py` makes a branch of it that is left out where there is no such row.
+
+    Args:
+        y: the values.
+        where: whether a row has others (B,).
+        made: from the numbers of rows (R,) to their values (R, ...).
+    """
+    rows = where.nonzero().squeeze(1)
+    some = torch.cat([rows, rows.new_zeros(1)])  # and one more: onnxruntime dies of none
+    return y.index_put((rows,), made(some)[:-1])

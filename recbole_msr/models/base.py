@@ -19,7 +19,7 @@ from recbole_msr.evaluation.layout import CLASS_TYPES, Layout
 from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.layers.task_chain import chain_losses, chain_probability, task_chains
-from recbole_msr.layers.tracing import is_exported
+from recbole_msr.layers.tracing import is_exported, replace_rows
 from recbole_msr.models.knowledge import input_features
 from recbole_msr.models.measures import Measure
 from recbole_msr.options import Options
@@ -223,9 +223,7 @@ class MultiScenarioRecommender(ContextRecommender):
         unknown = scenario < 0
         if is_exported():  # a graph does not choose whether: it does so for those rows, which may be none
             y = self.predictions(self.logits(x, scenario.clamp(min=0)))
-            rows = unknown.nonzero().squeeze(1)
-            some = torch.cat([rows, rows.new_zeros(1)])  # and one more: onnxruntime dies of none
-            return y.index_put((rows,), self._mean_predictions(x.index_select(0, some))[:-1])
+            return replace_rows(y, unknown, lambda rows: self._mean_predictions(x.index_select(0, rows)))
         n_unknown = int(unknown.sum())
         if n_unknown and n_unknown == len(x):
             return self._mean_predictions(x)

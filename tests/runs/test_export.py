@@ -156,6 +156,19 @@ def test_raw_rows_are_scored_and_counted_as_by_the_run(exported):
         scorer.score_batch(_batch(rows), "rows", 8192, RowCounts())
 
 
+def test_a_graph_leaves_out_what_no_row_needs(exported):
+    """Unknown scenarios, towers of other scenarios, sequences that are given: each in a branch of its own."""
+    graph = onnx.load(exported[1] / "model.onnx").graph
+    outside = [node.op_type for node in graph.node]
+    assert outside.count("If") == 1 + 3 + 1
+    assert "ScatterND" not in outside
+    branches = [part.g for node in graph.node if node.op_type == "If" for part in node.attribute]
+    inside = [[node.op_type for node in branch.node] for branch in branches]
+    assert sorted(operations.count("ScatterND") for operations in inside) == [0] * 5 + [1] * 5
+    for operations in inside:
+        assert ("ScatterND" in operations) == ("NonZero" in operations)
+
+
 def test_an_export_is_served_for_its_own_run_alone(exported, data_path, tmp_path):
     testclient = pytest.importorskip("fastapi.testclient")
     pytest.importorskip("orjson")

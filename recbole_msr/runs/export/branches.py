@@ -23,14 +23,24 @@ def branch_unknown_rows(model: Any) -> None:
     """
     graph = model.graph
     scatters = [node for node in graph if node.op_type == "ScatterND" and _nonzero(node) is not None]
-    kept = _ancestors(graph.outputs, {node: node.inputs[:1] for node in scatters})
-    # One that serves another's rows alone goes into the branch of that one, as it is.
-    needs = {node: _ancestors(node.inputs[1:]) - kept for node in scatters if node in kept}
-    shared = Counter(node for nodes in needs.values() for node in nodes)
+    only = {node: node.inputs[:1] for node in scatters}
+    kept = _ancestors(graph.outputs, only)
+    while True:
+        # One that serves another's rows alone goes into the branch of that one, as it is.
+        outer = {node: inputs for node, inputs in only.items() if node in kept}
+        needs = {node: _ancestors(node.inputs[1:], outer) - kept for node in outer}
+        counts = Counter(node for nodes in needs.values() for node in nodes)
+        shared = {node for node, count in counts.items() if count > 1}
+        if not shared:
+            break
+        read_by_others = [
+            value for node in shared for value in node.outputs if any(use.node not in shared for use in value.uses())
+        ]
+        kept |= _ancestors(read_by_others, only)
     for scatter, nodes in needs.items():
         found: Any = _nonzero(scatter)
-        outside = {node for node in nodes if shared[node] > 1} | _ancestors(found.inputs)
-        _move(graph, scatter, found.inputs[0], [node for node in graph if node in nodes - outside])
+        inside = nodes - _ancestors(found.inputs)
+        _move(graph, scatter, found.inputs[0], [node for node in graph if node in inside])
 
 
 def _move(graph: Any, scatter: Any, condition: Any, nodes: list[Any]) -> None:

@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.evaluation.calibration import EPSILON, Calibration, Temperature
-from recbole_msr.layers.embedding import FeatureEmbedding
-from recbole_msr.layers.tracing import count_below
+from recbole_msr.layers.embedding import EXPORTED_MEANS, FeatureEmbedding
+from recbole_msr.layers.tracing import count_below, is_exported, replace_rows
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import KnowledgeVectors
 from recbole_msr.runs.export.embeddings import make_tables_small
 from recbole_msr.runs.export.fields import Field
 from recbole_msr.schema import SCENARIO_FIELD
+
+_MOST_MEANS = 1 << 24
+"""Numbers of the mean vectors of a field's sequences that a graph keeps at most."""
 
 
 class ExportGraph(nn.Module):
@@ -56,6 +59,9 @@ class ExportGraph(nn.Module):
         self.keys = {dataset.uid_field, dataset.iid_field}
         for place, field in enumerate(self.fields):
             self.register_buffer(f"table_{place}", field.table)
+            means = self._stored_means(field) if embeddings == "float32" else None
+            if means is not None:
+                self.register_buffer(f"means_{place}", means)
         self.calibration = None if calibration is None else Calibrator(calibration)
         self.layout = self.model.predicted
 
@@ -69,12 +75,41 @@ class ExportGraph(nn.Module):
                 table = getattr(self, f"table_{place}")
                 stored = None if table is None else table.index_select(0, known[str(field.key)])
                 row[field.name] = _encode(field, given.get(field.name), stored)
+                means = getattr(self, f"means_{place}", None)
+                if means is not None and is_exported():
+                    found = means.index_select(0, known[str(field.key)])
+                    row[field.name + EXPORTED_MEANS] = self._means(field.name, given[field.name], found)
         if SCENARIO_FIELD not in row:
             row[SCENARIO_FIELD] = torch.ones_like(values[0])
         scores = self.model.predict_tasks(row).float()
         if self.calibration is not None:
             scores = self.calibration(scores, row[SCENARIO_FIELD])
         return self._with_expected(scores)
+
+    @torch.no_grad()
+    def _stored_means(self, field: Field) -> Tensor | None:
+        """Return the mean vectors (ids, K) of the sequences of all users or items, of which requests seldom give other.
+
+        None where there are none, or where they would make the graph much larger.
+        """
+        if field.kind != "token_seq" or field.table is None:
+            return None
+        features = [module for module in self.model.modules() if isinstance(module, FeatureEmbedding)]
+        if len(features) > 1:
+            return None
+        width = next(part.width for part in self.model.features.columns if part.name == field.name)
+        if len(field.table) * width > _MOST_MEANS:
+            return None
+        return torch.cat([self.model.features.mean_vectors(field.name, ids) for ids in field.table.split(8192)])
+
+    def _means(self, field: str, given: Tensor, stored: Tensor) -> Tensor:
+        """Return the mean vectors (B, K) of given ids (B, S), and the stored ones of rows that give none."""
+
+        def of_given(rows: Tensor) -> Tensor:
+            made: Tensor = self.model.features.mean_vectors(field, given.index_select(0, rows).clamp(min=0))
+            return made
+
+        return replace_rows(stored, given[:, 0] >= 0, of_given)
 
     def _with_expected(self, scores: Tensor) -> Tensor:
         """Add the expected values of ordered classes, each behind the probabilities of its task's classes."""
