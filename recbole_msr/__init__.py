@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_msr import plugin
 from recbole_msr.errors import InputError
+from recbole_msr.memory import no_collections
 from recbole_msr.registry import register
 from recbole_msr.schema import Schema
 from recbole_msr.version import __version__
@@ -63,7 +64,8 @@ plugin.activate()
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+        with no_collections():
+            value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
         return value
     raise AttributeError(f"module 'recbole_msr' has no attribute {name!r}")
 

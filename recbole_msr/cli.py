@@ -454,10 +454,11 @@ def _export(parsed: argparse.Namespace) -> int:
 
 
 def _explain(parsed: argparse.Namespace) -> int:
-    from recbole_msr.report.run.agreement_page import write_agreement
-    from recbole_msr.report.run.ensemble_page import write_ensemble_importance
-    from recbole_msr.report.run.explain_page import write_explanation
-    from recbole_msr.runs.ensemble import is_ensemble
+    with importing():
+        from recbole_msr.report.run.agreement_page import write_agreement
+        from recbole_msr.report.run.ensemble_page import write_ensemble_importance
+        from recbole_msr.report.run.explain_page import write_explanation
+        from recbole_msr.runs.ensemble import is_ensemble
 
     importance = _importance_options(parsed)
     if parsed.runs is not None:
@@ -518,7 +519,8 @@ def _models(parsed: argparse.Namespace) -> int:
 
 
 def _prompts(parsed: argparse.Namespace) -> int:
-    from recbole_msr.runs.knowledge_commands import show_prompts
+    with importing():
+        from recbole_msr.runs.knowledge_commands import show_prompts
 
     settings = _settings(parsed) | {"template": parsed.template, "levels": parsed.levels}
     for line in show_prompts(parsed.dataset, _files(parsed), settings, parsed.n):
@@ -527,7 +529,8 @@ def _prompts(parsed: argparse.Namespace) -> int:
 
 
 def _embed(parsed: argparse.Namespace) -> int:
-    from recbole_msr.runs.knowledge_commands import embed
+    with importing():
+        from recbole_msr.runs.knowledge_commands import embed
 
     settings = _settings(parsed) | {"template": parsed.template, "encoder": parsed.encoder, "name": parsed.name}
     for line in embed(parsed.dataset, _files(parsed), settings, parsed.replace):

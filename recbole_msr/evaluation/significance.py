@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from recbole_msr.evaluation.class_formulas import expected_values
 from recbole_msr.evaluation.formulas import ranks
@@ -300,7 +299,7 @@ def with_further_error(difference: Difference, error: float, degrees: float) -> 
         variances.append(difference.row_error**2 + (difference.seed_error or 0.0) ** 2)
         degrees_of.append(difference.degrees)
     whole, freedom = sum(variances) ** 0.5, _satterthwaite(variances, degrees_of)
-    reach, mean = float(stdtrit(freedom, 0.975)) * whole, difference.mean
+    reach, mean = _t_quantile(freedom) * whole, difference.mean
     return replace(difference, low=mean - reach, high=mean + reach, degrees=freedom, p=_p_value(mean, whole, freedom))
 
 
@@ -502,7 +501,7 @@ def _difference(per_seed: np.ndarray, row_variance: float, row_degrees: float) -
         p_seeds = None if seed_error == 0 and abs(mean) > _ZERO else _p_value(mean, seed_error, seeds - 1)
     error = sum(variances) ** 0.5
     both = _satterthwaite(variances, degrees) if error else None
-    reach = 0.0 if both is None else float(stdtrit(both, 0.975)) * error
+    reach = 0.0 if both is None else _t_quantile(both) * error
     return Difference(
         mean=mean,
         low=mean - reach,
@@ -519,4 +518,15 @@ def _difference(per_seed: np.ndarray, row_variance: float, row_degrees: float) -
 
 def _p_value(mean: float, error: float, degrees: float) -> float:
     """Return the two-sided p value of a t test; 1 without an error, which only a difference of 0 has."""
-    return 1.0 if error == 0 else float(2 * stdtr(degrees, -abs(mean) / error))
+    if error == 0:
+        return 1.0
+    from scipy.special import stdtr  # slow to import, and a process that trains does without it
+
+    return float(2 * stdtr(degrees, -abs(mean) / error))
+
+
+def _t_quantile(degrees: float) -> float:
+    """Return the quantile 0.975 of Student's t distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))

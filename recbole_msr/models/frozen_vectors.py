@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
 FITTED_ROWS = 20_000
@@ -148,6 +147,8 @@ def principal_axes(vectors: FrozenVectors, size: int | None = None) -> tuple[np.
 def _eigenvectors(gram: np.ndarray, size: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues and eigenvectors of a symmetric matrix; of a large one with few wanted, the `size` largest alone."""
     if size is not None and len(gram) > max(_DENSE, 8 * size):
+        from scipy.sparse.linalg import eigsh  # slow to import, and only needed here
+
         # From a fixed vector: always to the same result. Not of ones: with fewer vectors than numbers in each, those of
         # mean 0 have a product that maps ones to 0, and the start would be rounding errors.
         start = np.cos(np.arange(len(gram)))

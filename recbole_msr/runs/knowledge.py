@@ -9,7 +9,6 @@ from typing import Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.prompts.store import knowledge_folder
-from recbole_msr.runs.knowledge_commands import embed
 from recbole_msr.threads import process_rank
 
 logger = logging.getLogger(__name__)
@@ -43,6 +42,8 @@ def built_knowledge(model: str, dataset: str, settings: Mapping[str, Any]) -> st
         while not (knowledge_folder(settings.get("knowledge_dir")) / name).is_dir():
             time.sleep(0.5)
         return name
+    from recbole_msr.runs.knowledge_commands import embed  # with Jinja: runs without knowledge to build need neither
+
     for line in embed(dataset, [], {**data, "model": model, "encoder": encoder, "template": template, "name": name}):
         logger.info("%s", line)
     return name
