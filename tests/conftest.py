@@ -7,18 +7,22 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import deque
 from contextlib import suppress
 
 # The tests run in several processes, and start more: with PyTorch's default number of threads they would slow each
 # other down ten times and more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pandas as pd
 import pytest
-import torch
 
 import recbole_msr  # before RecBole: makes it importable
 from recbole_msr import registry
+from recbole_msr.memory import no_collections
+
+with no_collections():
+    import pandas as pd
+    import torch
 
 SETTINGS = {
     "load_col": {
@@ -52,9 +56,16 @@ def _atomic(path, header, rows):
     path.write_text("\n".join("\t".join(map(str, row)) for row in [header, *rows]) + "\n", encoding="utf-8")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Look for no garbage while the tests are imported: there is none."""
+    with no_collections():
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
-    """Mark the tests in a browser, and run slow tests first: no process is left alone with one at the end."""
+    """Mark the tests in a browser, and order the tests."""
     if not config.getoption("--all-models"):
         left = [item for item in items if item.get_closest_marker("more_models")]
         items[:] = [item for item in items if not item.get_closest_marker("more_models")]
@@ -62,7 +73,42 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "browser" in item.fixturenames:
             item.add_marker("browser")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items[:] = _slow_ones_first(items, getattr(config, "workerinput", {"workercount": 1})["workercount"])
+
+
+def _slow_ones_first(items, processes):
+    """Order tests so that each process begins with its share of the slow ones: none is left alone with one at the end.
+
+    `worksteal` begins with as many tests for each process, the first process with those at the front; later it moves
+    tests from the back of one's to another. A file with slow tests stays whole, as they share what they make. But those
+    that start commands, each of several processes, are together: two of them at once would take turns on few cores.
+    """
+
+    def is_slow(item):
+        return item.get_closest_marker("slow") is not None
+
+    def starts_commands(item):
+        return is_slow(item) and "start" in item.fixturenames
+
+    def weight(group):
+        return sum(60 if starts_commands(item) else 10 if is_slow(item) else 1 for item in group)
+
+    files = {item.path for item in items if is_slow(item)}
+    slow, quick = {}, deque()
+    for item in items:
+        if item.path in files:
+            slow.setdefault("commands" if starts_commands(item) else item.path, []).append(item)
+        else:
+            quick.append(item)
+    shares = [[] for _ in range(processes)]
+    for group in sorted(slow.values(), key=weight, reverse=True):
+        min(shares, key=weight).extend(group)
+    ordered, left = [], len(items)
+    for index, share in enumerate(shares):
+        size = left // (processes - index)
+        left -= size
+        ordered += share + [quick.popleft() for _ in range(min(len(quick), size - len(share)))]
+    return ordered + list(quick)
 
 
 @pytest.fixture(autouse=True)
