@@ -341,6 +341,7 @@ def test_two_workers_of_a_search_have_one_thread_each(tiny_data, tmp_path):
                 "SharedBottom", "tiny", 3, config={config | {"data_path": str(tiny_data)}!r},
                 space={{"model": "SharedBottom", "search": {{"bottom_hidden_sizes": [[4], [8], [16]]}}}},
                 output={str(tmp_path / "out")!r}, workers=2, final_seeds=1, wandb="disabled", progress=False,
+                first="off", ensemble="off",
             )
             trials = [trial for trial in found.study.trials if trial.state.name == "COMPLETE"]
             print([trial.user_attrs["threads"] for trial in trials], found.best_config["threads"])

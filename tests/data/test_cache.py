@@ -341,10 +341,10 @@ print(json.dumps({"loaded": len(loaded), "mapped": mapped and bool(mapped), "row
 def test_of_processes_that_start_together_one_makes_the_entry_and_all_map_it(tiny_data):
     given = json.dumps(SETTINGS | {"data_path": str(tiny_data), "cache_dir": str(tiny_data / "cache")})
     started = [
-        subprocess.Popen([sys.executable, "-c", _PROCESS, given], stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", _PROCESS, given], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     found = [json.loads(process.communicate(timeout=240)[0].splitlines()[-1]) for process in started]
-    assert sorted(one["loaded"] for one in found) == [0, 0, 1]
+    assert sorted(one["loaded"] for one in found) == [0, 1]
     assert {one["rows"] for one in found} == {480}
     assert len(_entries(tiny_data)) == 1
     if sys.platform == "linux":

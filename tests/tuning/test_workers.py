@@ -132,11 +132,16 @@ def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, st
 
 @pytest.mark.slow
 def test_a_killed_worker_and_its_trial_are_started_again_and_interrupting_gives_the_trials_back(
-    command, start, tmp_path
+    command, start, tmp_path, monkeypatch, capsys
 ):
+    """Before, a second command in the same folder is refused."""
     folder = tmp_path / "searches" / "SharedBottom-tiny"
     process = start(command)
     wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    monkeypatch.chdir(tmp_path)
+    assert main(command[3:]) == 2
+    assert "a search is under way in" in capsys.readouterr().err
+    assert process.poll() is None
     running = next(trial for trial in study_of(folder).trials if trial.state.name == "RUNNING")
     victim = int(running.user_attrs["worker"].split("-")[-2])
     assert victim != process.pid
@@ -213,15 +218,3 @@ def test_seeds_of_the_final_test_whose_worker_is_killed_are_trained_alone(comman
     for path in final.glob("*/result.json"):
         together[int(path.parent.name.rsplit("-", 1)[1])] = json.loads(path.read_text()).get("fused")
     assert together == {2021: None, 2022: None, 2023: 2, 2024: 2}
-
-
-@pytest.mark.slow
-def test_a_second_command_in_the_same_folder_is_refused(command, start, tmp_path, monkeypatch, capsys):
-    journal = tmp_path / "searches" / "SharedBottom-tiny" / "study.journal"
-    process = start(command)
-    wait_until(journal.exists, process, "the search did not begin")
-    monkeypatch.chdir(tmp_path)
-    assert main(command[3:]) == 2
-    assert "a search is under way in" in capsys.readouterr().err
-    assert process.poll() is None
-    assert journal.exists()
