@@ -527,7 +527,10 @@ def _pick(browser, name, words):
     Select(browser.find_element(By.CSS_SELECTOR, f".board [name={name}]")).select_by_visible_text(words)
 
 
-def test_a_browser_draws_what_is_shown_and_asks_for_nothing(browser, written):
+def test_a_browser_draws_what_is_shown_and_every_choice_and_asks_for_nothing(browser, written):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
     _, path = written
     _open(browser, path)
     n_figures, n_shown = browser.execute_script(
@@ -539,16 +542,7 @@ def test_a_browser_draws_what_is_shown_and_asks_for_nothing(browser, written):
     assert browser.execute_script(points) == 2
     assert browser.title == "Comparison on tiny"
     assert browser.get_log("browser") == []
-    asked = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !/^(data|blob):/.test(n))"
-    assert browser.execute_script(asked) == []
 
-
-def test_every_choice_shows_its_content_and_draws_it(browser, written):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import Select, WebDriverWait
-
-    _, path = written
-    _open(browser, path)
     for box in browser.find_elements(By.CSS_SELECTOR, ".choice"):
         select = Select(box.find_element(By.TAG_NAME, "select"))
         for number, option in enumerate(select.options):
@@ -561,14 +555,22 @@ def test_every_choice_shows_its_content_and_draws_it(browser, written):
     place = "return [...document.querySelectorAll('.figure')].find(f => f.offsetWidth).clientWidth"
     assert {float(width) for width in browser.execute_script(widths)} == {float(browser.execute_script(place))}
     assert browser.get_log("browser") == []
+    asked = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !/^(data|blob):/.test(n))"
+    assert browser.execute_script(asked) == []
 
 
-def test_the_leaderboard_sorts_by_a_click_and_by_the_keyboard(browser, written):
+def test_the_leaderboard_sorts_filters_and_shows_what_is_asked_for(browser, written):
+    summary, path = written
+    _open(browser, path)
+    _sorts_by_a_click_and_by_the_keyboard(browser, summary)
+    _filters_by_name_kind_and_status(browser, summary)
+    _shows_one_metric_and_the_columns_asked_for(browser, summary)
+
+
+def _sorts_by_a_click_and_by_the_keyboard(browser, summary):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    summary, path = written
-    _open(browser, path)
     macro = {e["label"]: e["test"]["auc/macro"]["mean"] for e in summary["entries"] if e["test"]}
     assert _models(browser) == [*sorted(macro, key=macro.get, reverse=True), "SASRec"]
     buttons = {b.text: b for b in browser.find_elements(By.CSS_SELECTOR, ".board thead button")}
@@ -585,11 +587,9 @@ def test_the_leaderboard_sorts_by_a_click_and_by_the_keyboard(browser, written):
     assert _models(browser) == sorted([*macro, "SASRec"], key=str.lower)
 
 
-def test_the_leaderboard_filters_by_name_kind_and_status(browser, written):
+def _filters_by_name_kind_and_status(browser, summary):
     from selenium.webdriver.common.by import By
 
-    summary, path = written
-    _open(browser, path)
     everyone = {entry["label"] for entry in summary["entries"]}
     said = browser.find_element(By.CSS_SELECTOR, ".board output")
     box = browser.find_element(By.CSS_SELECTOR, ".board [name=name]")
@@ -610,9 +610,7 @@ def test_the_leaderboard_filters_by_name_kind_and_status(browser, written):
         assert set(_models(browser)) == everyone
 
 
-def test_the_leaderboard_shows_one_metric_and_the_columns_asked_for(browser, written):
-    summary, path = written
-    _open(browser, path)
+def _shows_one_metric_and_the_columns_asked_for(browser, summary):
     places = [*TASKS, *(f"{scenario} · {task}" for scenario in SCENARIOS for task in TASKS)]
     for heading in ("AUC", "GAUC", "ECE", "PCOC", "LogLoss"):
         _pick(browser, "metric", heading)
