@@ -90,7 +90,9 @@ def test_the_trial_of_a_lost_worker_goes_on_elsewhere(command, scheduler, dask_w
 
 
 @pytest.mark.slow
-def test_workers_join_later_and_end_with_the_command(command, scheduler, dask_worker, start, tmp_path):
+def test_workers_join_later_end_with_the_command_and_a_lost_scheduler_ends_the_command(
+    command, scheduler, dask_worker, start, tmp_path
+):
     process = start(command)
     folder = tmp_path / "out"
     wait_until((folder / "workers" / "search.json").exists, process, "the search did not begin")
@@ -105,6 +107,16 @@ def test_workers_join_later_and_end_with_the_command(command, scheduler, dask_wo
         time.sleep(0.2)
     assert not os.path.exists(f"/proc/{at_work}"), "its worker's process has ended"
     assert states(study_of(folder).trials)["RUNNING"] == 0, "and has given its trial back"
+
+    ended = states(study_of(folder).trials)["COMPLETE"]
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["COMPLETE"] > ended, process)
+    scheduler.kill()
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert told.strip().splitlines()[-1].startswith("error: the Dask scheduler does not answer any more")
+    assert (folder / "best.yaml").is_file(), "what ended is kept"
+    assert (folder / "summary.json").is_file()
 
 
 @pytest.mark.slow
@@ -147,19 +159,3 @@ def test_a_search_without_the_package_says_what_to_install(search, monkeypatch):
 def test_dask_workers_import_nothing_large():
     code = "import sys, recbole_msr.jobs.dask_worker; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-@pytest.mark.slow
-def test_a_scheduler_that_is_lost_ends_the_command_and_what_ended_is_kept(
-    command, scheduler, dask_worker, start, tmp_path
-):
-    dask_worker()
-    process = start(command)
-    folder = tmp_path / "out"
-    wait_for(folder, None, lambda trials: states(trials)["COMPLETE"] >= 1, process)
-    scheduler.kill()
-    _, told = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert told.strip().splitlines()[-1].startswith("error: the Dask scheduler does not answer any more")
-    assert (folder / "best.yaml").is_file()
-    assert (folder / "summary.json").is_file()

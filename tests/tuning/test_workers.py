@@ -97,51 +97,22 @@ def check_whole(study, folder, storage=None, count=TRIALS):
     return lost
 
 
-def kill_twice_and_finish(command, start, folder, storage=None):
-    """SIGKILL to all processes of the search while trials are under way, two times; then let it end."""
-    for least in (1, 3):
-        process = start(command)
-
-        def under_way(trials, least=least):
-            found = states(trials)
-            return found["COMPLETE"] >= least and found["RUNNING"] >= 1
-
-        wait_for(folder, storage, under_way, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    process = start(command)
-    _, told = process.communicate(timeout=900)
-    assert process.returncode == 0, told
-    return check_whole(study_of(folder, storage), folder, storage)
-
-
 @pytest.mark.slow
-def test_a_search_that_is_killed_twice_goes_on_to_exactly_its_trials(command, start, tmp_path):
-    folder = tmp_path / "searches" / "SharedBottom-tiny"
-    lost = kill_twice_and_finish([*command, "--wandb=offline"], start, folder)
-    assert lost, "at least one trial was under way when everything was killed"
-    finished = [run for run in runs(folder / "wandb") if run.exit_codes and run.about["job_type"] == "trial"]
-    numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
-    complete = [trial for trial in study_of(folder).trials if trial.state.name == "COMPLETE"]
-    assert all(numbers[str(trial.number)] == 1 for trial in complete), "one finished W&B run a trial"
-    again = recbole_msr.run(
-        config_files=[folder / "best.yaml"], config={"output_dir": str(tmp_path / "again"), "show_progress": False}
-    )
-    assert again.summary["best_valid_score"] == study_of(folder).best_value
-
-
-@pytest.mark.slow
-def test_a_killed_worker_and_its_trial_are_started_again_and_interrupting_gives_the_trials_back(
+def test_a_search_that_is_killed_and_interrupted_goes_on_to_exactly_its_trials(
     command, start, tmp_path, monkeypatch, capsys
 ):
-    """Before, a second command in the same folder is refused."""
-    folder = tmp_path / "searches" / "SharedBottom-tiny"
+    """A killed worker is started again; an interrupt gives the trials back; killed as a whole, it goes on.
+
+    Before all that, a second command in the same folder is refused.
+    """
+    folder, command = tmp_path / "searches" / "SharedBottom-tiny", [*command, "--wandb=offline"]
     process = start(command)
     wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
     monkeypatch.chdir(tmp_path)
     assert main(command[3:]) == 2
     assert "a search is under way in" in capsys.readouterr().err
     assert process.poll() is None
+
     running = next(trial for trial in study_of(folder).trials if trial.state.name == "RUNNING")
     victim = int(running.user_attrs["worker"].split("-")[-2])
     assert victim != process.pid
@@ -156,10 +127,25 @@ def test_a_killed_worker_and_its_trial_are_started_again_and_interrupting_gives_
     trials = study_of(folder).trials
     assert states(trials)["RUNNING"] == 0
     assert any("interrupted" in trial.user_attrs.get("reason", "") for trial in trials)
+
+    process = start(command)
+    wait_for(folder, None, lambda trials: states(trials)["RUNNING"] >= 1, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert states(study_of(folder).trials)["RUNNING"] >= 1, "trials were under way when everything was killed"
     process = start(command)
     _, told = process.communicate(timeout=900)
     assert process.returncode == 0, told
     check_whole(study_of(folder), folder)
+
+    finished = [run for run in runs(folder / "wandb") if run.exit_codes and run.about["job_type"] == "trial"]
+    numbers = Counter(run.about["display_name"].rsplit("-", 1)[1] for run in finished)
+    complete = [trial for trial in study_of(folder).trials if trial.state.name == "COMPLETE"]
+    assert all(numbers[str(trial.number)] == 1 for trial in complete), "one finished W&B run a trial"
+    again = recbole_msr.run(
+        config_files=[folder / "best.yaml"], config={"output_dir": str(tmp_path / "again"), "show_progress": False}
+    )
+    assert again.summary["best_valid_score"] == study_of(folder).best_value
 
 
 @pytest.mark.slow
