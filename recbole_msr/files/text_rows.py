@@ -11,11 +11,12 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -39,10 +40,12 @@ class Batch(NamedTuple):
     Attributes:
         columns: the rows.
         place: tells where row i of them stands in the file: "line 7" or "row 6".
+        texts: columns in which every row has a text, as Python has it, where that is at hand.
     """
 
     columns: pa.RecordBatch
     place: Callable[[int], str]
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)

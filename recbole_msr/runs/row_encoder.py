@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import partial
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ class RawRows:
         source: what an error calls the rows: "the rows", or a file.
         place: tells where row i is, for an error: "row 6", "rows.csv, line 7".
         counts: where rows that lack something are counted.
+        texts: columns in which every row has a text, as Python has it, where that is at hand.
     """
 
     columns: Mapping[str, pa.Array]
@@ -47,6 +49,7 @@ class RawRows:
     source: str
     place: Callable[[int], str]
     counts: RowCounts
+    texts: Mapping[str, Sequence[str]] = dataclass_field(default_factory=dict)
 
 
 class RowEncoder:
@@ -62,6 +65,7 @@ class RowEncoder:
     def __init__(self, config: Any, dataset: ScenarioDataset, features: Any) -> None:
         self._config, self._dataset, self._features = config, dataset, features
         self._vocabularies: dict[str, Vocabulary] = {}
+        self._unseen: dict[str, np.ndarray] = {}
         fields = {*dataset.field2source} - {SCENARIO_FIELD}
         self.keys = (str(dataset.uid_field), str(dataset.iid_field))
         """The fields of users' and items' ids."""
@@ -206,7 +210,11 @@ class RowEncoder:
         return ids
 
     def _token_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
-        ids, empty = self._vocabulary(field).ids_of(field, rows.columns[field])
+        vocabulary = self._vocabulary(field)
+        found = vocabulary.ids_of_texts(rows.texts[field]) if field in rows.texts else None
+        if found is not None:
+            return torch.from_numpy(found), np.zeros(rows.size, dtype=bool)
+        ids, empty = vocabulary.ids_of(field, rows.columns[field])
         return torch.from_numpy(ids), empty
 
     def _sequence_ids(self, field: str, rows: RawRows) -> tuple[Tensor, np.ndarray]:
@@ -220,10 +228,15 @@ class RowEncoder:
 
     def _is_unseen(self, field: str, ids: Tensor) -> np.ndarray:
         """Return which ids (...) the model takes for the unknown one: those of no token, or of no training row."""
-        unseen, features = self._known_ids(field, ids) == 0, self._features
-        if isinstance(features, FeatureEmbedding) and field in (*features.token_fields, *features.token_seq_fields):
-            unseen = unseen | ~features.has_seen(field, ids.to(features.seen.device)).cpu()
-        return unseen.numpy()
+        if field not in self._unseen:
+            own, n_ids = self._dataset.table_rows.get(field), len(self._dataset.field2id_token[field])
+            every = torch.arange(n_ids + (own.size - 1 if own is not None and own.is_hashed else 0))
+            unseen, features = self._known_ids(field, every) == 0, self._features
+            if isinstance(features, FeatureEmbedding) and field in (*features.token_fields, *features.token_seq_fields):
+                unseen = unseen | ~features.has_seen(field, every.to(features.seen.device)).cpu()
+            self._unseen[field] = unseen.numpy()
+        found: np.ndarray = self._unseen[field][ids.numpy()]
+        return found
 
     # Numbers.
 

@@ -100,6 +100,15 @@ class Vocabulary:
         pairs = zip(exact, values, strict=True)
         return np.array([self.find(value) if known is None else known for known, value in pairs], dtype=np.int64)
 
+    def ids_of_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Return `find` of texts (N,); None where one is empty, which is no value."""
+        found = [*map(self._ids.get, texts)]
+        if "" in self._ids or (not all(found) and "" in texts):
+            return None
+        if not all(found):
+            found = [known or self.find(text) for known, text in zip(found, texts, strict=True)]
+        return np.array(found, dtype=np.int64)
+
     def ids_of(self, name: str, column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """Return `find` of every cell of a column.
 

@@ -13,12 +13,13 @@ import orjson
 import pyarrow as pa
 
 from recbole_msr.files.row_files import Batch, row_place
-from recbole_msr.runs.request_rows import RowColumns
+from recbole_msr.runs.request_rows import ColumnTypes, RowColumns
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_counts import PartCounts, RowCounts
 
 _BATCH = 8192
 """Rows of requests that are taken together, unless one has more."""
+_TEXT = ColumnTypes(frozenset({str}))
 _TURNS = 3
 """Turns of the event loop that a request takes from its socket to the queue."""
 
@@ -120,8 +121,9 @@ class ScoreQueue:
         """Return the answers to requests whose rows have the same fields and types of values."""
         rows, counts = RowColumns.join(parts), PartCounts([part.size for part in parts])
         columns = {name: arrow_column(values) for name, values in rows.columns.items()}
+        texts = {name: rows.columns[name] for name, types in rows.types if types == _TEXT}
         try:
-            scores = self._score(Batch(pa.RecordBatch.from_pydict(columns), row_place(0)), counts)
+            scores = self._score(Batch(pa.RecordBatch.from_pydict(columns), row_place(0), texts), counts)
         except Exception as error:
             if len(parts) == 1:
                 return [error]

@@ -126,7 +126,8 @@ class Scorer:
         names = batch.columns.schema.names
         columns = {name: batch.columns.column(name) for name in names if name in self._encoder.columns}
         raw = RawRows(
-            columns, names, batch.columns.num_rows, str(path), lambda i: f"{path}, {batch.place(i)}", counts
+            columns, names, batch.columns.num_rows, str(path), lambda i: f"{path}, {batch.place(i)}", counts,
+            batch.texts,
         )  # fmt: skip
         return self._score(raw, batch_size)
 

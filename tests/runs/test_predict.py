@@ -634,6 +634,12 @@ def test_a_column_gives_the_ids_that_its_values_give_one_by_one(known, buckets):
             assert empty.tolist() == nothing
             expected = [0 if gone else vocabulary.find(value) for value, gone in zip(values, nothing, strict=True)]
             assert found.tolist() == expected, name
+            if name == "text":
+                given = [value for value, gone in zip(values, nothing, strict=True) if not gone]
+                texts = vocabulary.ids_of_texts(given)
+                assert texts is not None
+                assert texts.tolist() == [place for place, gone in zip(expected, nothing, strict=True) if not gone]
+                assert vocabulary.ids_of_texts([*given, ""]) is None  # no value, which a column says
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ class GraphScorer:
         names = batch.columns.schema.names
         columns = {name: batch.columns.column(name) for name in names if name in self._encoders[0].columns}
         raw = RawRows(
-            columns, names, batch.columns.num_rows, str(path), lambda i: f"{path}, {batch.place(i)}", counts
+            columns, names, batch.columns.num_rows, str(path), lambda i: f"{path}, {batch.place(i)}", counts,
+            batch.texts,
         )  # fmt: skip
         if len(self._encoders) == 1:
             return self._model.score(self._encoders[0].inputs(raw))
