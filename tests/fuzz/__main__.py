@@ -20,7 +20,12 @@ from tests.fuzz.families import FAMILIES
 def main() -> int:
     """Run it; exit code 1 if a case is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Malformed input against the commands.")
-    parser.add_argument("--cases", type=int, default=500, help="how many, over all families (default: 500)")
+    parser.add_argument(
+        "--cases",
+        type=int,
+        default=500,
+        help="how many, by turns of the families, beside those that every campaign has (default: 500)",
+    )
     parser.add_argument("--seed", type=int, default=1, help="another seed draws other cases (default: 1)")
     parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="these alone")
     parser.add_argument("--match", metavar="TEXT", help="only those of them that have this text in their description")
@@ -49,14 +54,13 @@ def find(key: str) -> Case:
 
 
 def drawn(families: list[Family], count: int, seed: int) -> Iterator[tuple[str, Case]]:
-    """Cases of all families by turns, after all cases of those that are tried as a whole."""
+    """So many cases of the families by turns, after all cases of those that are tried as a whole."""
     streams = {family.name: family.cases(seed) for family in families}
     left = count
     for family in families:
         if family.all_listed:
             for number, case in itertools.islice(streams[family.name], len(family.listed())):
                 yield f"{family.name}/{seed}/{number}", case
-                left -= 1
     while streams and left > 0:
         for name in list(streams):
             following = next(streams[name], None)
