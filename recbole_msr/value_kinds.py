@@ -279,6 +279,30 @@ def either(*kinds: Kind) -> Kind:
     return Kind(right, take)
 
 
+def narrowed(of: Kind, right: str, is_right: Callable[[Any], bool], *, one_message: bool = False) -> Kind:
+    """Values of a kind of which more must hold.
+
+    Args:
+        of: the kind.
+        right: what would be right.
+        is_right: whether it holds of a value of the kind.
+        one_message: say `right` of every wrong value; by default the kind says by itself what is wrong.
+    """
+
+    def take(value: Any) -> Any:
+        try:
+            parsed = of.take(value)
+        except WrongValueError:
+            if not one_message:
+                raise
+            raise WrongValueError(right, value) from None
+        if not is_right(parsed):
+            raise WrongValueError(right, value)
+        return parsed
+
+    return Kind(right, take)
+
+
 def checked(right: str, is_right: Callable[[Any], bool]) -> Kind:
     """Accept the values for which a function returns True."""
 

@@ -22,6 +22,7 @@ from recbole_msr.jobs.spread import spread
 from recbole_msr.runs.result_file import read_result
 from recbole_msr.schema import is_conditional
 from recbole_msr.tuning.outcome import SUMMARY
+from recbole_msr.tuning.trial_parts import merge_tasks
 from recbole_msr.tuning.trials_table import read_trials
 
 _CALIBRATED = ("logloss", "ece")
@@ -116,25 +117,16 @@ class EntryResults:
         }
 
     def _merge(self, results: Sequence[Mapping[str, Any]], scenarios: Sequence[str]) -> Evaluation:
-        parts = [Evaluation.from_dict(result) for result in results]
-        pooled = {task: cell for part in parts for task, cell in part.pooled.items()}
-        cells = {
-            scenario: {task: part.cells[scenario][task] for part in parts for task in part.cells[scenario]}
-            for scenario in scenarios
-        }
-        segments = {
-            name: {task: cell for part in parts for task, cell in part.segments[name].items()}
-            for name in parts[0].segments
-        }
+        merged = merge_tasks([Evaluation.from_dict(result) for result in results])
         # A model of one task at a time learns binary tasks alone: what it does not predict has no cells.
-        tasks = [task for task in self.settings.tasks if task in pooled]
-        tasks += [task for task in pooled if is_conditional(task)]
+        tasks = [task for task in self.settings.tasks if task in merged.pooled]
+        tasks += [task for task in merged.pooled if is_conditional(task)]
         main = self.settings.main_task
         return Evaluation(
             main if main in tasks else tasks[0],
-            {task: pooled[task] for task in tasks},
-            {scenario: {task: row[task] for task in tasks} for scenario, row in cells.items()},
-            {segment: {task: row[task] for task in tasks} for segment, row in segments.items()},
+            {task: merged.pooled[task] for task in tasks},
+            {scenario: {task: merged.cells[scenario][task] for task in tasks} for scenario in scenarios},
+            {segment: {task: row[task] for task in tasks} for segment, row in merged.segments.items()},
         )
 
     def _finished(self, job: Training) -> dict[str, Any]:

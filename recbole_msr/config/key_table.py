@@ -32,6 +32,7 @@ from recbole_msr.value_kinds import (
     mapping,
     maybe,
     name,
+    narrowed,
     number,
     path,
     record,
@@ -140,19 +141,12 @@ _EXAMPLE = "{split: {RS: [0.8, 0.1, 0.1]}, order: RO, group_by: ~, mode: labeled
 
 
 def _ratios() -> Kind:
-    shares = listing(number(0), of_what="numbers, the shares of train, valid and test", exactly=3)
-    right = "three shares (train, valid, test), numbers of at least 0 such as [0.8, 0.1, 0.1]"
-
-    def take(value: Any) -> Any:
-        try:
-            parsed = shares.take(value)
-        except WrongValueError:
-            raise WrongValueError(right, value) from None
-        if sum(parsed) <= 0:
-            raise WrongValueError(right, value)
-        return parsed
-
-    return Kind(right, take)
+    return narrowed(
+        listing(number(0), of_what="numbers, the shares of train, valid and test", exactly=3),
+        "three shares (train, valid, test), numbers of at least 0 such as [0.8, 0.1, 0.1]",
+        lambda shares: sum(shares) > 0,
+        one_message=True,
+    )
 
 
 def _split() -> Kind:
@@ -163,42 +157,21 @@ def _split() -> Kind:
         LS=choice("valid_and_test", "valid_only", "test_only"),
     )
     right = "one way to split, such as {RS: [0.8, 0.1, 0.1]} or {LS: valid_and_test}"
-
-    def take(value: Any) -> Any:
-        parsed = modes.take(value)
-        if len(parsed) != 1:
-            raise WrongValueError(right, value)
-        return parsed
-
-    return Kind(right, take)
+    return narrowed(modes, right, lambda split: len(split) == 1)
 
 
 def _borders() -> Kind:
-    counts = listing(whole(1), of_what="whole numbers", at_least=1)
-    right = "increasing whole numbers of at least 1, the first of each class after that of 0, such as [1, 6, 21]"
-
-    def take(value: Any) -> Any:
-        try:
-            parsed = counts.take(value)
-        except WrongValueError:
-            raise WrongValueError(right, value) from None
-        if any(after <= before for before, after in pairwise(parsed)):
-            raise WrongValueError(right, value)
-        return parsed
-
-    return Kind(right, take)
+    return narrowed(
+        listing(whole(1), of_what="whole numbers", at_least=1),
+        "increasing whole numbers of at least 1, the first of each class after that of 0, such as [1, 6, 21]",
+        lambda borders: all(before < after for before, after in pairwise(borders)),
+        one_message=True,
+    )
 
 
 def _segments() -> Kind:
     borders = record("{user_rows: [1, 6, 21], item_rows: [1, 6, 21]}", user_rows=_borders(), item_rows=_borders())
-
-    def take(value: Any) -> Any:
-        parsed = borders.take(value)
-        if not parsed:
-            raise WrongValueError(borders.right, value)
-        return parsed
-
-    return Kind(borders.right, take)
+    return narrowed(borders, borders.right, bool)
 
 
 _MODE = re.compile(r"labeled|full|(uni|pop)[1-9]\d*")

@@ -652,7 +652,7 @@ class ScenarioDataset(CountedDataset):
         else:
             self.shuffle()
         if group_by in HELD_OUT:
-            return self._hold_out(self.uid_field if group_by == "cold_user" else self.iid_field, split["RS"])
+            return self._hold_out()
         return self._split_by_scenario(split["RS"])
 
     def _change_feat_format(self) -> None:
@@ -713,10 +713,21 @@ class ScenarioDataset(CountedDataset):
         if is_split and times.min() == times.max():
             raise InputError(f"{what} needs times, but every '{self.time_field}' is {times[0]:.15g}")
 
-    def _hold_out(self, field: str, ratios: Sequence[float]) -> list[Dataset]:
+    def _ratio_ends(self) -> Callable[[int], Sequence[int]]:
+        """Return what says where training and validation end, of so many."""
+        ratios = self.config["eval_args"]["split"]["RS"]
+        return partial(self._calcu_split_ids, ratios=[ratio / sum(ratios) for ratio in ratios])
+
+    def _held_out_field(self) -> str | None:
+        """Return the field of the users or items that are held out; None where rows are split."""
+        group_by = self.config["eval_args"]["group_by"]
+        if group_by not in HELD_OUT:
+            return None
+        return str(self.uid_field if group_by == "cold_user" else self.iid_field)
+
+    def _hold_out(self) -> list[Dataset]:
         """Split the users or items by ratio, drawn at random; each with all of its rows, in their order."""
-        ends = partial(self._calcu_split_ids, ratios=[ratio / sum(ratios) for ratio in ratios])
-        parts = held_out_parts(self.inter_feat[field].numpy(), ends)
+        parts = held_out_parts(self.inter_feat[self._held_out_field()].numpy(), self._ratio_ends())
         self._drop_unused_col()
         return [self.copy(self.inter_feat[np.flatnonzero(parts == number)]) for number in range(len(SPLITS))]
 

@@ -11,7 +11,7 @@ import torch
 LEFT_OUT = {"valid_and_test": (1, 1), "valid_only": (1, 0), "test_only": (0, 1)}
 """RecBole's modes of leaving one out: how many of a group's last rows are for validation and for test."""
 
-HELD_OUT = {"cold_user": "users", "cold_item": "items"}
+HELD_OUT = ("cold_user", "cold_item")
 """The words of `group_by` with which whole users or items are in one split."""
 
 Cuts = Callable[[np.ndarray], np.ndarray]

@@ -73,9 +73,8 @@ class Lists:
                 if len(lists) >= max(min_rows, 1):
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
-            for names, classes in () if segments is None else segments.groups():
-                for number, name in enumerate(names):
-                    self._add(f"{name}/{task}", column, np.flatnonzero(there & (classes == number)), user, pooled=True)
+            for name, members in () if segments is None else segments.members():
+                self._add(f"{name}/{task}", column, np.flatnonzero(there & members), user, pooled=True)
 
     def _add(self, key: str, task: int, lists: np.ndarray, user: np.ndarray, pooled: bool = False) -> None:
         if len(lists):

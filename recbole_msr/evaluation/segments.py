@@ -77,6 +77,12 @@ class Segments:
         """Return the segments of some of the rows: their numbers (n,), or a mask (N,)."""
         return Segments(self.declared, {axis: classes[rows] for axis, classes in self.classes.items()})
 
+    def members(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield the name of each segment of all axes, and which rows are in it (N,)."""
+        for names, classes in self.groups():
+            for number, name in enumerate(names):
+                yield name, classes == number
+
     def groups(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Yield for each axis the names of its segments, and the number of each row's one among them (N,)."""
         for axis, borders in self.declared.items():

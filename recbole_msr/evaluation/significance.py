@@ -134,10 +134,9 @@ class Rows:
                 if key in self.cells and self.cells[key].defined:
                     self.means["macro"].append(key)
                     self.means[f"{task}/macro"].append(key)
-            for names, segment in () if segments is None else segments.groups():
-                for number, name in enumerate(names):
-                    rows = np.flatnonzero(known & (segment == number))
-                    self._add(f"{name}/{task}", task, rows, labels[:, column], user, min_rows, pooled=True)
+            for name, there in () if segments is None else segments.members():
+                rows = np.flatnonzero(known & there)
+                self._add(f"{name}/{task}", task, rows, labels[:, column], user, min_rows, pooled=True)
 
     def _add(
         self,

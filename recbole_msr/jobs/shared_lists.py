@@ -56,8 +56,8 @@ class SharedLists:
 
     def segments(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Count the same of every segment and task."""
-        axes = () if self._segments is None else self._segments.groups()
-        return {name: self._counts(classes == number) for names, classes in axes for number, name in enumerate(names)}
+        members = () if self._segments is None else self._segments.members()
+        return {name: self._counts(there) for name, there in members}
 
     def _counts(self, lists: np.ndarray) -> dict[str, dict[str, Any]]:
         return {

@@ -21,7 +21,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.cells import Evaluation, evaluate_cells
 from recbole_msr.evaluation.layout import Layout
 from recbole_msr.evaluation.metrics import METRICS, find_metric, smaller_is_better
-from recbole_msr.evaluation.segments import Segments, segment_names
+from recbole_msr.evaluation.segments import segment_names
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.jobs.model_cost import LATENCY_ROWS, latency, parameters
@@ -77,14 +77,6 @@ class EnsembleRows:
         """Return the rows of the test split, which nothing before the final test may read."""
         return PackedTable.for_run(self._splits[2], self._config)
 
-    @cached_property
-    def _valid_segments(self) -> Segments | None:
-        return Segments.of_split(self._splits[1], self._config)
-
-    @cached_property
-    def _test_segments(self) -> Segments | None:
-        return Segments.of_split(self._splits[2], self._config)
-
     def shared_test(self, tasks: Sequence[str]) -> SharedRows:
         """Return the test rows on which the ensemble and finished runs are compared, with the tasks in this order."""
         return SharedRows(self._splits[2], int(self._config["min_scenario_rows"] or 1), tasks)
@@ -123,7 +115,7 @@ class EnsembleRows:
             types=split.schema.types,
             classes=split.label_classes,
             weights=split.schema.metric_weights(tasks, lambda field: inter[field].numpy()),
-            segments=self._test_segments if test else self._valid_segments if by_segment else None,
+            segments=(self.test if test else self.valid).segments if by_segment else None,
         )
 
     def value(self, evaluation: Evaluation) -> float | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.data.label_scale import label_scales
 from recbole_msr.data.rows import Packed
 from recbole_msr.data.rows_report import sample_rows
-from recbole_msr.data.split_rows import HELD_OUT, Cuts, held_out_parts, leave_one_out_cuts, ratio_cuts
+from recbole_msr.data.split_rows import Cuts, held_out_parts, leave_one_out_cuts, ratio_cuts
 from recbole_msr.data.streaming.interactions import Interactions, NumberStats
 from recbole_msr.data.streaming.order import part_places, random_order, split_places, time_order
 from recbole_msr.data.streaming.packing import (
@@ -353,22 +353,16 @@ class StreamedDataset(ScenarioDataset):
             return random_order(self._log.kept, folder)
         return time_order(self._log, str(self.time_field), folder)
 
-    def _ends(self) -> Callable[[int], Sequence[int]]:
-        """Return what says where training and validation end, of so many."""
-        shares = self.config["eval_args"]["split"]["RS"]
-        return partial(self._calcu_split_ids, ratios=[share / sum(shares) for share in shares])
-
     def _cuts(self) -> Cuts:
         split = self.config["eval_args"]["split"]
-        return leave_one_out_cuts(split["LS"]) if "LS" in split else ratio_cuts(self._ends())
+        return leave_one_out_cuts(split["LS"]) if "LS" in split else ratio_cuts(self._ratio_ends())
 
     def _held_out(self) -> np.ndarray | None:
         """Draw the part of every row that stays (n,), where whole users or items are held out."""
-        group_by = self.config["eval_args"]["group_by"]
-        if group_by not in HELD_OUT:
+        field = self._held_out_field()
+        if field is None:
             return None
-        field = self.uid_field if group_by == "cold_user" else self.iid_field
-        return held_out_parts(self._of_each_row(partial(self._tokens, field)), self._ends())
+        return held_out_parts(self._of_each_row(partial(self._tokens, field)), self._ratio_ends())
 
     def _groups(self) -> np.ndarray | None:
         """Return the group of every row that stays (n,), which is split by itself; None for all rows in one."""
