@@ -20,6 +20,8 @@ from recbole_msr.training.configure import training_config
 
 logger = logging.getLogger(__name__)
 _LLM4MSR = "LLM4MSR"
+_OF_FEATURES = ("knowledge_feature_size", "knowledge_match")
+"""Keys that are read with `knowledge_features` alone."""
 
 
 def read_entries(models: Models, vary: Mapping[str, Any]) -> list[Entry]:
@@ -86,7 +88,8 @@ def ablate_knowledge(entries: Sequence[Entry], config: Mapping[str, Any], defaul
 
     LLM4MSR is entered as its backbone alone, with each level, both and all, and with the vectors as its backbone's
     features; any other model of this package alone and with the features. Both levels, and the features, are entered
-    again with the two controls. RecBole's models stay as they are.
+    again with the two controls. RecBole's models stay as they are. What is read with the features alone, such as
+    `knowledge_match`, goes to the entries that have them.
 
     Args:
         entries: the entries.
@@ -128,7 +131,15 @@ def _ablated(entry: Entry, config: Mapping[str, Any], default: str) -> list[Entr
         features |= {"knowledge_level": "none"}
     rows["features"] = features
     rows |= _with_controls("features", features)
-    return [Entry(f"{entry.label} {name}", entry.model, {**entry.settings, **keys}) for name, keys in rows.items()]
+    return [_ablation_row(entry, name, keys) for name, keys in rows.items()]
+
+
+def _ablation_row(entry: Entry, name: str, keys: Mapping[str, Any]) -> Entry:
+    settings, left_out = {**entry.settings, **keys}, []
+    if "knowledge_features" not in keys:
+        settings = {key: value for key, value in settings.items() if key not in _OF_FEATURES}
+        left_out = list(_OF_FEATURES)
+    return Entry(f"{entry.label} {name}", entry.model, settings, left_out=left_out)
 
 
 def _with_controls(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -155,13 +166,14 @@ def leave_unread_out(entries: Sequence[Entry], dataset: str, config: Mapping[str
     full_configs = [_full_config(entry, dataset, config) for entry in entries]
     kept, unread = [], []
     for entry, full, left_out in zip(entries, full_configs, _keys_left_out(entries, full_configs, config), strict=True):
-        entry = replace(entry, left_out=sorted(left_out))
+        shared = {key: value for key, value in config.items() if key not in (*entry.left_out, *left_out)}
+        entry = replace(entry, left_out=sorted({*entry.left_out, *left_out}))
         for key, why in sorted(left_out.items()):
             logger.info("%s: %s %s, and is left out for it", entry.label, key, why)
         if full is None:
             kept.append(entry)
             continue
-        shared = {key: value for key, value in config.items() if key not in left_out and key not in entry.settings}
+        shared = {key: value for key, value in shared.items() if key not in entry.settings}
         unread.append(refused_keys(shared, full) | left_out)
         defaults = full.internal_config_dict
         own = {key: plain(defaults[key]) for key in unread[-1] if key in defaults and key not in left_out}

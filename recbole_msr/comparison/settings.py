@@ -44,7 +44,7 @@ class Entry:
         settings: configuration keys of this entry alone.
         tasks: the tasks it is trained for one by one, or [None] for all of them in one training.
         refused: the reason why it cannot be compared; None if it can.
-        left_out: keys of the comparison that this entry's model does not have.
+        left_out: keys of the comparison that are not this entry's: its model does not have them, or does not read them.
     """
 
     label: str

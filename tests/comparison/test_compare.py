@@ -15,7 +15,9 @@ import recbole_msr
 from recbole_msr import InputError
 from recbole_msr.comparison.options import CompareOptions
 from recbole_msr.comparison.resolve import read_compare
+from recbole_msr.config.keys import unread_notes
 from recbole_msr.report.comparison.terminal import print_comparison
+from recbole_msr.training.configure import training_config
 from tests.prompts.small_data import write_items
 from tests.tuning.conftest import CONFIG
 
@@ -320,6 +322,22 @@ def test_the_ablation_enters_none_the_levels_features_and_controls(compare, tiny
     assert {entry.settings["knowledge"] for entry in with_vectors} == {"mine"}
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["all", "an entry's"])
+def test_the_match_goes_to_the_rows_of_the_ablation_with_features(compare, tiny_data, shared):
+    """A run of any other row would warn that the key has no effect."""
+    key = {"knowledge_match": "dot"}
+    config = {**CONFIG, **SMALL, "data_path": str(tiny_data), "knowledge": "mine", **(key if shared else {})}
+    models = {"LLM4MSR": {"backbone": "SharedBottom", **({} if shared else key)}, "HiNet": {} if shared else key}
+    settings, _ = read_compare(CompareOptions(models, "tiny", knowledge_ablation=True, config=config))
+    assert not [entry.refused for entry in settings.entries if entry.refused]
+    given = {entry.label: entry.merge(settings.config).get("knowledge_match") for entry in settings.entries}
+    with_features = [f"{model} {row}" for model in models for row in FEATURES]
+    assert given == {label: "dot" if label in with_features else None for label in given}
+    for entry in settings.entries:
+        notes = unread_notes(training_config(entry.model, "tiny", entry.merge(settings.config)))
+        assert not [note for note in notes if "knowledge_match" in note]
+
+
 @pytest.mark.slow
 def test_every_row_of_the_ablation_is_another_model(compare, tiny_data):
     write_items(tiny_data / "tiny")
@@ -341,6 +359,7 @@ def test_every_row_of_the_ablation_is_another_model(compare, tiny_data):
         (["LLM4MSR"], {"knowledge": "random"}, "knowledge is 'random': name a store"),
         (["LLM4MSR"], {"knowledge_level": "user"}, "sets knowledge_level for each row itself: leave that out"),
         ({"a": {"model": "HiNet", "knowledge_features": ["user"]}}, {}, "sets knowledge_features for each row itself"),
+        (["LLM4MSR"], {"knowledge_match": "dots"}, "knowledge_match must be one of none, dot, product"),
     ],
 )
 def test_an_ablation_that_cannot_be_is_refused(compare, models, config, told):
