@@ -1,7 +1,5 @@
 """What the prompts say, against a calculation with pandas; and that nothing but training rows is said."""
 
-import random
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,7 @@ from recbole_msr.prompts.build import build_prompts
 from recbole_msr.prompts.encoders.random import RandomEncoder
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.template import Template, available
-from tests.prompts.small_data import write_items
+from tests.prompts.small_data import poison, turn_label, write_items
 
 
 def _frame(train):
@@ -127,7 +125,7 @@ def test_items_without_any_text_are_refused(make_train, titled):
 
 @pytest.mark.parametrize("group_by", [None, "user", "scenario", "cold_user", "cold_item"])
 def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, titled, group_by):
-    """Labels and items of all rows outside the training split are replaced, also by items that nobody had seen."""
+    """Labels, times, items and users of all rows outside the training split are replaced, also by unseen items."""
     from recbole.data import create_dataset
 
     given = {"eval_args": {"split": {"RS": [0.7, 0.15, 0.15]}, "order": "RO", "group_by": group_by, "mode": "labeled"}}
@@ -146,25 +144,13 @@ def test_changing_validation_and_test_rows_changes_no_prompt(make_dataset, title
         return config, train, {k: (p.tokens, p.texts) for k, p in texts.items()}
 
     config, train, before = prompts()
-    held_out = {float(t) for split in create_dataset(config).build()[1:] for t in split.inter_feat["timestamp"]}
-    assert len(held_out) == 600 - len(train)
     path = titled / "tiny" / "tiny.inter"
-    draw, lines = random.Random(1), path.read_text().splitlines()
-    for number, line in enumerate(lines[1:], start=1):
-        user, item, rating, time = line.split("\t")
-        if float(time) in held_out:
-            pair = [f"u{draw.randrange(40)}", item] if group_by == "cold_item" else [user, f"i{draw.randrange(30)}"]
-            lines[number] = "\t".join([*pair, str(6 - int(rating)), time])
-    changed = "\n".join([lines[0], *lines[1:]]) + "\n"
-    assert changed != path.read_text()
-    path.write_text(changed)
+    kept = poison(path, create_dataset(config).build()[1:], group_by)
+    assert len(kept) == len(train) < 600
     _, train_again, after = prompts()
-    assert len(train_again) == len(train)
+    pd.testing.assert_frame_equal(_frame(train_again), _frame(train))
     assert after == before
 
     # And the other way round: the test would see it if a training row changed.
-    first = next(i for i, line in enumerate(lines[1:], start=1) if float(line.split("\t")[3]) not in held_out)
-    user, item, rating, time = lines[first].split("\t")
-    lines[first] = "\t".join([user, item, str(6 - int(rating) if rating != "3" else 5), time])
-    path.write_text("\n".join(lines) + "\n")
+    turn_label(path, kept[0])
     assert prompts()[2] != before

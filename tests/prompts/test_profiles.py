@@ -1,9 +1,12 @@
 """Profiles: users and scenarios as means of their items' vectors, of training interactions alone."""
 
-import random
+import itertools
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import recbole_msr
 from recbole_msr.cli import main, run_recbole
@@ -12,7 +15,12 @@ from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource, Knowle
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.profiles import HALF_LIFE, make_profiles
 from recbole_msr.prompts.store import Knowledge
+from tests.prompts.small_data import poison, turn_label
 from tests.prompts.test_knowledge_commands import BINS, TASKS
+
+READ = [("none", "none"), ("pca", "none"), ("whitening", "none"), ("pca", "random"), ("pca", "permuted")]
+"""Reductions and controls."""
+LEVELS = ("scenario", "user", "item")
 
 
 def item_vectors(items, size=5):
@@ -93,7 +101,7 @@ def test_without_times_that_differ_nothing_is_recent(make_train, titled):
 
 @pytest.mark.parametrize("group_by", [None, "user", "cold_user", "cold_item"])
 def test_changing_validation_and_test_rows_changes_no_profile(make_dataset, titled, group_by, tmp_path):
-    """Labels and items of all rows outside the training split are replaced; and the other way round, one inside."""
+    """Labels, times, items and users of all rows outside the training split are replaced; and then one inside."""
     from recbole.data import create_dataset
 
     given = {"eval_args": {"split": {"RS": [0.7, 0.15, 0.15]}, "order": "RO", "group_by": group_by, "mode": "labeled"}}
@@ -109,21 +117,68 @@ def test_changing_validation_and_test_rows_changes_no_profile(make_dataset, titl
         return config, found
 
     config, before = vectors()
-    held_out = {float(t) for split in create_dataset(config).build()[1:] for t in split.inter_feat["timestamp"]}
-    path, draw = titled / "tiny" / "tiny.inter", random.Random(1)
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines[1:], start=1):
-        user, item, rating, time = line.split("\t")
-        if float(time) in held_out:
-            pair = [f"u{draw.randrange(40)}", item] if group_by == "cold_item" else [user, f"i{draw.randrange(30)}"]
-            lines[number] = "\t".join([*pair, str(6 - int(rating)), time])
-    path.write_text("\n".join(lines) + "\n")
+    path = titled / "tiny" / "tiny.inter"
+    kept = poison(path, create_dataset(config).build()[1:], group_by)
     assert vectors()[1] == before
-    first = next(i for i, line in enumerate(lines[1:], start=1) if float(line.split("\t")[3]) not in held_out)
-    user, item, rating, time = lines[first].split("\t")
-    lines[first] = "\t".join([user, item, str(6 - int(rating) if rating != "3" else 5), time])
-    path.write_text("\n".join(lines) + "\n")
+    turn_label(path, kept[0])
     assert vectors()[1] != before
+
+
+@pytest.mark.parametrize("template", ["full", "profile"])
+@pytest.mark.parametrize("group_by", ["cold_user", "cold_item"])
+def test_changing_held_out_users_or_items_changes_nothing_that_a_model_reads(
+    template, group_by, make_dataset, titled, tmp_path
+):
+    """Texts, scale, components and vectors of the stores that are made before and after; the texts of items stay."""
+    from recbole.data import create_dataset
+
+    how = {"split": {"RS": [0.7, 0.15, 0.15]}, "order": "RO", "group_by": group_by, "mode": "labeled"}
+    where = {"knowledge": "k", "knowledge_dir": str(tmp_path / "kn")}
+    command = ["embed", "--dataset=tiny", f"--data_path={titled}", BINS, TASKS, f"--eval_args={how}", "--name=k"]
+    command += [f"--template={template}", "--encoder=random", "--size=6", "--replace", "--show_progress=False"]
+
+    def read():
+        assert main([*command, f"--knowledge_dir={where['knowledge_dir']}"]) == 0
+        config, train = make_dataset(3, "LLM4MSR", eval_args=how, **where, knowledge_unknown_share=0.0)
+        files = [Path(where["knowledge_dir"], "k", f"{level}_texts.parquet") for level in LEVELS]
+        found = {"texts": [pd.read_parquet(file).to_dict("list") for file in files]}
+        for level, (reduction, control) in itertools.product(LEVELS, READ):
+            config["knowledge_control"] = control
+            source = KnowledgeSource(config, train)
+            torch.manual_seed(3)
+            vectors = KnowledgeVectors(source, level, reduction, 4)
+            names, known = source.tokens(level), vectors.known.nonzero().squeeze(1)
+            h = vectors.eval()(known).detach().numpy()
+            fitted = {name: value.numpy() for name, value in vectors.named_buffers() if name not in ("known", "key")}
+            read = {names[i]: row.tobytes() for i, row in zip(known.tolist(), h, strict=True)}
+            found[level, reduction, control] = read, {name: value.tobytes() for name, value in fitted.items()}
+            if level == "user":  # in training, where a profile is made without the row
+                rows = torch.arange(len(train))
+                own = vectors.train()(train.inter_feat["user_id"], rows).detach().numpy()
+                found["training", reduction, control] = own.tobytes()
+        return config, train, found
+
+    config, train, before = read()
+    splits = create_dataset(config).build()
+    side = group_by.removeprefix("cold_")
+    trained, held_out = (
+        {str(of.field2id_token[f"{side}_id"][i]) for of in some for i in of.inter_feat[f"{side}_id"]}
+        for some in (splits[:1], splits[1:])
+    )
+    known = set(before[side, "pca", "none"][0])
+    assert trained <= known
+    assert known.isdisjoint(held_out) if side == "user" else held_out <= known, "an item's text is known beforehand"
+    path = titled / "tiny" / "tiny.inter"
+    kept = poison(path, splits[1:], group_by)
+    assert len(kept) == len(train) < 500
+    after = read()[2]
+    assert after.keys() == before.keys()
+    assert [key for key in after if after[key] != before[key]] == []
+    if template == "profile":
+        turn_label(path, kept[0])
+        changed = read()[2]
+        expected = {"texts", ("user", "pca", "none"), ("training", "none", "none")}
+        assert {key for key in changed if changed[key] != before[key]} >= expected
 
 
 @pytest.fixture
