@@ -19,6 +19,7 @@ from recbole_msr.layers.interaction import Part
 from recbole_msr.models.frozen_vectors import CHUNK, FITTED_ROWS, FrozenVectors, principal_components, standard_scale
 from recbole_msr.models.knowledge_controls import CONTROLS, permuted_rows, random_like, random_vectors
 from recbole_msr.models.leave_one_out import LeaveOneOut, training_rows
+from recbole_msr.models.row_values import RowValues
 from recbole_msr.options import Options
 from recbole_msr.prompts.own_rows import OwnRows, knows_rows, own_rows
 from recbole_msr.prompts.store import Knowledge
@@ -82,6 +83,11 @@ class KnowledgeSource:
         if self._store is None:
             return _hashed(f"random {self._random}")
         return stored_key(self._store, self._parts, self._control, self._random[1])
+
+    @property
+    def n_rows(self) -> int:
+        """The number of training rows; 0 in a restored run."""
+        return len(self._dataset.inter_feat) if self.fits else 0
 
     def is_profile(self, level: str) -> bool:
         """Return whether a level's vectors are profiles, means over training rows: its own ones."""
@@ -335,18 +341,25 @@ class KnowledgeVectors(nn.Module):
             ids: the ids.
             rows: numbers of the training rows that they are read for (B,), see `training_rows`; read in training alone.
         """
+        return torch.where(self.takes_own(ids, rows).unsqueeze(1), self.of_known(ids, rows), self.unknown)
+
+    def takes_own(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Mark the ids (B,) that take their own vector, and not the unknown one; in training a share is drawn anew."""
         is_known = self.known[ids]
         if self.training and self._unknown_share:
             is_known = is_known & (torch.rand(len(ids), device=ids.device) >= self._unknown_share)
-        if not self.training or self._leave_one_out is None:
-            vectors = self._known_vectors(ids)
-        elif rows is None:
-            self._warn_of_own_labels()
-            vectors = self._known_vectors(ids)
-        else:
+        if self.training and self._leave_one_out is not None and rows is not None:
             is_known = is_known & ~self._leave_one_out.is_only(rows)
-            vectors = self._vectors_without(self._leave_one_out, ids, rows)
-        return torch.where(is_known.unsqueeze(1), vectors, self.unknown)
+        return is_known
+
+    def of_known(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return h (B, size) of ids that are known; what it says of others is not to be used."""
+        if not self.training or self._leave_one_out is None:
+            return self._known_vectors(ids)
+        if rows is None:
+            self._warn_of_own_labels()
+            return self._known_vectors(ids)
+        return self._vectors_without(self._leave_one_out, ids, rows)
 
     def _warn_of_own_labels(self) -> None:
         if not self._has_warned:
@@ -361,6 +374,10 @@ class KnowledgeVectors(nn.Module):
         """Return h (B, size) of known ids without their rows."""
         if self._is_pca and self._reduces_at_once() and own.has_reduced(len(self.known), self.size):
             return self._known_vectors(ids) + own.reduced_change(ids, rows, self._frozen, self.components)
+        if self.linear is not None:
+            with torch.autocast(ids.device.type, enabled=False):  # the mean is taken off last, which takes all digits
+                weight, bias = self._scaled_linear(self.linear)
+                return own.projected(ids, rows, self._frozen, weight) + bias
         return self._reduce(own.take_out(self._frozen.gather(ids), rows))
 
     def _known_vectors(self, ids: Tensor) -> Tensor:
@@ -382,6 +399,13 @@ class KnowledgeVectors(nn.Module):
         if self._is_scaled:
             v = (v - self.mean) * self.inverse_deviation
         return v if self.linear is None else self.linear(v)
+
+    def _scaled_linear(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return the matrix (size, H) and the bias (size,) of scale and learned reduction together."""
+        if not self._is_scaled:
+            return linear.weight, torch.zeros((), device=linear.weight.device)
+        weight = linear.weight * self.inverse_deviation
+        return weight, -weight @ self.mean
 
     @torch.no_grad()
     def _reduce_all(self) -> np.ndarray:
@@ -463,12 +487,33 @@ class KnowledgeMatch(nn.Module):
         if how == "product":
             self.width, self.product = size, nn.Linear(self.user.size, size, bias=False)
             nn.init.normal_(self.product.weight, std=INITIAL_STD / self.user.size**0.5)
+        self._of_rows = RowValues(source.n_rows, self.width) if how == "dot" else None
 
     def forward(self, user: Tensor, item: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return m (B, width) of ids (B,) of users and items, and in training of the rows' numbers (B,)."""
-        products = self.user(user, rows).unflatten(1, self._shape) * self.item(item).unsqueeze(1)
+        if not self.training or rows is None or self._of_rows is None or not self._of_rows.has_room or _is_traced():
+            return self._match(self.user(user, rows), self.item(item))
+        takes_user, takes_item = self.user.takes_own(user, rows), self.item.takes_own(item)
+        takes_both = takes_user & takes_item
+
+        def known(places: Tensor) -> tuple[Tensor, Tensor]:
+            return self.user.of_known(user[places], rows[places]), self.item.of_known(item[places])
+
+        match = self._of_rows.of(rows, takes_both, lambda places: self._match(*known(places)))  # never trained
+        others = (~takes_both).nonzero().squeeze(1)
+        u, v = known(others)
+        u = torch.where(takes_user[others].unsqueeze(1), u, self.user.unknown)
+        v = torch.where(takes_item[others].unsqueeze(1), v, self.item.unknown)
+        return match.index_copy(0, others, self._match(u, v))
+
+    def _match(self, u: Tensor, v: Tensor) -> Tensor:
+        products = u.unflatten(1, self._shape) * v.unsqueeze(1)
         match: Tensor = products.mean(dim=2) if self.product is None else self.product(products.flatten(1))
         return match
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class KnowledgeFeatures(FeatureEmbedding):

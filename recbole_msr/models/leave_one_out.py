@@ -86,6 +86,26 @@ class LeaveOneOut:
         own = of_items.gather(self._places(of.items, of).flatten()).view(*places.shape, -1)
         return _change(of_owners.gather(places.flatten()).view_as(own), own, of.shares).sum(dim=1)
 
+    def projected(self, ids: Tensor, rows: Tensor, profiles: FrozenVectors, weight: Tensor) -> Tensor:
+        """Return profiles (B, P H) without the rows that they are read for, times a learned matrix: (B, size).
+
+        A batch has fewer owners and items than rows, and the product is made of each of them once.
+
+        Args:
+            ids: of the owners (B,).
+            rows: the rows (B,).
+            profiles: of all owners, by id.
+            weight: the matrix (size, P H).
+        """
+        of = self._of(rows)
+        by_part = weight.unflatten(1, (self.n_parts, -1))
+        owners, owner = ids.unique(return_inverse=True)
+        items, item = of.items.unique(return_inverse=True)
+        m = torch.einsum("nph,sph->nps", profiles.gather(owners).unflatten(1, (self.n_parts, -1)), by_part)
+        c = torch.einsum("nh,sph->nps", self._items.gather(items) - self._mean, by_part)
+        m_of, c_of = (parts.flatten(0, 1)[self._places(places, of)] for parts, places in ((m, owner), (c, item)))
+        return m.sum(dim=1)[owner] + _change(m_of, c_of, of.shares).sum(dim=1)
+
     def forget(self) -> None:
         """Let reduced parts go, of components that are others now."""
         self._reduced = None

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows import ROW_FIELD
-from recbole_msr.models import leave_one_out
+from recbole_msr.models import leave_one_out, row_values
 from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource, KnowledgeVectors
 from recbole_msr.prompts.profiles import HALF_LIFE
 from recbole_msr.prompts.store import Knowledge
@@ -189,6 +189,27 @@ def test_labels_of_noise_are_not_told_by_the_match(noise, source):
     assert told[False][0] > 0.8
     assert told[False][1] < 0.2  # the match with what is not liked
     np.testing.assert_allclose(told[True], 0.5, atol=0.05)
+
+
+def test_matches_that_are_kept_are_those_that_are_made_anew(noise, source, monkeypatch):
+    """In the first epoch and the next, for drawn rows (-1), and where a share of users and items is unknown."""
+    match = KnowledgeMatch(source(knowledge_unknown_share=0.3), "dot", 7)
+    batch = training_batch(noise)
+    user, item, rows = batch["user_id"], batch["item_id"], batch[ROW_FIELD].clone()
+    rows[::5] = -1
+
+    def made(chosen, has_room):
+        monkeypatch.setattr(row_values, "_TABLE_BYTES", 1 << 20 if has_room else 0)
+        match.zero_grad()
+        torch.manual_seed(3)
+        m = match(user[chosen], item[chosen], rows[chosen])
+        m.square().sum().backward()
+        return m.detach(), match.user.unknown.grad.clone(), match.item.unknown.grad.clone()
+
+    for chosen in (torch.arange(500), torch.arange(300, 900), torch.arange(500)):
+        for ours, theirs in zip(made(chosen, True), made(chosen, False), strict=True):
+            assert theirs.abs().max() > 0
+            torch.testing.assert_close(ours, theirs)
 
 
 def test_evaluation_reads_whole_profiles(noise, source):
