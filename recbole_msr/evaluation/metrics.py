@@ -330,6 +330,18 @@ def headline(types: Iterable[CellType], of_lists: Sequence[str] = ()) -> str:
     return "xauc" if there & {"number", "ordered"} else "accuracy"
 
 
+def headlines(types: Mapping[str, CellType], of_lists: Sequence[str] = ()) -> dict[str, list[str]]:
+    """Return the metrics that single tasks are judged by, each with the names of its tasks.
+
+    >>> headlines({"click": "binary", "minutes": "number", "like": "binary"})
+    {'auc': ['click', 'like'], 'xauc': ['minutes']}
+    """
+    found: dict[str, list[str]] = {}
+    for task, kind in types.items():
+        found.setdefault(headline([kind], of_lists), []).append(task)
+    return found
+
+
 _SMALLER_IN_RECBOLE = ("logloss", "rmse", "mae", "averagepopularity", "giniindex")
 """Metrics of RecBole that declare that smaller is better."""
 

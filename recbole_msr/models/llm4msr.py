@@ -7,7 +7,7 @@ equations were not at hand: what its abstract, figure and official code leave op
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ LEVELS = {
     "none": (),
 }
 """The levels that a word of `knowledge_level` stands for."""
+BOTTOM_LEVELS = ("user", "item")
+"""Levels at the bottom of the backbone, in the order in which rows go through them."""
 
 _REMEMBERED_BYTES = 1 << 29
 """In evaluation the generated weights of all users are kept up to so many bytes."""
@@ -132,17 +134,19 @@ class LLM4MSR(MultiScenarioRecommender):
 
     def embed(self, interaction: Any) -> Tensor:
         """Return x' (B, D)."""
-        x = self.backbone.embed(interaction)
-        if self.user_level is not None:
+        return self._embed_through(BOTTOM_LEVELS, interaction)
+
+    def embed_without(self, level: str, interaction: Any) -> Tensor:
+        """Return x' (B, D) as it is without the user or the item level."""
+        return self._embed_through([other for other in BOTTOM_LEVELS if other != level], interaction)
+
+    def _embed_through(self, levels: Collection[str], interaction: Any) -> Tensor:
+        x: Tensor = self.backbone.embed(interaction)
+        if self.user_level is not None and "user" in levels:
             x = self.user_level(x, self.known_ids(self.user_field, interaction), training_rows(interaction))
-        return self._through_item_level(x, interaction)
-
-    def embed_without_user_level(self, interaction: Any) -> Tensor:
-        """Return x' (B, D) as it is without the user level."""
-        return self._through_item_level(self.backbone.embed(interaction), interaction)
-
-    def _through_item_level(self, x: Tensor, interaction: Any) -> Tensor:
-        return x if self.item_level is None else self.item_level(x, self.known_ids(self.item_field, interaction))
+        if self.item_level is not None and "item" in levels:
+            x = self.item_level(x, self.known_ids(self.item_field, interaction))
+        return x
 
     def known_ids(self, field: str, interaction: Any) -> Tensor:
         """Return the ids (B,) of users or items by which vectors are looked up: 0 for those beyond the vocabulary."""
@@ -163,14 +167,17 @@ class LLM4MSR(MultiScenarioRecommender):
         """Return the backbone's own term of the loss (B, T)."""
         return self.backbone.calibration(logits)
 
+    def around(self, level: str, interaction: Any) -> tuple[Tensor, Tensor]:
+        """Return x as the user or the item level gets it, and as it leaves it, (B, D) each."""
+        place = BOTTOM_LEVELS.index(level)
+        before, after = (self._embed_through(BOTTOM_LEVELS[:end], interaction) for end in (place, place + 1))
+        return before, after
+
     @torch.no_grad()
-    def movement(self, interaction: Any) -> Tensor:
-        """Return each row's distance moved by the user level (B,): |x' - x| / |x|; zeros without a user level."""
-        x: Tensor = self.backbone.embed(interaction)
-        if self.user_level is None:
-            return x.new_zeros(len(x))
-        moved = self.user_level(x, self.known_ids(self.user_field, interaction)) - x
-        distance: Tensor = moved.norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
+    def movement(self, interaction: Any, level: str = "user") -> Tensor:
+        """Return each row's distance moved by the user or the item level (B,): |x' - x| / |x|; zeros without it."""
+        x, moved = self.around(level, interaction)
+        distance: Tensor = (moved - x).norm(dim=1) / x.norm(dim=1).clamp(min=1e-12)
         return distance
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from recbole_msr.schema import MISSING_LABEL
 
 # Where a title or the categories are looked for, the first that exists; then any field whose name ends so.
 _TITLES = ("title", "movie_title", "item_title", "product_title", "book_title", "name", "item_name", "product_name")
+_TITLE_ENDS = ("title", "name")
 _CATEGORIES = ("categories", "category", "genres", "genre", "class", "classes", "tags", "topics")
 NONE = "none"
 
@@ -91,6 +92,18 @@ class FieldTable:
             if name in lower:
                 return lower[name]
         return next((field for field in self._columns if field.lower().endswith(tuple(ends))), None)
+
+
+def item_titles(dataset: Any, tokens: Iterable[str]) -> dict[str, str]:
+    """Return the titles of items that have one in the .item file, by id.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    table = FieldTable(dataset, "item")
+    field = table.find(None, _TITLES, _TITLE_ENDS)
+    titles = {} if field is None else {token: table.value(field, token) for token in tokens}
+    return {token: title for token, title in titles.items() if title}
 
 
 class Record:
@@ -187,7 +200,7 @@ class Facts:
                 f" Tasks: {', '.join(self.tasks)}."
             )
         self.item_table, self.user_table = FieldTable(train, "item"), FieldTable(train, "user")
-        self.title_field = self.item_table.find(title_field, _TITLES, ("title", "name"))
+        self.title_field = self.item_table.find(title_field, _TITLES, _TITLE_ENDS)
         self.category_field = self.item_table.find(
             category_field, _CATEGORIES, ("categories", "category", "genre", "genres")
         )

@@ -244,7 +244,7 @@ def test_strengths_and_movement_equal_the_equations(llm4msr):
         w, bias = generated(state, "user_level.layers", h)
         moved[b] = x[b] + 0.5 * (x[b] @ w + bias)
     movement = np.linalg.norm(moved - x, axis=1) / np.linalg.norm(x, axis=1)
-    assert [view.movement for view in found.scenarios] == pytest.approx(
+    assert [view.movement["user"] for view in found.scenarios] == pytest.approx(
         [movement[scenario == m].mean() for m in range(3)], rel=1e-3
     )
     for view in found.users:

@@ -13,9 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from recbole_msr.errors import InputError
-from recbole_msr.evaluation.metrics import headline, metric_heading
+from recbole_msr.evaluation.cells import Evaluation
+from recbole_msr.evaluation.metrics import headlines, metric_heading
 from recbole_msr.files.outputs import check_paths
-from recbole_msr.report.html.page import Page, facts, heat_map, note, table, text
+from recbole_msr.report.html.page import Page, facts, heat_map, note, table
+from recbole_msr.report.run.id_sections import Line, id_parts, id_table, prompt_length, prompt_parts
 from recbole_msr.report.run.importance_section import (
     check_importance_files,
     importance_parts,
@@ -25,7 +27,7 @@ from recbole_msr.report.run.importance_section import (
 )
 from recbole_msr.report.run.result_table import print_result
 from recbole_msr.runs.explain.permutation import ImportanceOptions
-from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt, UserView
+from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt
 from recbole_msr.runs.gate_use import NEVER
 from recbole_msr.runs.saved_run import SavedRun
 
@@ -119,7 +121,9 @@ def page(explanation: Explanation) -> Page:
         drawn.section("Experts", *_gates(explanation))
     if explanation.moves:
         drawn.section("Moved from the start", MOVED, table(*_moves_table(explanation)))
-    drawn.section("Users", *_users(explanation))
+    drawn.section("Users", *id_parts(explanation.users, "user"))
+    if explanation.items:
+        drawn.section("Items", *id_parts(explanation.items, "item"))
     return drawn
 
 
@@ -130,13 +134,11 @@ def _results(explanation: Explanation) -> list[str | Markup]:
     assert explanation.evaluation is not None
     cells, types = explanation.evaluation.cells, explanation.evaluation.types
     parts: list[str | Markup] = []
-    for kind in dict.fromkeys(types.values()):
-        metric = headline([kind], explanation.evaluation.of_lists)
-        of_kind = [task for task in types if types[task] == kind]
-        values = [[row[task].value(metric) for task in of_kind] for row in cells.values()]
+    for metric, tasks in headlines(types, explanation.evaluation.of_lists).items():
+        values = [[row[task].value(metric) for task in tasks] for row in cells.values()]
         caption = f"{metric_heading(metric)} on the test rows"
         parts.append(
-            heat_map(list(cells), of_kind, values, caption=caption, corner="scenario \\ task", show="{:.4f}".format)
+            heat_map(list(cells), tasks, values, caption=caption, corner="scenario \\ task", show="{:.4f}".format)
         )
     undefined = [f"{scenario}, {task}: {reason}" for scenario, task, reason in explanation.evaluation.undefined]
     rows = [(name, *(row[task].rows for task in types)) for name, row in cells.items()]
@@ -145,19 +147,38 @@ def _results(explanation: Explanation) -> list[str | Markup]:
         *parts,
         *([f"Undefined: {'; '.join(undefined)}."] if undefined else []),
         table(["Scenario", *types], rows, caption=counted),
+        *_segments(explanation.evaluation, counted),
     ]
+
+
+def _segments(evaluation: Evaluation, counted: str) -> list[str | Markup]:
+    """Return the metrics of segments, and their rows."""
+    segments, types = evaluation.segments, evaluation.types
+    if not segments:
+        return []
+    parts: list[str | Markup] = [
+        "Segments: test rows by the number of training rows of their user (user_rows) and of their item (item_rows)."
+    ]
+    for metric, tasks in headlines(types, evaluation.of_lists).items():
+        values = [[cells[task].value(metric) for task in tasks] for cells in segments.values()]
+        caption = f"{metric_heading(metric)} on the test rows of segments"
+        parts.append(
+            heat_map(list(segments), tasks, values, caption=caption, corner="segment \\ task", show="{:.4f}".format)
+        )
+    lines = [(name, *(cells[task].rows for task in types)) for name, cells in segments.items()]
+    return [*parts, table(["Segment", *types], lines, caption=f"{counted}, of segments")]
 
 
 def _scenarios(explanation: Explanation) -> list[str | Markup]:
     parts: list[str | Markup] = []
-    if _has_levels(explanation):
+    if any(view.movement or view.strength for view in explanation.scenarios):
         parts.append(
-            "Movement: how far the user level moves the input vector x of a row, |x' - x| / |x|. Strength: what the "
-            "scenario level adds to a task's logit, |alpha r|. Both are means over training rows."
+            "Movement: how far the user level, or the item level, moves the input vector x of a row, |x' - x| / |x|. "
+            "Strength: what the scenario level adds to a task's logit, |alpha r|. All are means over training rows."
         )
     parts.append(table(*_scenario_table(explanation)))
     for view in explanation.scenarios:
-        parts += _prompt(view.prompt, f"Scenario {view.name}", opened=view is explanation.scenarios[0])
+        parts += prompt_parts(view.prompt, f"Scenario {view.name}", opened=view is explanation.scenarios[0])
     return parts
 
 
@@ -200,48 +221,6 @@ def _gates(explanation: Explanation) -> list[str | Markup]:
     return parts
 
 
-def _users(explanation: Explanation) -> list[str | Markup]:
-    parts: list[str | Markup] = [table(*_user_table(explanation))]
-    moved = [view for view in explanation.users if view.fields is not None]
-    tokens = [view.token for view in moved]
-    if moved:
-        shares = [dict(view.fields or {}) for view in moved]
-        caption = "User level: which share of |x' - x|\N{SUPERSCRIPT TWO} falls on each field of the input"
-        values: list[list[float | None]] = [list(share.values()) for share in shares]
-        parts.append(heat_map(tokens, list(shares[0]), values, caption=caption, corner="user \\ field", low=0.0))
-        caption = "User level: mean probability with it minus the one without it, over the user's training rows"
-        changes: list[list[float | None]] = [list(view.change.values()) for view in moved]
-        show = "{:+.4f}".format
-        parts.append(
-            heat_map(
-                tokens,
-                list(moved[0].change),
-                changes,
-                caption=caption,
-                corner="user \\ task",
-                scale="diverging",
-                show=show,
-            )
-        )
-    for view in explanation.users:
-        parts += _prompt(view.prompt, f"User {view.token}", opened=view is explanation.users[0])
-    return parts
-
-
-def _prompt(prompt: Prompt | None, whose: str, opened: bool) -> list[str | Markup]:
-    if prompt is None:
-        return []
-    parts: list[str | Markup] = [text(prompt.text, f"{whose}: prompt ({_length(prompt)})", opened)]
-    if prompt.answer is not None:
-        parts.append(text(prompt.answer or "(nothing)", f"{whose}: what the language model wrote", opened))
-    return parts
-
-
-def _length(prompt: Prompt) -> str:
-    tokens = f"{prompt.n_tokens} tokens" if prompt.n_tokens else "length unknown"
-    return f"{tokens}, cut to fit" if prompt.truncated else tokens
-
-
 # Tables, for both.
 
 
@@ -249,52 +228,20 @@ def _notes(explanation: Explanation) -> list[str]:
     return sentences(explanation.notes)
 
 
-def _has_levels(explanation: Explanation) -> bool:
-    return any(view.movement is not None or view.strength for view in explanation.scenarios)
-
-
-_Line = list[str | int | float | None]
-
-
-def _scenario_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
-    header = ["Scenario", "Training rows"]
+def _scenario_table(explanation: Explanation) -> tuple[list[str], list[Line]]:
     tasks = next((list(view.strength) for view in explanation.scenarios if view.strength), [])
-    moves = any(view.movement is not None for view in explanation.scenarios)
-    header += (["Movement"] if moves else []) + [f"Strength, {task}" for task in tasks]
-    lines: list[_Line] = []
+    moved_by = next((list(view.movement) for view in explanation.scenarios if view.movement), [])
+    movements = {of: "Movement" if of == "user" else f"Movement, {of} level" for of in moved_by}
+    header = ["Scenario", "Training rows", *movements.values(), *(f"Strength, {task}" for task in tasks)]
+    lines: list[Line] = []
     for view in explanation.scenarios:
-        line: _Line = [view.name, view.rows]
-        line += [view.movement] if moves else []
-        lines.append([*line, *(view.strength.get(task) for task in tasks)])
+        of_levels = [view.movement.get(of) for of in moved_by]
+        lines.append([view.name, view.rows, *of_levels, *(view.strength.get(task) for task in tasks)])
     return header, lines
 
 
-def _user_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
-    header = ["User", "Training rows"]
-    tasks = next((list(view.change) for view in explanation.users if view.change), [])
-    moves = any(view.movement for view in explanation.users)
-    header += ["Movement, mean", "greatest", *(f"Change of {task}" for task in tasks)] if moves else []
-    knows = any(view.known is not None for view in explanation.users)
-    header += ["Vector"] if knows else []
-    lines: list[_Line] = []
-    for view in explanation.users:
-        line: _Line = [view.token, _rows_of(view)]
-        if moves:
-            line += [*(view.movement or (None, None)), *(view.change.get(task) for task in tasks)]
-        if knows:
-            line.append("their own" if view.known else "the one of unknown users")
-        lines.append(line)
-    return header, lines
-
-
-def _rows_of(view: UserView) -> str | None:
-    if view.rows is None:
-        return None
-    return ", ".join(f"{name}: {count:,}" for name, count in view.rows.items()) or "none"
-
-
-def _moves_table(explanation: Explanation) -> tuple[list[str], list[_Line]]:
-    lines: list[_Line] = []
+def _moves_table(explanation: Explanation) -> tuple[list[str], list[Line]]:
+    lines: list[Line] = []
     for move in explanation.moves:
         most = max(range(len(move.now.values)), key=lambda n: abs(move.now.values[n] - move.start.values[n]))
         then, now = move.start.values[most], move.now.values[most]
@@ -326,24 +273,26 @@ def print_explanation(explanation: Explanation, *, file: TextIO | None = None, w
         console.print(Text(f"{use.title}, dead experts: {dead}"))
     if explanation.moves:
         _print(console, "Moved from the start", *_moves_table(explanation))
-    _print(console, "Users", *_user_table(explanation))
-    for user in explanation.users:
-        _print_prompt(console, f"User {user.token}", user.prompt)
+    for level, views in (("user", explanation.users), ("item", explanation.items)):
+        if views:
+            _print(console, f"{level.title()}s", *id_table(views, level))
+        for one in views:
+            _print_prompt(console, f"{level.title()} {one.token}", one.prompt)
     more = [] if explanation.importance is None else sentences(explanation.importance.notes)
     for line in [*_notes(explanation), *more]:
         console.print(Text(f"Note: {line}"))
 
 
-def print_table(title: str, header: Sequence[str], lines: Sequence[_Line], file: TextIO | None = None) -> None:
+def print_table(title: str, header: Sequence[str], lines: Sequence[Line], file: TextIO | None = None) -> None:
     """Print one table."""
     _print(Console(file=file, highlight=False), title, header, lines)
 
 
-def _named(names: Sequence[str], values: Sequence[Sequence[float | None]]) -> list[_Line]:
+def _named(names: Sequence[str], values: Sequence[Sequence[float | None]]) -> list[Line]:
     return [[name, *line] for name, line in zip(names, values, strict=True)]
 
 
-def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[_Line]) -> None:
+def _print(console: Console, title: str, header: Sequence[str], lines: Sequence[Line]) -> None:
     printed = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
         printed.add_column(Text(name), overflow="fold", justify="right" if number else "left")
@@ -363,7 +312,7 @@ def _shown(value: str | int | float | None) -> str:
 def _print_prompt(console: Console, whose: str, prompt: Prompt | None) -> None:
     if prompt is None:
         return
-    for what, content in ((f"prompt ({_length(prompt)})", prompt.text), ("wrote", prompt.answer)):
+    for what, content in ((f"prompt ({prompt_length(prompt)})", prompt.text), ("wrote", prompt.answer)):
         if content is not None:
             flat = " ".join(content.split())
             beginning = flat if len(flat) <= _PRINTED else f"{flat[:_PRINTED]} ..."

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.importance import Importance
 from recbole_msr.models.llm4msr import LLM4MSR
+from recbole_msr.runs.explain.ids import check_users, spread_ids, view_id
 from recbole_msr.runs.explain.permutation import SHUFFLES, ImportanceOptions, choose_split, measure_importance
 from recbole_msr.runs.explain.scenario_pass import ScenarioPass
 from recbole_msr.runs.explain.scores import EnsembleScores, RunScores
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.explain.training_rows import MAX_SCENARIOS, TrainingRows, largest_scenarios
-from recbole_msr.runs.explain.users import check_users, spread_users, view_user
-from recbole_msr.runs.explain.views import Explanation, ScenarioView
+from recbole_msr.runs.explain.vectors import vectors_read
+from recbole_msr.runs.explain.views import Explanation, IdView, ScenarioView
 from recbole_msr.runs.explain.weights import attention_matrices, attention_notes, weight_lines
 from recbole_msr.runs.initial_weights import Movement, Weights, movements, read_start
 from recbole_msr.threads import torch_threads
@@ -64,9 +65,11 @@ def explain_run(
     scenarios = _view_scenarios(sources, shown, rows, readings)
     shows_nothing = model is not None and rows is not None and not between and not readings.gates
     notes += _absence_notes(model, shows_nothing)
-    chosen = list(dict.fromkeys(users)) if users is not None else spread_users(sources.dataset, rows, shown, n)
-    prompts = sources.prompts("user", chosen)
-    views = [view_user(token, sources.dataset, model, rows, prompts.get(token)) for token in chosen]
+    chosen = list(dict.fromkeys(users)) if users is not None else spread_ids(sources.dataset, rows, shown, n, "user")
+    views = _view_ids("user", chosen, sources, rows)
+    items = []
+    if "item" in vectors_read(model):
+        items = _view_ids("item", spread_ids(sources.dataset, rows, shown, n, "item"), sources, rows)
     test = files.evaluation.test
     if test is None:
         told = (
@@ -75,7 +78,9 @@ def explain_run(
         notes.append(f"{told}: there is no result by scenario")
     measured = None if importance is None else _importance(files, sources, importance)
     facts, gates = sources.facts(), readings.gates
-    return Explanation(files.folder, facts, notes, test, scenarios, views, between, gates, weights, moves, measured)
+    return Explanation(
+        files.folder, facts, notes, test, scenarios, views, items, between, gates, weights, moves, measured
+    )  # fmt: skip
 
 
 def explain_importance(run: SavedRun, options: ImportanceOptions) -> Importance:
@@ -175,11 +180,20 @@ def _view_scenarios(
         ScenarioView(
             name,
             None if rows is None else len(rows.of_scenario[m]),
-            readings.movement.get(m),
+            readings.movement.get(m, {}),
             readings.strength.get(m, {}),
             prompts.get(name),
         )
         for m, name in zip(shown, names, strict=True)
+    ]
+
+
+def _view_ids(level: str, tokens: list[str], sources: RunSources, rows: TrainingRows | None) -> list[IdView]:
+    prompts = sources.prompts(level, tokens)
+    titles = sources.titles(tokens) if level == "item" else {}
+    return [
+        view_id(level, token, sources.dataset, sources.model, rows, prompts.get(token), titles.get(token))
+        for token in tokens
     ]
 
 
@@ -194,9 +208,7 @@ def _absence_notes(model: object, shows_nothing: bool) -> list[str]:
     if any(levels) and not all(levels):
         absent, measure = ("scenario", "strengths") if levels[0] is not None else ("user", "movement")
         return [f"the run has no {absent} level (knowledge_level), so there is no {measure} to show"]
-    if isinstance(model, LLM4MSR) and model.item_level is not None and not any(levels):
-        return ["the run has an item level alone (knowledge_level: item), of which nothing is shown"]
-    if shows_nothing and not any(levels):
+    if shows_nothing and not any(levels) and not (isinstance(model, LLM4MSR) and model.item_level is not None):
         return [
             f"this {type(model).__name__} has neither gates over experts nor attention nor meta layers: its results by "
             "scenario are shown, and the training rows of scenarios and users"

@@ -36,7 +36,7 @@ class ScenarioPass:
     def __init__(self, model: MultiScenarioRecommender | None, rows: TrainingRows | None, shown: list[int]) -> None:
         self._model, self._shown = model, shown
         self._added: dict[tuple[int, int], list[float]] = {}
-        self.movement: dict[int, float] = {}
+        self.movement: dict[int, dict[str, float]] = {}
         self.strength: dict[int, dict[str, float]] = {}
         self.fusion: dict[str, float] = {}
         self.gates: list[GateUse] = []
@@ -72,8 +72,10 @@ class ScenarioPass:
             self.measures[number].values.append(measure.values.mean(dim=0).tolist())
 
     def _read_levels(self, model: LLM4MSR, m: int, batch: Any, x: Tensor) -> None:
-        if model.user_level is not None:
-            self.movement[m] = float(model.movement(batch).mean())
+        levels = {"user": model.user_level, "item": model.item_level}
+        self.movement[m] = {
+            of: float(model.movement(batch, of).mean()) for of, level in levels.items() if level is not None
+        }
         if model.scenario_level is None:
             return
         strengths = model.strengths(batch).abs().mean(dim=0).tolist()

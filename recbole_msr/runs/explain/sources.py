@@ -16,6 +16,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.knowledge import stored_key
 from recbole_msr.models.llm4msr import LEVELS, LLM4MSR
+from recbole_msr.prompts.facts import item_titles
 from recbole_msr.prompts.store import RESERVED, Knowledge
 from recbole_msr.runs.explain.views import Prompt
 from recbole_msr.runs.run_files import RunFiles
@@ -123,11 +124,20 @@ class RunSources:
             return {}
         missing = [token for token in tokens if token not in prompts]
         if missing:
+            what = "text" if level == "item" else "training row"
             self.notes.append(
-                f"the knowledge '{store.name}' has no prompt of {level} {', '.join(missing)}: only what has a training "
-                "row has one"
+                f"the knowledge '{store.name}' has no prompt of {level} {', '.join(missing)}: only what has a {what} "
+                "has one"
             )
         return prompts
+
+    def titles(self, items: list[str]) -> dict[str, str]:
+        """Read the titles of some items, by their ids; of those that have one."""
+        try:
+            return item_titles(self.dataset, items)
+        except InputError as error:
+            self.notes.append(f"no titles of items: {error}")
+            return {}
 
     # The model.
 

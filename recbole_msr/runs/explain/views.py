@@ -56,30 +56,31 @@ class ScenarioView:
     Attributes:
         name: the scenario.
         rows: training rows; None where the training data are not there.
-        movement: the mean of `LLM4MSR.movement` over them; None without a user level.
+        movement: by bottom level of LLM4MSR, "user" and "item", the mean of `LLM4MSR.movement` over them.
         strength: by task the mean of |`LLM4MSR.strengths`|; empty without a scenario level.
         prompt: the scenario's prompt; None without one.
     """
 
     name: str
     rows: int | None
-    movement: float | None
+    movement: dict[str, float]
     strength: dict[str, float]
     prompt: Prompt | None
 
 
 @dataclass(frozen=True)
-class UserView:
-    """One user.
+class IdView:
+    """One user, or one item.
 
     Attributes:
-        token: the user's raw id.
-        rows: by scenario the user's training rows; None where the training data are not there.
-        known: whether the user level has a vector of this user's own; None without a user level.
-        prompt: the user's prompt; None without one.
-        movement: mean and greatest |x' - x| / |x| over the user's training rows.
+        token: the raw id.
+        rows: by scenario its training rows; None where the training data are not there.
+        known: whether the model reads a vector of its own; None where it reads none of users, or of items.
+        prompt: its prompt; None without one.
+        movement: mean and greatest |x' - x| / |x| over its training rows, by the user level, or the item level.
         fields: the share of |x' - x|^2 that falls on each field of x; sums to 1.
-        change: by task the mean probability with the user level minus the one without it.
+        change: by task the mean probability with the level minus the one without it.
+        title: an item's title; None without one.
     """
 
     token: str
@@ -89,6 +90,7 @@ class UserView:
     movement: tuple[float, float] | None = None
     fields: dict[str, float] | None = None
     change: dict[str, float] = field(default_factory=dict)
+    title: str | None = None
 
 
 @dataclass
@@ -101,6 +103,8 @@ class Explanation:
         notes: what cannot be shown, and why.
         evaluation: the test cells; None for a run without them.
         scenarios, users: one by one; in the order of the run, and of the question.
+        items: some, spread over those with few and with many training rows; empty where the model reads no vectors of
+            items.
         between: what scenarios take from each other, and what the model measures of each one's rows.
         gates: how much experts are used.
         weights: every line of `gates`, of an attention, and of whatever else weighs a choice.
@@ -113,7 +117,8 @@ class Explanation:
     notes: list[str]
     evaluation: Evaluation | None
     scenarios: list[ScenarioView]
-    users: list[UserView]
+    users: list[IdView]
+    items: list[IdView]
     between: list[Matrix]
     gates: list[GateUse]
     weights: list[Weights]

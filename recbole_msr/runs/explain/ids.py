@@ -1,4 +1,4 @@
-"""Choose users, and read what a model does for each."""
+"""Choose users and items, and read what a model does for each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import torch
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.knowledge import id_field
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.explain.training_rows import TrainingRows
-from recbole_msr.runs.explain.views import Prompt, UserView
+from recbole_msr.runs.explain.vectors import vectors_read
+from recbole_msr.runs.explain.views import IdView, Prompt
 
 
 def check_users(dataset: ScenarioDataset, users: Sequence[str]) -> None:
@@ -35,59 +37,73 @@ def check_users(dataset: ScenarioDataset, users: Sequence[str]) -> None:
             )
 
 
-def spread_users(dataset: ScenarioDataset, rows: TrainingRows | None, shown: list[int], n: int) -> list[str]:
-    """Choose n users, spread over the scenarios, and in each over those with few and with many rows."""
-    tokens = dataset.field2id_token[dataset.uid_field]
+def spread_ids(dataset: ScenarioDataset, rows: TrainingRows | None, shown: list[int], n: int, level: str) -> list[str]:
+    """Choose n users or items, spread over the scenarios, and in each over those with few and with many rows."""
+    tokens = dataset.field2id_token[id_field(dataset, level)]
     if rows is None:
         places = np.unique(np.linspace(1, len(tokens) - 1, n).astype(np.int64))
         return [str(tokens[place]) for place in places]
     chosen: list[int] = []
     largest = sorted((m for m in shown if len(rows.of_scenario[m])), key=lambda m: -len(rows.of_scenario[m]))
     for place, m in enumerate(largest[:n]):
-        users, counts = np.unique(rows.user[rows.of_scenario[m]], return_counts=True)
-        users = users[np.argsort(counts, kind="stable")]
+        ids, counts = np.unique(rows.ids(level)[rows.of_scenario[m]], return_counts=True)
+        ids = ids[np.argsort(counts, kind="stable")]
         wanted = len(range(place, n, len(largest[:n])))
-        free = users[~np.isin(users, chosen)]
+        free = ids[~np.isin(ids, chosen)]
         if len(free):
             picked = np.unique(((np.arange(wanted) + 0.5) / wanted * len(free)).astype(np.int64))
             chosen += free[picked].tolist()
-    return [str(tokens[user]) for user in chosen]
+    return [str(tokens[one]) for one in chosen]
 
 
 @torch.no_grad()
-def view_user(
+def view_id(
+    level: str,
     token: str,
     dataset: ScenarioDataset,
     model: MultiScenarioRecommender | None,
     rows: TrainingRows | None,
     prompt: Prompt | None,
-) -> UserView:
-    """Read what a model does for one user, as far as model and training rows are there."""
-    number = dataset.field2token_id[dataset.uid_field][token]
-    level = model.user_level if isinstance(model, LLM4MSR) else None
-    known = None if level is None else bool(level.vectors.known[number])
+    title: str | None = None,
+) -> IdView:
+    """Read what a model does for one user or item, as far as model and training rows are there.
+
+    Args:
+        level: "user" or "item".
+        token: its raw id.
+        dataset: knows the ids.
+        model: the model, or None.
+        rows: the training rows, or None.
+        prompt: its prompt, or None.
+        title: an item's title, or None.
+    """
+    number = dataset.field2token_id[id_field(dataset, level)][token]
+    vectors = vectors_read(model).get(level)
+    known = None if vectors is None else bool(vectors[0].known[number])
     if rows is None:
-        return UserView(token, None, known, prompt)
-    of_user = np.flatnonzero(rows.user == number)
-    scenarios, counts = np.unique(rows.scenario[of_user], return_counts=True)
+        return IdView(token, None, known, prompt, title=title)
+    own = np.flatnonzero(rows.ids(level) == number)
+    scenarios, counts = np.unique(rows.scenario[own], return_counts=True)
     by_scenario = {dataset.scenario_names[m]: int(count) for m, count in zip(scenarios, counts, strict=True)}
-    if not isinstance(model, LLM4MSR) or level is None or not len(of_user):
-        return UserView(token, by_scenario, known, prompt)
-    batch = rows.batch(of_user)
-    x, scenario = model.backbone.embed(batch), model.scenario_of(batch)
-    moved = level(x, model.known_ids(model.user_field, batch))
-    movement = model.movement(batch)
+    bottom = getattr(model, f"{level}_level", None) if isinstance(model, LLM4MSR) else None
+    if bottom is None or not len(own):
+        return IdView(token, by_scenario, known, prompt, title=title)
+    assert isinstance(model, LLM4MSR)
+    batch = rows.batch(own)
+    scenario = model.scenario_of(batch)
+    x, moved = model.around(level, batch)
+    movement = model.movement(batch, level)
     squares = (moved - x).double().square().sum(dim=0)
     total = float(squares.sum())
     fields = None
     if total:
         fields = {name: float(squares[part].sum()) / total for name, part in _field_slices(model.features)}
-    with_level, without = model.embed(batch), model.embed_without_user_level(batch)
+    with_level, without = model.embed(batch), model.embed_without(level, batch)
     after, before = (model.predictions(model.logits(inputs, scenario)) for inputs in (with_level, without))
     change = (after - before).mean(dim=0).tolist()
-    return UserView(
+    return IdView(
         token, by_scenario, known, prompt, (float(movement.mean()), float(movement.max())), fields,
-        dict(zip(model.predicted.names, change, strict=True)),
+        dict(zip(model.predicted.names, change, strict=True)), title,
     )  # fmt: skip
 
 
