@@ -68,13 +68,56 @@ def test_the_leaderboard_has_every_model_and_searches_the_best_on_validation():
     assert leaderboard.best(compared, 2) == [leaderboard.REFERENCE, "C", "B"]
 
 
-def test_an_ablated_attention_is_uniform(make_model):
-    made, rows = make_model(3, ablation.AblatedHiNet, ablation="attention", expert_hidden_sizes=[6], dropout=0.0)
+@pytest.mark.parametrize("ablation_name", ["attention uniform", "attention given"])
+def test_an_ablated_attention_is_not_learnt(make_model, ablation_name):
+    made, rows = make_model(3, ablation.AblatedHiNet, ablation=ablation_name, expert_hidden_sizes=[6], dropout=0.0)
     layer, x, scenario = made.scenario_layers[0], made.embed(rows), made.scenario_of(rows)
-    s = layer.experts(x)[:3]
-    own = s[scenario, torch.arange(len(x))]
-    expected = (s.sum(dim=0) - own) / 2
-    torch.testing.assert_close(layer(x, scenario, made.scenario_embedding)[:, -6:], expected, rtol=1e-4, atol=1e-6)
+    s, share = layer.experts(x)[:3], layer.san.share
+    for row in range(len(x)):
+        i = int(scenario[row])
+        expected = sum(share[i, m] * s[m, row] for m in range(3) if m != i)
+        ours = layer(x, scenario, made.scenario_embedding)[row, -6:]
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(share.sum(dim=1), torch.ones(3))
+    assert torch.equal(share[~torch.eye(3, dtype=torch.bool)], torch.full((6,), 0.5)) == (
+        ablation_name == "attention uniform"
+    )
+
+
+def test_expert_dropout_leaves_out_sub_experts_in_training_alone(make_model):
+    made, rows = make_model(3, ablation.AblatedHiNet, ablation="expert dropout", dropout=0.0)
+    experts, x = made.scenario_layers[0].experts, made.embed(rows)
+    plain = type(experts).gate(experts, x)
+    torch.testing.assert_close(experts.eval().gate(x), plain)
+    g = experts.train().gate(x)
+    left_out = g == 0
+    assert 0.1 < left_out.float().mean() < 0.3
+    torch.testing.assert_close(g.sum(dim=1), torch.ones(g.shape[0], g.shape[2]))
+    kept = plain.masked_fill(left_out, 0)
+    torch.testing.assert_close(g, kept / kept.sum(dim=1, keepdim=True))
+
+
+def test_the_diversity_term_is_the_mean_of_squared_cosines(make_model):
+    made, rows = make_model(3, ablation.AblatedHiNet, ablation="diversity", dropout=0.0)
+    bank = made.scenario_layers[0].experts.sub_experts
+    n_experts, k = made.eval().scenario_layers[0].experts.shape
+    with torch.no_grad():
+        q = bank(made.eval().embed(rows)).double().numpy()
+        term = made.train().row_losses(rows)[0]
+        plain = made.eval().row_losses(rows)[0]
+    for row in range(3):
+        cosines = []
+        for e in range(n_experts):
+            for first in range(k):
+                for second in range(first + 1, k):
+                    a, b = q[e * k + first, row], q[e * k + second, row]
+                    cosines.append((a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) ** 2)
+        added = (term - plain)[row].double().numpy()
+        labelled = added != 0
+        assert labelled.any()
+        np.testing.assert_allclose(
+            added[labelled], ablation.DIVERSITY * np.mean(cosines) / made.n_tasks, rtol=1e-3, atol=1e-6
+        )
 
 
 def test_ids_say_something_about_the_planted_labels():
