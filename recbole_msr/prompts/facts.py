@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,15 +94,15 @@ class FieldTable:
         return next((field for field in self._columns if field.lower().endswith(tuple(ends))), None)
 
 
-def item_titles(dataset: Any, tokens: Iterable[str]) -> dict[str, str]:
-    """Return the titles of items that have one in the .item file, by id.
+def item_titles(dataset: Any) -> dict[str, str]:
+    """Return the titles of all items that have one in the .item file, by id.
 
     Raises:
         InputError: the file is damaged.
     """
     table = FieldTable(dataset, "item")
     field = table.find(None, _TITLES, _TITLE_ENDS)
-    titles = {} if field is None else {token: table.value(field, token) for token in tokens}
+    titles = {} if field is None else {token: table.value(field, token) for token in table.row_of}
     return {token: title for token, title in titles.items() if title}
 
 

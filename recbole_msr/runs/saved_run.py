@@ -167,7 +167,7 @@ class SavedRun(RunFiles):
 
         Training rows are read again from where the run found them, and prompts from its store; what is no longer
         there is named in the notes, and the rest is shown. All numbers are of training rows, but for the evaluation,
-        which is the run's own, and the importance of fields.
+        which is the run's own, metrics with permuted vectors, of validation rows, and the importance of fields.
 
         Args:
             users: raw ids of users; by default `n` users spread over the scenarios.

@@ -426,7 +426,7 @@ def test_the_command_writes_a_page_that_a_browser_shows(llm4msr, browser, capsys
     assert browser.get_log("browser") == []
     links = [link.text for link in browser.find_elements("css selector", "nav a")]
     sections = ["The run", "Results by scenario", "Importance of fields", "Scenarios", "Between scenarios", "Experts"]
-    assert links == [*sections, "Moved from the start", "Users"]
+    assert links == [*sections, "Moved from the start", "Knowledge", "Users"]
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     prompts = [e.get_property("textContent") for e in browser.find_elements("css selector", "pre")]
     assert len(prompts) == 5

@@ -1,11 +1,18 @@
 """What `recbole-msr explain` shows of a language model's vectors, against slow calculations from the weights."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from recbole.data import create_dataset
+from sklearn.metrics import roc_auc_score
 
+from recbole_msr.models.knowledge import KnowledgeVectors
+from recbole_msr.models.knowledge_controls import permuted_rows
+from recbole_msr.prompts.store import Knowledge
 from recbole_msr.report.run.explain_page import write_explanation
-from tests.report.test_explain import LLM, data_path, embed, explain, generated, loaded, train  # noqa: F401
+from recbole_msr.runs.explain.nearest import nearest_items
+from tests.report.test_explain import LLM, data_path, embed, explain, generated, loaded, model_config, train  # noqa: F401
 
 SEGMENTS = {"user_rows": [13, 16], "item_rows": [20]}
 
@@ -85,6 +92,176 @@ def test_a_model_that_reads_no_item_vectors_shows_no_items(train, knowledge_dir)
     assert features.users[0].movement is None
 
 
+# Nearest vectors.
+
+
+def cosine(a, b):
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def slow_nearest(own, others):
+    """The five nearest of `others` (name -> vector) to a vector, and their cosines."""
+    found = sorted(((cosine(own, other), name) for name, other in others.items()), reverse=True)[:5]
+    return [name for _, name in found], [value for value, _ in found]
+
+
+def check_nearest(best, own, others):
+    names, values = slow_nearest(own, others)
+    assert [one.name for one in best] == names
+    assert [one.cosine for one in best] == pytest.approx(values, abs=1e-4)
+
+
+def reduced(state, level, stored):
+    """h of every id of a level: the scores of PCA of the store's vectors."""
+    mean, components = (state[f"{level}_level.vectors.{name}"] for name in ("mean", "components"))
+    return {token: components @ (v - mean) for token, v in stored.items()}
+
+
+@pytest.fixture(scope="module")
+def stored(knowledge_dir):
+    """The store's vectors by level and token."""
+    made = {}
+    for level in ("user", "item", "scenario"):
+        tokens = pd.read_parquet(knowledge_dir / "k" / f"{level}.parquet")["token"]
+        made[level] = dict(zip(tokens, np.load(knowledge_dir / "k" / f"{level}.npy").astype(float), strict=True))
+    return made
+
+
+def test_the_nearest_are_those_by_the_cosine_of_what_the_model_reads(all_levels, found, stored):
+    state = loaded(all_levels)[1]
+    of = {(near.of, near.to): near.nearest for near in found.knowledge.neighbours}
+    assert list(of) == [("user", "user"), ("item", "item"), ("user", "item"), ("scenario", "item")]
+    for level, views in (("user", found.users), ("item", found.items)):
+        h = reduced(state, level, stored[level])
+        assert list(of[level, level]) == [view.token for view in views]
+        for token, best in of[level, level].items():
+            check_nearest(best, h[token], {other: v for other, v in h.items() if other != token})
+    titles = {view.token: view.title for view in found.items}
+    named = [one for best in of["item", "item"].values() for one in best]
+    assert all(one.title == ("Birch " + one.name[1:]) for one in named if one.name != "i7")
+    assert all(titles.get(one.name, one.title) == one.title for one in named)
+    h = reduced(state, "scenario", stored["scenario"])
+    for i, first in enumerate(("young", "mid", "old")):
+        for j, second in enumerate(("young", "mid", "old")):
+            value = found.knowledge.cosines.values[i][j]
+            assert value is None if i == j else value == pytest.approx(cosine(h[first], h[second]), abs=1e-4)
+
+
+def test_the_nearest_items_are_those_of_the_store_without_what_all_have_in_common(found, stored):
+    of = {(near.of, near.to): near.nearest for near in found.knowledge.neighbours}
+    centred = {level: {t: v - np.mean(list(vectors.values()), axis=0) for t, v in vectors.items()}
+               for level, vectors in stored.items()}  # fmt: skip
+    assert len(of["user", "item"]) == 4
+    assert list(of["scenario", "item"]) == ["young", "mid", "old"]
+    for level in ("user", "scenario"):
+        for name, best in of[level, "item"].items():
+            check_nearest(best, centred[level][name], centred["item"])
+
+
+def test_of_a_profile_it_is_what_was_liked(data_path, tmp_path):  # noqa: F811
+    embed(
+        data_path, tmp_path, "--encoder=random", "--name=p", "--size=7", "--template=profile", "--store_dtype=float32"
+    )
+    store = Knowledge.open("p", tmp_path)
+    liked = dict(zip(store.tokens("user"), np.asarray(store.vectors("user"))[:, :7].astype(float), strict=True))
+    items = dict(zip(store.tokens("item"), np.asarray(store.vectors("item")).astype(float), strict=True))
+    mean = np.mean(list(items.values()), axis=0)
+    near = nearest_items(store, "user", ["u3", "nobody", "u11"])
+    assert list(near) == ["u3", "u11"]
+    for user, best in near.items():
+        check_nearest(best, liked[user], {item: v - mean for item, v in items.items()})
+
+
+# Permuted vectors.
+
+
+def with_vectors_of_others(run, levels):
+    """The model, reading tables in which each id of a level has the vector of another one."""
+    model, _, _, _, dataset = loaded(run)
+    names = {"user": dataset.field2id_token["user_id"], "item": dataset.field2id_token["item_id"]}
+    names["scenario"] = dataset.scenario_names
+    for module in [module for module in model.modules() if isinstance(module, KnowledgeVectors)]:
+        if module.level in levels:
+            known = torch.nonzero(module.known).squeeze(1).tolist()
+            dealt = permuted_rows([names[module.level][i] for i in known], 2020, module.level)
+            with torch.no_grad():
+                table = module(torch.arange(len(module.known))).clone()
+                table[known] = table[[known[row] for row in dealt]]
+            module.forward = lambda ids, rows=None, table=table: table[ids]
+    return model
+
+
+def check_permuted(run, found):
+    """Changes and metrics equal those of a model whose vectors are exchanged in its tables."""
+    levels = [one.level for one in found.knowledge.levels]
+    variants = {f"{level}s permuted": [level] for level in levels}
+    variants |= {"all permuted": levels} if len(levels) > 1 else {}
+    real, _, rows, scenario, dataset = loaded(run)
+    valid = create_dataset(model_config(run)).build()[1]
+    held_out = valid[torch.arange(len(valid))]
+    of_valid = valid.row_scenario(valid.inter_feat).numpy() - 1
+    counts = {side: np.bincount(rows[f"{side}_id"].numpy(), minlength=50)[held_out[f"{side}_id"].numpy()]
+              for side in ("user", "item")}  # fmt: skip
+    lines = {name: of_valid == m for m, name in enumerate(("young", "mid", "old"))}
+    lines["all rows"] = np.ones(len(valid), dtype=bool)
+    for segment in found.evaluation.segments:
+        side, named = segment.split("_rows:")
+        low, _, high = named.rstrip("+").partition("-")
+        lines[segment] = (counts[side] >= int(low)) & (counts[side] <= int(high or 1000))
+    masks = {f"scenario {name}": scenario == m for m, name in enumerate(("young", "mid", "old"))}
+    for side, views in (("user", found.users), ("item", found.items)):
+        ids = rows[f"{side}_id"].numpy()
+        masks |= {f"{side} {view.token}": ids == dataset.token2id(f"{side}_id", view.token) for view in views}
+    changes, metrics = found.knowledge.changes, found.knowledge.metrics
+    assert [matrix.rows for matrix in changes] == [list(masks)] * 2
+    of_lines = [f"{line} ({mask.sum()} rows)" for line, mask in lines.items()]
+    assert [matrix.rows for matrix in metrics] == [of_lines] * 2
+    assert [matrix.columns for matrix in metrics] == [["as they are", *variants]] * 2
+    with torch.no_grad():
+        before = real.predict_tasks(rows).numpy()
+        models = {"as they are": real, **{name: with_vectors_of_others(run, of) for name, of in variants.items()}}
+        for place, (name, model) in enumerate(models.items()):
+            after, predicted = model.predict_tasks(rows).numpy(), model.predict_tasks(held_out).numpy()
+            for t, label in enumerate(("label_click", "label_like")):
+                if name in variants:
+                    shown = [line[place - 1] for line in changes[t].values]
+                    slow = [np.abs(after - before)[mask, t].mean() for mask in masks.values()]
+                    assert shown == pytest.approx(slow, abs=1e-5)
+                    assert min(shown[:3]) > 1e-4
+                labels = held_out[label].numpy()
+                for row, (line, mask) in enumerate(lines.items()):
+                    both = 0 < labels[mask].sum() < mask.sum()
+                    slow = roc_auc_score(labels[mask], predicted[mask, t]) if both else None
+                    shown = metrics[t].values[row][place]
+                    assert shown is None if slow is None else shown == pytest.approx(slow, abs=1e-6), (line, name)
+
+
+def test_permuted_vectors_change_what_they_change_in_the_models_tables(all_levels, found):
+    check_permuted(all_levels, found)
+    assert found == explain(all_levels, n=4), "nothing stays permuted"
+
+
+def test_features_and_their_match_are_permuted_too(train, knowledge_dir):  # noqa: F811
+    given = {"knowledge": "k", "knowledge_dir": str(knowledge_dir), "knowledge_match": "dot"}
+    run = train("SharedBottom", knowledge_features=["user", "item"], segments=SEGMENTS, **given)
+    features = explain(run, n=2)
+    (users, items) = features.knowledge.levels
+    assert (users.widths, users.known, users.ids) == ({"features": 16, "match": 10}, 40, 40)
+    assert (items.level, items.known, items.ids) == ("item", 30, 30)
+    assert features.knowledge.cosines is None
+    check_permuted(run, features)
+
+
+@pytest.mark.parametrize("settings", [{"knowledge": "random"}, {"knowledge": "none"}], ids=["random", "none"])
+def test_a_control_shows_what_it_reads_and_a_backbone_nothing(settings, train):  # noqa: F811
+    view = explain(train("LLM4MSR", backbone="STAR", **LLM, **settings), n=2).knowledge
+    if settings["knowledge"] == "none":
+        assert view is None
+    else:
+        assert [(near.of, near.to) for near in view.neighbours] == [("user", "user")]
+        assert view.changes[0].columns == ["users permuted", "scenarios permuted", "all permuted"]
+
+
 # Segments.
 
 
@@ -102,4 +279,11 @@ def test_segments_are_those_of_the_test(all_levels, found, tmp_path, browser, ca
     assert [line[0] for line in lines] == names == list(segments)
     for name, *shown in lines:
         assert shown == [f"{segments[name][task].auc:.4f}" for task in ("click", "like")]
+    lines = [line.text for line in browser.find_elements("css selector", "dd")]
+    near = found.knowledge.neighbours[0].nearest
+    assert {"; ".join(f"{one.name} ({one.cosine:.3f})" for one in best) for best in near.values()} <= set(lines)
+    permuted = found.knowledge.metrics[0]
+    cells = browser.find_elements("css selector", f"table[aria-label^='{permuted.title}'] tbody td")
+    expected = ["\N{EN DASH}" if v is None else f"{v:.4f}" for line in permuted.values for v in line]
+    assert [cell.text for cell in cells] == expected
     assert "Items" in [link.text for link in browser.find_elements("css selector", "nav a")]

@@ -25,6 +25,7 @@ from recbole_msr.report.run.importance_section import (
     sentences,
     write_importance,
 )
+from recbole_msr.report.run.knowledge_section import knowledge_parts, knowledge_tables
 from recbole_msr.report.run.result_table import print_result
 from recbole_msr.runs.explain.permutation import ImportanceOptions
 from recbole_msr.runs.explain.views import Explanation, Matrix, Prompt
@@ -121,6 +122,9 @@ def page(explanation: Explanation) -> Page:
         drawn.section("Experts", *_gates(explanation))
     if explanation.moves:
         drawn.section("Moved from the start", MOVED, table(*_moves_table(explanation)))
+    if explanation.knowledge is not None:
+        titles = {view.token: view.title for view in explanation.items if view.title}
+        drawn.section("Knowledge", *knowledge_parts(explanation.knowledge, titles))
     drawn.section("Users", *id_parts(explanation.users, "user"))
     if explanation.items:
         drawn.section("Items", *id_parts(explanation.items, "item"))
@@ -273,6 +277,9 @@ def print_explanation(explanation: Explanation, *, file: TextIO | None = None, w
         console.print(Text(f"{use.title}, dead experts: {dead}"))
     if explanation.moves:
         _print(console, "Moved from the start", *_moves_table(explanation))
+    if explanation.knowledge is not None:
+        for title, header, lines in knowledge_tables(explanation.knowledge):
+            _print(console, title, header, lines)
     for level, views in (("user", explanation.users), ("item", explanation.items)):
         if views:
             _print(console, f"{level.title()}s", *id_table(views, level))

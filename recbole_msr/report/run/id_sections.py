@@ -10,6 +10,7 @@ from recbole_msr.report.html.page import heat_map, table, text
 from recbole_msr.runs.explain.views import IdView, Prompt
 
 Line = list[str | int | float | None]
+_OWN = {"user": "their own", "item": "its own"}
 _SQUARED = "\N{SUPERSCRIPT TWO}"
 
 
@@ -57,7 +58,7 @@ def id_table(views: Sequence[IdView], level: str) -> tuple[list[str], list[Line]
         if moves:
             line += [*(view.movement or (None, None)), *(view.change.get(task) for task in tasks)]
         if knows:
-            line.append("their own" if view.known else f"the one of unknown {level}s")
+            line.append(_OWN[level] if view.known else f"the one of unknown {level}s")
         lines.append(line)
     return header, lines
 

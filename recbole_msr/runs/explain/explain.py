@@ -9,6 +9,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.evaluation.importance import Importance
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.explain.ids import check_users, spread_ids, view_id
+from recbole_msr.runs.explain.knowledge import KnowledgeReader
 from recbole_msr.runs.explain.permutation import SHUFFLES, ImportanceOptions, choose_split, measure_importance
 from recbole_msr.runs.explain.scenario_pass import ScenarioPass
 from recbole_msr.runs.explain.scores import EnsembleScores, RunScores
@@ -66,10 +67,11 @@ def explain_run(
     shows_nothing = model is not None and rows is not None and not between and not readings.gates
     notes += _absence_notes(model, shows_nothing)
     chosen = list(dict.fromkeys(users)) if users is not None else spread_ids(sources.dataset, rows, shown, n, "user")
-    views = _view_ids("user", chosen, sources, rows)
-    items = []
+    ids = {"user": chosen}
     if "item" in vectors_read(model):
-        items = _view_ids("item", spread_ids(sources.dataset, rows, shown, n, "item"), sources, rows)
+        ids["item"] = spread_ids(sources.dataset, rows, shown, n, "item")
+    users_and_items = {level: _view_ids(level, tokens, sources, rows) for level, tokens in ids.items()}
+    knowledge = KnowledgeReader(sources, rows, shown, ids).view()
     test = files.evaluation.test
     if test is None:
         told = (
@@ -79,7 +81,8 @@ def explain_run(
     measured = None if importance is None else _importance(files, sources, importance)
     facts, gates = sources.facts(), readings.gates
     return Explanation(
-        files.folder, facts, notes, test, scenarios, views, items, between, gates, weights, moves, measured
+        files.folder, facts, notes, test, scenarios, users_and_items["user"], users_and_items.get("item", []), between,
+        gates, weights, moves, knowledge, measured,
     )  # fmt: skip
 
 

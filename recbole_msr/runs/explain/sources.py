@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -30,13 +31,14 @@ class RunSources:
         files: the run's files.
 
     Attributes:
+        config: RecBole's Config of the run, on the CPU.
         dataset: the vocabularies and tables that the run kept.
         notes: what is no longer there, and why; reading a source adds to them.
     """
 
     def __init__(self, files: RunFiles) -> None:
         self._files, self.dataset, self.notes = files, files.dataset, list[str]()
-        self._config = files.build_config(_ON_CPU)
+        self.config = files.build_config(_ON_CPU)
         self._checkpoint = files.take_checkpoint()
 
     @property
@@ -48,7 +50,7 @@ class RunSources:
     @cached_property
     def _store(self) -> tuple[Knowledge | None, bool]:
         """The run's store, or None; and whether the run reads one that is not there."""
-        name, levels = str(self._config["knowledge"]), self._levels_read()
+        name, levels = str(self.config["knowledge"]), self._levels_read()
         if not levels:
             return None, False
         if name in RESERVED:
@@ -59,7 +61,7 @@ class RunSources:
             }
             self.notes.append(reasons[name])
             return None, False
-        control = self._config["knowledge_control"]
+        control = self.config["knowledge_control"]
         if control != "none":
             self.notes.append(
                 f"the run's vectors are a control's (knowledge_control: {control}), not those of the prompts: there "
@@ -82,12 +84,17 @@ class RunSources:
         ]
         return store, False
 
+    @property
+    def store(self) -> Knowledge | None:
+        """The run's store; None where it has none, or it is gone."""
+        return self._store[0]
+
     def _open_store(self, name: str) -> Knowledge:
-        store = Knowledge.open(name, self._config["knowledge_dir"])
+        store = Knowledge.open(name, self.config["knowledge_dir"])
         store.check(self.dataset)
         state = self._checkpoint["state_dict"]
         keys = [bytes(value.tolist()) for entry, value in state.items() if entry.endswith(".key")]
-        parts = [str(part) for part in np.atleast_1d(self._config["knowledge_parts"] or [])]
+        parts = [str(part) for part in np.atleast_1d(self.config["knowledge_parts"] or [])]
         expected = stored_key(store, parts, control="none", seed=0)
         if any(key != expected for key in keys):
             raise InputError(
@@ -98,9 +105,9 @@ class RunSources:
 
     def _levels_read(self) -> list[str]:
         """Return the levels whose vectors the run reads."""
-        levels = list(np.atleast_1d(self._config["knowledge_features"] or []))
+        levels = list(np.atleast_1d(self.config["knowledge_features"] or []))
         if self._name == "LLM4MSR":
-            levels += sorted(LEVELS[self._config["knowledge_level"]])
+            levels += sorted(LEVELS[self.config["knowledge_level"]])
         return [str(level) for level in dict.fromkeys(levels)]
 
     def prompts(self, level: str, tokens: list[str]) -> dict[str, Prompt]:
@@ -131,10 +138,15 @@ class RunSources:
             )
         return prompts
 
-    def titles(self, items: list[str]) -> dict[str, str]:
-        """Read the titles of some items, by their ids; of those that have one."""
+    def titles(self, items: Sequence[str]) -> dict[str, str]:
+        """Return the titles of some items, by their ids; of those that have one."""
+        found = {item: self._item_titles.get(item) for item in items}
+        return {item: title for item, title in found.items() if title}
+
+    @cached_property
+    def _item_titles(self) -> Mapping[str, str]:
         try:
-            return item_titles(self.dataset, items)
+            return item_titles(self.dataset)
         except InputError as error:
             self.notes.append(f"no titles of items: {error}")
             return {}
@@ -159,10 +171,10 @@ class RunSources:
                 "AdaptDHM, AutoIFS and models with gates over experts (PLE, MMoE, OMoE, HMoE) are explained"
             )
             return None
-        if not store_missing or self._config["knowledge_bake"]:
-            model: MultiScenarioRecommender = model_class(self._config, self.dataset)
+        if not store_missing or self.config["knowledge_bake"]:
+            model: MultiScenarioRecommender = model_class(self.config, self.dataset)
             apply_weights(model, self._checkpoint, self._files.checkpoint_path)
-        elif self._config["knowledge_features"]:
+        elif self.config["knowledge_features"]:
             self.notes.append("the model reads the store's vectors as features: nothing of it is shown without them")
             return None
         else:
@@ -189,8 +201,8 @@ class RunSources:
         from recbole.data import create_dataset
 
         try:
-            with reading_data(self._config):
-                splits: list[ScenarioDataset] = create_dataset(self._config).build()
+            with reading_data(self.config):
+                splits: list[ScenarioDataset] = create_dataset(self.config).build()
         except InputError as error:
             return str(error)
         change = data_changes(self.dataset, splits[0])
@@ -221,8 +233,8 @@ class RunSources:
         facts = {"Run": str(self._files.folder), "Model": self._name, "Dataset": str(self._files.config["dataset"])}
         if isinstance(model, LLM4MSR):
             facts |= {"Backbone": type(model.backbone).__name__}
-        if self._config["knowledge"]:
-            facts |= {"Knowledge": str(self._config["knowledge"])}
+        if self.config["knowledge"]:
+            facts |= {"Knowledge": str(self.config["knowledge"])}
         level = model.scenario_level if isinstance(model, LLM4MSR) else None
         if level is not None:
             alpha = level.alpha.item() if isinstance(level.alpha, Tensor) else level.alpha

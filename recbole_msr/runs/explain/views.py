@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from recbole_msr.evaluation.cells import Evaluation
 from recbole_msr.evaluation.importance import Importance
@@ -93,6 +95,79 @@ class IdView:
     title: str | None = None
 
 
+class Neighbour(NamedTuple):
+    """A user, item or scenario near another one.
+
+    Attributes:
+        name: its raw id, or the scenario's name.
+        cosine: that of the two vectors.
+        title: an item's title; None without one.
+    """
+
+    name: str
+    cosine: float
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest users or items to some users, items or scenarios.
+
+    Attributes:
+        of, to: the levels, such as "user" and "item".
+        says: what vectors they are near by.
+        nearest: by name, the nearest first; without those that have no vector.
+    """
+
+    of: str
+    to: str
+    says: str
+    nearest: dict[str, list[Neighbour]]
+
+    def with_titles(self, titles: Mapping[str, str]) -> Neighbours:
+        """Return the same with the titles of items, by id."""
+        named = {
+            name: [one._replace(title=titles.get(one.name)) for one in best] for name, best in self.nearest.items()
+        }
+        return replace(self, nearest=named)
+
+
+@dataclass(frozen=True)
+class LevelVectors:
+    """The vectors of a level.
+
+    Attributes:
+        level: "user", "item" or "scenario".
+        widths: by what reads them ("meta layers", "features", "match"), how many numbers each has.
+        known, ids: how many have a vector of their own, and how many there are.
+    """
+
+    level: str
+    widths: dict[str, int]
+    known: int
+    ids: int
+
+
+@dataclass(frozen=True)
+class KnowledgeView:
+    """What a run makes of a language model's vectors.
+
+    Attributes:
+        levels: what it reads.
+        neighbours: who is near whom.
+        cosines: those between the vectors of scenarios; None without them.
+        changes: by task, how much predictions for training rows of each scenario, user and item change with permuted
+            vectors.
+        metrics: by task, those of validation rows by scenario and segment, with vectors as they are and permuted.
+    """
+
+    levels: list[LevelVectors]
+    neighbours: list[Neighbours]
+    cosines: Matrix | None
+    changes: list[Matrix]
+    metrics: list[Matrix]
+
+
 @dataclass
 class Explanation:
     """What a run has learnt.
@@ -109,6 +184,7 @@ class Explanation:
         gates: how much experts are used.
         weights: every line of `gates`, of an attention, and of whatever else weighs a choice.
         moves: how far they are from where the run began; empty where that is not known.
+        knowledge: what it makes of a language model's vectors; None of a model that reads none.
         importance: what is lost when a field is shuffled; None where it was not asked for, or cannot be measured.
     """
 
@@ -123,4 +199,5 @@ class Explanation:
     gates: list[GateUse]
     weights: list[Weights]
     moves: list[Movement]
+    knowledge: KnowledgeView | None = None
     importance: Importance | None = None
