@@ -12,6 +12,7 @@ from recbole_msr.models.knowledge_controls import permuted_rows
 from recbole_msr.prompts.store import Knowledge
 from recbole_msr.report.run.explain_page import write_explanation
 from recbole_msr.runs.explain.nearest import nearest_items
+from recbole_msr.runs.explain.permuted_vectors import permuted_vectors
 from tests.report.test_explain import LLM, data_path, embed, explain, generated, loaded, model_config, train  # noqa: F401
 
 SEGMENTS = {"user_rows": [13, 16], "item_rows": [20]}
@@ -238,7 +239,13 @@ def check_permuted(run, found):
 
 def test_permuted_vectors_change_what_they_change_in_the_models_tables(all_levels, found):
     check_permuted(all_levels, found)
-    assert found == explain(all_levels, n=4), "nothing stays permuted"
+    model, _, rows, _, dataset = loaded(all_levels)
+    names = {"user": dataset.field2id_token["user_id"], "scenario": dataset.scenario_names}
+    with torch.no_grad():
+        before = model.predict_tasks(rows)
+        with permuted_vectors(model, ["user", "scenario"], names, 2020):
+            assert not torch.equal(model.predict_tasks(rows), before)
+        assert torch.equal(model.predict_tasks(rows), before), "nothing stays permuted"
 
 
 def test_features_and_their_match_are_permuted_too(train, knowledge_dir):  # noqa: F811
@@ -249,6 +256,7 @@ def test_features_and_their_match_are_permuted_too(train, knowledge_dir):  # noq
     assert (users.widths, users.known, users.ids) == ({"features": 16, "match": 10}, 40, 40)
     assert (items.level, items.known, items.ids) == ("item", 30, 30)
     assert features.knowledge.cosines is None
+    assert "and what it makes of its vectors are shown" in features.notes[-1]
     check_permuted(run, features)
 
 
@@ -270,20 +278,22 @@ def test_segments_are_those_of_the_test(all_levels, found, tmp_path, browser, ca
     assert "Item i" in capsys.readouterr().out
     browser.get(page.as_uri())
     assert browser.get_log("browser") == []
-    assert "Movement, item level" in [e.text for e in browser.find_elements("css selector", "th")]
-    auc = browser.find_element("css selector", "table[aria-label='AUC on the test rows of segments']")
-    lines = [[cell.text for cell in line.find_elements("css selector", "th, td")] for line in
-             auc.find_elements("css selector", "tbody tr")]  # fmt: skip
-    names = ["user_rows:0-12", "user_rows:13-15", "user_rows:16+", "item_rows:0-19", "item_rows:20+"]
+
+    def texts(selector):
+        return browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.trim())", selector
+        )
+
+    assert "Movement, item level" in texts("th")
+    assert "Items" in texts("nav a")
     segments = found.evaluation.segments
-    assert [line[0] for line in lines] == names == list(segments)
-    for name, *shown in lines:
-        assert shown == [f"{segments[name][task].auc:.4f}" for task in ("click", "like")]
-    lines = [line.text for line in browser.find_elements("css selector", "dd")]
+    names = ["user_rows:0-12", "user_rows:13-15", "user_rows:16+", "item_rows:0-19", "item_rows:20+"]
+    auc = "table[aria-label='AUC on the test rows of segments'] tbody"
+    assert texts(f"{auc} th") == names == list(segments)
+    assert texts(f"{auc} td") == [f"{segments[name][task].auc:.4f}" for name in names for task in ("click", "like")]
     near = found.knowledge.neighbours[0].nearest
-    assert {"; ".join(f"{one.name} ({one.cosine:.3f})" for one in best) for best in near.values()} <= set(lines)
+    shown = {"; ".join(f"{one.name} ({one.cosine:.3f})" for one in best) for best in near.values()}
+    assert shown <= set(texts("dd"))
     permuted = found.knowledge.metrics[0]
-    cells = browser.find_elements("css selector", f"table[aria-label^='{permuted.title}'] tbody td")
     expected = ["\N{EN DASH}" if v is None else f"{v:.4f}" for line in permuted.values for v in line]
-    assert [cell.text for cell in cells] == expected
-    assert "Items" in [link.text for link in browser.find_elements("css selector", "nav a")]
+    assert texts(f"table[aria-label^='{permuted.title}'] tbody td") == expected

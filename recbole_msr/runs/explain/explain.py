@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.importance import Importance
+from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.explain.ids import check_users, spread_ids, view_id
 from recbole_msr.runs.explain.knowledge import KnowledgeReader
@@ -200,7 +201,7 @@ def _view_ids(level: str, tokens: list[str], sources: RunSources, rows: Training
     ]
 
 
-def _absence_notes(model: object, shows_nothing: bool) -> list[str]:
+def _absence_notes(model: MultiScenarioRecommender | None, shows_nothing: bool) -> list[str]:
     """Return what the model does not have.
 
     Args:
@@ -212,8 +213,10 @@ def _absence_notes(model: object, shows_nothing: bool) -> list[str]:
         absent, measure = ("scenario", "strengths") if levels[0] is not None else ("user", "movement")
         return [f"the run has no {absent} level (knowledge_level), so there is no {measure} to show"]
     if shows_nothing and not any(levels) and not (isinstance(model, LLM4MSR) and model.item_level is not None):
+        shown = "its results by scenario, the training rows of scenarios and users"
+        shown += ", and what it makes of its vectors" if vectors_read(model) else ""
         return [
-            f"this {type(model).__name__} has neither gates over experts nor attention nor meta layers: its results by "
-            "scenario are shown, and the training rows of scenarios and users"
+            f"this {type(model).__name__} has neither gates over experts nor attention nor meta layers: {shown} are "
+            "shown"
         ]
     return []
