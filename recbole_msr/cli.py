@@ -182,6 +182,15 @@ def _add_predict(commands: Any, common: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--batch-size", type=int, default=8192, metavar="N", help="number of rows scored at a time (default: 8192)"
     )
+    _add_histories(predict)
+
+
+def _add_histories(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--histories",
+        metavar="FILE",
+        help="what users have done, for a run with knowledge of profiles: .csv, .parquet or .inter",
+    )
 
 
 def _add_recommend(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -198,6 +207,7 @@ def _add_recommend(commands: Any, common: argparse.ArgumentParser) -> None:
     recommend.add_argument("--candidates", metavar="FILE", help="items to choose from (default: all trained on)")
     recommend.add_argument("--score", metavar="FORMULA", help="such as 'click * buy' (default: the first task)")
     recommend.add_argument("--exclude-seen", action="store_true", help="leave out items of the user's rows in the data")
+    _add_histories(recommend)
 
 
 def _add_serve(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -418,7 +428,7 @@ def _predict(parsed: argparse.Namespace) -> int:
     with importing():
         from recbole_msr.runs.predict import predict_file
 
-    report = predict_file(parsed.run, parsed.data, parsed.out, parsed.batch_size, parsed.prefix)
+    report = predict_file(parsed.run, parsed.data, parsed.out, parsed.batch_size, parsed.prefix, parsed.histories)
     for line in report:
         print(line)
     return 0
@@ -428,7 +438,7 @@ def _recommend(parsed: argparse.Namespace) -> int:
     with importing():
         from recbole_msr.runs.recommend_file import recommend_file
 
-    options = {name: getattr(parsed, name) for name in ("k", "score", "scenario", "exclude_seen")}
+    options = {name: getattr(parsed, name) for name in ("k", "score", "scenario", "exclude_seen", "histories")}
     for line in recommend_file(parsed.run, parsed.users, parsed.out, parsed.candidates, **options):
         print(line)
     return 0

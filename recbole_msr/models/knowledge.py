@@ -17,6 +17,7 @@ from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
 from recbole_msr.layers.interaction import Part
 from recbole_msr.models.frozen_vectors import CHUNK, FITTED_ROWS, FrozenVectors, principal_components, standard_scale
+from recbole_msr.models.given_profiles import GivenProfiles, given_profiles
 from recbole_msr.models.knowledge_controls import CONTROLS, permuted_rows, random_like, random_vectors
 from recbole_msr.models.leave_one_out import LeaveOneOut, training_rows
 from recbole_msr.models.row_values import RowValues
@@ -71,6 +72,21 @@ class KnowledgeSource:
             self._store = Knowledge.open(self.name, config["knowledge_dir"])
             if self.fits:
                 self._store.check(dataset)
+
+    @property
+    def store(self) -> Knowledge | None:
+        """The opened store; None with `random`, and where the weights hold all that is needed."""
+        store: Knowledge | None = self._store
+        return store
+
+    @property
+    def control(self) -> str:
+        """`knowledge_control`."""
+        return self._control
+
+    def parts(self, level: str) -> dict[str, int]:
+        """Return the lengths of the parts that are read of a level's profiles, in the store's order."""
+        return {part: size for part, size in self._store.parts(level).items() if not self._parts or part in self._parts}
 
     @property
     def is_baked(self) -> bool:
@@ -334,14 +350,21 @@ class KnowledgeVectors(nn.Module):
             self.linear = nn.Linear(width, self.size, bias=False)
             nn.init.normal_(self.linear.weight, std=gain / width**0.5)
 
-    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, rows: Tensor | None = None, given: GivenProfiles | None = None) -> Tensor:
         """Return h (B, size) of internal ids (B,).
 
         Args:
             ids: the ids.
             rows: numbers of the training rows that they are read for (B,), see `training_rows`; read in training alone.
+            given: profiles that stand for the vectors of some of the ids, known or not.
         """
-        return torch.where(self.takes_own(ids, rows).unsqueeze(1), self.of_known(ids, rows), self.unknown)
+        h = torch.where(self.takes_own(ids, rows).unsqueeze(1), self.of_known(ids, rows), self.unknown)
+        return h if given is None else given.put(h, self.of_profiles(given.vectors))
+
+    def of_profiles(self, vectors: Tensor) -> Tensor:
+        """Return h (K, size) of vectors (K, H) as the store has them, float32."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self._reduce(vectors)
 
     def takes_own(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """Mark the ids (B,) that take their own vector, and not the unknown one; in training a share is drawn anew."""
@@ -489,10 +512,19 @@ class KnowledgeMatch(nn.Module):
             nn.init.normal_(self.product.weight, std=INITIAL_STD / self.user.size**0.5)
         self._of_rows = RowValues(source.n_rows, self.width) if how == "dot" else None
 
-    def forward(self, user: Tensor, item: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return m (B, width) of ids (B,) of users and items, and in training of the rows' numbers (B,)."""
+    def forward(
+        self, user: Tensor, item: Tensor, rows: Tensor | None = None, given: GivenProfiles | None = None
+    ) -> Tensor:
+        """Return m (B, width) of ids (B,) of users and items, and in training of the rows' numbers (B,).
+
+        Args:
+            user: ids of the users.
+            item: ids of the items.
+            rows: as for `KnowledgeVectors.forward`.
+            given: profiles that stand for the vectors of some of the users.
+        """
         if not self.training or rows is None or self._of_rows is None or not self._of_rows.has_room or _is_traced():
-            return self._match(self.user(user, rows), self.item(item))
+            return self._match(self.user(user, rows, given), self.item(item))
         takes_user, takes_item = self.user.takes_own(user, rows), self.item.takes_own(item)
         takes_both = takes_user & takes_item
 
@@ -549,15 +581,15 @@ class KnowledgeFeatures(FeatureEmbedding):
 
     def vectors(self, interaction: Any) -> Tensor:
         """Return all parts of x but their interactions (B, ...)."""
-        rows = training_rows(interaction)
+        rows, given = training_rows(interaction), given_profiles(interaction)
         vectors = [
-            self.knowledge[level](self.known_ids(field, interaction[field]), rows)
+            self.knowledge[level](self.known_ids(field, interaction[field]), rows, given if level == "user" else None)
             for level, field in self.id_fields.items()
         ]
         if self.match is not None:
             fields = (self.id_fields[level] for level in ("user", "item"))
             ids = (self.known_ids(field, interaction[field]) for field in fields)
-            vectors.append(self.match(*ids, rows))
+            vectors.append(self.match(*ids, rows, given))
         return torch.cat([super().vectors(interaction), *vectors], dim=1)
 
     def columns_of(self, fields: Collection[str]) -> Tensor | None:

@@ -19,6 +19,7 @@ from recbole_msr.layers.meta import META_WEIGHTS, MetaLayers
 from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
+from recbole_msr.models.given_profiles import GivenProfiles, given_profiles
 from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeVectors, knowledge_name
 from recbole_msr.models.leave_one_out import training_rows
 from recbole_msr.options import Options
@@ -143,7 +144,9 @@ class LLM4MSR(MultiScenarioRecommender):
     def _embed_through(self, levels: Collection[str], interaction: Any) -> Tensor:
         x: Tensor = self.backbone.embed(interaction)
         if self.user_level is not None and "user" in levels:
-            x = self.user_level(x, self.known_ids(self.user_field, interaction), training_rows(interaction))
+            ids, rows = self.known_ids(self.user_field, interaction), training_rows(interaction)
+            given = given_profiles(interaction)
+            x = self.user_level(x, ids, rows) if given is None else self.user_level.of_given(x, ids, given)
         if self.item_level is not None and "item" in levels:
             x = self.item_level(x, self.known_ids(self.item_field, interaction))
         return x
@@ -221,10 +224,25 @@ class BottomLevel(nn.Module):
         if self.layers.is_light:
             return self._moved(x, self.layers(x, self._remember(ids)))
         unique_ids, which = ids.unique(return_inverse=True)
-        theta = self._remember(unique_ids)
-        if 8 * len(unique_ids) <= len(ids):
+        return self._moved_by(x, self._remember(unique_ids), which)
+
+    def _moved_by(self, x: Tensor, theta: Tensor, which: Tensor) -> Tensor:
+        """Return x' (B, D) of rows x (B, D), K sets of weights (K, P), and which set is each row's (B,)."""
+        if not self.layers.is_light and 8 * len(theta) <= len(x):
             return self._moved(x, self.layers(x, theta, which))
         return self._moved(x, self.layers(x, theta[which]))
+
+    def of_given(self, x: Tensor, ids: Tensor, given: GivenProfiles) -> Tensor:
+        """Return x' (B, D) as `forward` does, of rows x (B, D), of which some have another profile than their user."""
+        theirs = given.numbers >= 0
+        others = ~theirs
+        moved = torch.empty_like(x)
+        if others.any():
+            moved[others] = self(x[others], ids[others])
+        if theirs.any():
+            theta = self.layers.generate(self.vectors.of_profiles(given.vectors))
+            moved[theirs] = self._moved_by(x[theirs], theta, given.numbers[theirs])
+        return moved
 
     def _moved(self, x: Tensor, f: Tensor) -> Tensor:
         return torch.add(x, f, alpha=self.scale)

@@ -14,7 +14,7 @@ A scenario's profile has `liked` and `not_liked` of its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ HALF_LIFE = 10
 """So many likings back a liking counts half in `recent`."""
 IDENTITY = {"version": 1, "half_life": HALF_LIFE}
 """What decides about profiles beside the data and the items' vectors: part of the key of knowledge."""
+PARTS = ("liked", "not_liked", "recent", "scenarios")
+"""The parts of a user's profile, in their order."""
 _SHOWN = 5
 _ROWS_AT_ONCE = 4096
 
@@ -62,18 +64,14 @@ class Profiles:
         Returns:
             What knowledge.json says of the level.
         """
-        centred = item_vectors.astype(np.float32)
-        centred -= centred.mean(axis=0)
-        width, n = centred.shape[1], len(self.tokens)
+        width, n = item_vectors.shape[1], len(self.tokens)
         sizes = {name: len(weights) * width for name, weights in self.parts.items()}
         size = sum(sizes.values())
         matrix = np.lib.format.open_memmap(
             folder / f"{self.level}.npy", mode="w+", dtype=np.dtype(dtype), shape=(n, size)
         )
-        flat = [weights for part in self.parts.values() for weights in part]
-        for start in range(0, n, _ROWS_AT_ONCE):
-            rows = slice(start, min(n, start + _ROWS_AT_ONCE))
-            matrix[rows] = np.concatenate([weights[rows] @ centred for weights in flat], axis=1)
+        for rows, vectors in profile_vectors(self.parts, centred(item_vectors, mean_item(item_vectors))):
+            matrix[rows] = vectors
         matrix.flush()
         tokens = pa.array(self.tokens, pa.string())
         zeros = np.zeros(n, dtype=np.int64)
@@ -101,15 +99,61 @@ def make_profiles(facts: Facts, level: str, items: Sequence[str]) -> Profiles:
         kept, users = np.unique(rows["user"].to_numpy(), return_inverse=True)
         tokens = [str(token) for token in facts.users[kept]]
     rows = rows.assign(owner=users)
-    shape = (len(tokens), len(items))
-    liked, not_liked = rows[rows["label"] == 1], rows[rows["label"] == 0]
-    parts = {"liked": [_weights(liked, shape)], "not_liked": [_weights(not_liked, shape)]}
-    if level == "user":
-        if facts.has_times:
-            age = liked.groupby("owner").cumcount().to_numpy()
-            parts["recent"] = [_weights(liked, shape, recency(age))]
-        parts["scenarios"] = [_weights(liked[liked["scenario"] == m], shape) for m in range(len(facts.scenarios))]
+    names = [part for part in PARTS if part != "recent" or facts.has_times] if level == "user" else PARTS[:2]
+    parts = profile_parts(rows, (len(tokens), len(items)), names, len(facts.scenarios))
     return Profiles(level, tokens, parts, _texts(facts, rows, len(tokens), items))
+
+
+def profile_parts(
+    rows: pd.DataFrame, shape: tuple[int, int], names: Collection[str], n_scenarios: int
+) -> dict[str, list[csr_matrix]]:
+    """Return parts of profiles as weights of item vectors, as `Profiles.parts`.
+
+    Args:
+        rows: by owner and, of each, newest first; columns owner (from 0), item (its number among those with a vector),
+            label, and for `scenarios` scenario (from 0).
+        shape: the number of owners, and of items (N, I).
+        names: the parts wanted, some of `PARTS`.
+        n_scenarios: M; read for `scenarios`.
+    """
+    liked, not_liked = rows[rows["label"] == 1], rows[rows["label"] == 0]
+    parts = {}
+    if "liked" in names:
+        parts["liked"] = [_weights(liked, shape)]
+    if "not_liked" in names:
+        parts["not_liked"] = [_weights(not_liked, shape)]
+    if "recent" in names:
+        parts["recent"] = [_weights(liked, shape, recency(liked.groupby("owner").cumcount().to_numpy()))]
+    if "scenarios" in names:
+        parts["scenarios"] = [_weights(liked[liked["scenario"] == m], shape) for m in range(n_scenarios)]
+    return parts
+
+
+def mean_item(item_vectors: np.ndarray) -> np.ndarray:
+    """Return the mean (H,) of all items' vectors (I, H), float32."""
+    mean: np.ndarray = item_vectors.astype(np.float32).mean(axis=0)
+    return mean
+
+
+def centred(item_vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return item vectors (n, H) less the mean of all items, float32."""
+    vectors: np.ndarray = item_vectors.astype(np.float32)
+    vectors -= mean
+    return vectors
+
+
+def profile_vectors(parts: Mapping[str, Sequence[csr_matrix]], items: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the profiles (n, P H) of some owners at a time, with their places.
+
+    Args:
+        parts: weights of item vectors (N, I).
+        items: the items' `centred` vectors (I, H).
+    """
+    flat = [weights for part in parts.values() for weights in part]
+    n = flat[0].shape[0]
+    for start in range(0, n, _ROWS_AT_ONCE):
+        rows = slice(start, min(n, start + _ROWS_AT_ONCE))
+        yield rows, np.concatenate([weights[rows] @ items for weights in flat], axis=1)
 
 
 def recency(age: np.ndarray) -> np.ndarray:

@@ -206,18 +206,23 @@ class SavedEnsemble:
                     f"({', '.join(before)} and {', '.join(now)})"
                 )
 
-    def predict(self, frame: pd.DataFrame, batch_size: int = 8192) -> pd.DataFrame:
+    def predict(
+        self, frame: pd.DataFrame, batch_size: int = 8192, histories: pd.DataFrame | str | Path | None = None
+    ) -> pd.DataFrame:
         """Predict the probability of every task for new rows, as `SavedRun.predict` does."""
-        return self.score(frame, batch_size).scores
+        return self.score(frame, batch_size, histories).scores
 
-    def score(self, frame: pd.DataFrame, batch_size: int = 8192) -> Scored:
+    def score(
+        self, frame: pd.DataFrame, batch_size: int = 8192, histories: pd.DataFrame | str | Path | None = None
+    ) -> Scored:
         """Predict as `predict` does, and count the rows with unknown or missing values.
 
         Returns:
             `scores` (N, T), and the counts `unknown` and `missing` by field: of the member that has most of them, as
-            each counts the fields that its model reads.
+            each counts the fields that its model reads. Members that read no profiles score without histories.
         """
-        return self.scorer.score(frame, batch_size)
+        scorer = self.scorer if histories is None else self.scorer.with_histories(histories)
+        return scorer.score(frame, batch_size)
 
     def recommend(self, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:
         """Return the items with the best scores for every user, as `SavedRun.recommend` does."""

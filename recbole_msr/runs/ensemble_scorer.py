@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import Batch
 from recbole_msr.runs.member_mean import MemberMean
 from recbole_msr.runs.row_counts import RowCounts, take_most
 from recbole_msr.runs.row_encoder import Part, RawRows
 from recbole_msr.runs.scoring import Scored, Scorer
+
+if TYPE_CHECKING:
+    from recbole_msr.runs.given_histories import Histories, HistoryReader
 
 
 class EnsembleScorer:
@@ -42,6 +48,48 @@ class EnsembleScorer:
         self.columns = self.member_mean.columns
 
     @property
+    def histories(self) -> Histories | None:
+        """The profiles that the first member which reads any has by `with_histories`; None without."""
+        return next((scorer.histories for scorer in self._scorers if scorer.histories is not None), None)
+
+    @property
+    def history_reader(self) -> HistoryReader:
+        """That of the first member which reads profiles of users.
+
+        Raises:
+            InputError: none does.
+        """
+        return next(reader for reader in self._readers() if reader is not None)
+
+    def _readers(self) -> list[HistoryReader | None]:
+        """Return every member's, None of one that reads no profiles of users; the first one's error where none does."""
+        readers: list[HistoryReader | None] = []
+        errors = []
+        for scorer in self._scorers:
+            try:
+                readers.append(scorer.history_reader)
+            except InputError as error:
+                readers.append(None)
+                errors.append(error)
+        if len(errors) == len(readers):
+            raise errors[0]
+        return readers
+
+    def with_histories(self, histories: RawRows | pd.DataFrame | str | Path) -> EnsembleScorer:
+        """Return a scorer as `Scorer.with_histories` does: members that read no profiles of users score without.
+
+        Raises:
+            InputError: no member reads any, or as there.
+        """
+        readers = self._readers()
+        scorer = copy(self)
+        scorer._scorers = [
+            one if reader is None else one.with_histories(histories)
+            for one, reader in zip(self._scorers, readers, strict=True)
+        ]
+        return scorer
+
+    @property
     def names(self) -> list[str]:
         """The names of all columns of the scores."""
         return [name for names in self.columns.values() for name in names]
@@ -55,7 +103,10 @@ class EnsembleScorer:
         for one in scored:
             take_most(unknown, one.unknown)
             take_most(missing, one.missing)
-        return Scored(pd.DataFrame(means, columns=self.names, index=rows.index), unknown, missing)
+        with_history = max(one.with_history for one in scored)
+        told = None if self.histories is None else self.histories.counts
+        frame = pd.DataFrame(means, columns=self.names, index=rows.index)
+        return Scored(frame, unknown, missing, with_history, told)
 
     def score_batch(self, batch: Batch, path: Any, batch_size: int, counts: RowCounts) -> np.ndarray:
         """Score some rows of a file as `Scorer.score_batch` does; (n, C), float32."""

@@ -57,8 +57,9 @@ class Predictor:
 @torch_threads()
 @torch.no_grad()
 def predict_file(
-    run_dir: str | Path, data: str | Path, out: str | Path, batch_size: int = 8192, prefix: str = ""
-) -> list[str]:
+    run_dir: str | Path, data: str | Path, out: str | Path, batch_size: int = 8192, prefix: str = "",
+    histories: str | Path | None = None,
+) -> list[str]:  # fmt: skip
     """Score the rows of a CSV or Parquet file; the output has the input's columns as they were, and those of `Scored`.
 
     Both files are read and written a part at a time, so memory does not grow with them.
@@ -69,6 +70,7 @@ def predict_file(
         out: the file to write; there is one only once all rows are scored.
         batch_size: rows scored at a time.
         prefix: what the names of the scores begin with, before the task's name.
+        histories: file of what users have done, as for `SavedRun.predict`; it is read at once.
 
     Returns:
         Lines that say what was done.
@@ -84,6 +86,8 @@ def predict_file(
     if batch_size < 1:
         raise InputError(f"--batch-size must be at least 1, got {batch_size}")
     scorer = load(run_dir).scorer
+    if histories is not None:
+        scorer = scorer.with_histories(histories)
     names = [prefix + name for name in scorer.names]
     check_scored(data, out, names)
     counts = RowCounts()
@@ -134,6 +138,8 @@ def _count_lines(scorer: Scorer | EnsembleScorer, counts: RowCounts) -> list[str
         lines.append(f"{field}: {_rows_have(count)} a value never seen in training ({consequence})")
     for field, count in counts.missing.items():
         lines.append(f"{field}: {_rows_have(count)} no value (the mean of the training data is used)")
+    if scorer.histories is not None:
+        lines += scorer.histories.counts.lines(counts.with_history)
     return lines
 
 

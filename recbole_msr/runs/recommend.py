@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
@@ -19,8 +22,12 @@ from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_counts import RowCounts
 from recbole_msr.runs.row_encoder import RawRows
+from recbole_msr.runs.scoring import PROFILE_FIELD
 from recbole_msr.schema import as_token
 from recbole_msr.threads import torch_threads
+
+if TYPE_CHECKING:
+    from recbole_msr.runs.given_histories import HistoryCounts
 
 USERS_AT_ONCE = 256
 """Users whose lists are made together."""
@@ -106,7 +113,8 @@ class Recommender:
         score: formula of the scores, see `Score`; None for the first task.
         candidates: raw ids of the items to choose from; None for all that the run has trained on.
         scenario: name of the scenario of all lists; None where the users' rows tell it.
-        exclude_seen: leave out the items that a user has a row with in the run's data.
+        exclude_seen: leave out the items that a user has a row with in the run's data, or in the histories.
+        histories: what users have done, as for `SavedRun.predict`.
 
     Attributes:
         user_field, item_field: the fields of their ids.
@@ -126,6 +134,7 @@ class Recommender:
         candidates: Sequence[Any] | None = None,
         scenario: str | None = None,
         exclude_seen: bool = False,
+        histories: RawRows | pd.DataFrame | str | Path | None = None,
     ) -> None:
         if k < 1:
             raise InputError(f"--k must be at least 1, got {k}")
@@ -133,7 +142,8 @@ class Recommender:
         dataset: ScenarioDataset = first.dataset
         self.user_field, self.item_field = str(dataset.uid_field), str(dataset.iid_field)
         self.counts = RowCounts()
-        self._k, self._scorer = k, run.scorer
+        self._k = k
+        self._scorer = run.scorer if histories is None else run.scorer.with_histories(histories)
         self.formula = Score(score, self._scorer.names)
         self._ids, tokens, self.unknown_candidates = _candidates(dataset, first.model, candidates)
         self._tokens = pa.array(tokens, pa.string())
@@ -142,6 +152,18 @@ class Recommender:
         self._items = self._scorer.encode(items, "item")
         self._column = _scenario_column(dataset, scenario)
         self._seen = _seen(first) if exclude_seen else None
+
+    @property
+    def history_counts(self) -> HistoryCounts | None:
+        """What became of the rows of histories; None without."""
+        histories = self._scorer.histories
+        return None if histories is None else histories.counts
+
+    def with_histories(self, histories: RawRows | pd.DataFrame) -> Recommender:
+        """Return a recommender of the same items, whose users have the profiles of some histories."""
+        recommender = copy(self)
+        recommender._scorer, recommender.counts = self._scorer.with_histories(histories), RowCounts()
+        return recommender
 
     @torch_threads()
     @torch.no_grad()
@@ -173,6 +195,7 @@ class Recommender:
             users = (contexts if isinstance(contexts, Mapping) else contexts[0])[self.user_field]
             for row, user in enumerate(users.tolist()):
                 scores[row, np.isin(self._ids, self._seen.get(user, ()))] = -np.inf
+            self._leave_out_histories([contexts] if isinstance(contexts, Mapping) else contexts, scores)
         rows, places, ranks = _best(scores, self._k)
         picked = pa.Table.from_batches([batch.columns]).take(pa.array(rows))
         added = {
@@ -185,6 +208,16 @@ class Recommender:
         for name, column in added.items():
             picked = picked.append_column(name, column)
         return picked
+
+    def _leave_out_histories(self, contexts: Sequence[Mapping[str, torch.Tensor]], scores: np.ndarray) -> None:
+        """Set the scores (n, I) of the items of the users' histories to minus infinity."""
+        numbers = next((context[PROFILE_FIELD] for context in contexts if PROFILE_FIELD in context), None)
+        if numbers is None or self._scorer.histories is None:
+            return
+        for row, number in enumerate(numbers.tolist()):
+            if number >= 0:
+                own = pa.array(sorted(self._scorer.histories.items[number]), pa.string())
+                scores[row, pc.is_in(self._tokens, own).to_numpy(zero_copy_only=False)] = -np.inf
 
 
 def recommend(run: Any, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:

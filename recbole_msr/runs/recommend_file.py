@@ -58,6 +58,8 @@ def recommend_file(
     unknown = recommender.counts.unknown[recommender.user_field]
     if unknown:
         lines.append(f"{unknown} users are not known to the run: their lists are those of an unknown user")
+    if recommender.history_counts is not None:
+        lines += recommender.history_counts.lines(recommender.counts.with_history, "list")
     return lines
 
 

@@ -14,11 +14,13 @@ class RowCounts:
     Attributes:
         unknown: rows with a value never seen in training, or in whose sequence there is one.
         missing: by numerical feature, rows without a number, for which the mean of the training data stands.
+        with_history: rows whose user has a profile made of a given history.
     """
 
     def __init__(self) -> None:
         self.unknown: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.with_history = 0
 
     def add_unknown(self, field: str, rows: np.ndarray) -> None:
         """Count the rows of a mask (N,) as ones whose value of a field was never seen in training."""
@@ -42,6 +44,7 @@ class RowCounts:
             for one in counted:
                 take_most(most, one)
             own.update(most)
+        self.with_history += max((member.with_history for member in members), default=0)
 
 
 class PartCounts(RowCounts):

@@ -91,10 +91,7 @@ class RowEncoder:
         own = keys.get(part or "", (dataset.uid_field, dataset.iid_field))
         inputs = {key: self._key_ids(key, rows) for key in own}
         known = {key: self._known_ids(key, ids) for key, ids in inputs.items()}
-        tables = {
-            FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
-            FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
-        }
+        tables = self._tables
         schema = dataset.schema
         unread = {dataset.uid_field, dataset.iid_field, dataset.time_field}
         unread |= {*schema.label_fields, *schema.weight_fields.values()}
@@ -115,6 +112,29 @@ class RowEncoder:
             scenarios = inputs.get(SCENARIO_FIELD, torch.zeros_like(users))
             inputs[HISTORY_FIELD] = self._history_rows(rows, users, scenarios)
         return inputs
+
+    @property
+    def _tables(self) -> dict[Any, tuple[Any, Any]]:
+        """Return the key and the run's table of fields of users and of items, by their source."""
+        dataset = self._dataset
+        return {
+            FeatureSource.USER: (dataset.uid_field, dataset.user_feat),
+            FeatureSource.ITEM: (dataset.iid_field, dataset.item_feat),
+        }
+
+    def scenarios(self, rows: RawRows) -> Tensor:
+        """Return each row's scenario (N,), 1 to M, or `UNKNOWN_SCENARIO`, as `encode` does; no other field is read.
+
+        Raises:
+            InputError: there is no column that tells the scenario of a row, or a value is not what it must be.
+        """
+        key, table = self._tables.get(self._dataset.field2source[SCENARIO_FIELD], (None, None))
+        stored = None
+        if table is not None:
+            ids = self._known_ids(key, self._token_ids(key, rows)[0])
+            if self._dataset.schema.scenario.field in rows.columns or (ids > 0).all():
+                stored = table[SCENARIO_FIELD][ids]
+        return self._scenario_ids(rows, stored)
 
     def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor) -> Tensor:
         """Return where the kept training rows before each row are (N, 2); a row without a time is after them all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recbole_msr.data.positives import ranks_items
@@ -103,7 +104,9 @@ class SavedRun(RunFiles):
         """The tasks that are predicted: all of the run's, or the main task of a model of one task."""
         return self.scorer.tasks
 
-    def predict(self, frame: pd.DataFrame, batch_size: int = 8192) -> pd.DataFrame:
+    def predict(
+        self, frame: pd.DataFrame, batch_size: int = 8192, histories: pd.DataFrame | str | Path | None = None
+    ) -> pd.DataFrame:
         """Predict the probability of every task for new rows.
 
         Args:
@@ -111,6 +114,9 @@ class SavedRun(RunFiles):
                 the model reads. Fields of users and items may be left out, or empty in some rows: those of known ones
                 are in the run's tables. Further columns are ignored.
             batch_size: rows predicted at a time.
+            histories: what users have done, for a run with knowledge of profiles: a row an event, with the user, the
+                item, the label, and time and scenario where profiles have such parts; or a .csv, .parquet or .inter
+                file of that. A user in it has the profile of these rows, instead of the unknown vector or the store's.
 
         Returns:
             Probabilities (N, T), a column a task, with the frame's index. A value never seen in training uses the
@@ -130,15 +136,19 @@ class SavedRun(RunFiles):
             scores = run.predict(pandas.DataFrame({"user_id": ["1", "2"], "item_id": ["50", "9999"]}))
             scores["click"]  # one probability a row
         """
-        return self.scorer.score(frame, batch_size).scores
+        return self.score(frame, batch_size, histories).scores
 
-    def score(self, frame: pd.DataFrame, batch_size: int = 8192) -> Scored:
+    def score(
+        self, frame: pd.DataFrame, batch_size: int = 8192, histories: pd.DataFrame | str | Path | None = None
+    ) -> Scored:
         """Predict as `predict` does, and count the rows with unknown or missing values.
 
         Returns:
-            `scores` (N, T), and the counts `unknown` and `missing` by field.
+            `scores` (N, T), and the counts `unknown` and `missing` by field; with histories `with_history`, rows whose
+            user has a profile of them, and `histories`, what became of their rows.
         """
-        return self.scorer.score(frame, batch_size)
+        scorer = self.scorer if histories is None else self.scorer.with_histories(histories)
+        return scorer.score(frame, batch_size)
 
     def recommend(self, users: pd.DataFrame | Sequence[Any], **options: Any) -> pd.DataFrame:
         """Return the items with the best scores for every user.
@@ -147,7 +157,8 @@ class SavedRun(RunFiles):
             users: raw ids; or a row a list, with the user and every field of the interactions that the model reads.
             **options: `k`, length of a list (10); `score`, a formula over the predictions such as "click * buy" (the
                 first task); `candidates`, raw ids of items (all that the run has trained on); `scenario`, the name of
-                that of all lists; `exclude_seen`, to leave out the items of the user's rows in the run's data (False).
+                that of all lists; `exclude_seen`, to leave out the items of the user's rows in the run's data (False);
+                `histories`, as for `predict`, whose items `exclude_seen` leaves out too.
 
         Returns:
             A row for each user and place: the columns of the user's row, `rank` from 1, the item, `score` and the

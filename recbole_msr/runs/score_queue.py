@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -120,10 +120,8 @@ class ScoreQueue:
     def _score_group(self, parts: Sequence[RowColumns]) -> Sequence[Answer | Exception]:
         """Return the answers to requests whose rows have the same fields and types of values."""
         rows, counts = RowColumns.join(parts), PartCounts([part.size for part in parts])
-        columns = {name: arrow_column(values) for name, values in rows.columns.items()}
-        texts = {name: rows.columns[name] for name, types in rows.types if types == _TEXT}
         try:
-            scores = self._score(Batch(pa.RecordBatch.from_pydict(columns), row_place(0), texts), counts)
+            scores = self._score(batch_of(rows), counts)
         except Exception as error:
             if len(parts) == 1:
                 return [error]
@@ -132,8 +130,15 @@ class ScoreQueue:
         return [Answer(*one) for one in zip(np.split(scores, ends), counts.parts, strict=True)]
 
 
-def scores_json(answer: Answer, names: Sequence[str]) -> bytes:
-    """Return an answer as JSON: an object for each row, whose keys are the names (C,) of the columns.
+def batch_of(rows: RowColumns) -> Batch:
+    """Return the rows of a request as those of a file."""
+    columns = {name: arrow_column(values) for name, values in rows.columns.items()}
+    texts = {name: rows.columns[name] for name, types in rows.types if types == _TEXT}
+    return Batch(pa.RecordBatch.from_pydict(columns), row_place(0), texts)
+
+
+def scores_json(answer: Answer, names: Sequence[str], more: Mapping[str, Any] | None = None) -> bytes:
+    """Return an answer as JSON: an object for each row, whose keys are the names (C,) of the columns; and `more`.
 
     Numbers have the digits that tell a float32 from its neighbours; one that is not finite is null.
     """
@@ -143,5 +148,6 @@ def scores_json(answer: Answer, names: Sequence[str]) -> bytes:
     keys[0] = b"},{" + keys[0][1:]
     pieces = [b""] * (2 * len(values))
     pieces[::2], pieces[1::2] = keys * len(answer.scores), values
-    rest = orjson.dumps({"unknown": dict(answer.counts.unknown), "missing": dict(answer.counts.missing)})
+    counts = {"unknown": dict(answer.counts.unknown), "missing": dict(answer.counts.missing)}
+    rest = orjson.dumps(counts | dict(more or {}))
     return b'{"scores":[' + b"".join(pieces)[2:] + b"}]," + rest[1:]

@@ -33,6 +33,8 @@ MOST_BYTES = 16 << 20
 """Bytes of a request's body."""
 MOST_ITEMS = 1_000
 """Length of a list, and of a list of candidates ten times that."""
+_HISTORY = 10
+"""Rows of histories of a request, as a multiple of `most_rows`."""
 _BATCH = 8192
 """Rows that the model scores at a time."""
 _RECOMMENDERS = 16
@@ -78,9 +80,10 @@ class Server:
     def _application(self) -> Any:
         try:
             from fastapi import FastAPI, Request, Response
+            from fastapi.concurrency import run_in_threadpool
 
-            from recbole_msr.runs.request_rows import STRICT, RowColumns, RowReader, row_types
-            from recbole_msr.runs.score_queue import ScoreQueue, scores_json
+            from recbole_msr.runs.request_rows import STRICT, RowColumns, RowReader, Value, row_types
+            from recbole_msr.runs.score_queue import Answer, ScoreQueue, batch_of, scores_json
         except ImportError as error:
             raise InputError(
                 f"serve takes FastAPI, uvicorn and orjson ({error}): pip install 'recbole-msr[serve]'"
@@ -89,8 +92,16 @@ class Server:
         queue = ScoreQueue(self._score)
         row, context = row_types(self._first.dataset)
         rows, contexts = list[row], list[context]  # type: ignore[valid-type]
+        most = _HISTORY * self._most_rows
+        histories: Any = (
+            list[dict[str, Value]] | None,
+            Field(None, min_length=1, max_length=most, description="what users have done, a row an event"),
+        )
         score_request = create_model(
-            "ScoreRequest", __config__=STRICT, rows=(rows, Field(min_length=1, max_length=self._most_rows))
+            "ScoreRequest",
+            __config__=STRICT,
+            rows=(rows, Field(min_length=1, max_length=self._most_rows)),
+            histories=histories,
         )
         recommend_request = create_model(
             "RecommendRequest",
@@ -100,6 +111,7 @@ class Server:
             score=(str | None, Field(None, max_length=200, description="a formula such as click * buy")),
             scenario=(str | None, Field(None, max_length=200)),
             candidates=(list[str] | None, Field(None, min_length=1, max_length=10 * MOST_ITEMS)),
+            histories=histories,
         )
 
         @app.exception_handler(InputError)
@@ -113,8 +125,18 @@ class Server:
         async def scores(rows: RowColumns) -> bytes:
             return scores_json(await queue.answer(rows), self._names)
 
+        def with_histories(rows: RowColumns, histories: list[dict[str, Any]]) -> bytes:
+            batch, counts = batch_of(rows), RowCounts()
+            found, told = self._score_with(batch, histories, counts)
+            return scores_json(Answer(found, counts), self._names, {"histories": told})
+
         async def score(request: Any) -> Any:
-            return Response(await scores(RowColumns.of_rows(request.rows)), media_type="application/json")
+            rows = RowColumns.of_rows(request.rows)
+            if request.histories is None:
+                found = await scores(rows)
+            else:  # their users have these profiles in this request alone
+                found = await run_in_threadpool(with_histories, rows, request.histories)
+            return Response(found, media_type="application/json")
 
         def recommend(request: Any) -> Any:
             given = request.model_dump(exclude={"users"})
@@ -132,7 +154,36 @@ class Server:
             scores: np.ndarray = self._scorer.score_batch(batch, "the request", _BATCH, counts)
         return scores
 
-    def recommend(self, users: list[dict[str, Any]], candidates: list[str] | None = None, **options: Any) -> Any:
+    def _score_with(
+        self, batch: Batch, histories: list[dict[str, Any]], counts: RowCounts
+    ) -> tuple[np.ndarray, dict[str, int]]:
+        """Return the scores (N, C) of rows whose users have histories, by PyTorch; and what became of the histories."""
+        with self._lock, torch_threads(self._threads), torch.no_grad():
+            scorer = self._run.scorer.with_histories(self._history_frame(histories))
+            scores = scorer.score_batch(batch, "the request", _BATCH, counts)
+        told = scorer.histories
+        assert told is not None
+        return scores, _history_counts(told.counts, counts)
+
+    def _history_frame(self, histories: list[dict[str, Any]]) -> pd.DataFrame:
+        """Return the rows of histories as a table.
+
+        Raises:
+            InputError: the run reads no profiles of users, or a row has a field that no profile is made of.
+        """
+        columns = self._run.scorer.history_reader.columns
+        strange = next((name for row in histories for name in row if name not in columns), None)
+        if strange is not None:
+            raise InputError(f"histories: there is no field '{strange}'; a row has {', '.join(columns)}")
+        return pd.DataFrame(_columns(histories), dtype=object)
+
+    def recommend(
+        self,
+        users: list[dict[str, Any]],
+        candidates: list[str] | None = None,
+        histories: list[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> Any:
         """Return a list of items for each of the users' rows; options are those of `Recommender`."""
         key = (*sorted((name, str(value)) for name, value in options.items()),)
         with self._lock:
@@ -145,12 +196,16 @@ class Server:
                         self._recommenders.popitem(last=False)
             frame = pd.DataFrame(_columns(users), dtype=object)
             frame["_row"] = range(len(frame))
+            if histories is not None:
+                recommender = recommender.with_histories(self._history_frame(histories))
             found = recommend_with(recommender, frame)
         names = [recommender.item_field, "score", *self._names]
         lists: list[list[dict[str, Any]]] = [[] for _ in users]
         for row, values in zip(found["_row"], found[names].to_dict("records"), strict=True):
             lists[row].append(values)
-        return {"lists": lists, "unknown_candidates": recommender.unknown_candidates}
+        answer = {"lists": lists, "unknown_candidates": recommender.unknown_candidates}
+        told = recommender.history_counts
+        return answer if told is None else answer | {"histories": _history_counts(told, recommender.counts)}
 
 
 class ScoreRoute:
@@ -210,6 +265,12 @@ class ScoreRoute:
 
 
 _JSON = b"application/json"
+
+
+def _history_counts(histories: Any, counts: RowCounts) -> dict[str, int]:
+    """Return what became of the rows of histories, and how many rows have a profile of theirs."""
+    told: dict[str, int] = histories._asdict() | {"with_history": counts.with_history}
+    return told
 
 
 def _refusal(status: int, detail: str) -> tuple[bytes, int]:
