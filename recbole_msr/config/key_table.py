@@ -614,6 +614,7 @@ KEYS: Mapping[str, Key] = {
     "only_scenario": _key(maybe(name("the name of a scenario"), word=False)),
     "history": _key(anything(), _OWN_MODELS),
     "min_count": _key(maybe(mapping(_field(), whole(1), "{item_id: 5}")), _OWN_MODELS),
+    "unknown_share": _key(maybe(mapping(_field(), number(at_least=0, below=1), "{item_id: 0.1}")), _OWN_MODELS),
     "hash_buckets": _key(maybe(mapping(_field(), whole(1), "{user_id: 1000000}")), _OWN_MODELS),
     "history_pooling": _key(choice(*HISTORY_POOLINGS), _OWN_MODELS, _HISTORY),
     "history_hidden_sizes": _key(

@@ -15,7 +15,7 @@ from recbole_msr.config.key_table import INTERACTIONS
 from recbole_msr.data.history import HistorySettings
 from recbole_msr.data.occurrence import occurring
 from recbole_msr.data.table_rows import TableRows, table_size
-from recbole_msr.errors import InputError
+from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.dropout import Dropout
 from recbole_msr.layers.history import HistoryFeatures
 from recbole_msr.layers.interaction import BiInteraction, CrossNetwork, Part
@@ -54,6 +54,9 @@ class FeatureEmbedding(nn.Module):
     What no training row has (a user of the test rows alone, say) no row trains: in evaluation it is read as index 0, so
     that all such values, and those that the vocabulary lacks, come to the same.
 
+    - With `unknown_share` a training step reads a field's unknown vector for a share of its rows, drawn anew
+      (DropoutNet, Volkovs et al., NeurIPS 2017): it is learnt, and the model learns to do without the value's own. A
+      history's values keep theirs.
     - With `min_count` or `hash_buckets` a field has fewer rows than values, see `data.table_rows`.
 
     - What `history` declares (`HistoryFeatures`) stands behind them; a given column is no other feature then.
@@ -89,6 +92,8 @@ class FeatureEmbedding(nn.Module):
 
     offsets: Tensor
     """Where each token field begins in the table, (token fields,)."""
+    unknown_shares: Tensor
+    """Of `unknown_share`, (token fields,); absent without."""
     seen: Tensor
     """Which values the training rows have: those of the token fields, the token_seq fields, the buckets (values,)."""
 
@@ -134,6 +139,7 @@ class FeatureEmbedding(nn.Module):
         exponent = option.number("embedding_size_exponent", at_least=-1)
         self._add_rows(dataset)
         self._is_filled = False
+        self._add_unknown_shares(config)
         widths = embedding_widths({field: table_size(dataset, field) for field in fields}, size, exponent)
         self._add_tables(dataset, embedded, widths, shared=not exponent)
         self._note_seen(dataset, fields)
@@ -155,6 +161,31 @@ class FeatureEmbedding(nn.Module):
         }
         for number, own in enumerate(self._own_rows.values()):
             self.register_buffer(f"rows_{number}", own.rows, persistent=False)  # the vocabulary has them
+
+    def _add_unknown_shares(self, config: Any) -> None:
+        """Keep the share of training rows that read the unknown vector of each token field, where there is one."""
+        given: Mapping[str, float] = config["unknown_share"] or {}
+        for field in given:
+            if field not in self.token_fields:
+                raise InputError(
+                    f"unknown_share: '{field}' is no token field that the model reads"
+                    f"{nearest(field, self.token_fields) or ';'} it reads {', '.join(self.token_fields) or 'none'}"
+                )
+            if field in self._own_rows and self._own_rows[field].is_hashed:
+                raise InputError(
+                    f"unknown_share: '{field}' has hash_buckets, where a new value reads a bucket's vector and never "
+                    "the unknown one: take it out of one of the two"
+                )
+        self._has_unknown_shares = any(given.values())
+        if self._has_unknown_shares:
+            shares = torch.tensor([float(given.get(field, 0.0)) for field in self.token_fields])
+            self.register_buffer("unknown_shares", shares, persistent=False)
+
+    def _some_unknown(self, rows: Tensor) -> Tensor:
+        """Return the rows (B, token fields) that a training step reads: 0, the unknown one, for a share of them."""
+        if not (self.training and self._has_unknown_shares):
+            return rows
+        return rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self.unknown_shares, 0)
 
     def _add_tables(self, dataset: Any, embedded: list[str], widths: dict[str, int], shared: bool) -> None:
         n_values = [table_size(dataset, field) for field in self.token_fields]
@@ -380,15 +411,14 @@ class FeatureEmbedding(nn.Module):
 
     def _of_tokens(self, interaction: Any) -> list[Tensor]:
         """Return the embeddings of the token fields, one after the other in one tensor or in several."""
-        if self.tables is not None:
-            return [
-                table(self._row_to_read(field, interaction[field]))
-                for field, table in zip(self.token_fields, self.tables, strict=True)
-            ]
         if not self.token_fields:
             return []
+        if self.tables is not None:
+            read = [self._row_to_read(field, interaction[field]) for field in self.token_fields]
+            read = list(self._some_unknown(torch.stack(read, dim=1)).unbind(dim=1))
+            return [table(rows) for rows, table in zip(read, self.tables, strict=True)]
         ids = torch.stack([self.rows_of(field, interaction[field]) for field in self.token_fields], dim=1)
-        places = ids + self.offsets
+        places = self._some_unknown(ids) + self.offsets
         if not (self.training or self._is_filled):
             places = torch.where(_at(self.seen, places), places, self.offsets)
         return [self.table(places).flatten(1)]

@@ -390,6 +390,7 @@ CHANGES = {
     "segments": ({"user_rows": [5]}, {}),
     "history": ({"fields": ["item_id"]}, {}),
     "min_count": ({"item_id": 18}, {}),
+    "unknown_share": ({"item_id": 0.3}, {}),
     "hash_buckets": ({"user_id": 5}, {}),
     "history_pooling": ("sum", HISTORY),
     "history_hidden_sizes": ([3], HISTORY | {"history_pooling": "target_attention"}),

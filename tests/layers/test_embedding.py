@@ -57,6 +57,36 @@ def test_an_unknown_value_is_zero_until_rows_with_it_train_it(embedding):
     torch.testing.assert_close(layer.table.weight.grad[gender], torch.full((4,), 3.0))
 
 
+@pytest.mark.parametrize("exponent", [0, 0.2])
+def test_a_share_of_training_rows_reads_the_unknown_vector(embedding, exponent):
+    plain, rows = embedding(embedding_size_exponent=exponent)
+    layer, _ = embedding(embedding_size_exponent=exponent, unknown_share={"item_id": 0.25, "user_id": 0.0})
+    for parameter in (*plain.parameters(), *layer.parameters()):
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(3))  # the unknown vector, too
+    layer.load_state_dict(plain.state_dict())
+    expected, unknown = plain(rows), plain({**rows.interaction, "item_id": torch.zeros_like(rows["item_id"])})
+    torch.testing.assert_close(layer.eval()(rows), plain.eval()(rows))
+    drawn = [layer.train()(rows) for _ in range(2)]
+    of_unknown = [(x == unknown).all(dim=1) for x in drawn]
+    for x, takes in zip(drawn, of_unknown, strict=True):
+        assert 80 < takes.sum() < 160  # of 480
+        torch.testing.assert_close(x[~takes], expected[~takes])
+    assert (of_unknown[0] != of_unknown[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"unknown_share": {"itemid": 0.1}}, "unknown_share: 'itemid' is no token field that the model reads.*item_id"),
+        ({"unknown_share": {"class": 0.1}}, "'class' is no token field"),
+        ({"unknown_share": {"user_id": 0.1}, "hash_buckets": {"user_id": 9}}, "'user_id' has hash_buckets"),
+    ],
+)
+def test_an_unknown_share_that_cannot_be_is_told(embedding, settings, said):
+    with pytest.raises(InputError, match=said):
+        embedding(**settings)
+
+
 @pytest.mark.parametrize("bucket", [False, True])
 def test_what_no_training_row_has_is_read_as_unknown_in_evaluation(make_dataset, bucket):
     settings = {"numerical_as": "embedding", "numerical_features": ["price"], "embedding_size": 4}
