@@ -57,7 +57,8 @@ def recommend_file(
         lines.append(f"{len(recommender.unknown_candidates)} candidates are not known to the run: {shown}")
     unknown = recommender.counts.unknown[recommender.user_field]
     if unknown:
-        lines.append(f"{unknown} users are not known to the run: their lists are those of an unknown user")
+        but = "" if recommender.history_counts is None else ", but for the profiles of histories"
+        lines.append(f"{unknown} users are not known to the run: their lists are those of an unknown user{but}")
     if recommender.history_counts is not None:
         lines += recommender.history_counts.lines(recommender.counts.with_history, "list")
     return lines

@@ -158,9 +158,9 @@ def make_tables_of_knowledge(model: MultiScenarioRecommender) -> None:
 
 
 class _KnowledgeTable(nn.Embedding):
-    """Knowledge vectors by id, which no training row is left out of."""
+    """Knowledge vectors by id, which no training row is left out of and no given profile stands in place of."""
 
-    def forward(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, ids: Tensor, rows: None = None, given: None = None) -> Tensor:
         """Return the vectors (B, size) of ids (B,)."""
         return super().forward(ids)
 
