@@ -421,7 +421,7 @@ class KnowledgeVectors(nn.Module):
             return (v - self.mean) @ self.components.t()
         if self._is_scaled:
             v = (v - self.mean) * self.inverse_deviation
-        return v if self.linear is None else self.linear(v)
+        return v if self.linear is None else self.linear(v.to(self.linear.weight.dtype))
 
     def _scaled_linear(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
         """Return the matrix (size, H) and the bias (size,) of scale and learned reduction together."""
@@ -536,7 +536,8 @@ class KnowledgeMatch(nn.Module):
         u, v = known(others)
         u = torch.where(takes_user[others].unsqueeze(1), u, self.user.unknown)
         v = torch.where(takes_item[others].unsqueeze(1), v, self.item.unknown)
-        return match.index_copy(0, others, self._match(u, v))
+        of_others = self._match(u, v)
+        return match.to(of_others.dtype).index_copy(0, others, of_others)
 
     def _match(self, u: Tensor, v: Tensor) -> Tensor:
         products = u.unflatten(1, self._shape) * v.unsqueeze(1)

@@ -42,7 +42,7 @@ class RowValues:
         """
         with torch.inference_mode(False):
             if self._table is None or self._table.device != rows.device:
-                self._table = torch.full(self._shape, torch.nan, device=rows.device)
+                self._table = torch.full(self._shape, torch.nan, dtype=torch.float32, device=rows.device)
             values = self._table[rows.clamp(min=0)]
         values[rows < 0] = torch.nan
         absent = (wanted & values[:, 0].isnan()).nonzero().squeeze(1)

@@ -212,6 +212,28 @@ def test_matches_that_are_kept_are_those_that_are_made_anew(noise, source, monke
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("scale", ["standard", "none"])
+def test_a_model_in_double_precision_reads_the_same(noise, source, scale):
+    """That of lightning: {precision: 64-true}, in the first epoch and the next, and in evaluation."""
+    batch = training_batch(noise)
+    user, item, rows = batch["user_id"], batch["item_id"], batch[ROW_FIELD]
+
+    def read(dtype):
+        given = source(knowledge_unknown_share=0.0, knowledge_scale=scale)
+        torch.manual_seed(3)
+        vectors, match = KnowledgeVectors(given, "user", "linear", 7, gain=3.0), KnowledgeMatch(given, "dot", 7)
+        vectors.to(dtype), match.to(dtype)
+        torch.set_default_dtype(dtype)
+        try:
+            found = [vectors(user, rows), match(user, item, rows), match(user, item, rows)]
+            return [*found, vectors.eval()(user), match.eval()(user, item)]
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    for ours, theirs in zip(read(torch.float64), read(torch.float32), strict=True):
+        torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_evaluation_reads_whole_profiles(noise, source):
     given = {"knowledge_unknown_share": 0.0}
     with_it, without = (
