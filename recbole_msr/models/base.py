@@ -20,7 +20,7 @@ from recbole_msr.layers.embedding import FeatureEmbedding
 from recbole_msr.layers.number_target import NumberTarget
 from recbole_msr.layers.task_chain import chain_losses, chain_probability, task_chains
 from recbole_msr.layers.tracing import is_exported, replace_rows
-from recbole_msr.models.knowledge import input_features
+from recbole_msr.models.knowledge_features import input_features
 from recbole_msr.models.measures import Measure
 from recbole_msr.options import Options
 from recbole_msr.schema import MISSING_LABEL, SCENARIO_FIELD, Schema, TaskType

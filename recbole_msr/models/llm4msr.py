@@ -20,7 +20,8 @@ from recbole_msr.layers.mlp import ACTIVATIONS
 from recbole_msr.layers.tracing import is_exported
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.given_profiles import GivenProfiles, given_profiles
-from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeSource, KnowledgeVectors, knowledge_name
+from recbole_msr.models.knowledge import REDUCTIONS, KnowledgeVectors
+from recbole_msr.models.knowledge_source import KnowledgeSource, knowledge_name
 from recbole_msr.models.leave_one_out import training_rows
 from recbole_msr.options import Options
 

@@ -20,7 +20,8 @@ from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_paths
 from recbole_msr.files.row_files import SUFFIXES, open_rows, row_place
-from recbole_msr.models.knowledge import KnowledgeSource, KnowledgeVectors, knowledge_name
+from recbole_msr.models.knowledge import KnowledgeVectors
+from recbole_msr.models.knowledge_source import KnowledgeSource, knowledge_name
 from recbole_msr.prompts.facts import newest_first
 from recbole_msr.prompts.own_rows import knows_rows
 from recbole_msr.prompts.profiles import centred, mean_item, profile_parts, profile_vectors

@@ -21,7 +21,7 @@ from recbole_msr.layers.scenario_axes import (
     scenario_axes,
 )
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.knowledge import KnowledgeFeatures
+from recbole_msr.models.knowledge_features import KnowledgeFeatures
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.saved_run import SavedRun
 from recbole_msr.schema import as_token

@@ -6,8 +6,8 @@ import torch
 
 from recbole_msr.errors import InputError
 from recbole_msr.models.frozen_vectors import FrozenVectors
-from recbole_msr.models.knowledge import KnowledgeSource
 from recbole_msr.models.knowledge_controls import permuted_rows, random_like
+from recbole_msr.models.knowledge_source import KnowledgeSource
 
 
 def covariance(matrix):

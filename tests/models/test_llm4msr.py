@@ -20,8 +20,9 @@ from recbole_msr.files.yaml import read_yaml
 from recbole_msr.models import llm4msr
 from recbole_msr.models.base import MultiScenarioRecommender
 from recbole_msr.models.frozen_vectors import FrozenVectors, principal_components, standard_scale
-from recbole_msr.models.knowledge import KnowledgeSource, KnowledgeVectors
+from recbole_msr.models.knowledge import KnowledgeVectors
 from recbole_msr.models.knowledge_controls import random_vectors
+from recbole_msr.models.knowledge_source import KnowledgeSource
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.training.optimizers import build_optimizer, parameter_groups
 from tests.combinations import every

@@ -12,7 +12,9 @@ from recbole_msr.cli import main, run_recbole
 from recbole_msr.data.packed import PackedTable
 from recbole_msr.data.rows import ROW_FIELD
 from recbole_msr.models import leave_one_out, row_values
-from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource, KnowledgeVectors
+from recbole_msr.models.knowledge import KnowledgeVectors
+from recbole_msr.models.knowledge_features import KnowledgeMatch
+from recbole_msr.models.knowledge_source import KnowledgeSource
 from recbole_msr.prompts.profiles import HALF_LIFE
 from recbole_msr.prompts.store import Knowledge
 

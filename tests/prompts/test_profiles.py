@@ -11,7 +11,9 @@ import torch
 import recbole_msr
 from recbole_msr.cli import main, run_recbole
 from recbole_msr.errors import InputError
-from recbole_msr.models.knowledge import KnowledgeMatch, KnowledgeSource, KnowledgeVectors
+from recbole_msr.models.knowledge import KnowledgeVectors
+from recbole_msr.models.knowledge_features import KnowledgeMatch
+from recbole_msr.models.knowledge_source import KnowledgeSource
 from recbole_msr.prompts.facts import Facts
 from recbole_msr.prompts.profiles import HALF_LIFE, make_profiles
 from recbole_msr.prompts.store import Knowledge

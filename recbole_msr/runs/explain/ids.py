@@ -11,7 +11,7 @@ import torch
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.knowledge import id_field
+from recbole_msr.models.knowledge_source import id_field
 from recbole_msr.models.llm4msr import LLM4MSR
 from recbole_msr.runs.explain.training_rows import TrainingRows
 from recbole_msr.runs.explain.vectors import vectors_read

@@ -14,7 +14,7 @@ from recbole_msr.evaluation.metrics import headlines, metric_heading
 from recbole_msr.evaluation.prediction_file import layout_of_split
 from recbole_msr.evaluation.segments import Segments
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.knowledge import id_field
+from recbole_msr.models.knowledge_source import id_field
 from recbole_msr.runs.explain.nearest import cosines, nearest_ids, nearest_items
 from recbole_msr.runs.explain.permuted_vectors import permuted_vectors
 from recbole_msr.runs.explain.scores import ChosenRows

@@ -15,7 +15,7 @@ from recbole_msr.config.build import reading_data
 from recbole_msr.data.dataset import SPLITS, ScenarioDataset
 from recbole_msr.errors import InputError
 from recbole_msr.models.base import MultiScenarioRecommender
-from recbole_msr.models.knowledge import stored_key
+from recbole_msr.models.knowledge_source import stored_key
 from recbole_msr.models.llm4msr import LEVELS, LLM4MSR
 from recbole_msr.prompts.facts import item_titles
 from recbole_msr.prompts.store import RESERVED, Knowledge
