@@ -52,6 +52,8 @@ class KnowledgeVectors(nn.Module):
 
     Attributes:
         size: the width of h.
+        reads: what is read, and how: models that differ in it are not trained as one batched model, though all their
+            parameters are alike.
     """
 
     known: Tensor
@@ -78,6 +80,8 @@ class KnowledgeVectors(nn.Module):
         self._reduced: FrozenVectors | None = None  # all that `reduce` gives, where it is known beforehand
         self._has_warned = False
         self._leave_one_out = source.leave_one_out(level) if level == "user" else None
+        leaves_out = self._leave_one_out is not None
+        self.reads = (source.key.hex(), reduction, source.standardises, self._unknown_share, leaves_out)
         self.linear: nn.Linear | None = None
         n_ids = len(source.tokens(level))
         is_known = torch.zeros(n_ids, dtype=torch.bool)

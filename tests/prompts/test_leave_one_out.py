@@ -17,6 +17,7 @@ from recbole_msr.models.knowledge_features import KnowledgeMatch
 from recbole_msr.models.knowledge_source import KnowledgeSource
 from recbole_msr.prompts.profiles import HALF_LIFE
 from recbole_msr.prompts.store import Knowledge
+from recbole_msr.training.fused.vmap_stack import stack_mismatch
 
 WIDTH = 32
 SETTINGS = {
@@ -234,6 +235,25 @@ def test_a_model_in_double_precision_reads_the_same(noise, source, scale):
 
     for ours, theirs in zip(read(torch.float64), read(torch.float32), strict=True):
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"knowledge_parts": ["not_liked"]},
+        {"knowledge_unknown_share": 0.5},
+        {"knowledge_leave_one_out": False},
+        {"knowledge_control": "permuted"},
+    ],
+)
+def test_models_that_read_other_vectors_are_not_stacked(noise, source, settings):
+    """A batched model runs the first one's code, with the vectors that this one has: those of other trials differ."""
+    first, same, other = (
+        KnowledgeVectors(source(**{"knowledge_parts": ["liked"], **given}), "user", "linear", 7)
+        for given in ({}, {}, settings)
+    )
+    assert stack_mismatch(first, same) is None
+    assert stack_mismatch(first, other) == "'.reads' differs"
 
 
 def test_evaluation_reads_whole_profiles(noise, source):
