@@ -379,6 +379,18 @@ def test_a_model_that_comes_to_other_numbers_in_a_stack_is_not_stacked(study, mo
     assert Stack.from_members(members, study.train) is not None
 
 
+def test_trainings_that_read_other_vectors_each_read_their_own(study):
+    """The first losses do not tell: the scenario level's head is zero then."""
+    level = {"knowledge": "random", "knowledge_level": "scenario", "epochs": 1}
+    given = [level | {"knowledge_seed": seed} for seed in (1, 2)]
+    alone = [study.alone("LLM4MSR", settings) for settings in given]
+    assert _numbers(alone[0].epochs) != _numbers(alone[1].epochs)
+    members = [study.member("LLM4MSR", settings) for settings in given]
+    train_members(members, study.train, study.valid, "stacked")
+    for member, one in zip(members, alone, strict=True):
+        _assert_same(member, one, exactly=True)
+
+
 def test_settings_that_change_more_than_numbers_keep_models_apart(study):
     def model(**settings):
         return study.built(study.config("MMoE", settings))
