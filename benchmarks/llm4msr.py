@@ -1,112 +1,134 @@
-"""What a language model's knowledge brings: LLM4MSR beside its backbone alone and beside its controls, over seeds.
+"""What a language model's knowledge brings: a backbone with it, without it, and with controls in its place.
 
-Method. Six variants of one backbone, with the same settings, rows, split and seeds:
-    alone      the backbone
-    scenario   LLM4MSR, scenario level only
-    user       LLM4MSR, user level only
-    both       LLM4MSR, both levels
-    random     LLM4MSR, both levels, with random vectors in place of the language model's
-    features   the backbone, with the users' and items' vectors as further features
-The store is built once (a second start finds it), from the training rows of the one split that all share
-(`data_seed`); the seeds are those of the initial weights, of the order of the rows and of the dropout, and the same for
-every variant, so that differences are taken seed by seed. Early stopping by validation; the best epoch is tested.
-The table shows the mean and the standard deviation of the test AUC, pooled over scenarios, and the mean difference
-from `alone` with its standard error. Finished runs below --output are not run again.
+    python -m benchmarks.llm4msr --work=DIR [--only ml-100k ml-100k-cold ml-1m ml-1m-cold amazon frappe]
+        [--backbone SharedBottom] [--levels] [--rows 200000] [--seeds 3]
 
-    python benchmarks/llm4msr.py --dataset=ml-100k --backbones STAR HiNet --seeds=3 [--key=value ...]
+Method. `recbole_msr.compare` on one thread: all entries have the same rows, split, settings and seeds, at most 30
+epochs, and stop after 4 without a gain. The store is built once, of the training rows, by the default encoder with the
+template `profile`: the vectors of users are means of those of their items. Entries:
+
+- none: the backbone;
+- features: the backbone with the users' and items' vectors as features;
+- features, match: and with the dot product of the two (`knowledge_match`);
+- random, permuted: the same with vectors of the same spectrum, or with those of other users and items;
+- of cold items also `none` and `features, match` with `unknown_share` of the item's id;
+- with `--levels` also LLM4MSR's levels: user, both (user and scenario), and user beside features and match.
+
+`ml-100k` and `ml-1m` have their presets' rows, ml-1m at most `--rows` of whole users; `-cold` holds a tenth of the
+items out for validation and a tenth for the test. amazon (40,000 rows, three domains, titles) and frappe (20,000 rows;
+names, categories and short descriptions of the apps) are those of `benchmarks.outside_data`.
+
+Differences are to the backbone, of the macro AUC, over rows and seeds; p is corrected by Holm. Prints tables in
+Markdown; `leaderboard.md` of each folder has the same by scenario, task and segment. Finished trainings are kept; the
+same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import csv
+import logging
 from pathlib import Path
 from typing import Any
 
-from recbole_msr import run
-from recbole_msr.cli import parse_settings
+import pandas as pd
+import torch
+
+import recbole_msr
+from benchmarks.leaderboard import COLUMNS, SETTINGS
+from benchmarks.outside_data import SOURCE, missing, prepare
+from benchmarks.text_vectors import item_texts
 from recbole_msr.runs.knowledge_commands import embed
 
-VARIANTS = ("alone", "scenario", "user", "both", "random", "features")
+ROWS = {"amazon": 40_000, "frappe": 20_000}
+TRAINING = {"epochs": 30, "stopping_step": 3}
+SEGMENTS = {"user_rows": [1, 6, 21], "item_rows": [1, 6, 21]}
+SHARES = (0.1, 0.3)
+"""Of `unknown_share`."""
+EXPERIMENTS = ("ml-100k", "ml-100k-cold", "ml-1m", "ml-1m-cold", "amazon", "frappe")
 
 
-def settings_of(variant: str, backbone: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The model and its own settings."""
-    if variant == "alone":
-        return backbone, {}
-    if variant == "features":
-        return backbone, {"knowledge": name, "knowledge_features": ["user", "item"]}
-    level = "both" if variant == "random" else variant
-    return "LLM4MSR", {
-        "backbone": backbone,
-        "knowledge": "random" if variant == "random" else name,
-        "knowledge_level": level,
-    }
+def data(name: str, folder: Path, source: Path, rows: int) -> tuple[str, dict[str, Any]]:
+    """Return the dataset of an experiment, whose items have texts, and its configuration."""
+    plain = name.removesuffix("-cold")
+    dataset, config = prepare(plain, folder, None if plain == "ml-100k" else ROWS.get(plain, rows), source)
+    if plain in ROWS:
+        _write_titles(plain, folder / dataset, source)
+        config["title_field"] = "title"
+    config |= SETTINGS | TRAINING | {"segments": SEGMENTS}
+    if plain != name:
+        config["eval_args"] |= {"group_by": "cold_item"}
+    return dataset, config
 
 
-def aucs(result: dict[str, Any]) -> dict[str, float]:
-    """Test AUC of each task over all rows."""
-    return {task: value["auc"] for task, value in result["test"]["pooled"].items()}
+def _write_titles(name: str, folder: Path, source: Path) -> None:
+    """Give the items of a prepared dataset their texts as the field `title`, which models do not load."""
+    file = folder / f"{folder.name}.item"
+    form: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
+    if file.is_file():
+        items = pd.read_csv(file, **form)
+    else:
+        rows = pd.read_csv(folder / f"{folder.name}.inter", **form)
+        items = pd.DataFrame({"item_id:token": rows["item_id:token"].unique()})
+    if "title:token_seq" not in items:
+        texts = item_texts(name, source)
+        titles = [" ".join(texts.get(item, "").split()) for item in items["item_id:token"]]
+        items.assign(**{"title:token_seq": titles}).to_csv(file, sep="\t", index=False, quoting=csv.QUOTE_NONE)
+
+
+def entries(backbone: str, knowledge: str, is_cold: bool, has_levels: bool) -> dict[str, dict[str, Any]]:
+    """Return the entries of the comparison, the backbone alone first."""
+    features = {"model": backbone, "knowledge": knowledge, "knowledge_features": ["user", "item"]}
+    matched = features | {"knowledge_match": "dot"}
+    made: dict[str, dict[str, Any]] = {"none": {"model": backbone}, "features": features, "features, match": matched}
+    made |= {control: matched | {"knowledge_control": control} for control in ("random", "permuted")}
+    if is_cold:
+        for share in SHARES:
+            made |= {
+                f"{label}, unknown {share}": made[label] | {"unknown_share": {"item_id": share}}
+                for label in ("none", "features, match")
+            }
+    if has_levels:
+        level = {"model": "LLM4MSR", "backbone": backbone, "knowledge": knowledge}
+        made["user level"] = level | {"knowledge_level": "user"}
+        made["both levels"] = level | {"knowledge_level": "both"}
+        made["user level, features, match"] = matched | made["user level"]
+    return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="ml-100k")
-    parser.add_argument("--backbones", nargs="+", default=["STAR", "HiNet"])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--work", type=Path, required=True, help="a folder for data, knowledge and comparisons")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the raw data")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--backbone", default="SharedBottom")
+    parser.add_argument("--levels", action="store_true", help="also LLM4MSR's levels")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of ml-1m, of whole users, at most")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first_seed", type=int, default=2022)
-    parser.add_argument("--encoder", default="minilm")
-    parser.add_argument("--template", default="full")
-    parser.add_argument("--output", default="runs/llm4msr", help="a folder a variant and seed is made below it")
-    given, rest = parser.parse_known_args()
-    own = {"show_progress": False, "threads": 1} | parse_settings(rest)
-    name = f"{given.dataset}-{given.encoder}-{given.template}"
-    wanted = {key: own[key] for key in ("data_path", "knowledge_dir", "data_seed") if key in own}
-    wanted |= {"encoder": given.encoder, "template": given.template, "name": name}
-    for line in embed(given.dataset, [], {**wanted, "levels": ["user", "scenario", "item"]}, False):
-        print(line, flush=True)
-    for backbone in given.backbones:
-        found: dict[str, list[dict[str, float]]] = {}
-        for seed in range(given.first_seed, given.first_seed + given.seeds):
-            for variant in given.variants:
-                folder = Path(given.output, f"{given.dataset}-{backbone}-{variant}-{seed}")
-                if not (folder / "result.json").is_file():
-                    model, extra = settings_of(variant, backbone, name)
-                    run(model, given.dataset, config=own | extra | {"seed": seed, "output_dir": str(folder)})
-                result = json.loads((folder / "result.json").read_text())
-                found.setdefault(variant, []).append(aucs(result))
-                told = ", ".join(f"{task} {value:.4f}" for task, value in aucs(result).items())
-                print(
-                    f"{backbone} {variant}, seed {seed}: {told}; best epoch {result['best_epoch']} of "
-                    f"{result['epochs']}, {result['parameters']:,} parameters, {result['seconds']['total']:.0f} s",
-                    flush=True,
-                )
-        print(table(f"{given.dataset}, {backbone}, {name}", found), flush=True)
-
-
-def table(title: str, found: dict[str, list[dict[str, float]]]) -> str:
-    """Mean and deviation over seeds, and the difference from the backbone alone, as Markdown."""
-    tasks = list(next(iter(found.values()))[0])
-    columns = [part for task in tasks for part in (f"{task} AUC", "against alone")]
-    lines = [title, "", "| variant | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for variant, runs in found.items():
-        cells = []
-        for task in tasks:
-            values = [one[task] for one in runs]
-            cells.append(f"{statistics.mean(values):.4f} ± {deviation(values):.4f}")
-            if variant == "alone" or "alone" not in found:
-                cells.append("")
-                continue
-            gains = [value - base[task] for value, base in zip(values, found["alone"], strict=True)]
-            cells.append(f"{statistics.mean(gains):+.4f} ± {deviation(gains) / len(gains) ** 0.5:.4f}")
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    return "\n".join(["", *lines, ""])
-
-
-def deviation(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    for name in given.only:
+        if (why := missing(name.removesuffix("-cold"), given.source)) is not None:
+            print(why)
+            continue
+        dataset, config = data(name, given.work / "data", given.source, given.rows)
+        of_texts = {key: config.pop(key) for key in ("title_field",) if key in config}
+        config["knowledge_dir"] = str(given.work / "knowledge")
+        for line in embed(dataset, [], config | of_texts | {"template": "profile", "name": name}):
+            print(line, flush=True)
+        compared = recbole_msr.compare(
+            entries(given.backbone, name, name.endswith("-cold"), given.levels),
+            dataset,
+            config=config,
+            seeds=given.seeds,
+            output=given.work / f"{name}-{given.backbone}{'-levels' if given.levels else ''}",
+            progress=False,
+        )
+        print(f"\n{name}, {given.backbone}, {given.seeds} seeds\n")
+        columns = [COLUMNS[0], f"auc/{config['main_task']}", *COLUMNS[1:]]
+        print(compared.leaderboard[columns].to_markdown(index=False, floatfmt=("", *[".4f"] * 6, ".2g", ",.0f", ".0f")))
+        print("\n".join(compared.verdict), flush=True)
 
 
 if __name__ == "__main__":
