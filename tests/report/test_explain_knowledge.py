@@ -188,7 +188,7 @@ def with_vectors_of_others(run, levels):
             with torch.no_grad():
                 table = module(torch.arange(len(module.known))).clone()
                 table[known] = table[[known[row] for row in dealt]]
-            module.forward = lambda ids, rows=None, table=table: table[ids]
+            module.forward = lambda ids, rows=None, given=None, table=table: table[ids]
     return model
 
 
