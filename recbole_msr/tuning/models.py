@@ -34,16 +34,15 @@ PROTOCOL = (
 """Keys that all trainings share, whatever their own model's defaults are."""
 AUTO = (
     *("SharedBottom", "MMoE", "PLE", "STAR", "HMoE", "HiNet", "AITM"),
-    *("AdaSparse", "AdaptDHM", "APG", "SARNet"),
     *("FM", "WideDeep", "DeepFM", "DCNV2", "AutoInt"),
 )
 """The models of `--models=auto`: each for another idea of what joins features, scenarios and tasks."""
 RANKERS = ("BPR", "LightGCN", "NeuMF", "Pop", "SASRec")
 """RecBole's ranking models that have a search space."""
-_NOT_BETTER = "its defaults were not among the better ones on yelp and kuairand (docs/backbones.md)"
+_NO_FIRST = "it has no first configurations yet, so that a search learns its settings from nothing"
 _NOT_IN_AUTO = {
     "OMoE": "it is MMoE with one gate for all",
-    **dict.fromkeys(("AutoIFS", "HAMUR", "M2M", "M3oE", "PEPNet"), _NOT_BETTER),
+    **dict.fromkeys(("APG", "AdaSparse", "AdaptDHM", "AutoIFS", "HAMUR", "M2M", "M3oE", "PEPNet", "SARNet"), _NO_FIRST),
     "LLM4MSR": "it needs a language model's vectors of users and items",
     "LR": "it is FM without its interactions",
     "FNN": "it is DeepFM's network alone",
@@ -62,7 +61,7 @@ _NOT_IN_AUTO = {
 }
 """Models with a search space that `--models=auto` leaves out on any data; a list may name them."""
 _SEVERAL = "it differs from {other} where there are several {what}, and there is one"
-_NEEDS_SCENARIOS = ("STAR", "HMoE", "HiNet", "AdaSparse", "AdaptDHM", "APG", "SARNet")
+_NEEDS_SCENARIOS = ("STAR", "HMoE", "HiNet")
 _NEEDS_TASKS = ("AITM",)
 _NEEDS_EITHER = ("MMoE", "OMoE", "PLE")
 

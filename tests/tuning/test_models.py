@@ -70,9 +70,9 @@ def read(config, models="auto", **changes):
     return read_models(models, "tiny", {**config, **changes})
 
 
-def test_auto_is_some_models_of_which_each_can_be_searched(config):
+def test_auto_is_about_a_dozen_models_of_which_each_can_be_searched(config):
     taking = read(config)
-    assert 12 <= len(taking.models) <= 18
+    assert 10 <= len(taking.models) <= 14
     assert {"SharedBottom", "HiNet", "DeepFM", "FM"} <= set(taking.models)
     spaces = {path.stem for path in registry.search_spaces().glob("*.yaml")}
     assert spaces == set(taking.models) | set(taking.left_out), "each is in it, or left out with a reason"
