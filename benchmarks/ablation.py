@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 import recbole_msr
 from benchmarks.leaderboard import SETTINGS, table
-from benchmarks.outside_data import SOURCE, missing, prepare
+from benchmarks.outside_data import SOURCE, prepare, present
 from recbole_msr.config.build import build_config
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.files.yaml import read_yaml
@@ -180,10 +180,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     recbole_msr.register(AblatedHiNet, read_yaml(properties("model", "HiNet.yaml")) | {"ablation": "none"})
-    for name in given.sets:
-        if (why := missing(name, given.source)) is not None:
-            print(why)
-            continue
+    for name in present(given.sets, given.source):
         dataset, config = prepare(name, given.work / "data", rows=given.rows, source=given.source)
         config |= SETTINGS
         compared = recbole_msr.compare(

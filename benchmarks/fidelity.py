@@ -323,7 +323,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Measure what is missing, and print the tables."""
-    from benchmarks.outside_data import SOURCE, missing
+    from benchmarks.outside_data import SOURCE, present
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for data and results")
@@ -336,10 +336,7 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=SOURCE)
     given = parser.parse_args()
     path = given.work / "fidelity.jsonl"
-    for name in given.datasets.split(",") if not given.tables else []:
-        if (why := missing(name, given.source)) is not None:
-            print(why)
-            continue
+    for name in present(given.datasets.split(",") if not given.tables else (), given.source):
         _measure(name, given, path)
     print("\n".join(tables(read(path))))
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import recbole_msr
-from benchmarks.outside_data import SOURCE, missing, prepare
+from benchmarks.outside_data import SOURCE, prepare, present
 from recbole_msr.comparison.run import CompareResult
 from recbole_msr.registry import registered_models
 
@@ -40,9 +41,10 @@ def models() -> list[str]:
     return [REFERENCE, *own, *RECBOLE]
 
 
-def table(compared: CompareResult) -> str:
-    """Return a comparison's leaderboard in Markdown, the best on test first."""
-    return compared.leaderboard[COLUMNS].to_markdown(index=False, floatfmt=_FORMATS)
+def table(compared: CompareResult, more: Sequence[str] = ()) -> str:
+    """Return a comparison's leaderboard in Markdown, the best on test first; with more qualities behind the label."""
+    formats = (_FORMATS[0], *[".4f"] * len(more), *_FORMATS[1:])
+    return compared.leaderboard[[COLUMNS[0], *more, *COLUMNS[1:]]].to_markdown(index=False, floatfmt=formats)
 
 
 def best(compared: CompareResult, count: int) -> list[str]:
@@ -68,10 +70,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    for name in given.sets:
-        if (why := missing(name, given.source)) is not None:
-            print(why)
-            continue
+    for name in present(given.sets, given.source):
         dataset, config = prepare(name, given.work / "data", rows=given.rows, source=given.source)
         common: dict[str, Any] = {"config": config | SETTINGS, "seeds": given.seeds, "reference": REFERENCE}
         compared = recbole_msr.compare(

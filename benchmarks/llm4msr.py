@@ -26,18 +26,16 @@ same command resumes.
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 import recbole_msr
-from benchmarks.leaderboard import COLUMNS, SETTINGS
-from benchmarks.outside_data import SOURCE, missing, prepare
-from benchmarks.text_vectors import item_texts
+from benchmarks.leaderboard import SETTINGS, table
+from benchmarks.outside_data import SOURCE, prepare, present
+from benchmarks.text_vectors import add_titles
 from recbole_msr.runs.knowledge_commands import embed
 
 ROWS = {"amazon": 40_000, "frappe": 20_000}
@@ -49,31 +47,15 @@ EXPERIMENTS = ("ml-100k", "ml-100k-cold", "ml-1m", "ml-1m-cold", "amazon", "frap
 
 
 def data(name: str, folder: Path, source: Path, rows: int) -> tuple[str, dict[str, Any]]:
-    """Return the dataset of an experiment, whose items have texts, and its configuration."""
+    """Return the dataset of an experiment, whose items have titles, and its configuration."""
     plain = name.removesuffix("-cold")
     dataset, config = prepare(plain, folder, None if plain == "ml-100k" else ROWS.get(plain, rows), source)
     if plain in ROWS:
-        _write_titles(plain, folder / dataset, source)
-        config["title_field"] = "title"
+        add_titles(plain, folder / dataset, source)
     config |= SETTINGS | TRAINING | {"segments": SEGMENTS}
     if plain != name:
         config["eval_args"] |= {"group_by": "cold_item"}
     return dataset, config
-
-
-def _write_titles(name: str, folder: Path, source: Path) -> None:
-    """Give the items of a prepared dataset their texts as the field `title`, which models do not load."""
-    file = folder / f"{folder.name}.item"
-    form: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
-    if file.is_file():
-        items = pd.read_csv(file, **form)
-    else:
-        rows = pd.read_csv(folder / f"{folder.name}.inter", **form)
-        items = pd.DataFrame({"item_id:token": rows["item_id:token"].unique()})
-    if "title:token_seq" not in items:
-        texts = item_texts(name, source)
-        titles = [" ".join(texts.get(item, "").split()) for item in items["item_id:token"]]
-        items.assign(**{"title:token_seq": titles}).to_csv(file, sep="\t", index=False, quoting=csv.QUOTE_NONE)
 
 
 def entries(backbone: str, knowledge: str, is_cold: bool, has_levels: bool) -> dict[str, dict[str, Any]]:
@@ -108,14 +90,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
+    there = set(present(dict.fromkeys(name.removesuffix("-cold") for name in given.only), given.source))
     for name in given.only:
-        if (why := missing(name.removesuffix("-cold"), given.source)) is not None:
-            print(why)
+        if name.removesuffix("-cold") not in there:
             continue
         dataset, config = data(name, given.work / "data", given.source, given.rows)
-        of_texts = {key: config.pop(key) for key in ("title_field",) if key in config}
         config["knowledge_dir"] = str(given.work / "knowledge")
-        for line in embed(dataset, [], config | of_texts | {"template": "profile", "name": name}):
+        for line in embed(dataset, [], config | {"template": "profile", "name": name}):
             print(line, flush=True)
         compared = recbole_msr.compare(
             entries(given.backbone, name, name.endswith("-cold"), given.levels),
@@ -126,8 +107,7 @@ def main() -> None:
             progress=False,
         )
         print(f"\n{name}, {given.backbone}, {given.seeds} seeds\n")
-        columns = [COLUMNS[0], f"auc/{config['main_task']}", *COLUMNS[1:]]
-        print(compared.leaderboard[columns].to_markdown(index=False, floatfmt=("", *[".4f"] * 6, ".2g", ",.0f", ".0f")))
+        print(table(compared, [f"auc/{config['main_task']}"]))
         print("\n".join(compared.verdict), flush=True)
 
 

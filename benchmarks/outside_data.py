@@ -24,7 +24,7 @@ import csv
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,15 @@ def missing(name: str, source: str | Path = SOURCE) -> str | None:
     """Why a dataset cannot be prepared; None if it can."""
     absent = [path for path in _files(name, Path(source)) if not path.is_file()]
     return f"{name} is left out: there is no {absent[0]}" if absent else None
+
+
+def present(names: Iterable[str], source: str | Path = SOURCE) -> Iterator[str]:
+    """Yield the datasets that can be prepared, and print of each other why it is left out."""
+    for name in names:
+        if (why := missing(name, source)) is None:
+            yield name
+        else:
+            print(why)
 
 
 def whole_users(tables: Tables, rows: int) -> Tables:

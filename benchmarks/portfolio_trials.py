@@ -31,7 +31,7 @@ from typing import Any
 
 import optuna
 
-from benchmarks.outside_data import DATASETS, SOURCE, missing, prepare
+from benchmarks.outside_data import DATASETS, SOURCE, prepare, present
 from recbole_msr.files.yaml import parse_yaml
 from recbole_msr.registry import describe
 from recbole_msr.tuning.space.space import Space
@@ -276,10 +276,7 @@ def collect(
     started = time.monotonic()
     results = Results(folder)
     prepared = {}
-    for name in DATASETS:
-        if (why := missing(name, source)) is not None:
-            print(why)
-            continue
+    for name in present(DATASETS, source):
         prepared[name] = prepare(name, folder / "data", 2 * rows if name == "amazon" else rows, source)
     for model in models:
         results.plan(model, settings)

@@ -290,16 +290,13 @@ def main() -> None:
 
 
 def _benches(given: argparse.Namespace) -> Iterator[Bench]:
-    from benchmarks.outside_data import missing
+    from benchmarks.outside_data import present
 
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     structures = [draw(random) for _ in range(given.structures)]
-    for name in given.sets:
-        if (why := missing(name, given.source)) is not None:
-            print(why)
-        else:
-            yield Bench(name, given.rows, structures, given.work, given.source)
+    for name in present(given.sets, given.source):
+        yield Bench(name, given.rows, structures, given.work, given.source)
 
 
 def _measure(bench: Bench, seed: int, path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,19 +40,43 @@ def add_text_vectors(name: str, dataset: str, folder: Path, source: Path = SOURC
         return copy
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(folder / dataset / f"{dataset}.inter", folder / copy / f"{copy}.inter")
+    items = read_items(folder / dataset)
     texts = item_texts(name, source)
-    file = folder / dataset / f"{dataset}.item"
-    if file.is_file():
-        items = pd.read_csv(file, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
-    else:
-        rows = pd.read_csv(folder / copy / f"{copy}.inter", sep="\t", dtype=str, quoting=csv.QUOTE_NONE)
-        items = pd.DataFrame({"item_id:token": rows["item_id:token"].unique()})
     values = text_vectors([texts.get(item, "") for item in items["item_id:token"]])
     columns = {f"{column}:float": values[:, number] for number, column in enumerate(COLUMNS)}
-    partial = target.with_suffix(".part")
-    items.assign(**columns).to_csv(partial, sep="\t", index=False, quoting=csv.QUOTE_NONE)
-    partial.rename(target)
+    _write_items(target, items.assign(**columns))
     return copy
+
+
+def add_titles(name: str, folder: Path, source: Path = SOURCE) -> None:
+    """Give the items of a prepared dataset their texts as the field `title`, unless they have it.
+
+    Args:
+        name: of the raw data: frappe or amazon.
+        folder: of the prepared dataset.
+        source: folder of the raw data.
+    """
+    items = read_items(folder)
+    if "title:token_seq" not in items:
+        texts = item_texts(name, source)
+        titles = [" ".join(texts.get(item, "").split()) for item in items["item_id:token"]]
+        _write_items(folder / f"{folder.name}.item", items.assign(**{"title:token_seq": titles}))
+
+
+def read_items(folder: Path) -> pd.DataFrame:
+    """Return the items of a prepared dataset: its .item file, or without one the ids of its interactions."""
+    file = folder / f"{folder.name}.item"
+    form: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "quoting": csv.QUOTE_NONE}
+    if file.is_file():
+        return pd.read_csv(file, **form)
+    rows = pd.read_csv(folder / f"{folder.name}.inter", **form)
+    return pd.DataFrame({"item_id:token": rows["item_id:token"].unique()})
+
+
+def _write_items(file: Path, items: pd.DataFrame) -> None:
+    partial = file.with_suffix(".part")
+    items.to_csv(partial, sep="\t", index=False, quoting=csv.QUOTE_NONE)
+    partial.rename(file)
 
 
 def item_texts(name: str, source: Path = SOURCE) -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from benchmarks import portfolio, portfolio_trials
+from benchmarks import outside_data, portfolio, portfolio_trials
 from benchmarks.portfolio import (
     better_everywhere,
     choose,
@@ -113,7 +113,7 @@ def test_collecting_goes_on_where_it_stopped_with_the_same_settings_on_all_data(
 
     monkeypatch.setattr(portfolio_trials, "train", train)
     monkeypatch.setattr(portfolio_trials, "prepare", lambda name, *_: (name, {}))
-    monkeypatch.setattr(portfolio_trials, "missing", lambda name, _: None if name in ("ml-100k", "yelp") else "absent")
+    monkeypatch.setattr(outside_data, "missing", lambda name, _: None if name in ("ml-100k", "yelp") else "absent")
     for _ in range(2):
         portfolio_trials.collect(tmp_path, ["FM", "LR"], 3, 100, 1, None, tmp_path)
     assert len(trained) == len(set(trained)) == 2 * 3 * 2
