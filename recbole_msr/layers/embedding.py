@@ -92,8 +92,8 @@ class FeatureEmbedding(nn.Module):
 
     offsets: Tensor
     """Where each token field begins in the table, (token fields,)."""
-    unknown_shares: Tensor
-    """Of `unknown_share`, (token fields,); absent without."""
+    unknown_shares: Tensor | None
+    """Of `unknown_share`, (token fields,); None without."""
     seen: Tensor
     """Which values the training rows have: those of the token fields, the token_seq fields, the buckets (values,)."""
 
@@ -176,16 +176,19 @@ class FeatureEmbedding(nn.Module):
                     f"unknown_share: '{field}' has hash_buckets, where a new value reads a bucket's vector and never "
                     "the unknown one: take it out of one of the two"
                 )
-        self._has_unknown_shares = any(given.values())
-        if self._has_unknown_shares:
-            shares = torch.tensor([float(given.get(field, 0.0)) for field in self.token_fields])
-            self.register_buffer("unknown_shares", shares, persistent=False)
+        shares = torch.tensor([float(given.get(field, 0.0)) for field in self.token_fields])
+        self.register_buffer("unknown_shares", shares if shares.any() else None, persistent=False)
 
-    def _some_unknown(self, rows: Tensor) -> Tensor:
-        """Return the rows (B, token fields) that a training step reads: 0, the unknown one, for a share of them."""
-        if not (self.training and self._has_unknown_shares):
+    def _some_unknown(self, rows: Tensor, field: int | slice = slice(None)) -> Tensor:
+        """Return the rows of tables that a training step reads, 0, the unknown one, for a share of them.
+
+        Args:
+            rows: of one token field (B,), or of all (B, token fields).
+            field: the number of the one.
+        """
+        if not self.training or self.unknown_shares is None:
             return rows
-        return rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self.unknown_shares, 0)
+        return rows.masked_fill(torch.rand(rows.shape, device=rows.device) < self.unknown_shares[field], 0)
 
     def _add_tables(self, dataset: Any, embedded: list[str], widths: dict[str, int], shared: bool) -> None:
         n_values = [table_size(dataset, field) for field in self.token_fields]
@@ -411,12 +414,13 @@ class FeatureEmbedding(nn.Module):
 
     def _of_tokens(self, interaction: Any) -> list[Tensor]:
         """Return the embeddings of the token fields, one after the other in one tensor or in several."""
+        if self.tables is not None:
+            return [
+                table(self._some_unknown(self._row_to_read(field, interaction[field]), number))
+                for number, (field, table) in enumerate(zip(self.token_fields, self.tables, strict=True))
+            ]
         if not self.token_fields:
             return []
-        if self.tables is not None:
-            read = [self._row_to_read(field, interaction[field]) for field in self.token_fields]
-            read = list(self._some_unknown(torch.stack(read, dim=1)).unbind(dim=1))
-            return [table(rows) for rows, table in zip(read, self.tables, strict=True)]
         ids = torch.stack([self.rows_of(field, interaction[field]) for field in self.token_fields], dim=1)
         places = self._some_unknown(ids) + self.offsets
         if not (self.training or self._is_filled):

@@ -16,7 +16,7 @@ from recbole_msr.layers import manual_backward
 from recbole_msr.layers.groups import Groups
 from recbole_msr.layers.mlp import MLP, LowRankBank, MLPBank
 from recbole_msr.layers.scenario_axes import Axes, ScenarioAxis
-from recbole_msr.layers.tracing import is_exported
+from recbole_msr.layers.tracing import is_exported, is_looked_into
 
 
 class SubExpertIntegration(nn.Module):
@@ -272,7 +272,7 @@ class ScenarioExtraction(nn.Module):
 
     def _chooses(self, x: Tensor) -> bool:
         """Return whether experts are computed for the rows that need them alone: that depends on values."""
-        is_traced = is_exported() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        is_traced = is_exported() or is_looked_into()
         return self.san.top_k is not None and len(x) > 0 and not is_traced and self.experts.is_plain()
 
     def _of_needed(self, x: Tensor, scenario: Tensor, e: Tensor | None) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from recbole_msr.layers.dropout import Dropout, draw_mask
+from recbole_msr.layers.tracing import is_looked_into
 
 _plain: ContextVar[bool] = ContextVar("_plain", default=False)
 
@@ -30,8 +31,7 @@ def supports(x: Tensor) -> bool:
 
     `torch.func`, `torch.compile` and `plain_operations` do.
     """
-    looked_into = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and not (looked_into or _plain.get())
+    return x.device.type == "cpu" and not (is_looked_into() or _plain.get())
 
 
 @contextmanager

@@ -15,6 +15,12 @@ def is_exported() -> bool:
     return recording
 
 
+def is_looked_into() -> bool:
+    """Return whether `torch.compile` or `torch.func` looks into every operation: none may depend on values then."""
+    looked_into: bool = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return looked_into
+
+
 def count_below(x: Tensor, ascending: Tensor) -> Tensor:
     """Return how many of some numbers (K,) are below each x (B,), as `torch.searchsorted`, in operations of ONNX."""
     return (ascending < x.unsqueeze(1)).sum(dim=1)

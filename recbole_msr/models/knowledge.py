@@ -123,7 +123,8 @@ class KnowledgeVectors(nn.Module):
             rows: numbers of the training rows that they are read for (B,), see `training_rows`; read in training alone.
             given: profiles that stand for the vectors of some of the ids, known or not.
         """
-        h = torch.where(self.takes_own(ids, rows).unsqueeze(1), self.of_known(ids, rows), self.unknown)
+        takes_own = self.takes_own(ids, rows)
+        h = self.or_unknown(self.of_known(ids, rows), takes_own)
         return h if given is None else given.put(h, self.of_profiles(given.vectors))
 
     def of_profiles(self, vectors: Tensor) -> Tensor:
@@ -139,6 +140,10 @@ class KnowledgeVectors(nn.Module):
         if self.training and self._leave_one_out is not None and rows is not None:
             is_known = is_known & ~self._leave_one_out.is_only(rows)
         return is_known
+
+    def or_unknown(self, h: Tensor, takes_own: Tensor) -> Tensor:
+        """Return h (B, size) with the unknown vector for the ids that do not take their own (B,)."""
+        return torch.where(takes_own.unsqueeze(1), h, self.unknown)
 
     def of_known(self, ids: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return h (B, size) of ids that are known; what it says of others is not to be used."""

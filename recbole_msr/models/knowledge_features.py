@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.layers.embedding import INITIAL_STD, FeatureEmbedding
 from recbole_msr.layers.interaction import Part
+from recbole_msr.layers.tracing import is_looked_into
 from recbole_msr.models.given_profiles import GivenProfiles, given_profiles
 from recbole_msr.models.knowledge import KnowledgeVectors
 from recbole_msr.models.knowledge_source import KnowledgeSource, id_field, knowledge_name
@@ -79,7 +80,7 @@ class KnowledgeMatch(nn.Module):
             rows: as for `KnowledgeVectors.forward`.
             given: profiles that stand for the vectors of some of the users.
         """
-        if not self.training or rows is None or self._of_rows is None or not self._of_rows.has_room or _is_traced():
+        if not self.training or rows is None or self._of_rows is None or not self._of_rows.has_room or is_looked_into():
             return self._match(self.user(user, rows, given), self.item(item))
         takes_user, takes_item = self.user.takes_own(user, rows), self.item.takes_own(item)
         takes_both = takes_user & takes_item
@@ -90,8 +91,7 @@ class KnowledgeMatch(nn.Module):
         match = self._of_rows.of(rows, takes_both, lambda places: self._match(*known(places)))  # never trained
         others = (~takes_both).nonzero().squeeze(1)
         u, v = known(others)
-        u = torch.where(takes_user[others].unsqueeze(1), u, self.user.unknown)
-        v = torch.where(takes_item[others].unsqueeze(1), v, self.item.unknown)
+        u, v = self.user.or_unknown(u, takes_user[others]), self.item.or_unknown(v, takes_item[others])
         of_others = self._match(u, v)
         return match.to(of_others.dtype).index_copy(0, others, of_others)
 
@@ -99,10 +99,6 @@ class KnowledgeMatch(nn.Module):
         products = u.unflatten(1, self._shape) * v.unsqueeze(1)
         match: Tensor = products.mean(dim=2) if self.product is None else self.product(products.flatten(1))
         return match
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class KnowledgeFeatures(FeatureEmbedding):

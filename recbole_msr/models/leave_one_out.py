@@ -101,11 +101,9 @@ class LeaveOneOut:
         by_part = weight.unflatten(1, (self.n_parts, -1))
         owners, owner = ids.unique(return_inverse=True)
         items, item = of.items.unique(return_inverse=True)
-        own, centred = (
-            profiles.gather(owners).to(weight.dtype),
-            (self._items.gather(items) - self._mean).to(weight.dtype),
-        )
-        m = torch.einsum("nph,sph->nps", own.unflatten(1, (self.n_parts, -1)), by_part)
+        own = profiles.gather(owners).to(weight.dtype).unflatten(1, (self.n_parts, -1))
+        centred = (self._items.gather(items) - self._mean).to(weight.dtype)
+        m = torch.einsum("nph,sph->nps", own, by_part)
         c = torch.einsum("nh,sph->nps", centred, by_part)
         m_of, c_of = (parts.flatten(0, 1)[self._places(places, of)] for parts, places in ((m, owner), (c, item)))
         return m.sum(dim=1)[owner] + _change(m_of, c_of, of.shares).sum(dim=1)

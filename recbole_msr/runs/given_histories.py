@@ -207,12 +207,15 @@ class HistoryReader:
     @property
     def columns(self) -> list[str]:
         """The columns that are read; that of the scenario may be left out where a table of the run tells it."""
-        columns = [self.user_field, self.item_field, self._task.field]
-        if "recent" in self._parts:
-            columns.append(self._time_field)
+        columns = self._required
         if "scenarios" in self._parts and self._dataset.schema.scenario.field is not None:
             columns.append(self._dataset.schema.scenario.field)
         return list(dict.fromkeys(columns))
+
+    @property
+    def _required(self) -> list[str]:
+        columns = [self.user_field, self.item_field, self._task.field]
+        return [*columns, self._time_field] if "recent" in self._parts else columns
 
     @cached_property
     def _items(self) -> Vocabulary:
@@ -228,9 +231,7 @@ class HistoryReader:
         Raises:
             InputError: a column is missing, or a value is not what it must be.
         """
-        needed = dict.fromkeys([self.user_field, self.item_field, self._task.field])
-        needed |= {self._time_field: None} if "recent" in self._parts else {}
-        for name in needed:
+        for name in self._required:
             if name not in rows.columns:
                 raise InputError(
                     f"no column '{name}' in {rows.source}, which profiles are made of: histories need "
