@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,12 @@ def recbole_models() -> list[str]:
     """List RecBole's own models."""
     compat.require_recbole()
     (folder,) = importlib.import_module("recbole").__path__
-    return sorted((path.stem for path in Path(folder, "properties", "model").glob("*.yaml")), key=str.lower)
+    return list(_names_of_files(Path(folder, "properties", "model")))
+
+
+@cache
+def _names_of_files(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted((path.stem for path in folder.glob("*.yaml")), key=str.lower))
 
 
 def model_class(name: str) -> type:
@@ -150,6 +155,7 @@ def search_spaces(*parts: str) -> Path:
     return _installed("search_spaces").joinpath(*parts)
 
 
+@cache
 def _installed(folder: str) -> Path:
     here = Path(__file__).resolve().parent
     inside = here / folder

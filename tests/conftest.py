@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from contextlib import suppress
+from functools import cache
 
 # The tests run in several processes, and start more: with PyTorch's default number of threads they would slow each
 # other down ten times and more.
@@ -131,6 +132,16 @@ def no_waiting_for_the_disk():
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plugins_of_lightning():
+    """Look once for the plugins of Lightning that are installed: each trainer goes through all packages for them."""
+    from lightning_fabric.utilities import registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", cache(registry.entry_points))
         yield
 
 

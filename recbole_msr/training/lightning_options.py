@@ -254,9 +254,11 @@ class quiet_lightning:
     _LOGGERS = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 
     def __enter__(self) -> None:
-        self._levels = {name: logging.getLogger(name).level for name in self._LOGGERS}
-        for name in self._LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        loggers = map(logging.getLogger, self._LOGGERS)
+        # Inside another such block nothing is set: each time all loggers of the process forget what they log.
+        self._levels = {logger: logger.level for logger in loggers if logger.level != logging.ERROR}
+        for logger in self._levels:
+            logger.setLevel(logging.ERROR)
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
@@ -264,5 +266,5 @@ class quiet_lightning:
 
     def __exit__(self, *_: Any) -> None:
         self._warnings.__exit__(*_)
-        for name, level in self._levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, level in self._levels.items():
+            logger.setLevel(level)
