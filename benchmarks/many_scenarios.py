@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 import recbole_msr
-from benchmarks.outside_data import prepare
+from benchmarks.outside_data import SOURCE, prepare, present
 from recbole_msr.config.build import build_config
 from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.models.base import MultiScenarioRecommender
@@ -130,11 +130,13 @@ def compare_training(scenarios: list[int], top_k: int, n_rows: int, steps: int) 
                 print(f"| {m} | {side} | {n:,} | {n_rows / min(seconds[side]):,.0f} | {times:.1f} |", flush=True)
 
 
-def compare_quality(top_k: int, seeds: int) -> None:
-    """Print the test AUCs on KuaiRand by the hour of the day."""
+def compare_quality(top_k: int, seeds: int, source: Path) -> None:
+    """Print the test AUCs on KuaiRand by the hour of the day, if its raw data are there."""
+    if not list(present(["kuairand"], source)):
+        return
     print("| side | AUC of the clicks, all rows | mean of the cells | seconds |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as work:
-        dataset, config = prepare("kuairand", Path(work, "data"))
+        dataset, config = prepare("kuairand", Path(work, "data"), source=source)
         config |= {"scenario": {"field": "hour"}, "load_col": {"inter": ["user_id", "item_id", "length"]}}
         config |= {"threads": 1, "use_gpu": False, "show_progress": False, "state": "ERROR", "data_seed": 1}
         for side, given in sides(top_k).items():
@@ -159,13 +161,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048, help="rows of a training step")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the raw data, for the quality")
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     if given.what == "training":
         compare_training(given.scenarios, given.top_k, given.batch, given.steps)
     elif given.what == "quality":
-        compare_quality(given.top_k, given.seeds)
+        compare_quality(given.top_k, given.seeds, given.source)
     else:
         compare_unknown(given.models, given.scenarios, given.rows)
 

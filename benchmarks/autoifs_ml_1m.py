@@ -1,0 +1,61 @@
+"""AutoIFS with its authors' sizes and training on MovieLens-1M, beside HiNet, SharedBottom and STAR on the same rows.
+
+    python -m benchmarks.autoifs_ml_1m --work=DIR [--rows N] [--seeds 1]
+
+Method. `recbole_msr.compare` with the fields, labels and scenarios of the preset ml-1m-AutoIFS, rows split 8:1:1, batch
+4096, one thread; judged by the mean test AUC of the six cells (three ages, click and like), as the paper does. AutoIFS
+has that preset's sizes and training: ten epochs of search, then training to the first epoch without a gain. The others
+have their defaults, 30 epochs at most, and stop after the third without a gain. `--rows` keeps whole users, drawn at
+random. Finished trainings are kept; the same command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import recbole_msr
+from benchmarks.leaderboard import SETTINGS, table
+from benchmarks.outside_data import SOURCE, prepare, present
+from recbole_msr.files.yaml import read_yaml
+from recbole_msr.registry import properties
+
+DATA_KEYS = ("scenario", "tasks", "main_task", "load_col", "item_inter_num_interval", "numerical_features")
+DATA_KEYS += ("normalize_field", "eval_args", "valid_metric", "train_batch_size", "eval_batch_size")
+"""What the preset says of data, batches and evaluation; the rest is of AutoIFS alone."""
+
+
+def settings() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the keys of all entries, and those of AutoIFS."""
+    preset = read_yaml(properties("dataset", "ml-1m-AutoIFS.yaml"))
+    common = {key: preset.pop(key) for key in DATA_KEYS}
+    return common | SETTINGS | {"epochs": 30, "stopping_step": 2}, preset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="a folder for data and comparisons")
+    parser.add_argument("--source", type=Path, default=SOURCE, help="folder of the raw data")
+    parser.add_argument("--rows", type=int, help="rows of whole users at most; all by default")
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    common, own = settings()
+    entries = {name: {"model": name} for name in ("SharedBottom", "STAR", "HiNet")}
+    entries["AutoIFS"] = {"model": "AutoIFS", **own}
+    for name in present(["ml-1m"], given.source):
+        dataset, config = prepare(name, given.work / "data", rows=given.rows, source=given.source)
+        compared = recbole_msr.compare(
+            entries, dataset, config=config | common, seeds=given.seeds, output=given.work / dataset, progress=False
+        )
+        print(f"\n{dataset}, {given.seeds} seeds\n\n{table(compared)}\n")
+        print("\n".join(compared.verdict), flush=True)
+
+
+if __name__ == "__main__":
+    main()
