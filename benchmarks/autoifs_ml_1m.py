@@ -4,8 +4,8 @@
 
 Method. `recbole_msr.compare` with the fields, labels and scenarios of the preset ml-1m-AutoIFS, rows split 8:1:1, batch
 4096, one thread; judged by the mean test AUC of the six cells (three ages, click and like), as the paper does. AutoIFS
-has that preset's sizes and training: ten epochs of search, then training to the first epoch without a gain. The others
-have their defaults, 30 epochs at most, and stop after the third without a gain. `--rows` keeps whole users, drawn at
+has that preset's sizes and rates, and ten epochs of search; the others have their defaults. All train for 60 epochs at
+most, and stop after the third without a gain (AutoIFS's authors: after the first). `--rows` keeps whole users, drawn at
 random. Finished trainings are kept; the same command resumes.
 """
 
@@ -32,8 +32,9 @@ DATA_KEYS += ("normalize_field", "eval_args", "valid_metric", "train_batch_size"
 def settings() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the keys of all entries, and those of AutoIFS."""
     preset = read_yaml(properties("dataset", "ml-1m-AutoIFS.yaml"))
+    del preset["stopping_step"]
     common = {key: preset.pop(key) for key in DATA_KEYS}
-    return common | SETTINGS | {"epochs": 30, "stopping_step": 2}, preset
+    return common | SETTINGS | {"epochs": preset.pop("epochs"), "stopping_step": 2}, preset
 
 
 def main() -> None:
