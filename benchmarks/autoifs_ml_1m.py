@@ -24,8 +24,10 @@ from benchmarks.outside_data import SOURCE, prepare, present
 from recbole_msr.files.yaml import read_yaml
 from recbole_msr.registry import properties
 
-DATA_KEYS = ("scenario", "tasks", "main_task", "load_col", "item_inter_num_interval", "numerical_features")
-DATA_KEYS += ("normalize_field", "eval_args", "valid_metric", "train_batch_size", "eval_batch_size")
+DATA_KEYS = (
+    *("scenario", "tasks", "main_task", "load_col", "item_inter_num_interval", "numerical_features"),
+    *("normalize_field", "eval_args", "valid_metric", "train_batch_size", "eval_batch_size"),
+)
 """What the preset says of data, batches and evaluation; the rest is of AutoIFS alone."""
 
 
