@@ -1,6 +1,7 @@
 """An exported model scores as the run does, with onnxruntime and JSON alone; what cannot be exported is refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.ensemble import Member, write_ensemble
+from recbole_msr.runs.export import onnx_graph
 from recbole_msr.runs.export.embeddings import ByteTable
 from recbole_msr.runs.export.export import export_run
 from recbole_msr.runs.export.exported_model import ExportedModel
@@ -211,11 +213,14 @@ def test_the_check_compares_test_rows_and_drawn_rows(exported):
         if name != "SharedBottom"
     ],
 )
-def test_every_model_scores_as_its_run(data_path, tmp_path, model):
+def test_every_model_scores_as_its_run(data_path, tmp_path, model, caplog):
+    """Its program is converted as it is: `torch.onnx.export`, which takes three times as long, has nothing to do."""
+    caplog.set_level(logging.DEBUG, logger=onnx_graph.logger.name)
     # Two scenarios: the time of an export grows with the number of a graph's operations.
     run = _run(data_path, tmp_path / "run", model, scenario={"field": "age", "bins": [30]})
     lines = export_run(run, tmp_path / "model")  # raises where a score differs
     assert sum("differ from predict's by at most" in line for line in lines) == 2
+    assert not [record.getMessage() for record in caplog.records if record.name == onnx_graph.logger.name]
 
 
 OPTIONS = {

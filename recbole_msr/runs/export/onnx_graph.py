@@ -127,10 +127,23 @@ def _batch_norm(call: Callable[..., Any], *arguments: Any) -> Any:
     return result
 
 
+def _block_diag(call: Callable[..., Any], blocks: Sequence[Any]) -> Any:
+    """Put zeros beside each block, and the blocks below each other."""
+    shapes = [block.meta["val"].shape for block in blocks]
+    width, before, rows = sum(columns for _, columns in shapes), 0, []
+    for block, (_, columns) in zip(blocks, shapes, strict=True):
+        row = call(_aten.constant_pad_nd.default, block, [before, width - before - columns], 0.0)
+        row.meta["val"] = row.meta["val"].new_empty((block.meta["val"].shape[0], width))
+        before += columns
+        rows.append(row)
+    return call(_aten.cat.default, rows, 0)
+
+
 _REPLACED: dict[Any, Callable[..., Any]] = {
     _aten.to.dtype: lambda call, x, dtype: call(_aten._to_copy.default, x, dtype=dtype),
     _aten.rsub.Scalar: lambda call, x, other: call(_aten.add.Scalar, call(_aten.neg.default, x), other),
     _aten.batch_norm.default: _batch_norm,
+    _aten.block_diag.default: _block_diag,
 }
 """What makes of a call of an operation one that ONNX knows, given a function that adds a call, and its arguments."""
 
