@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,9 @@ def _importance(study: optuna.Study) -> dict[str, float]:
     import optuna
 
     target = (lambda trial: trial.values[0]) if len(study.directions) > 1 else None
-    try:
-        return optuna.importance.get_param_importances(study, target=target)
-    except (ValueError, RuntimeError):
-        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a line for each parameter with few trials: of many models, hundreds
+        try:
+            return optuna.importance.get_param_importances(study, target=target)
+        except (ValueError, RuntimeError):
+            return {}

@@ -356,6 +356,7 @@ def test_a_final_run_that_fails_is_told_and_the_rest_is_kept(options, search, ca
     assert not list(Path("out/final").glob("*.failed"))
 
 
+@pytest.mark.filterwarnings("error::UserWarning:optuna.importance")
 def test_weights_and_biases_has_a_finished_run_a_trial_and_one_of_the_study(search, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "")
     space = {"search": {"learning_rate": [0.01, 1e30]}}
