@@ -3,10 +3,10 @@
 Method. `recbole-msr search` runs once as it is, with one worker and without a final test. Then the same search, in
 another folder, is killed with SIGKILL, with all its processes, at random moments: each time the same command is
 started again, and at last it is left to finish. A moment is drawn evenly from 0 to the seconds until the first epoch
-ends, plus twice the rest of the undisturbed search's seconds divided by the number of kills. Compared are the trials'
-parameters, states, values and numbers of epochs, in any order, as a killed trial is tried again behind the first
-configurations that wait already; with one worker they must be the same to the bit (from a trial on that was killed
-while its settings were being drawn, other settings may be tried).
+ends, plus twice the rest of the undisturbed search's seconds divided by the number of kills. Compared are, trial by
+trial in the order in which they first began, parameters, states, values and numbers of epochs; with one worker they
+must be the same to the bit (from a trial on that was killed while its settings were being drawn, other settings may be
+tried).
 An epoch is trained twice if a killed trial has reported it and the trial that took its place began before it; of the
 epoch under way at a kill a part is trained again as well, always less than one.
 
@@ -85,9 +85,9 @@ class Search:
 
 
 def outcomes(trials: Sequence[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
-    """Return what became of the trials that count, in the order in which they ended."""
+    """Return what became of the trials that count; one that was killed and tried again keeps its first try's place."""
     ended = [trial for trial in trials if trial.state.is_finished() and "uncounted" not in trial.user_attrs]
-    ended.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+    ended.sort(key=lambda trial: trial.user_attrs.get("retry_of", trial.number))
     return [
         (trial.state.name, tuple(sorted(trial.params.items())), trial.value, trial.user_attrs.get("epochs"))
         for trial in ended
@@ -144,10 +144,9 @@ def compare(arguments: Sequence[str], folder: Path, kills: int, seed: int) -> bo
     drawing = sum("settings" not in trial.user_attrs for trial in killed.trials() if trial.params)
     if drawing:
         print(f"killed while their settings were being drawn: {drawing} trials, whose settings may be others now")
-    different = [outcome for outcome in expected if outcome not in found]
-    different += [outcome for outcome in found if outcome not in expected]
-    for outcome in different:
-        print(f"different: {outcome}")
+    different = [pair for pair in zip(expected, found, strict=False) if pair[0] != pair[1]]
+    for pair in different:
+        print(f"different:\n  {pair[0]}\n  {pair[1]}")
     # The same settings have the same outcome; others only from the first trial on that was killed while it was drawn.
     known = {outcome[1]: outcome for outcome in expected}
     wrong = [outcome for outcome in found if known.get(outcome[1], outcome) != outcome]
