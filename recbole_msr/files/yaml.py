@@ -110,13 +110,8 @@ class _Dumper(yaml.SafeDumper):
     """Quotes text that `SafeLoader` would take for something else: '1e3'."""
 
 
-class _FastDumper(getattr(yaml, "CSafeDumper", _Dumper)):  # type: ignore[misc]
-    """The same by libyaml, where PyYAML has it: in a fifth of the time."""
-
-
-for _dumper in (_Dumper, _FastDumper):
-    _dumper.yaml_implicit_resolvers = _without(yaml.SafeDumper.yaml_implicit_resolvers)
-    _dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
+_Dumper.yaml_implicit_resolvers = _without(yaml.SafeDumper.yaml_implicit_resolvers)
+_Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+0123456789."))
 
 
 def _refusal(problem: str, node: Node) -> yaml.constructor.ConstructorError:
@@ -296,15 +291,9 @@ def write_yaml_text(content: Any, width: int = 120, flow: bool = False) -> str:
         width: characters a line, about.
         flow: everything in brackets, in one line where `width` allows.
     """
-    text = _dump(content, _FastDumper, width, flow)
-    # libyaml writes what lies beyond Unicode's first plane, such as emoji, in digits.
-    return _dump(content, _Dumper, width, flow) if "\\U" in text else text
-
-
-def _dump(content: Any, dumper: type, width: int, flow: bool) -> str:
     style = True if flow else None
-    return str(
-        yaml.dump(content, Dumper=dumper, sort_keys=False, allow_unicode=True, default_flow_style=style, width=width)
+    return yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=style, width=width
     )
 
 
