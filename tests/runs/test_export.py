@@ -214,7 +214,7 @@ def test_the_check_compares_test_rows_and_drawn_rows(exported):
     ],
 )
 def test_every_model_scores_as_its_run(data_path, tmp_path, model, caplog):
-    """Its program is converted as it is: `torch.onnx.export`, which takes three times as long, has nothing to do."""
+    """Its program is converted as it is, without `torch.onnx.export`."""
     caplog.set_level(logging.DEBUG, logger=onnx_graph.logger.name)
     # Two scenarios: the time of an export grows with the number of a graph's operations.
     run = _run(data_path, tmp_path / "run", model, scenario={"field": "age", "bins": [30]})
