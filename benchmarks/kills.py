@@ -4,7 +4,7 @@ Method. `recbole-msr search` runs once as it is, with one worker and without a f
 another folder, is killed with SIGKILL, with all its processes, at random moments: each time the same command is
 started again, and at last it is left to finish. A moment is drawn evenly from 0 to the seconds until the first epoch
 ends, plus twice the rest of the undisturbed search's seconds divided by the number of kills. Compared are, trial by
-trial in the order in which they first began, parameters, states, values and numbers of epochs; with one worker they
+trial in the order in which they began, parameters, states, values and numbers of epochs; with one worker they
 must be the same to the bit (from a trial on that was killed while its settings were being drawn, other settings may be
 tried).
 An epoch is trained twice if a killed trial has reported it and the trial that took its place began before it; of the
@@ -85,9 +85,9 @@ class Search:
 
 
 def outcomes(trials: Sequence[optuna.trial.FrozenTrial]) -> list[tuple[Any, ...]]:
-    """Return what became of the trials that count; one that was killed and tried again keeps its first try's place."""
+    """Return what became of the trials that count, in the order in which they began."""
     ended = [trial for trial in trials if trial.state.is_finished() and "uncounted" not in trial.user_attrs]
-    ended.sort(key=lambda trial: trial.user_attrs.get("retry_of", trial.number))
+    ended.sort(key=lambda trial: (trial.datetime_start, trial.number))
     return [
         (trial.state.name, tuple(sorted(trial.params.items())), trial.value, trial.user_attrs.get("epochs"))
         for trial in ended

@@ -7,7 +7,8 @@ Optuna keeps the trials. This module adds, for any storage and any number of pro
 - A worker holds a lock on its own file while it lives. The kernel releases it when the process ends, for whatever
   reason, so a running trial whose worker's lock is free belongs to a dead worker. Workers on other machines, which do
   not share the folder, also write a heartbeat, a user attribute of their trial that changes.
-- A trial of a dead worker fails with the reason, does not count ("lost"), and is retried with the same parameters.
+- A trial of a dead worker fails with the reason, does not count ("lost"), and is retried with the same parameters,
+  before any other.
 - A trial whose settings another one has, that ended or is under way, is not trained: it fails with the other's value as
   its reason, and does not count ("repeat"). Samplers draw such points only where no other is left, but first
   configurations may be equal. Where every point of a space has been tried, no trial is handed out any more.
@@ -178,7 +179,7 @@ class Trials:
                     return None
                 if not exhausted and (self._wanted is None or finished + running < self._wanted):
                     self._prepare(self._study)
-                    trial = self._study.ask()
+                    trial = self._ask()
                     trial.set_user_attr("worker", self.worker)
                     if COMMAND in os.environ:
                         trial.set_user_attr("command", os.environ[COMMAND])
@@ -195,6 +196,21 @@ class Trials:
             time.sleep(_WAIT_SECONDS)
         logger.warning("no further trial begins: the settings of the last %d were known already", repeats)
         return None
+
+    def _ask(self) -> Trial:
+        """Return a trial that waits, a lost one's retry before others, or a new one.
+
+        Optuna takes the one that has waited longest. First configurations wait from the search's beginning: killed
+        defaults would be tried again after all of these, or not at all in the time.
+        """
+        storage: Any = self._study._storage
+        for waiting in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if "replaces" not in waiting.user_attrs:
+                continue
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # as Study.ask does
+                if storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
+                    return Trial(self._study, waiting._trial_id)
+        return self._study.ask()
 
     def _spent(self, finished: int) -> bool:
         if self._budget is not None and self._budget.trials_over():

@@ -126,6 +126,18 @@ def test_one_worker_draws_the_same_trials_after_kills_as_without_any(tmp_path, s
     assert [trial.params for trial in ended(parts)] == [trial.params for trial in ended(whole)]
 
 
+def test_a_lost_trial_is_tried_again_before_first_configurations_that_wait(tmp_path):
+    """Killed defaults that came last would be missing from a search whose time ends before."""
+    study = open_(tmp_path)[0]
+    for number, params in enumerate(({"a": 0.25, "b": 1}, {"a": 0.5, "b": 2}, {"a": 0.75, "b": 3})):
+        study.enqueue_trial(params, user_attrs={"origin": "given", "first": f"trial {number}"})
+    kill(tmp_path, suggest=("a", "b"))
+    found = ended(work(tmp_path, wanted=3))
+    found.sort(key=lambda trial: trial.datetime_start)
+    assert [trial.params["a"] for trial in found] == [0.25, 0.5, 0.75]
+    assert [trial.user_attrs["first"] for trial in found] == ["trial 0", "trial 1", "trial 2"]
+
+
 def test_the_retry_is_made_although_whoever_failed_the_trial_was_killed_then(tmp_path):
     """Between the two steps: the trial has failed, its parameters are not yet enqueued."""
     lost = kill(tmp_path, suggest=("a", "b"))
