@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_msr.tuning.final_folders import fresh_seeds, is_over
+from recbole_msr.tuning.model_choice import model_of
 from recbole_msr.tuning.outcome import beside_trials, contenders
 from recbole_msr.tuning.settings import SearchSettings
 
@@ -36,6 +37,8 @@ _START_SECONDS = 1.0
 """To read the prepared data and build the model."""
 _PROCESS_SECONDS = 7.0
 """To start worker processes, which import all first."""
+_STOP_SECONDS = 2.0
+"""Until worker processes have ended after their trials."""
 _LOOK_SECONDS = 1.0
 """Between two looks at the study's trials."""
 
@@ -102,7 +105,24 @@ class Budget:
             return FIRST_RESERVED * self._total + more
         beside = beside_trials(self._study, self._settings, found[0])
         whole = Plan(len(found), self._settings.final_seeds, bool(beside))
-        return min(MOST_RESERVED * self._total, self.seconds(whole, found, beside) + self.page_seconds + more)
+        needed = self.seconds(whole, found, beside) + self.page_seconds + more + self._stopping_seconds()
+        return min(MOST_RESERVED * self._total, needed)
+
+    def _stopping_seconds(self) -> float:
+        """Estimate how long trials under way take to stop after their epoch: as long as their models' longest one.
+
+        Without this time the plan for which the rest was kept would never fit into what is left then.
+        """
+        trials = self._study.get_trials(deepcopy=False)
+        running = {self._model(trial) for trial in trials if trial.state == TrialState.RUNNING}
+        if not running:
+            return 0.0
+        ended = [trial for trial in trials if trial.state.is_finished() and self._model(trial) in running]
+        rows = [row for trial in ended for row in trial.user_attrs.get("history") or ()]
+        return _STOP_SECONDS + max((float(row.get("seconds") or 0.0) for row in rows), default=0.0)
+
+    def _model(self, trial: FrozenTrial) -> str:
+        return model_of(trial) or self._settings.model
 
     @property
     def ensemble_seconds(self) -> float:
@@ -183,9 +203,9 @@ class Budget:
         return next((wish for wish in wishes if self.seconds(wish, candidates, others) <= left), Plan(0, 0, False))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Plan:
-    """What is trained again with fresh seeds, and tested.
+    """What is trained again with fresh seeds, and tested; a larger one has more candidates, then seeds, then tests.
 
     Attributes:
         candidates: number of best trials that are confirmed; 1 is tested without a choice, 0 means no test at all.

@@ -174,17 +174,10 @@ def confirm(
     found = contenders(study, settings) if settings.final_seeds else []
     if not found:
         return None
-    plan = budget.plan(found, lambda winner: beside_trials(study, settings, winner))
-    left_out = _left_out(settings, plan, len(found))
-    if left_out is not None:
-        logger.warning("%s", left_out)
+    plan, failed = _retrain(settings, study, data, budget, found, progress)
     if not plan.candidates:
-        return Confirmation(found[0], left_out=left_out)
+        return Confirmation(found[0], left_out=_left_out(settings, plan, len(found)))
     seeds, chosen = fresh_seeds(settings)[: plan.seeds], found[: plan.candidates]
-    failed: dict[Run, str] = {}
-    if len(chosen) > 1:
-        wanted = [Wanted(trial, seeds, False) for trial in chosen]
-        failed = train_finals(settings, study, wanted, data, budget, "confirmation", progress)
     candidates = [_candidate(settings, trial, seeds) for trial in chosen]
     winner, common = _winner(settings, study, candidates) if len(chosen) > 1 else (chosen[0], seeds)
     confirmation = Confirmation(
@@ -194,15 +187,48 @@ def confirm(
         defaults=defaults_trial(study, True, winner.user_attrs.get("model", settings.model)),
         reference=reference_trial(study, settings),
         failed=failed,
-        left_out=left_out,
     )
-    own = seeds if len(chosen) == 1 else list(confirmation.won.fresh if confirmation.won is not None else ())
-    if own:
-        _test(settings, study, data, budget, confirmation, own, seeds if plan.beside else (), progress)
     if len(chosen) == 1:  # trained and tested in one step
-        confirmation.candidates = [_candidate(settings, winner, seeds)]
+        plan = _test(settings, study, data, budget, confirmation, plan, None, progress)
+        confirmation.candidates = [_candidate(settings, winner, fresh_seeds(settings)[: plan.seeds])]
         confirmation.seeds = list(confirmation.candidates[0].fresh)
+    elif confirmation.won is not None:
+        _test(settings, study, data, budget, confirmation, plan, list(confirmation.won.fresh), progress)
+    confirmation.left_out = _left_out(settings, plan, len(found))
     return confirmation
+
+
+def _retrain(
+    settings: SearchSettings,
+    study: optuna.Study,
+    data: StudyData,
+    budget: Budget,
+    found: Sequence[FrozenTrial],
+    progress: bool,
+) -> tuple[Plan, dict[Run, str]]:
+    """Train candidates with fresh seeds, and more of them where those took less time than estimated.
+
+    A single one has nothing to be chosen from: it is trained when it is tested.
+
+    Returns:
+        What has been done, and why a training is not there.
+    """
+    failed: dict[Run, str] = {}
+    plan = _plan(settings, study, budget, found)
+    while plan.candidates > 1:
+        seeds = fresh_seeds(settings)[: plan.seeds]
+        wanted = [Wanted(trial, seeds, False) for trial in found[: plan.candidates]]
+        failed = train_finals(settings, study, wanted, data, budget, "confirmation", progress)
+        more = _plan(settings, study, budget, found)
+        if failed or more <= plan:
+            break
+        plan = more
+    return plan, failed
+
+
+def _plan(settings: SearchSettings, study: optuna.Study, budget: Budget, found: Sequence[FrozenTrial]) -> Plan:
+    """Plan what the time allows; what is there already takes none."""
+    return budget.plan(found, lambda winner: beside_trials(study, settings, winner))
 
 
 def _test(
@@ -211,25 +237,39 @@ def _test(
     data: StudyData,
     budget: Budget,
     confirmation: Confirmation,
-    own: Sequence[int],
-    seeds: Sequence[int],
+    plan: Plan,
+    own: Sequence[int] | None,
     progress: bool,
-) -> None:
-    """Test the winner with its own seeds, and what stands beside it with all seeds; nothing else is tested."""
+) -> Plan:
+    """Test the winner, and what stands beside it with the plan's seeds; nothing else is tested.
+
+    Args:
+        settings: the search.
+        study: its study.
+        data: its data.
+        budget: the command's time.
+        confirmation: what came of the confirmation; the tests are added.
+        plan: what fits into the time.
+        own: the winner's seeds; None for the plan's, of which there are more where tests took less time than estimated.
+        progress: show a progress bar.
+
+    Returns:
+        What has been done.
+    """
     winner = confirmation.winner
-    beside = beside_trials(study, settings, winner) if seeds else []
-    tested = [winner, *beside]
-    before = set(tested_trials(settings)) - {trial.number for trial in tested}
-    before -= {trial.number for trial in (confirmation.defaults, confirmation.reference) if trial is not None}
-    confirmation.tested_before = sorted(before)
-    if before:
-        numbers = _listed(confirmation.tested_before)
-        logger.warning(
-            "the test rows have been read before, by trial %s: choose the number of trials before the first test",
-            numbers,
-        )
-    wanted = [Wanted(winner, own, True), *(Wanted(trial, seeds, True) for trial in beside)]
-    failed = train_finals(settings, study, wanted, data, budget, "final test", progress)
+    _tell_earlier_tests(settings, study, confirmation)
+    while True:
+        seeds = fresh_seeds(settings)[: plan.seeds]
+        beside = beside_trials(study, settings, winner) if plan.beside else []
+        wanted = [
+            Wanted(winner, seeds if own is None else own, True),
+            *(Wanted(trial, seeds, True) for trial in beside),
+        ]
+        failed = train_finals(settings, study, wanted, data, budget, "final test", progress)
+        more = plan if own is not None or failed else _plan(settings, study, budget, [winner])
+        if more <= plan:
+            break
+        plan = more
     confirmation.failed = {**confirmation.failed, **failed}
     ended = {
         wish.trial.number: [seed for seed in wish.seeds if is_over(settings, wish.trial, seed, True)] for wish in wanted
@@ -244,6 +284,19 @@ def _test(
     }
     others = {"defaults": confirmation.defaults, "reference": confirmation.reference}
     confirmation.gain = gains(settings, data.config, winner, others, ended)
+    return plan
+
+
+def _tell_earlier_tests(settings: SearchSettings, study: optuna.Study, confirmation: Confirmation) -> None:
+    """Note and say which trials earlier commands have tested that this one does not."""
+    others = (*beside_trials(study, settings, confirmation.winner), confirmation.defaults, confirmation.reference)
+    tested_now = {trial.number for trial in (confirmation.winner, *others) if trial is not None}
+    confirmation.tested_before = sorted(set(tested_trials(settings)) - tested_now)
+    if confirmation.tested_before:
+        logger.warning(
+            "the test rows have been read before, by trial %s: choose the number of trials before the first test",
+            _listed(confirmation.tested_before),
+        )
 
 
 def _candidate(settings: SearchSettings, trial: FrozenTrial, seeds: Sequence[int]) -> Candidate:
@@ -308,8 +361,14 @@ def _described(one: Candidate, settings: SearchSettings, seeds: Sequence[int], s
 
 
 def _left_out(settings: SearchSettings, plan: Plan, found: int) -> str | None:
-    """Say what the time does not allow; None if it allows all."""
-    most = min(settings.confirm, found)
+    """Say, in the log too, what the time did not allow; None if it allowed all."""
+    said = _describe_left_out(settings, plan, min(settings.confirm, found))
+    if said is not None:
+        logger.warning("%s", said)
+    return said
+
+
+def _describe_left_out(settings: SearchSettings, plan: Plan, most: int) -> str | None:
     if plan == Plan(most, settings.final_seeds, True):
         return None
     if not plan.candidates:

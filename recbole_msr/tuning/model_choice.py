@@ -2,9 +2,10 @@
 
 Every model is looked at with its defaults, the cheapest first. Then the budget has rounds of equal length: in the first
 one all models take part, in each further one the better half of those of the round before, in the last one the best
-alone, judged by their best values (sequential halving: Karnin, Koren and Somekh, Almost Optimal Exploration in
-Multi-Armed Bandits, ICML 2013, here over models as arms whose best value counts). In a round the next trial goes to the
-model that has had the least time so far, so all get the same time, cheap ones more trials.
+alone, judged by their best values; one that is as good within the tolerance stays, too (sequential halving: Karnin,
+Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013, here over models as arms whose best
+value counts). In a round the next trial goes to the model that has had the least time so far, so all get the same
+time, cheap ones more trials.
 """
 
 from __future__ import annotations
@@ -91,10 +92,11 @@ class ModelChoice:
     Args:
         costs: for every model an estimate of the seconds of a trial, by which first looks are ordered; those of one
             model relative to another's count, once a trial has ended.
+        tolerance: as `survivors` takes it.
     """
 
-    def __init__(self, costs: Mapping[str, float]) -> None:
-        self._costs = dict(costs)
+    def __init__(self, costs: Mapping[str, float], tolerance: float = 0.0) -> None:
+        self._costs, self._tolerance = dict(costs), tolerance
 
     def __call__(self, known: Mapping[str, Record], left: float | None = None, done: float = 0.0) -> str:
         """Return a model.
@@ -117,7 +119,7 @@ class ModelChoice:
         if not fitting:
             return cheapest  # its best epoch up to the end may still be the best
         ranked = [model for model in survivors(known) if model in fitting]
-        stay = [model for model in survivors(known, done) if model in fitting] or ranked[:1]
+        stay = [model for model in survivors(known, done, self._tolerance) if model in fitting] or ranked[:1]
         return min(stay, key=lambda model: (_spent(known[model], seconds[model]), seconds[model]))
 
     def seconds(self, known: Mapping[str, Record]) -> dict[str, float]:
@@ -128,17 +130,25 @@ class ModelChoice:
         return {model: max(measured.get(model, pace * cost), 1e-9) for model, cost in self._costs.items()}
 
 
-def survivors(known: Mapping[str, Record], done: float = 0.0) -> list[str]:
+def survivors(known: Mapping[str, Record], done: float = 0.0, tolerance: float = 0.0) -> list[str]:
     """Return the models that are still in the race, the best first; those without a value come last.
 
     Args:
         known: what is known of each model.
         done: share of the budget that is spent, from 0 to 1.
+        tolerance: how much worse than the last of a round's models a further one may be; there are at most as many
+            further ones. A model with few trials is not out because another seed was luckier.
     """
-    ranked = sorted(known, key=lambda model: -max(known[model].values, default=-math.inf))
+    ranked = sorted(known, key=lambda model: -_best(known[model]))
     rounds = math.ceil(math.log2(len(ranked))) + 1
     this = min(int(done * rounds), rounds - 1)
-    return ranked[: math.ceil(len(ranked) / 2**this)]
+    count = math.ceil(len(ranked) / 2**this)
+    limit = _best(known[ranked[count - 1]]) - tolerance
+    return ranked[:count] + [model for model in ranked[count : 2 * count] if _best(known[model]) >= limit > -math.inf]
+
+
+def _best(record: Record) -> float:
+    return max(record.values, default=-math.inf)
 
 
 def _spent(record: Record, seconds: float) -> float:

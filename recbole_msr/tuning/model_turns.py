@@ -92,4 +92,4 @@ def next_model(
         done = max(done, sum(record.begun for record in known.values()) / settings.trials)
     if settings.epochs is not None:
         done = max(done, epochs_of(study) / settings.epochs)
-    return ModelChoice(taking)(known, None if math.isinf(left) else left, done)
+    return ModelChoice(taking, settings.tolerance)(known, None if math.isinf(left) else left, done)

@@ -80,6 +80,19 @@ def test_what_is_kept_grows_with_what_the_best_trials_cost(tmp_path, clock):
     assert budget.trials_over()
 
 
+def test_what_is_kept_is_enough_although_trials_under_way_end_their_epoch_first(tmp_path, clock):
+    """Until now the plan that was reckoned with lost a candidate each time: a few seconds were gone by then."""
+    study, settings, budget = opened(tmp_path, clock)
+    for value in (0.7, 0.8, 0.79):
+        add(study, value, 20.0, "defaults" if value == 0.7 else None, history=[{"seconds": 4.0}, {"seconds": 6.0}])
+    before = budget.reserve()
+    study.ask()
+    kept = budget.reserve()
+    assert before + 6 < kept < before + 10, "an epoch of the trial that runs, and the end of its worker"
+    clock.now = 1000 - kept + 6
+    assert plan(study, settings, budget) == Plan(3, 3, True)
+
+
 def test_low_fidelities_and_seeds_of_a_trial_are_no_part_of_a_training(tmp_path, clock):
     study, _, budget = opened(tmp_path, clock)
     add(study, 0.8, 20.0)

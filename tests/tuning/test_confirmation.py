@@ -20,6 +20,7 @@ from recbole_msr.report.tuning.terminal import print_search
 from recbole_msr.training.trainer import LightningTrainer
 from recbole_msr.tuning import budget as budget_module
 from recbole_msr.tuning import final as final_module
+from recbole_msr.tuning.budget import Plan
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import contenders, reference_trial
 
@@ -138,6 +139,45 @@ def test_a_final_training_stops_when_the_time_is_up_and_goes_on(search, monkeypa
     assert again.summary["final"]["seeds"] == SEEDS
     once = go(search, trials=1, fused="off", output="once")
     assert again.summary["final"] == once.summary["final"], "as if it had not been interrupted"
+
+
+def plans(monkeypatch, *given):
+    """Let the time allow one plan after the other, the last one from then on; gives what is planned for."""
+    asked = []
+
+    def plan(self, candidates, beside):
+        asked.append([trial.number for trial in candidates])
+        return given[min(len(asked), len(given)) - 1]
+
+    monkeypatch.setattr(budget_module.Budget, "plan", plan)
+    return asked
+
+
+def test_time_that_is_left_after_the_test_goes_to_the_defaults_and_further_seeds(search, monkeypatch, caplog):
+    """Trainings that took less time than estimated; until now it stayed unspent."""
+    asked = plans(monkeypatch, Plan(1, 1, False), Plan(1, 1, True), Plan(1, 2, True))
+    trained = []
+    run_seeds = final_module.run_seeds
+    monkeypatch.setattr(
+        final_module, "run_seeds", lambda folders, *rest: trained.extend(folders.items()) or run_seeds(folders, *rest)
+    )
+    summary = go(search, trials=3, config={"epochs": 1}).summary
+    winner, confirmation = summary["best"]["number"], summary["confirmation"]
+    assert winner != 0, "another setting than the defaults"
+    assert summary["final"]["seeds"] == summary["final_defaults"]["seeds"] == confirmation["seeds"] == SEEDS
+    assert confirmation["gain"]["defaults"]["seeds"] == SEEDS
+    assert len(trained) == len(set(map(str, trained))) == 4, "each once"
+    assert all(numbers == [winner] for numbers in asked[1:]), "once the test rows are read, nothing is chosen"
+    assert confirmation["left_out"] == "the time allows less than was asked for: 1 of the 3 candidates is trained again"
+    assert caplog.text.count("the time allows less") == 1
+
+
+def test_time_that_is_left_after_candidates_goes_to_further_candidates(search, monkeypatch):
+    asked = plans(monkeypatch, Plan(2, 2, True), Plan(3, 2, True))
+    summary = go(search, trials=3, config={"epochs": 1}).summary
+    assert [len(one["confirmed"]["values"]) for one in summary["confirmation"]["candidates"]] == [2, 2, 2]
+    assert summary["confirmation"]["left_out"] is None
+    assert len(asked) == 3, "and once more, to see that this was all"
 
 
 @pytest.mark.slow
