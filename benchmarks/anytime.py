@@ -116,7 +116,7 @@ class Bench:
             "--wandb=disabled", f"--objectives={OBJECTIVE}", *first,
         ]  # fmt: skip
         self._command(root, arguments, output.with_suffix(".log"))
-        return _of_search(output)
+        return of_search(output)
 
     def _first_configurations(self) -> Path:
         """Return a folder of first configurations that were chosen without this dataset."""
@@ -146,7 +146,7 @@ class Bench:
         run_command(arguments, log, self.folder, cache=self.folder.parent / "cache", root=root)
 
 
-def _of_search(folder: Path) -> dict[str, Any]:
+def of_search(folder: Path) -> dict[str, Any]:
     """Return the curve, the counts and the final test of a search."""
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
