@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recbole_msr.data.tables.columns import plain_column, seconds, time_text
 from recbole_msr.errors import InputError
 from recbole_msr.files.row_files import is_nested
 from recbole_msr.schema import as_token
@@ -72,6 +73,8 @@ def encode_distinct(name: str, column: pa.Array) -> tuple[np.ndarray, pa.Array]:
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
+        if pa.types.is_temporal(column.type):
+            column = time_text(column)
         if pa.types.is_string_view(column.type) or _is_binary(column.type):
             column = pc.cast(column, pa.string())
         encoded = column.dictionary_encode()
@@ -96,6 +99,12 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def is_time(kind: pa.DataType) -> bool:
+    """Return whether a column of this type holds dates, times or durations."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_temporal(kind) and not pa.types.is_interval(kind))
+
+
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
 
@@ -106,7 +115,7 @@ def gather(converted: list[Any] | np.ndarray, places: np.ndarray, missing: Any =
 
 
 def to_numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) -> np.ndarray:
-    """Convert a column to float64 (N,), NaN where there is no number.
+    """Convert a column to float64 (N,), NaN where there is no number; dates and times become seconds since 1970.
 
     Args:
         name: the column's name, for errors.
@@ -116,6 +125,8 @@ def to_numbers(name: str, column: pa.Array, place: Callable[[int], str] | None) 
     Raises:
         InputError: a value is text that is no number, or infinite.
     """
+    if is_time(column.type):
+        column = seconds(plain_column(column))
     if pa.types.is_float64(column.type):
         exact: np.ndarray = pc.fill_null(column, math.nan).to_numpy(zero_copy_only=False)
         if not np.isinf(exact).any():

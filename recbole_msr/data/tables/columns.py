@@ -19,6 +19,10 @@ _WHOLE = r"^-?(0|[1-9][0-9]*)$"
 _CODE = r"^-?0[0-9]"
 """Matches what is no number but a code, such as 007."""
 _BROKEN = "[\t\n\r\\x00]"
+_ZEROS = r"(:[0-9]{2})(?:\.0+|(\.[0-9]*[1-9])0+)?(Z|[+-][0-9]{4})?$"
+"""Matches the end of a time: its seconds, their fraction without the zeros behind it, and what its zone is."""
+TIME_TEXT = 2
+"""Raised whenever `time_text` writes other text; what was prepared of such columns is not found then."""
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY = 86_400
 
@@ -72,6 +76,18 @@ def column_types(
         else:
             types[name] = FeatureType.FLOAT
     return types, left_out
+
+
+def time_text_of(source: TableSource, types: Mapping[str, FeatureType]) -> int | None:
+    """Return `TIME_TEXT` if a column of times is a token, or a sequence of them; else None."""
+    tokens = [name for name, kind in types.items() if kind in (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)]
+    return TIME_TEXT if any(_holds_times(source.schema.field(name).type) for name in tokens) else None
+
+
+def _holds_times(kind: pa.DataType) -> bool:
+    while not pa.types.is_temporal(kind) and hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return bool(pa.types.is_temporal(kind))
 
 
 def check_columns(source: TableSource, fields: Mapping[str, str]) -> None:
@@ -156,7 +172,7 @@ def as_text(name: str, column: pa.Array, kind: FeatureType, separator: str, plac
     """Return a column's cells as an atomic file has them, of type large_string; empty where there is none.
 
     A token that is a whole number is written as one (3.0 as 3), true and false as 1 and 0, numbers with all their
-    digits, times as seconds since 1970 in UTC.
+    digits, times as seconds since 1970 in UTC. A time that is a token is written as `time_text` does.
 
     Args:
         name: the column's name, for errors.
@@ -209,6 +225,8 @@ def _token_text(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_boolean(kind):
         return pc.cast(pc.cast(column, pa.int8()), pa.large_string())
+    if pa.types.is_temporal(kind):
+        return time_text(column)
     text = pc.cast(column, pa.large_string())
     if pa.types.is_decimal(kind):
         return pc.replace_substring_regex(text, r"\.0+$", "")
@@ -218,6 +236,16 @@ def _token_text(column: pa.Array) -> pa.Array:
     whole = pc.and_(pc.equal(pc.floor(wide), wide), pc.less(pc.abs(wide), 2.0**63))
     integers = pc.cast(pc.cast(pc.if_else(whole, wide, 0.0), pa.int64()), pa.large_string())
     return pc.if_else(pc.is_nan(wide), None, pc.if_else(whole, integers, text))
+
+
+def time_text(column: pa.Array) -> pa.Array:
+    """Return dates and times as text of type large_string: 2024-01-31, 2024-01-31 08:30:00.25; durations as seconds.
+
+    The text is the same in every unit (s, ms, us, ns): a fraction of a second has no zeros at its end.
+    """
+    if pa.types.is_duration(column.type):
+        return _token_text(seconds(column))
+    return pc.replace_substring_regex(pc.cast(column, pa.large_string()), _ZEROS, r"\1\2\3")
 
 
 def _number_text(name: str, column: pa.Array, place: Place) -> pa.Array:

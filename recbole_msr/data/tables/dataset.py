@@ -21,7 +21,7 @@ from typing import Any
 from recbole.utils import FeatureType
 
 from recbole_msr.data.cache import build_lock, cache_root, remembered_digest
-from recbole_msr.data.tables.columns import check_columns, column_types
+from recbole_msr.data.tables.columns import check_columns, column_types, time_text_of
 from recbole_msr.data.tables.placed import PlacedTable, write_atomic_file
 from recbole_msr.data.tables.source import TableSource
 from recbole_msr.errors import InputError, nearest
@@ -247,6 +247,8 @@ def _write_once(tables: _Tables, settings: Mapping[str, Any]) -> Path:
     for file in tables.files:
         columns = [(field, kind.value) for field, kind in file.types.items()]
         digest.update(f"{file.suffix} {file.source.digest(root / '.digests')} {columns}\n".encode())
+        if time_text := time_text_of(file.source, file.types):
+            digest.update(f"time_text {time_text}\n".encode())
     folder = root / "tables" / f"{tables.name}-{digest.hexdigest()}"
     inside = folder / tables.name
     if _is_there(tables, inside, root):
@@ -306,4 +308,7 @@ def _note(tables: _Tables, file: _File, path: Path, folder: Path, root: Path) ->
         arrow = Path(f"{path}.arrow")
         file.source.write_arrow(arrow)
         files, digests = [str(folder / arrow.name)], [file_digest(arrow, blake2b)]
-    PlacedTable(Path(f"{path}.json"), file.source.name, files, digests, file.types, tables.separator).write()
+    PlacedTable(
+        Path(f"{path}.json"), file.source.name, files, digests, file.types, tables.separator,
+        time_text_of(file.source, file.types),
+    ).write()  # fmt: skip

@@ -25,6 +25,7 @@ from recbole_msr.files.json import read_json
 from recbole_msr.files.row_files import open_rows, text_of
 
 _FORM: dict[str, Any] = {"name": str, "files": [str], "digests": [str], "types": {str: str}, "separator": str}
+_FORM["time_text?"] = int
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class PlacedTable:
         digests: of their content, when the note was written.
         types: the columns that are read, with their types.
         separator: stands between the values of a sequence in an atomic file.
+        time_text: `TIME_TEXT` of columns of times that are tokens; None where there are none.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class PlacedTable:
     digests: list[str]
     types: Mapping[str, FeatureType]
     separator: str
+    time_text: int | None = None
 
     @classmethod
     def of_dataset(cls, folder: str | Path, dataset: str) -> PlacedTable | None:
@@ -64,14 +67,16 @@ class PlacedTable:
             raise InputError(
                 f"{path} is damaged ({error}): remove {path.parent.parent}, and name the table again"
             ) from (error)
-        return cls(path, note["name"], note["files"], note["digests"], types, note["separator"])
+        return cls(path, note["name"], note["files"], note["digests"], types, note["separator"], note.get("time_text"))
 
     def write(self) -> None:
         """Write the note."""
-        content = {
+        content: dict[str, Any] = {
             **{"name": self.name, "files": self.files, "digests": self.digests, "separator": self.separator},
             "types": {field: kind.value for field, kind in self.types.items()},
         }
+        if self.time_text is not None:
+            content["time_text"] = self.time_text
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def source(self, notes: Path) -> TableSource:
