@@ -138,7 +138,7 @@ def data_digests(folder: str | Path, dataset: str, digest: Callable[[Path], str]
     for suffix in _TABLES:
         path = Path(folder, f"{dataset}.{suffix}")
         if (note := Path(f"{path}.json")).is_file():
-            keys = ("digests", "types", "separator", "time_text")
+            keys = ("digests", "types", "separator", "time_text", "partitions")
             content = {key: value for key, value in read_json(note).items() if key in keys}
             found[suffix] = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
         elif path.is_file():

@@ -71,11 +71,10 @@ def encode_distinct(name: str, column: pa.Array) -> tuple[np.ndarray, pa.Array]:
     if is_nested(column.type):
         raise InputError(f"column '{name}' is a {column.type}, and the model reads one value a row from it")
     try:
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
+        column = plain_column(column)
         if pa.types.is_temporal(column.type):
             column = time_text(column)
-        if pa.types.is_string_view(column.type) or _is_binary(column.type):
+        if _is_binary(column.type):
             column = pc.cast(column, pa.string())
         encoded = column.dictionary_encode()
         encoded.dictionary.validate(full=True)

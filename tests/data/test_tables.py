@@ -15,6 +15,7 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.data.tables.dataset import place_tables, write_dataset
 from recbole_msr.data.tables.placed import write_interactions
+from recbole_msr.data.tables.source import TableSource
 from recbole_msr.errors import InputError
 
 TASKS = {"click": {"field": "rating", "at_least": 4}}
@@ -46,7 +47,8 @@ def assert_same(ours, theirs):
         for field in other.inter_feat.columns:
             np.testing.assert_array_equal(own.inter_feat[field].numpy(), other.inter_feat[field].numpy(), field)
         for name in ("user_feat", "item_feat"):
-            for field, values in getattr(other, name).interaction.items():
+            assert (getattr(own, name) is None) == (getattr(other, name) is None)
+            for field, values in getattr(getattr(other, name), "interaction", {}).items():
                 np.testing.assert_array_equal(getattr(own, name)[field].numpy(), values.numpy(), field)
     for field, tokens in theirs[0].field2id_token.items():
         assert list(ours[0].field2id_token[field]) == list(tokens), field
@@ -310,3 +312,83 @@ def test_a_run_from_a_table_in_python_and_convert_on_the_command_line(
     assert main(["data", "convert", "events.parquet", "out", "--types={age: token}"]) == 0
     assert (tmp_path / "out" / "events" / "events.inter").read_text().startswith("user_id:token\titem_id:token\t")
     assert "run_recbole --model=HiNet --dataset=events --data_path=out" in capsys.readouterr().out
+
+
+def test_tables_that_an_editor_or_an_unfinished_job_left_in_a_folder_are_left_out(tiny_frames, tmp_path, caplog):
+    folder, frame = tmp_path / "days", tiny_frames["inter"]
+    for name in ("day-1.csv", ".ipynb_checkpoints/day-1-checkpoint.csv", "_temporary/0/day-2.csv", "_day-3.csv"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(folder / name, index=False)
+    sources = [TableSource("data", given) for given in (folder, str(folder / "**" / "*.csv"))]
+    assert [source.files for source in sources] == [[folder / "day-1.csv"]] * 2
+    assert f"{folder}: 3 tables are left out, whose names, or whose folders' names, begin with . or _" in caplog.text
+
+
+def _write_partitions(frame, folder):
+    """Write a table as Spark's partitionBy("country", "hour") does."""
+    for number, ((country, hour), part) in enumerate(frame.groupby(["country", "hour"], dropna=False, sort=True)):
+        name = "__HIVE_DEFAULT_PARTITION__" if pd.isna(country) else country.replace(" ", "%20")
+        path = folder / f"country={name}" / f"hour={hour}" / f"part-{number}.parquet"
+        path.parent.mkdir(parents=True)
+        part.drop(columns=["country", "hour"]).to_parquet(path, index=False)
+
+
+def test_names_and_values_of_folders_are_columns(tmp_path, settings):
+    draw = np.random.default_rng(1)
+    frame = pd.DataFrame({"user_id": draw.integers(0, 30, 400), "item_id": draw.integers(0, 20, 400)})
+    frame["rating"], frame["timestamp"] = draw.integers(1, 6, 400), draw.permutation(400).astype(float)
+    frame["country"], frame["hour"] = draw.choice(["FR", "New Land", None], 400), draw.integers(0, 3, 400)
+    frame = frame.sort_values(["country", "hour"], kind="stable", na_position="first")  # "__HIVE..." is first here
+    frame["country"] = frame["country"].fillna("none")
+    folder = tmp_path / "spark"
+    _write_partitions(frame.assign(country=frame["country"].replace("none", None)), folder)
+    files = sorted(folder.rglob("*.parquet"))
+    sources = [TableSource("data", given) for given in (folder, str(folder / "*" / "*" / "*.parquet"), files)]
+    parts = [pa.Table.from_batches([batch.columns for batch in source.batches()]).to_pandas() for source in sources]
+    digest = sources[0].digest(tmp_path)
+    for part, source in zip(parts, sources, strict=True):
+        pd.testing.assert_frame_equal(part, parts[0])
+        assert source.digest(tmp_path) == digest
+    keys = ["timestamp", "country", "hour"]
+    expected = frame[keys].replace("none", None).astype({"hour": str}).sort_values("timestamp", ignore_index=True)
+    pd.testing.assert_frame_equal(
+        parts[0][keys].sort_values("timestamp", ignore_index=True), expected, check_dtype=False
+    )
+    # Through the note, which names the files one by one; numbers are text in folders' names.
+    given = settings | {"data": folder, "scenario": {"field": "hour", "bins": [1]}, "numerical_features": []}
+    flat = {**given, "data": parts[0]}
+    assert_same(splits_of(place_tables(given)), splits_of(place_tables(flat)))
+    (folder / "country=FR" / "hour=0").rename(folder / "country=FR" / "hour=7")
+    assert TableSource("data", folder).digest(tmp_path) != digest, "rows have other values"
+    (folder / "country=FR" / "hour=1").rename(folder / "country=FR" / "late")
+    with pytest.raises(InputError, match=r"are not both in a folder hour=\.\.\.: files of one table"):
+        place_tables({**given, "data": folder})
+
+
+def test_a_column_of_the_files_own_stands_before_the_folders_name(tmp_path):
+    (tmp_path / "rows" / "country=FR").mkdir(parents=True)
+    pd.DataFrame({"country": ["France"]}).to_csv(tmp_path / "rows" / "country=FR" / "a.csv", index=False)
+    (batch,) = TableSource("data", tmp_path / "rows").batches()
+    assert batch.columns.to_pydict() == {"country": ["France"]}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_dictionaries_of_parts_and_views_of_text_are_read(settings, tiny_frames, streamed):
+    """As polars hands over categoricals and text."""
+    plain = {name: pa.array(tiny_frames["inter"][name].astype(str)) for name in tiny_frames["inter"]}
+    views = {name: column.cast(pa.string_view()) for name, column in plain.items()}
+    parts = [views["item_id"][:300].dictionary_encode(), views["item_id"][300:].dictionary_encode()]
+    views["item_id"] = pa.chunked_array(parts)
+    plain["country"] = pa.array(["a", "b", "c"] * 200)
+    views["country"] = pa.chunked_array(
+        [plain["country"][:1].dictionary_encode(), plain["country"][1:].dictionary_encode()]
+    )
+    given = settings | {"scenario": {"field": "country"}, "numerical_features": []}
+    if not streamed:  # sequences take the atomic file
+        plain["words"] = pa.array([["a", "b"], ["c"], None] * 200)
+        views["words"] = plain["words"].cast(pa.list_(pa.string_view()))
+        plain["text"] = pa.array(["x y", "z", "x"] * 200)
+        views["text"] = plain["text"].cast(pa.string_view())
+        given["types"] = {"text": "token_seq"}
+    ours, theirs = (splits_of(place_tables({**given, "data": pa.table(columns)})) for columns in (views, plain))
+    assert_same(ours, theirs)

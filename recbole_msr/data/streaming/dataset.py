@@ -389,7 +389,8 @@ class StreamedDataset(ScenarioDataset):
         columns = {name: self.inter_feat.source[name] for name in self.inter_feat.source}
         places = places_of(columns)
         makers = {name: self._maker(name) for name in columns}
-        if self.time_field in columns and not self._stats[self.time_field].is_single:
+        times = self._stats.get(str(self.time_field))  # None of times that are text, which order nothing
+        if self.time_field in columns and times is not None and not times.is_single:
             makers["times"] = partial(self._numbers, self.time_field)
         tensors, shared = cache.tensors_of(self, ("user", "item"))
         tables = tables_of(len(row_places), places, "times" in makers)

@@ -194,9 +194,11 @@ def as_text(name: str, column: pa.Array, kind: FeatureType, separator: str, plac
 
 
 def plain_column(column: pa.Array) -> pa.Array:
-    """Return a column without extension type and dictionary."""
+    """Return a column without extension type and dictionary, and text in views as text that Arrow computes with."""
     column = column.storage if isinstance(column, pa.ExtensionArray) else column
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_dictionary(column.type):
+        column = pa.DictionaryArray.from_arrays(column.indices, plain_column(column.dictionary)).dictionary_decode()
+    return pc.cast(column, pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def check_text(name: str, column: pa.Array, place: Place) -> None:

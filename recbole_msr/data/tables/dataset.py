@@ -310,5 +310,5 @@ def _note(tables: _Tables, file: _File, path: Path, folder: Path, root: Path) ->
         files, digests = [str(folder / arrow.name)], [file_digest(arrow, blake2b)]
     PlacedTable(
         Path(f"{path}.json"), file.source.name, files, digests, file.types, tables.separator,
-        time_text_of(file.source, file.types),
+        time_text_of(file.source, file.types), file.source.partitions,
     ).write()  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ from recbole.utils import FeatureType
 
 from recbole_msr.data.cache import build_lock, remembered_digest
 from recbole_msr.data.tables.columns import text_rows
-from recbole_msr.data.tables.source import BATCH_ROWS, TableSource
+from recbole_msr.data.tables.source import BATCH_ROWS, Partition, TableSource
 from recbole_msr.errors import InputError
 from recbole_msr.files.atomic import write_atomically
 from recbole_msr.files.json import read_json
 from recbole_msr.files.row_files import open_rows, text_of
 
 _FORM: dict[str, Any] = {"name": str, "files": [str], "digests": [str], "types": {str: str}, "separator": str}
-_FORM["time_text?"] = int
+_FORM |= {"time_text?": int, "partitions?": [{str: str | None}]}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class PlacedTable:
         types: the columns that are read, with their types.
         separator: stands between the values of a sequence in an atomic file.
         time_text: `TIME_TEXT` of columns of times that are tokens; None where there are none.
+        partitions: for each file, what its folders' names tell; nothing where they tell nothing.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class PlacedTable:
     types: Mapping[str, FeatureType]
     separator: str
     time_text: int | None = None
+    partitions: Sequence[Partition] = ()
 
     @classmethod
     def of_dataset(cls, folder: str | Path, dataset: str) -> PlacedTable | None:
@@ -67,7 +69,8 @@ class PlacedTable:
             raise InputError(
                 f"{path} is damaged ({error}): remove {path.parent.parent}, and name the table again"
             ) from (error)
-        return cls(path, note["name"], note["files"], note["digests"], types, note["separator"], note.get("time_text"))
+        own = (note[key] for key in ("name", "files", "digests"))
+        return cls(path, *own, types, note["separator"], note.get("time_text"), note.get("partitions", ()))
 
     def write(self) -> None:
         """Write the note."""
@@ -77,6 +80,8 @@ class PlacedTable:
         }
         if self.time_text is not None:
             content["time_text"] = self.time_text
+        if any(self.partitions):
+            content["partitions"] = self.partitions
         self.path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def source(self, notes: Path) -> TableSource:
@@ -93,7 +98,7 @@ class PlacedTable:
                 raise InputError(f"data: there is no file {file} any more: name the table again with data")
             if remembered_digest(Path(file), notes) != digest:
                 raise InputError(f"data: {file} has changed since the dataset was made of it: name it again with data")
-        return TableSource("data", list(self.files))
+        return TableSource("data", list(self.files), self.partitions or [{}] * len(self.files))
 
     def place(self, row: int) -> str:
         """Name the place of a row (from 0) of the table: "row 7 of .../events.parquet", "line 8 of .../events.csv"."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -20,6 +24,13 @@ from recbole_msr.files.row_files import SUFFIXES, Batch, open_rows, row_place
 BATCH_ROWS = 65_536
 """Rows that are held at a time."""
 _ENDINGS = ", ".join(SUFFIXES)
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""Stands in the name of a folder for a missing value, as Spark writes it."""
+
+logger = logging.getLogger(__name__)
+
+Partition = Mapping[str, str | None]
+"""The values of a file's rows that its folders' names tell: {country: FR} of a file in `country=FR/`."""
 
 
 class TableSource:
@@ -28,22 +39,30 @@ class TableSource:
     Args:
         key: the setting that names it, for errors.
         given: a path, a pattern such as `day-*.parquet`, a list of paths, or a table of pandas, polars or Arrow. A
-            folder stands for all tables in it, ordered by name.
+            folder stands for all tables in it, ordered by name, but for those whose names, or whose folders' names,
+            begin with a dot or `_`: what an editor or an unfinished job has left there. Of files in folders
+            `NAME=VALUE` below it, below the first wildcard of a pattern, or below what the files of a list have in
+            common, NAME is a column of text, unless the files have it themselves.
+        partitions: of a list of files, what their folders' names tell, where that is known already.
 
     Attributes:
         name: it in words.
         files: its files; empty for a table in memory.
+        partitions: for each of its files, what its folders' names tell.
 
     Raises:
         InputError: there is no such file, files of several kinds, or no table.
     """
 
-    def __init__(self, key: str, given: Any) -> None:
+    def __init__(self, key: str, given: Any, partitions: Sequence[Partition] | None = None) -> None:
         self._key = key
         self.files: list[Path] = []
+        self.partitions: list[Partition] = []
         self._table: pa.Table | None = None
         if isinstance(given, (str, Path)) or (isinstance(given, (list, tuple)) and given):
-            self.files = _files(key, given)
+            found = _files(key, given)
+            self.files = [file for file, _ in found]
+            self.partitions = [values for _, values in found] if partitions is None else list(partitions)
             several = f"{self.files[0]}{' and others' if len(self.files) > 1 else ''}"
             self.name = str(given) if isinstance(given, (str, Path)) else several
         else:
@@ -65,7 +84,14 @@ class TableSource:
         if self._table is not None:
             return self._table.schema
         first = None
-        for file in self.files:
+        for file, partition in zip(self.files, self.partitions, strict=True):
+            if partition.keys() != self.partitions[0].keys():
+                more, fewer = sorted((partition, self.partitions[0]), key=len, reverse=True)
+                name = next(name for name in more if name not in fewer)
+                raise InputError(
+                    f"{file} and {self.files[0]} are not both in a folder {name}=...: files of one table have the same "
+                    "columns"
+                )
             with open_rows(file, BATCH_ROWS) as rows:
                 if first is None:
                     first = rows.schema
@@ -82,6 +108,9 @@ class TableSource:
                 if lacking:
                     raise InputError(f"{file} has no column '{lacking[0]}', and {self.files[0]} has")
         assert first is not None
+        for name in self.partitions[0]:
+            if name not in first.names:
+                first = first.append(pa.field(name, pa.string()))
         return first
 
     def batches(self, size: int = BATCH_ROWS) -> Iterator[Batch]:
@@ -100,10 +129,11 @@ class TableSource:
                 start += part.num_rows
             return
         names = self.schema.names
-        for file in self.files:
+        for file, partition in zip(self.files, self.partitions, strict=True):
             with open_rows(file, size) as rows, closing(rows.batches) as batches:  # type: ignore[type-var]
                 for batch in batches:
-                    yield Batch(batch.columns.select(names), _within(str(file), batch.place))
+                    columns = _with_partition(batch.columns, partition)
+                    yield Batch(columns.select(names), _within(str(file), batch.place))
 
     def write_arrow(self, path: Path) -> None:
         """Write a table in memory as an Arrow file.
@@ -124,6 +154,8 @@ class TableSource:
         digest = hashlib.blake2b()
         for file in self.files:
             digest.update(f"{file.suffix} {remembered_digest(file, notes)}\n".encode())
+        if any(self.partitions):
+            digest.update(json.dumps(self.partitions).encode())
         if self._table is not None:
             sink = _Hashed(digest)
             with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), self._table.schema) as stream:
@@ -160,45 +192,97 @@ class _Hashed:
         """Do nothing."""
 
 
-def _files(key: str, given: str | Path | Sequence[Any]) -> list[Path]:
-    """Return the files that a path, a pattern or a list of them stands for."""
+def _with_partition(columns: pa.RecordBatch, partition: Partition) -> pa.RecordBatch:
+    """Return rows with the values that the folders' names tell; a column of the file's own stays."""
+    for name, value in partition.items():
+        if name not in columns.schema.names:
+            values = pa.repeat(pa.scalar(value, pa.string()), columns.num_rows)
+            columns = columns.append_column(name, values)
+    return columns
+
+
+def _files(key: str, given: str | Path | Sequence[Any]) -> list[tuple[Path, Partition]]:
+    """Return the files that a path, a pattern or a list of them stands for, and what their folders' names tell."""
     found: list[Path] = []
+    roots: list[Path | None] = []
     for one in [given] if isinstance(given, (str, Path)) else given:
         check_path(key, one)
-        path = Path(one).expanduser()
+        path, root = Path(one).expanduser(), None
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-            if not inside:
+            root, matches = path, _finished(path, [file for file in path.rglob("*") if file.suffix in SUFFIXES])
+            if not matches:
                 raise InputError(f"{key}: there is no table ({_ENDINGS}) in the folder {path}")
-            found += inside
         elif path.is_file():
-            found.append(path)
+            matches = [path]
         else:
-            matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+            root = _before_wildcard(path)
+            matches = [Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()]
+            if "**" in path.parts:
+                matches = _finished(root, matches)
             if not matches:
                 raise InputError(f"{key}: there is no file {path}")
-            found += matches
+        found += sorted(matches)
+        roots += [root] * len(matches)
     kinds = sorted({file.suffix for file in found})
     if unknown := [file for file in found if file.suffix not in SUFFIXES]:
         raise InputError(f"{key}: {unknown[0]} is no table: its name must end with {_ENDINGS}")
     if len(kinds) > 1:
         raise InputError(f"{key}: the files of a table are of one kind, and these are {', '.join(kinds)}")
-    return [file.resolve() for file in found]
+    common = Path(os.path.commonpath([os.path.abspath(file.parent) for file in found]))
+    return [
+        (file.resolve(), _partition(Path(os.path.abspath(file)), Path(os.path.abspath(root or common))))
+        for file, root in zip(found, roots, strict=True)
+    ]
+
+
+def _finished(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Return the files below a folder but for hidden and unfinished ones, the number of which is told."""
+    left = [file for file in sorted(files) if file.is_file()]
+    hidden = [file for file in left if any(map(_is_hidden, file.relative_to(folder).parts))]
+    if hidden:
+        logger.warning(
+            "%s: %d %s left out, whose names, or whose folders' names, begin with . or _ (such as %s)",
+            folder, len(hidden), "table is" if len(hidden) == 1 else "tables are", hidden[0].relative_to(folder),
+        )  # fmt: skip
+    return [file for file in left if file not in set(hidden)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _before_wildcard(pattern: Path) -> Path:
+    """Return the folders of a pattern before its first wildcard."""
+    fixed = Path(pattern.anchor)
+    for part in pattern.relative_to(pattern.anchor).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    return fixed
+
+
+def _partition(file: Path, root: Path) -> Partition:
+    """Return the values that the names of a file's folders tell, below some folder."""
+    pairs = [part.split("=", 1) for part in file.relative_to(root).parts[:-1] if "=" in part]
+    return {unquote(name): None if value == _NO_VALUE else unquote(value) for name, value in pairs if name}
 
 
 def _in_memory(key: str, given: Any) -> pa.Table:
-    """Return a table of pandas, polars or Arrow as an Arrow table."""
+    """Return a table of pandas, polars or Arrow as an Arrow table, with one dictionary for each of its columns."""
     import pandas as pd
 
+    table = None
     try:
         if isinstance(given, pd.DataFrame):
-            return pa.Table.from_pandas(given, preserve_index=False)
-        if isinstance(given, pa.RecordBatch):
-            return pa.Table.from_batches([given])
-        if isinstance(given, pa.Table):
-            return given
-        if hasattr(given, "__arrow_c_stream__"):
-            return pa.table(given)
+            table = pa.Table.from_pandas(given, preserve_index=False)
+        elif isinstance(given, pa.RecordBatch):
+            table = pa.Table.from_batches([given])
+        elif isinstance(given, pa.Table):
+            table = given
+        elif hasattr(given, "__arrow_c_stream__"):
+            table = pa.table(given)
+        if table is not None:
+            return table.unify_dictionaries()  # a file of Arrow holds no others
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         if isinstance(given, pd.DataFrame):
             _refuse_mixed(key, given)
