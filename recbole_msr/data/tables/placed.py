@@ -69,8 +69,10 @@ class PlacedTable:
             raise InputError(
                 f"{path} is damaged ({error}): remove {path.parent.parent}, and name the table again"
             ) from (error)
-        own = (note[key] for key in ("name", "files", "digests"))
-        return cls(path, *own, types, note["separator"], note.get("time_text"), note.get("partitions", ()))
+        return cls(
+            path, note["name"], note["files"], note["digests"], types, note["separator"], note.get("time_text"),
+            note.get("partitions", ()),
+        )  # fmt: skip
 
     def write(self) -> None:
         """Write the note."""
