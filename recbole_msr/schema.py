@@ -240,6 +240,18 @@ class Scenario(Settings):
         groups = {value: (value,) for value in values}
         return self.model_copy(update={"groups": groups, "top": None, "other": self.other if has_rest else None})
 
+    def examples(self, name: str) -> list[Any]:
+        """Return values of the field among which there are some of the named scenario, wherever one can be told."""
+        if self.bins is not None:
+            return [math.nextafter(self.bins[0], -math.inf), *self.bins]
+        if self.groups is None:
+            return [name]
+        listed = [value for tokens in self.groups.values() for value in tokens]
+        unlisted = f"{self.other}_"
+        while unlisted in listed:
+            unlisted += "_"
+        return [*listed, unlisted]
+
     def assign(self, values: Sequence[Any], names: Sequence[str]) -> np.ndarray:
         """Return scenario ids of raw values, shape (N,): 1..M in the order of `names`, 0 for a value of no scenario."""
         if self.field is None:

@@ -21,9 +21,9 @@ from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.explain.sources import RunSources
 from recbole_msr.runs.row_columns import arrow_column
 from recbole_msr.runs.row_counts import RowCounts
-from recbole_msr.runs.row_encoder import RawRows
+from recbole_msr.runs.row_encoder import OF_ITEM, RawRows
 from recbole_msr.runs.scoring import PROFILE_FIELD
-from recbole_msr.schema import as_token
+from recbole_msr.schema import SCENARIO_FIELD, as_token
 from recbole_msr.threads import torch_threads
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Recommender:
         columns = {self.item_field: self._tokens}
         items = RawRows(columns, [*columns], len(tokens), "the candidates", row_place(0), RowCounts())
         self._items = self._scorer.encode(items, "item")
-        self._column = _scenario_column(dataset, scenario)
+        self._column = _scenario_column(run, scenario)
         self._seen = _seen(first) if exclude_seen else None
 
     @property
@@ -185,8 +185,8 @@ class Recommender:
             raise InputError(f"{source} has a column '{taken[0]}', as one of the result is called: leave it out")
         columns, size = {name: batch.columns.column(name) for name in names}, batch.columns.num_rows
         if self._column is not None:
-            field, token = self._column
-            columns[field] = pa.array([token] * size, pa.string())
+            field, value = self._column
+            columns[field] = pa.repeat(value, size)
         raw = RawRows(columns, [*columns], size, source, lambda i: f"{source}, {batch.place(i)}", self.counts)
         contexts = self._scorer.encode(raw, "context")
         predictions = self._scorer.cross(contexts, self._items, PAIRS_AT_ONCE)
@@ -263,20 +263,32 @@ def _candidates(
     return chosen, [str(vocabulary[number]) for number in chosen], unknown
 
 
-def _scenario_column(dataset: ScenarioDataset, name: str | None) -> tuple[str, str] | None:
+def _scenario_column(run: Any, name: str | None) -> tuple[str, pa.Scalar] | None:
     """Return the field and the value that make a row one of the scenario."""
     if name is None:
         return None
-    scenario = dataset.schema.scenario
-    if name not in dataset.scenario_names:
-        hint = nearest(name, dataset.scenario_names) or ";"
-        raise InputError(f"--scenario: there is no '{name}'{hint} scenarios are {', '.join(dataset.scenario_names)}")
-    if scenario.field is None or scenario.assign([name], dataset.scenario_names)[0] == 0:
+    dataset: ScenarioDataset = first_run(run).dataset
+    scenario, names = dataset.schema.scenario, dataset.scenario_names
+    if name not in names:
+        hint = nearest(name, names) or ";"
+        raise InputError(f"--scenario: there is no '{name}'{hint} scenarios are {', '.join(names)}")
+    if scenario.field is None:  # every row is of this one
+        return None
+    if dataset.field2source[SCENARIO_FIELD] in OF_ITEM:
         raise InputError(
-            f"--scenario='{name}' is no value of a field that a row could have: give the users' rows a column "
+            f"--scenario='{name}': the scenario is the items' own ('{scenario.field}'), the same for every user; "
+            "--candidates chooses items"
+        )
+    found = [value for value in scenario.examples(name) if scenario.assign([value], names)[0] == names.index(name) + 1]
+    is_read = any(member.scorer.reads(scenario.field) for member in run.members)
+    several = scenario.bins is not None or (scenario.groups is not None and name == scenario.other)
+    if not found or (is_read and (several or len(found) > 1)):
+        reason = f", and the model reads '{scenario.field}' itself" if found else ""
+        raise InputError(
+            f"--scenario='{name}' is no single value of '{scenario.field}'{reason}: give the users' rows a column "
             f"'{scenario.field}'"
         )
-    return scenario.field, name
+    return scenario.field, pa.scalar(found[0], pa.string() if scenario.bins is None else pa.float64())
 
 
 def first_run(run: Any) -> Any:

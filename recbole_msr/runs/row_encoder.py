@@ -26,7 +26,8 @@ from recbole_msr.runs.row_ids import HashedVocabulary, Vocabulary, to_id_sequenc
 from recbole_msr.schema import SCENARIO_FIELD, UNKNOWN_SCENARIO
 
 Part = Literal["item", "context"]
-_OF_ITEM = (FeatureSource.ITEM, FeatureSource.ITEM_ID)
+OF_ITEM = (FeatureSource.ITEM, FeatureSource.ITEM_ID)
+"""Where fields of the item come from; those of the context come from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class RowEncoder:
 
         Args:
             rows: the rows.
-            part: "item" for the item's fields alone, "context" for all others; None for all.
+            part: "item" for the item's fields alone, "context" for all others; None for all. Where the scenario is a
+                field of the item, a context has the history of each scenario, (N, M + 1, 2).
 
         Raises:
             InputError: a needed column is missing, or a value is not what it must be.
@@ -96,7 +98,7 @@ class RowEncoder:
         unread = {dataset.uid_field, dataset.iid_field, dataset.time_field}
         unread |= {*schema.label_fields, *schema.weight_fields.values()}
         for field, source in dataset.field2source.items():
-            if field in unread or (part is not None and (source in _OF_ITEM) != (part == "item")):
+            if field in unread or (part is not None and (source in OF_ITEM) != (part == "item")):
                 continue
             key, table = tables.get(source, (None, None))
             stored = None if table is None else table[field][known[key]]
@@ -109,8 +111,7 @@ class RowEncoder:
                     inputs[field] = encoded
         if dataset.history is not None and part != "item":
             users = known[dataset.uid_field]
-            scenarios = inputs.get(SCENARIO_FIELD, torch.zeros_like(users))
-            inputs[HISTORY_FIELD] = self._history_rows(rows, users, scenarios)
+            inputs[HISTORY_FIELD] = self._history_rows(rows, users, inputs.get(SCENARIO_FIELD))
         return inputs
 
     @property
@@ -136,8 +137,18 @@ class RowEncoder:
                 stored = table[SCENARIO_FIELD][ids]
         return self._scenario_ids(rows, stored)
 
-    def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor) -> Tensor:
-        """Return where the kept training rows before each row are (N, 2); a row without a time is after them all."""
+    def _history_rows(self, rows: RawRows, users: Tensor, scenarios: Tensor | None) -> Tensor:
+        """Return where the kept training rows before each row are (N, 2); a row without a time is after them all.
+
+        Args:
+            rows: the rows.
+            users: their ids (N,).
+            scenarios: their ids (N,); None where the item decides.
+
+        Returns:
+            Where the item decides and histories are of the row's own scenario, those of each scenario, 0 to M:
+            (N, M + 1, 2).
+        """
         dataset = self._dataset
         settings, history = dataset.history_settings, dataset.history
         assert settings is not None
@@ -146,7 +157,12 @@ class RowEncoder:
         if settings.order == "time" and dataset.time_field in rows.columns:
             given = to_numbers(dataset.time_field, rows.columns[dataset.time_field], rows.place)
             times = np.where(np.isnan(given), np.inf, given)
-        return history.find(users, scenarios if settings.scenario == "own" else torch.zeros_like(users), times)
+        if settings.scenario == "all":
+            scenarios = torch.zeros_like(users)
+        if scenarios is not None:
+            return history.find(users, scenarios, times)
+        ids = range(len(dataset.scenario_names) + 1)
+        return torch.stack([history.find(users, torch.full_like(users, one), times) for one in ids], dim=1)
 
     def _encode_field(
         self, field: str, rows: RawRows, stored: Tensor | None, unknown_key: np.ndarray | None
@@ -195,6 +211,10 @@ class RowEncoder:
             values = to_numbers(field, rows.columns[field], None)
             return torch.from_numpy(values.astype(np.float32)), np.isnan(values)
         return self._feature_numbers(field, rows)
+
+    def reads(self, field: str) -> bool:
+        """Return whether a field is among the model's inputs."""
+        return field in self._dataset.field2source and field != SCENARIO_FIELD and self._is_input(field)
 
     def _is_input(self, field: str) -> bool:
         kind = self._dataset.field2type[field]

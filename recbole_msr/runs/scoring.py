@@ -15,6 +15,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 
 from recbole_msr.data.dataset import ScenarioDataset
+from recbole_msr.data.history import HISTORY_FIELD
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.calibration import Calibration
 from recbole_msr.evaluation.class_formulas import expected_values
@@ -186,6 +187,10 @@ class Scorer:
         )  # fmt: skip
         return self._score(raw, batch_size)
 
+    def reads(self, field: str) -> bool:
+        """Return whether a field is among the model's inputs."""
+        return self._encoder.reads(field)
+
     def is_sequence(self, field: str) -> bool:
         """Return whether a field holds several tokens a row."""
         return bool(self._dataset.field2type[field] == FeatureType.TOKEN_SEQ)
@@ -217,6 +222,9 @@ class Scorer:
             pairs = torch.arange(start, min(start + batch_size, n * width))
             of_context = {name: column[pairs // width] for name, column in contexts.items()}
             of_item = {name: column[pairs % width] for name, column in items.items()}
+            histories = of_context.get(HISTORY_FIELD)
+            if histories is not None and histories.dim() == 3:  # one for each scenario that an item may have
+                of_context[HISTORY_FIELD] = histories[torch.arange(len(pairs)), of_item[SCENARIO_FIELD]]
             scores[start : start + len(pairs)] = self._predict(of_context | of_item, len(pairs), batch_size)
         return scores.reshape(n, width, -1)
 

@@ -9,6 +9,7 @@ from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.recommend import Score, _best
+from recbole_msr.schema import Scenario
 
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}
 
@@ -125,6 +126,55 @@ def test_bad_input_is_one_clear_line(trained):
         run.recommend(["u1"])
     with pytest.raises(InputError, match="has a column 'rank'"):
         run.recommend(pd.DataFrame({"user_id": ["u1"], "hour": ["day"], "rank": [1]}))
+
+
+@pytest.mark.slow
+def test_a_scenario_of_several_values_is_the_one_that_is_named(trained):
+    # The name of the group is a value of the rest.
+    declared = {"field": "hour", "groups": {"night": "day"}, "other": "late"}
+    run = recbole_msr.load(trained(scenario={**declared, "keep_field": False}))
+    for name, hour in (("night", "day"), ("late", "night")):
+        found = run.recommend(["u1"], k=5, scenario=name)
+        assert_lists(found, slow_list(run, "u1", 5, lambda row: row["click"], hour=hour))
+    read = recbole_msr.load(trained(scenario=declared))
+    with pytest.raises(InputError, match="'late' is no single value of 'hour', and the model reads 'hour' itself"):
+        read.recommend(["u1"], scenario="late")
+    found = read.recommend(["u1"], k=5, scenario="night")
+    assert_lists(found, slow_list(read, "u1", 5, lambda row: row["click"], hour="day"))
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"bins": [1, 2.5], "names": ["1", "2", "3"]},
+        {"groups": {"home": ["DE", "AT"], "DE": "FR"}, "other": "DE_"},
+        {"groups": {"home": ["rest_"], "rest_": "home"}, "other": "rest"},
+        {},
+    ],
+)
+def test_a_declaration_has_a_value_of_every_scenario(declared):
+    scenario = Scenario(field="of", **declared)
+    names = scenario.fixed_names() or ["FR", "DE"]
+    ids = [set(scenario.assign(scenario.examples(name), names)) for name in names]
+    assert all(number in of for number, of in enumerate(ids, start=1))
+
+
+@pytest.mark.slow
+def test_a_scenario_of_items_has_its_own_history_in_each_list(trained):
+    """`predict` reads the history of the item's scenario, and so do lists."""
+    run = recbole_msr.load(
+        trained(
+            scenario={"field": "price", "bins": [2.25]},
+            history={"fields": ["item_id"], "scenario": "own"},
+            epochs=3,
+            learning_rate=0.1,
+        )
+    )
+    for user in ("u1", "u2"):
+        found = run.recommend(pd.DataFrame({"user_id": [user], "hour": ["day"]}), k=30)
+        assert_lists(found, slow_list(run, user, 30, lambda row: row["click"]))
+    with pytest.raises(InputError, match="the scenario is the items' own"):
+        run.recommend(["u1"], scenario=run.dataset.scenario_names[0])
 
 
 @pytest.mark.parametrize(
