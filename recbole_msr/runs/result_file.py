@@ -31,6 +31,7 @@ def _shape(splits: Sequence[str]) -> dict[str, Any]:
     return {
         **{"model": str, "dataset": str, "seed": int, "best_epoch": int, "epochs": int, "parameters": int},
         "trained_until?": float | None,
+        "untrained_until?": int | None,
         "scenarios": ([str], None),
         "tasks": ([str], None),
         "main_task": str | None,

@@ -296,7 +296,7 @@ class Run:
             **outcome.summary,
             "rows": {name: len(loader._dataset) for name, loader in zip(SPLITS, self.loaders, strict=True)},
             "data": self.dataset.row_report() if has_tasks else None,
-            "trained_until": self._last_time() if has_tasks else None,
+            **(self._trained_times() if has_tasks else {"trained_until": None}),
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "device": str(config["device"]),
             "versions": versions(),
@@ -397,11 +397,16 @@ class Run:
                 logger.warning("calibrate: %s", line)
         return calibration
 
-    def _last_time(self) -> float | None:
-        """Return the time of the last training row, from which a later run goes on; None where there is none."""
-        times = self.loaders[0]._dataset.row_times()
+    def _trained_times(self) -> dict[str, Any]:
+        """Return the time of the last training row (None where there is none), from which a later run goes on.
+
+        Beside it, how many validation and test rows are not later: that run leaves them out, too.
+        """
+        times, *others = (loader._dataset.row_times() for loader in self.loaders)
         last = math.nan if times is None or not len(times) else float(times.max())
-        return last if math.isfinite(last) else None
+        if not math.isfinite(last):
+            return {"trained_until": None}
+        return {"trained_until": last, "untrained_until": sum(int((own <= last).sum()) for own in others)}
 
     def _keep_vocabulary(self, dataset: ScenarioDataset) -> None:
         """Write the vocabularies and tables by which `recbole-msr predict` turns a new row's values into ids."""

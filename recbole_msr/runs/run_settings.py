@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +13,8 @@ from recbole_msr.runs.knowledge import built_knowledge
 from recbole_msr.runs.run_files import RunFiles
 from recbole_msr.threads import local_processes, torch_threads
 from recbole_msr.training.configure import training_config
+
+logger = logging.getLogger(__name__)
 
 
 def configure_run(model: str | None, dataset: str | None, settings: Mapping[str, Any]) -> Any:
@@ -52,7 +55,8 @@ def _last_time(folder: str, given: float | None) -> float:
     """
     if given is not None and not Path(folder).is_dir():  # a run that is resumed
         return given
-    until = RunFiles(folder).result.get("trained_until")
+    result = RunFiles(folder).result
+    until = result.get("trained_until")
     if until is None:
         raise InputError(
             f"only_new: the run in {folder} does not say when its last training row was: it had no times (TIME_FIELD), "
@@ -62,6 +66,12 @@ def _last_time(folder: str, given: float | None) -> float:
         raise InputError(
             f"only_new and rows_after: {given:.15g} are two times: the run in {folder} ends at {until:.15g}"
         )
+    if untrained := result.get("untrained_until"):
+        logger.warning(
+            "only_new: %d validation and test rows of the run in %s are not later than its last training row (%.15g): "
+            "no run that goes on from there is trained on them",
+            untrained, folder, until,
+        )  # fmt: skip
     return float(until)
 
 

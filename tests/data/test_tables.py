@@ -203,6 +203,21 @@ def test_columns_that_cannot_be_used_are_named(caplog, tmp_path):
     assert "left out: empty (a null is neither" in caplog.text
 
 
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_whole_numbers_with_gaps_are_numbers_which_is_told_and_tokens_where_types_says_so(gap, caplog, tmp_path):
+    frame = {"user_id": ["u", "v", "w"], "item_id": [1.0, 2.0, 3.0], "brand": pa.array([3.0, gap, 10.0]),
+             "price": pa.array([0.5, None, 2.0]), "age": [3.0, 4.0, 5.0]}  # fmt: skip
+    header, *_ = lines_of(pa.table(frame), tmp_path)
+    assert "brand:float" in header
+    assert "brand holds whole numbers and gaps: it is a number" in caplog.text
+    assert "price holds" not in caplog.text
+    assert "age holds" not in caplog.text
+    caplog.clear()
+    header, *rows = lines_of(pa.table(frame), tmp_path / "other", types={"brand": "token"})
+    assert [row[header.index("brand:token")] for row in rows] == ["3", "", "10"]
+    assert "holds whole numbers" not in caplog.text
+
+
 def test_the_same_table_is_written_once_and_a_changed_one_anew(tiny_frames, tmp_path):
     given = {"cache_dir": str(tmp_path / "cache"), "data": tiny_frames["inter"]}
     first = place_tables(given)["data_path"]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -106,7 +107,11 @@ def _score(folder, row):
             known = [field["missing"]] if value is None else [ids[field["name"]].get(token, 0) for token in value]
             value = (known + [0] * length)[:length]
         elif field["kind"] == "scenario" and value is not None:
-            value = 1 + sum(edge <= float(value) for edge in rule["edges"])
+            if rule["rule"] == "bins":
+                place = sum(edge <= float(value) for edge in rule["edges"])
+                value = rule["ids"][place] if "ids" in rule else 1 + place
+            else:
+                value = rule["ids"].get(value, rule["other"])
         elif value is None:
             value = float(field["missing"])
         inputs[field["name"]] = np.array([value], dtype=field["dtype"])
@@ -440,3 +445,50 @@ def test_rare_and_hashed_values_are_read_as_by_predict(exported, data_path, tmp_
     mixed = write_ensemble(tmp_path / "mixed", [Member(run), Member(exported[0])])
     with pytest.raises(InputError, match="read 'user_id' otherwise"):
         export_run(mixed, tmp_path / "none")
+
+
+ALONE = {
+    "a bin": (
+        {"field": "age", "bins": [25, 35], "names": ["young", "mid", "old"]},
+        "mid",
+        "age",
+        ["18", "30", "50", None],
+    ),
+    "the others": ({"field": "place", "groups": {"in": ["home"]}, "other": "out"}, "out", "place", ["home", "moon"]),
+}
+
+
+@pytest.mark.parametrize(("scenario", "name", "field", "values"), ALONE.values(), ids=ALONE)
+def test_one_scenario_alone_is_exported(data_path, tmp_path, scenario, name, field, values):
+    settings = {"scenario": scenario, "only_scenario": name, "load_col": None, "epochs": 1}
+    run = _run(data_path, tmp_path / "run", "SharedBottom", **settings)
+    lines = export_run(run, tmp_path / "model")
+    assert sum("differ from predict's by at most" in line for line in lines) == 2
+    about = json.loads((tmp_path / "model" / "export.json").read_text(encoding="utf-8"))
+    assert about["scenario"]["names"] == {name: 1}
+    assert about["format"] == (4 if "bins" in scenario else 1)
+    opened = recbole_msr.load(run)
+    for value in values:
+        row = {"user_id": "u3", "item_id": "i7", "hour": 12.0, "place": "work"} | {field: value}
+        frame = pd.DataFrame({column: pd.Series([cell], dtype=object) for column, cell in row.items()})
+        np.testing.assert_allclose(_score(tmp_path / "model", row), opened.predict(frame).iloc[0].to_numpy(), atol=1e-5)
+
+
+def test_an_export_that_is_cut_off_leaves_no_folder_of_two_exports(exported, tmp_path, monkeypatch):
+    run, folder, _ = exported
+    out = tmp_path / "model"
+    shutil.copytree(folder, out)
+    (out / "model.onnx.data").write_bytes(b"weights of a larger model")
+    replace = os.replace
+
+    def fails(source, target):
+        if Path(target) == out / "vocabulary.json":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("recbole_msr.runs.export.export.os.replace", fails)
+    with pytest.raises(InputError, match="No space left"):
+        export_run(run, out)
+    assert not {"export.json", "model.onnx.data"} & {path.name for path in out.iterdir()}
+    with pytest.raises(InputError, match="is no exported model"):
+        ExportedModel(out)

@@ -180,6 +180,22 @@ def test_only_new_rows_are_split_and_trained_on(days, run, tmp_path):
             run(settings, "later", **{"init_from": "monday", **given})
 
 
+def test_rows_at_the_time_of_the_last_training_row_are_left_out_and_counted(days, run, caplog, tmp_path):
+    """Times are days, of which the split cuts one in two."""
+    rows = days[0]["data"].sort_values("timestamp", ignore_index=True)
+    rows["timestamp"] = np.arange(len(rows)) // 100
+    by_time = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "none"}}
+    before = recbole_msr.load(run({**days[0], "data": rows[:300]}, "monday", **by_time)).result
+    assert before["rows"] == {"train": 240, "valid": 30, "test": 30}
+    assert (before["trained_until"], before["untrained_until"]) == (2, 60)
+    caplog.clear()
+    after = recbole_msr.load(run({**days[0], "data": rows}, "tuesday", init_from="monday", only_new=True, **by_time))
+    told = f"only_new: 60 validation and test rows of the run in {tmp_path / 'monday'} are not later than"
+    assert told in caplog.text
+    assert sum(after.result["rows"].values()) == len(rows) - 300
+    assert after.result["untrained_until"] < 60
+
+
 @pytest.mark.slow
 def test_ready_made_splits_are_cut_each(days, run):
     rows = days[0]["data"]

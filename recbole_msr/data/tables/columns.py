@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,6 +77,33 @@ def column_types(
         else:
             types[name] = FeatureType.FLOAT
     return types, left_out
+
+
+def whole_with_gaps(source: TableSource, types: Mapping[str, FeatureType]) -> list[str]:
+    """Return columns of floats that, as far as the first rows tell, hold whole numbers and gaps: pandas' way of ids.
+
+    Args:
+        source: the table.
+        types: the columns of which one may be such.
+    """
+    names = [
+        field.name
+        for field in source.schema
+        if types.get(field.name) == FeatureType.FLOAT and pa.types.is_floating(field.type)
+    ]
+    if not names:
+        return []
+    with closing(source.batches()) as batches:  # type: ignore[type-var]
+        first = next(batches, None)
+    if first is None:  # a table in memory without rows
+        return []
+    found = []
+    for name in names:
+        column = first.columns.column(name)
+        values = column.filter(pc.invert(column.is_null(nan_is_null=True)))
+        if 0 < len(values) < len(column) and _all(pc.equal(pc.floor(values), values)):
+            found.append(name)
+    return found
 
 
 def time_text_of(source: TableSource, types: Mapping[str, FeatureType]) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -21,7 +21,7 @@ from typing import Any
 from recbole.utils import FeatureType
 
 from recbole_msr.data.cache import build_lock, cache_root, remembered_digest
-from recbole_msr.data.tables.columns import check_columns, column_types, time_text_of
+from recbole_msr.data.tables.columns import check_columns, column_types, time_text_of, whole_with_gaps
 from recbole_msr.data.tables.placed import PlacedTable, write_atomic_file
 from recbole_msr.data.tables.source import TableSource
 from recbole_msr.errors import InputError, nearest
@@ -42,17 +42,31 @@ _SHARED = "ml-100k"
 
 @dataclass(frozen=True)
 class _File:
-    """An atomic file to write: its ending, what it is made of, its columns' types, and the columns left out."""
+    """An atomic file to write.
+
+    Attributes:
+        suffix: its ending.
+        source: what it is made of.
+        types: of its columns.
+        left_out: why other columns are left out.
+        with_gaps: columns that may be ids, and are numbers.
+    """
 
     suffix: str
     source: TableSource
     types: Mapping[str, FeatureType]
     left_out: Mapping[str, str]
+    with_gaps: Sequence[str] = ()
 
     def describe(self) -> str:
         columns = ", ".join(f"{name} {kind.value}" for name, kind in self.types.items())
         left_out = "".join(f"; left out: {name} ({why})" for name, why in self.left_out.items())
-        return f"{self.source.name}: {columns}{left_out}"
+        gaps = "".join(
+            f"; {name} holds whole numbers and gaps: it is a number, which is a feature with numerical_features alone; "
+            f"types: {{{name}: token}} makes it a token"
+            for name in self.with_gaps
+        )
+        return f"{self.source.name}: {columns}{left_out}{gaps}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +222,9 @@ def _files(given: Mapping[str, Any], settings: Mapping[str, Any]) -> list[_File]
             raise InputError(f"{source.name}: column '{unusable}' is needed, and {left_out[unusable]}")
         unread = _unread(suffix, settings, kinds)
         kinds = {name: kind for name, kind in kinds.items() if name not in unread}
-        made.append(_File(suffix, source, kinds, {**left_out, **dict.fromkeys(unread, "load_col or unload_col")}))
+        left_out |= dict.fromkeys(unread, "load_col or unload_col")
+        free = {name: kind for name, kind in kinds.items() if name not in {*needed, *own, time}}
+        made.append(_File(suffix, source, kinds, left_out, whole_with_gaps(source, free)))
     return made
 
 

@@ -22,6 +22,7 @@ from recbole_msr.files.row_files import row_place
 from recbole_msr.runs.ensemble import SavedEnsemble
 from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.explain.sources import RunSources
+from recbole_msr.runs.export.document import bin_values
 from recbole_msr.runs.export.embeddings import round_embeddings
 from recbole_msr.runs.export.exported_model import PROGRAM, ExportedModel
 from recbole_msr.runs.export.fields import Field
@@ -244,9 +245,9 @@ def _drawn_values(dataset: ScenarioDataset, field: Field, draw: np.random.Genera
 
 
 def _examples(declared: Scenario, names: list[str]) -> list[Any]:
-    """Return a raw value of each scenario, in their order."""
+    """Return a raw value of each bin, group or value that a declaration knows, in their order."""
     if declared.bins is not None:
-        return [declared.bins[0] - 1, *declared.bins]
+        return bin_values(declared.bins)
     if declared.groups is None:
         return names
     listed = [tokens[0] for tokens in declared.groups.values()]
@@ -269,8 +270,10 @@ def _raw_values(test: Any, field: Field, values: torch.Tensor) -> list[Any]:
         scale = field.scale or {}
         return (values[:, 0].double() * scale["width"] + scale["low"]).tolist()
     if field.kind == "scenario":
-        examples = [None, *_examples(test.schema.scenario, list(test.scenario_names))]
-        return [examples[i] for i in values.tolist()]
+        declared, names = test.schema.scenario, list(test.scenario_names)
+        examples = _examples(declared, names)
+        by_id = dict(zip(declared.assign(examples, names).tolist(), examples, strict=True))
+        return [by_id[i] if i else None for i in values.tolist()]
     tokens = np.asarray(test.field2id_token[field.name])
     if test.field2type[field.name] == FeatureType.TOKEN:
         return [tokens[i] if i else None for i in values.tolist()]

@@ -20,6 +20,8 @@ HASHED_FORMAT = 2
 """The same where a field is hashed, which a reader of the first does not know."""
 HISTORY_FORMAT = 3
 """The same where there is a history."""
+BINS_FORMAT = 4
+"""The same where bins have ids of their own: a run with `only_scenario` knows one of them."""
 OUTPUT = "scores"
 """The name of the graph's output."""
 
@@ -36,8 +38,9 @@ def describe(
         fields: what the model reads.
         columns: of each task and conditional, the names of its columns of the scores.
     """
+    scenario = _scenario(dataset.schema.scenario, list(dataset.scenario_names))
     return {
-        "format": _format(fields),
+        "format": BINS_FORMAT if scenario.get("rule") == "bins" and "ids" in scenario else _format(fields),
         "made_by": {"recbole-msr": __version__, "torch": str(torch.__version__)},
         "model": name,
         "signature": {
@@ -47,7 +50,7 @@ def describe(
                  "columns": _columns(layouts, columns)}
             ],
         },
-        "scenario": _scenario(dataset.schema.scenario, list(dataset.scenario_names)),
+        "scenario": scenario,
         "main_task": dataset.schema.main_task,
     }  # fmt: skip
 
@@ -159,8 +162,17 @@ def _scenario(declared: Scenario, names: list[str]) -> dict[str, Any]:
     if declared.field is None:
         return described | {"rule": "none"}
     if declared.bins is not None:
-        return described | {"rule": "bins", "edges": list(declared.bins)}
+        described |= {"rule": "bins", "edges": list(declared.bins)}
+        of_bins = declared.assign(bin_values(declared.bins), names).tolist()
+        return described if of_bins == list(ids.values()) else described | {"ids": of_bins}
     if declared.groups is None:
         return described | {"rule": "values", "ids": ids, "other": UNKNOWN_SCENARIO}
-    listed = {token: ids[name] for name, tokens in declared.groups.items() for token in tokens}
-    return described | {"rule": "values", "ids": listed, "other": ids[declared.other] if declared.other else 0}
+    tokens = [token for listed in declared.groups.values() for token in listed]
+    unlisted = "".join(tokens) + "-"  # longer than each of them
+    *of_tokens, other = declared.assign([*tokens, unlisted], names).tolist()
+    return described | {"rule": "values", "ids": dict(zip(tokens, of_tokens, strict=True)), "other": other}
+
+
+def bin_values(edges: Sequence[float]) -> list[float]:
+    """Return a number of each bin, in their order."""
+    return [edges[0] - 1, *edges]

@@ -111,10 +111,12 @@ def export_run(
                 document["check"] = check_export(run, written, every, embeddings)
                 _write_json(written / DOCUMENT, document)
             out.mkdir(exist_ok=True)
-            for stale in FORMATS.values():  # of an earlier export in the other format
+            # The description goes first and comes last: without it a folder is no exported model, so that none has
+            # files of two exports.
+            (out / DOCUMENT).unlink(missing_ok=True)
+            for stale in (*FORMATS.values(), _weights_of(GRAPH)):  # of an earlier export in the other format, or larger
                 if not (written / stale).exists():
                     (out / stale).unlink(missing_ok=True)
-            # The description last: a folder without it is no exported model.
             for path in sorted(written.iterdir(), key=lambda path: path.name == DOCUMENT):
                 os.replace(path, out / path.name)
     return [f"{out}: {model_line(document)}", *check_lines(document.get("check"))]
@@ -132,13 +134,18 @@ def _write_graph(graph: ExportGraph | EnsembleGraph, name: str, path: Path, is_c
                 return
             is_large = n_bytes > _LARGEST_FILE
             model = onnx_model(program, [field.name for field in graph.inputs], is_checked and not is_large)
-            weights = f"{path.name}.data" if is_large else None
+            weights = _weights_of(path.name) if is_large else None
             optional_package("onnx_ir").save(model, path, external_data=weights)
     except OSError:
         raise
     except Exception as error:  # the exporter's own, of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError(f"{name} cannot be exported: PyTorch says: {reason[0]}") from error
+
+
+def _weights_of(graph: str) -> str:
+    """Return the name of the file of weights beside a graph's."""
+    return f"{graph}.data"
 
 
 def _dynamic(fields: Sequence[Field]) -> tuple[dict[int, Any], ...]:

@@ -108,7 +108,8 @@ class ExportedModel:
     def _scenario(self, value: Any) -> int:
         rule = self.document["scenario"]
         if rule["rule"] == "bins":
-            return bisect_right(rule["edges"], float(value)) + 1
+            place = bisect_right(rule["edges"], float(value))
+            return int(rule["ids"][place]) if "ids" in rule else place + 1
         return int(rule["ids"].get(value, rule["other"]))
 
 
