@@ -256,26 +256,29 @@ def check_replaced(out: str | Path, what: str) -> None:
             raise InputError(f"{out} is a file of knowledge (in {folder}): give another {what}")
 
 
-def check_scored(data: str | Path, out: str | Path, tasks: Iterable[str]) -> None:
-    """Refuse to overwrite anything but scores by scores, the rows themselves least of all.
+def check_result(out: str | Path, sources: Mapping[str, str | Path | None], columns: Iterable[str], what: str) -> None:
+    """Refuse to overwrite anything by a result but an older one, the files that it is made of least of all.
 
     Args:
-        data: the file of rows.
-        out: the file of scores, .csv or .parquet.
-        tasks: the columns with the scores.
+        out: the file of the result, .csv or .parquet.
+        sources: the files that it is made of, by what an error calls them; None for one that is not given.
+        columns: those by which a result is known.
+        what: what the result is: "scores" or "lists".
 
     Raises:
-        InputError: `out` is the data, a file of a run or of another folder of ours, or a file without scores.
+        InputError: `out` is a source, a file of a run or of another folder of ours, or a file without the columns.
     """
     check_replaced(out, "--out")
     if not os.path.exists(out):
         return
-    if os.path.exists(data) and os.path.samefile(data, out):
-        raise InputError(f"--out {out} is the file of the rows (--data): scores go into another file")
-    absent = [task for task in tasks if task not in _columns(Path(out))]
+    for source, path in sources.items():
+        if path is not None and os.path.exists(path) and os.path.samefile(path, out):
+            raise InputError(f"--out {out} is the file of {source}: {what} go into another file")
+    there = _columns(Path(out))
+    absent = [column for column in columns if column not in there]
     if absent:
         raise InputError(
-            f"{out} exists and holds no scores (it has no column '{absent[0]}'): give another --out, or remove it"
+            f"{out} exists and holds no {what} (it has no column '{absent[0]}'): give another --out, or remove it"
         )
 
 

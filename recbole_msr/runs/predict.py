@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.outputs import check_paths, check_scored
+from recbole_msr.files.outputs import check_paths, check_result
 from recbole_msr.files.row_files import Batch, open_rows, write_rows
 from recbole_msr.runs.ensemble_scorer import EnsembleScorer
 from recbole_msr.runs.open_folder import load
@@ -89,7 +89,8 @@ def predict_file(
     if histories is not None:
         scorer = scorer.with_histories(histories)
     names = [prefix + name for name in scorer.names]
-    check_scored(data, out, names)
+    sources = {"the rows (--data)": data, "the histories (--histories)": histories}
+    check_result(out, sources, names, "scores")
     counts = RowCounts()
     with open_rows(data, max(batch_size, ENCODED_ROWS)) as (schema, batches):
         schema = _with_scores(schema, names, data)

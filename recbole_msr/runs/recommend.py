@@ -315,7 +315,7 @@ def _seen(run: Any) -> dict[int, np.ndarray]:
 
 def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return rows, places and ranks of the k best of each row, the first of equal ones; minus infinity is left out."""
-    rows, places, ranks = [], [], []
+    rows, places, ranks = ([np.arange(0)] for _ in range(3))  # there may be no row at all
     k = min(k, scores.shape[1])
     least = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
     for row, (own, last) in enumerate(zip(scores, least, strict=True)):

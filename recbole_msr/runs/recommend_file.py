@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from recbole_msr.errors import InputError
-from recbole_msr.files.outputs import check_paths
+from recbole_msr.files.outputs import check_paths, check_result
 from recbole_msr.files.row_files import Batch, open_rows, row_place, write_rows
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.recommend import USERS_AT_ONCE, Recommender, first_run
+from recbole_msr.runs.recommend import ITEM_SCORE, RANK, USERS_AT_ONCE, Recommender, first_run
 
 
 def recommend_file(
@@ -23,7 +23,7 @@ def recommend_file(
     Args:
         run_dir: the folder of a run or of an ensemble.
         users: a .csv or .parquet file with a row a list, or raw ids with commas between them.
-        out: the .csv or .parquet file to write; there is one only once all lists are made.
+        out: the .csv or .parquet file to write, over older lists alone; there is one only once all lists are made.
         candidates: a file with a row an item; None for all items that the run has trained on.
         **options: as `Recommender` takes them.
 
@@ -36,6 +36,9 @@ def recommend_file(
     check_paths({}, run=run_dir, out=out)
     if Path(out).suffix not in (".csv", ".parquet"):
         raise InputError(f"{out} must be a .csv or .parquet file")
+    sources = {"the users (--users)": users, "the candidates (--candidates)": candidates}
+    sources["the histories (--histories)"] = options.get("histories")
+    check_result(out, sources, (RANK, ITEM_SCORE), "lists")
     run = load(run_dir)
     field = str(first_run(run).dataset.iid_field)
     items = None if candidates is None else _items_of(candidates, field)

@@ -226,7 +226,7 @@ class Scorer:
             if histories is not None and histories.dim() == 3:  # one for each scenario that an item may have
                 of_context[HISTORY_FIELD] = histories[torch.arange(len(pairs)), of_item[SCENARIO_FIELD]]
             scores[start : start + len(pairs)] = self._predict(of_context | of_item, len(pairs), batch_size)
-        return scores.reshape(n, width, -1)
+        return scores.reshape(n, width, len(self.names))
 
     def _score(self, rows: RawRows, batch_size: int) -> np.ndarray:
         return self._predict(self._encode(rows), rows.size, batch_size)

@@ -21,7 +21,7 @@ from recbole_msr.files.outputs import (
     check_folder,
     check_name,
     check_path,
-    check_scored,
+    check_result,
 )
 
 DECLARED = ["--tasks={click: {field: rating, at_least: 4}}", "--scenario={field: age, bins: [30]}"]
@@ -168,9 +168,9 @@ def test_scores_go_over_older_scores_and_nothing_else(tmp_path):
         "run": "is a folder",
     }.items():
         with pytest.raises(InputError, match=told):
-            check_scored(data, tmp_path / out, ["click"])
+            check_result(tmp_path / out, {"the rows (--data)": data, "more": None}, ["click"], "scores")
     for out in ("scored.csv", "scored.parquet", "new.csv", "run/new.csv"):
-        check_scored(data, tmp_path / out, ["click"])
+        check_result(tmp_path / out, {"the rows (--data)": data, "more": None}, ["click"], "scores")
 
 
 # Names and paths.

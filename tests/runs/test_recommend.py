@@ -112,6 +112,39 @@ def test_files_are_read_and_written_and_what_is_unknown_is_told(trained, tmp_pat
 
 
 @pytest.mark.slow
+def test_no_users_have_no_lists_and_lists_go_over_older_ones_alone(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = trained()
+    run = recbole_msr.load(folder)
+    columns = ["user_id", "rank", "item_id", "score", "click", "like"]
+    for exclude_seen in (False, True):
+        found = run.recommend([], scenario="day", exclude_seen=exclude_seen)
+        assert (found.columns.tolist(), len(found)) == (columns, 0)
+    words = ["recommend", "--run", str(folder), "--scenario=day", "--k=1"]
+    (tmp_path / "none.csv").write_text("user_id\n")
+    for out in ("lists.csv", "lists.parquet"):
+        assert main([*words, "--users=none.csv", f"--out={out}"]) == 0
+        assert "0 items for 0 lists by click" in capsys.readouterr().out
+    assert (tmp_path / "lists.csv").read_text().replace('"', "").splitlines() == [",".join(columns)]
+    pd.DataFrame({"user_id": ["u1"]}).to_csv("users.csv", index=False)
+    (tmp_path / "link.csv").symlink_to("users.csv")
+    pd.DataFrame({"item_id": ["i1"]}).to_parquet("items.parquet")
+    words += ["--users=users.csv", "--candidates=items.parquet"]
+    before = {path: path.read_bytes() for path in (*tmp_path.glob("*.*"), *folder.glob("*.*"))}
+    for out, told in (
+        ("link.csv", "is the file of the users (--users): lists go into another file"),
+        ("items.parquet", "is the file of the candidates"),
+        (folder / "metrics.csv", "is a file of a run"),
+        ("none.csv", "exists and holds no lists"),
+    ):
+        assert main([*words, f"--out={out}"]) == 2
+        assert told in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert main([*words, "--out=lists.csv"]) == 0  # over older lists
+    assert pd.read_csv("lists.csv")["item_id"].tolist() == ["i1"]
+
+
+@pytest.mark.slow
 def test_bad_input_is_one_clear_line(trained):
     run = recbole_msr.load(trained())
     for given, message in (
