@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recbole_msr.data.dataset import SPLITS, ScenarioDataset
+from recbole_msr.data.dataset import ScenarioDataset
 from recbole_msr.errors import InputError, nearest
 from recbole_msr.files.row_files import Batch, row_place
 from recbole_msr.runs.explain.sources import RunSources
@@ -151,7 +151,7 @@ class Recommender:
         items = RawRows(columns, [*columns], len(tokens), "the candidates", row_place(0), RowCounts())
         self._items = self._scorer.encode(items, "item")
         self._column = _scenario_column(run, scenario)
-        self._seen = _seen(first) if exclude_seen else None
+        self._seen = _seen(run) if exclude_seen else None
 
     @property
     def history_counts(self) -> HistoryCounts | None:
@@ -192,10 +192,12 @@ class Recommender:
         predictions = self._scorer.cross(contexts, self._items, PAIRS_AT_ONCE)
         scores = self.formula(predictions).copy()
         if self._seen is not None:
-            users = (contexts if isinstance(contexts, Mapping) else contexts[0])[self.user_field]
-            for row, user in enumerate(users.tolist()):
-                scores[row, np.isin(self._ids, self._seen.get(user, ()))] = -np.inf
-            self._leave_out_histories([contexts] if isinstance(contexts, Mapping) else contexts, scores)
+            of_members = [contexts] if isinstance(contexts, Mapping) else contexts
+            for context, seen in zip(of_members, self._seen, strict=True):
+                for row, user in enumerate(context[self.user_field].tolist()):
+                    if user in seen:
+                        scores[row, np.isin(self._ids, seen[user])] = -np.inf
+            self._leave_out_histories(of_members, scores)
         rows, places, ranks = _best(scores, self._k)
         picked = pa.Table.from_batches([batch.columns]).take(pa.array(rows))
         added = {
@@ -296,18 +298,36 @@ def first_run(run: Any) -> Any:
     return run.members[0]
 
 
-def _seen(run: Any) -> dict[int, np.ndarray]:
-    """Return the items of every user's rows in all splits of a run's data.
+def _seen(run: Any) -> list[dict[int, np.ndarray]]:
+    """Return for each member the items of every user's rows in its data: the member's id of the user -> the run's ids.
+
+    A member whose data are those of an earlier one has nothing to add.
 
     Raises:
         InputError: the data are gone, or have changed since, so that ids mean others.
     """
-    sources = RunSources(run)
-    splits = [sources.split(name) for name in SPLITS]
-    users, items = (
-        torch.cat([split.inter_feat[field] for split in splits]).numpy()
-        for field in (splits[0].uid_field, splits[0].iid_field)
-    )
+    read: list[tuple[np.ndarray, ...]] = []
+    found: list[dict[int, np.ndarray]] = []
+    for member in run.members:
+        dataset: ScenarioDataset = member.dataset
+        users, items = RunSources(member).users_and_items()
+        vocabularies = (dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field))
+        data = (users, items, *vocabularies)
+        if any(all(map(np.array_equal, data, other)) for other in read):
+            found.append({})
+            continue
+        read.append(data)
+        found.append(_by_user(users, _ids_in(first_run(run).dataset, dataset)[items]))
+    return found
+
+
+def _ids_in(dataset: ScenarioDataset, other: ScenarioDataset) -> np.ndarray:
+    """Return the id in a dataset of every item of another one, 0 for an item that it does not have."""
+    ids = dataset.field2token_id[dataset.iid_field]
+    return np.array([ids.get(token, 0) for token in other.field2id_token[other.iid_field].tolist()], dtype=np.int64)
+
+
+def _by_user(users: np.ndarray, items: np.ndarray) -> dict[int, np.ndarray]:
     order = np.argsort(users, kind="stable")
     found, starts = np.unique(users[order], return_index=True)
     return dict(zip(found.tolist(), np.split(items[order], starts[1:]), strict=True))

@@ -1,5 +1,7 @@
 """`recommend`: the best items for users are those of scoring every pair and sorting, whatever model made the scores."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,13 +25,13 @@ def trained(tiny_data, tmp_path):
     file.write_text("\n".join([f"{header}\thour:token", *map("\t".join, zip(rows, hours, strict=True))]) + "\n")
     made = []
 
-    def train(**settings):
+    def train(model="SharedBottom", **settings):
         made.append(tmp_path / f"run-{len(made)}")
         given = {
             **{"data_path": str(tiny_data), "tasks": TASKS, "scenario": {"field": "hour"}, "epochs": 1, "threads": 1},
             **{"numerical_features": ["price"], "train_batch_size": 64, "show_progress": False},
         }
-        recbole_msr.run("SharedBottom", "tiny", config={**given, "output_dir": str(made[-1]), **settings})
+        recbole_msr.run(model, "tiny", config={**given, "output_dir": str(made[-1]), **settings})
         return made[-1]
 
     return train
@@ -80,6 +82,33 @@ def test_seen_items_are_left_out_of_a_list(trained, tiny_data):
     file.write_text("\n".join([header, *reversed(rows)]) + "\n")  # other ids of users and items
     with pytest.raises(InputError, match="have changed since the run"):
         recbole_msr.load(run.folder).recommend(["u3"], scenario="day", exclude_seen=True)
+
+
+@pytest.mark.slow
+def test_seen_are_the_items_of_rows_that_were_not_trained_on_too(trained, tiny_data, tmp_path):
+    """Rows without the label, of other scenarios, before `rows_after`, and of each member of an ensemble."""
+    file = tiny_data / "tiny" / "tiny.inter"
+    header, *rows = (line.split("\t") for line in file.read_text().splitlines())
+    for row in rows[::2]:
+        row[2] = ""
+    file.write_text("\n".join(map("\t".join, [header, *rows])) + "\n")
+    tasks = {"click": {**TASKS["click"], "missing": "ignore"}}
+    given = {"tasks": tasks, "only_scenario": "day"}
+    folder = trained("DeepFM", **given, rows_after=1150)
+    seen = {item for user, item, *_ in rows if user == "u3"}
+    found = recbole_msr.load(folder).recommend(["u3"], k=30, exclude_seen=True, scenario="day")
+    assert set(found["item_id"]) == {f"i{n}" for n in range(30)} - seen
+
+    others = tmp_path / "other" / "tiny"
+    shutil.copytree(tiny_data / "tiny", others)
+    more = sorted(set(found["item_id"]))[:3]
+    rows.reverse()  # other ids
+    rows[:0] = [["u3", item, "5", str(2000 + number), "day"] for number, item in enumerate(more)]
+    (others / "tiny.inter").write_text("\n".join(map("\t".join, [header, *rows])) + "\n")
+    members = [Member(folder), Member(trained("DeepFM", **given, data_path=str(others.parent)))]
+    both = recbole_msr.load(write_ensemble(tmp_path / "both", members))
+    found = both.recommend(["u3"], k=30, exclude_seen=True, scenario="day")
+    assert set(found["item_id"]) == {f"i{n}" for n in range(30)} - seen - set(more)
 
 
 @pytest.mark.slow

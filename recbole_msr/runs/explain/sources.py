@@ -198,11 +198,8 @@ class RunSources:
     @cached_property
     def _splits(self) -> list[ScenarioDataset] | str:
         """The splits, read again; or why they are not there."""
-        from recbole.data import create_dataset
-
         try:
-            with reading_data(self.config):
-                splits: list[ScenarioDataset] = create_dataset(self.config).build()
+            splits = _read_splits(self.config)
         except InputError as error:
             return str(error)
         change = data_changes(self.dataset, splits[0])
@@ -227,6 +224,28 @@ class RunSources:
             raise InputError(self._splits)
         return self._splits[SPLITS.index(name)]
 
+    def users_and_items(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of the user and of the item of every row of the run's data, (N,) each.
+
+        They are those of every scenario, with the labels of the run's tasks or without, and before `rows_after` too.
+
+        Raises:
+            InputError: the data are gone or have changed since, or the rows before `rows_after` cannot be read.
+        """
+        last = self.split(SPLITS[-1])
+        if self.config["rows_after"] is not None:  # ids are those of all rows
+            every = self._files.build_config(_ON_CPU | {"rows_after": None, "only_new": False})
+            try:
+                last = _read_splits(every)[-1]
+            except InputError as error:
+                raise InputError(f"the rows before rows_after cannot be read: {error}") from error
+        whole = (last.all_scenarios or last).every_label
+        assert whole is not None
+        assert whole.earlier is not None
+        parts = (whole.earlier, whole.inter_feat)
+        users, items = (torch.cat([part[key] for part in parts]).numpy() for key in (whole.uid_field, whole.iid_field))
+        return users, items
+
     def facts(self) -> dict[str, str]:
         """Return the run in a few words, by name."""
         result, model = self._files.result, self.model
@@ -248,6 +267,14 @@ class RunSources:
 
 
 _ON_CPU = {"use_gpu": False}
+
+
+def _read_splits(config: Any) -> list[ScenarioDataset]:
+    from recbole.data import create_dataset
+
+    with reading_data(config):
+        splits: list[ScenarioDataset] = create_dataset(config).build()
+    return splits
 
 
 def data_changes(before: ScenarioDataset, now: ScenarioDataset) -> str | None:
