@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,13 @@ from recbole_msr.runs.ensemble import FILE as ENSEMBLE_FILE
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.outcome import write_validated
-from recbole_msr.tuning.outcome import best_trial, write_best
+from recbole_msr.tuning.outcome import best_trial, contenders, write_best
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
 from recbole_msr.tuning.trial_parts import parts_of, tasks_of
 from recbole_msr.tuning.trial_state import best_first, best_of_each_model, counts, values_of
+
+logger = logging.getLogger(__name__)
 
 KEPT_TRIALS = 20
 """Number of trials whose models are kept: the best ones by validation; beside them the best of every other model."""
@@ -76,6 +79,11 @@ class BestModel:
             if read_json(self._mark, dict, finite=False) == mark and (self._settings.folder / "best.yaml").is_file():
                 return
         sources = self._models_of(study, best)
+        if not sources and self._folder.exists():
+            logger.warning(
+                "the model of trial %d is not kept here: %s is that of the best trial before; %s trains it again",
+                *(best.number, self._folder, self._settings.folder / "best.yaml"),
+            )
         # The trial may just have been taken up under another number; and a damaged file is no reason to end a search.
         with contextlib.suppress(FileNotFoundError, InputError):
             if len(sources) == 1:
@@ -118,12 +126,13 @@ class BestModel:
         return []
 
     def trim(self, study: optuna.Study) -> None:
-        """Remove the models of trials that have ended, but those of the best ones."""
-        trials = study.get_trials(deepcopy=False)
-        over = {one.user_attrs.get("retry_of") for one in trials if one.state.is_finished() and counts(one)}
+        """Remove the models of trials that have ended, but those of the best ones and of those to be confirmed."""
         with self._lock:
+            folders = list(trial_folders(self._settings.folder))  # before the trials: a folder's trial is among them
+            trials = study.get_trials(deepcopy=False)
+            over = {one.user_attrs.get("retry_of") for one in trials if one.state.is_finished() and counts(one)}
             ended = []
-            for number, folder in trial_folders(self._settings.folder):
+            for number, folder in folders:
                 trial = trials[number] if number < len(trials) else None
                 if trial is None or trial.state == TrialState.WAITING:
                     folder.remove()  # of another study, which was removed
@@ -139,6 +148,7 @@ class BestModel:
             ranked = best_first(valued, index, study.directions[index])
             kept = {trial.number for trial in best_of_each_model(ranked, KEPT_TRIALS)}
             kept |= {best.number} if best is not None else set()
+            kept |= {trial.number for trial in contenders(study, self._settings)}
             for trial, folder in ended:
                 folder.end(trial.number in kept)
 

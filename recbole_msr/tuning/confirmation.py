@@ -314,7 +314,8 @@ def _candidate(settings: SearchSettings, trial: FrozenTrial, seeds: Sequence[int
 
 def _objectives(settings: SearchSettings, told: Sequence[float], result: Mapping[str, Any]) -> list[float]:
     """Return the objectives' values of a training: metrics of its best epoch; costs are the trial's."""
-    values = Evaluation.from_dict(result["valid"]).flat()
+    of_recbole = {name: one for name, one in result["valid"]["metrics"].items() if one is not None}
+    values: dict[str, float] = {**of_recbole, **Evaluation.from_dict(result["valid"]).flat()}
 
     def value(name: str, of_trial: float) -> float:
         if name in COSTS:

@@ -19,7 +19,6 @@ import optuna
 
 from recbole_msr.errors import InputError
 from recbole_msr.evaluation.metrics import smaller_is_better
-from recbole_msr.jobs.failure import ends_search
 from recbole_msr.jobs.shared_rows import SharedRows
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.tuning.ensemble_models import EnsembleRows, ModelKey, TrialModel, trial_models
@@ -67,22 +66,6 @@ class Ensemble:
     def single(self, winner: int | None) -> TrialModel:
         """Return the model that it is compared with: the winner's of `best/`, or the best of the candidates."""
         return next((one for one in self.candidates if one.key == (winner, None)), self.candidates[0])
-
-
-def find_ensemble(settings: SearchSettings, study: optuna.Study, left: Callable[[], float]) -> Ensemble | None:
-    """Choose an ensemble as `choose_ensemble` does, if one is asked for.
-
-    One that cannot be made is told, and does not end the search.
-    """
-    if not settings.ensemble:
-        return None
-    try:
-        return choose_ensemble(settings, study, left)
-    except InputError as error:
-        if ends_search(error):
-            raise
-        logger.warning("there is no ensemble: %s", error)
-        return None
 
 
 def choose_ensemble(

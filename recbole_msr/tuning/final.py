@@ -223,7 +223,9 @@ def run_final(
     tasks = list(by_seed[group.seeds[0]])
     failed: dict[Run, str] = {}
     for task in tasks:
-        folders = {seed: paths[task] for seed, paths in by_seed.items()}
+        folders = {seed: paths[task] for seed, paths in by_seed.items() if (group.trial, seed) not in failed}
+        if not folders:  # the time is up, for instance: no further task is begun
+            break
         given = config if task is None else {**config, "main_task": task}
         last = task == tasks[-1]
         errors = run_seeds(folders, given, ended if last else lambda: None, group.test, after_epoch)

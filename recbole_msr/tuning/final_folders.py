@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from recbole_msr.runs.folder import is_finished, is_validated
 from recbole_msr.runs.result_file import read_result
 from recbole_msr.tuning.final_parts import final_tasks, merged
 from recbole_msr.tuning.settings import SearchSettings
+
+logger = logging.getLogger(__name__)
 
 _ADVICE = "delete its folder, and the same command trains it again"
 
@@ -61,6 +65,20 @@ def read_final(settings: SearchSettings, trial: FrozenTrial, seed: int, test: bo
 def failure_mark(settings: SearchSettings, trial: FrozenTrial, seed: int) -> Path:
     """Return the file in which a worker leaves why a training has failed."""
     return settings.folder / "final" / f"trial-{trial.number}-seed-{seed}.failed"
+
+
+def set_finals_aside(search: Path) -> None:
+    """Rename the trainings with fresh seeds of a study that was removed: another one's trials have the same numbers.
+
+    Args:
+        search: the search's output folder, whose study has no trial yet.
+    """
+    finals = search / "final"
+    if not finals.is_dir():
+        return
+    aside = next(path for number in count(1) if not (path := search / f"final-removed-{number}").exists())
+    finals.rename(aside)
+    logger.warning("%s is of a study that was removed: it is %s now, and nothing of it is used", finals, aside.name)
 
 
 def tested_trials(settings: SearchSettings) -> list[int]:

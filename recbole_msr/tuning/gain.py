@@ -58,7 +58,7 @@ def gains(
             of["reason"] = "the winner is these defaults"
 
     def differences_to(tested: Mapping[int, FrozenTrial]) -> dict[int, dict[str, Difference]]:
-        finals = _Finals(settings, _test_rows(settings, config))
+        finals = _Finals(settings, _test_rows(settings, config), _only_task(settings, config))
         return {
             number: differences(finals.measured(winner, common[number]), finals.measured(trial, common[number]))
             for number, trial in tested.items()
@@ -94,7 +94,8 @@ def ensemble_gains(
             of["reason"] = "it was not tested with a fresh seed"
 
     def differences_to(tested: Mapping[int, FrozenTrial]) -> dict[int, dict[str, Difference]]:
-        finals, own = _Finals(settings, shared), shared.rows.measure(scores)
+        finals = _Finals(settings, shared, _only_task(settings, config))
+        own = shared.rows.measure(scores)
         return {
             number: differences([own] * len(seeds[number]), finals.measured(trial, seeds[number]))
             for number, trial in tested.items()
@@ -146,10 +147,17 @@ def _tested(
 
 
 class _Finals:
-    """The final runs of a search, measured on shared test rows."""
+    """The final runs of a search, measured on shared test rows.
 
-    def __init__(self, settings: SearchSettings, shared: SharedRows | SharedLists) -> None:
+    Args:
+        settings: the search.
+        shared: the test rows.
+        task: the only task of all runs; None where they have all, or each its own.
+    """
+
+    def __init__(self, settings: SearchSettings, shared: SharedRows | SharedLists, task: str | None) -> None:
         self._settings, self._shared = settings, shared
+        self._task = task if isinstance(shared, SharedRows) else None
         self._measured: dict[tuple[int, int], Measured] = {}
 
     def measured(self, trial: FrozenTrial, seeds: Sequence[int]) -> list[Measured]:
@@ -162,19 +170,27 @@ class _Finals:
             if (trial.number, seed) not in self._measured:
                 table = np.full(self._shared.rows.shape, np.nan)
                 for task, folder in final_folders(self._settings, trial, seed).items():
-                    self._shared.place(table, folder, task, None)
+                    self._shared.place(table, folder, task if task is not None else self._task, None)
                 self._measured[trial.number, seed] = self._shared.rows.measure(table)
         return [self._measured[trial.number, seed] for seed in seeds]
 
 
+def _only_task(settings: SearchSettings, config: Any) -> str | None:
+    """Return the task of a search of one model that has only one; None for other searches."""
+    from recbole.utils import get_model
+
+    if settings.models or hasattr(get_model(settings.model), "predict_tasks"):
+        return None
+    return str(config["main_task"])
+
+
 def _test_rows(settings: SearchSettings, config: Any) -> SharedRows | SharedLists:
     from recbole.data import create_dataset
-    from recbole.utils import get_model
 
     with reading_data(config):
         split = create_dataset(config).build()[2]
-    all_tasks = bool(settings.models) or hasattr(get_model(settings.model), "predict_tasks")
-    tasks = None if all_tasks else [config["main_task"]]
+    only = _only_task(settings, config)
+    tasks = None if only is None else [only]
     least = int(config["min_scenario_rows"] or 1)
     lists = ranked_lists(split, config)
     if lists is None:

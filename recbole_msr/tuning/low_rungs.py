@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -15,6 +16,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial
 
 from recbole_msr.data.positives import ranks_items
+from recbole_msr.errors import InputError
 from recbole_msr.training.fast_paths import has_bfloat16
 from recbole_msr.training.module import whole_loss
 from recbole_msr.tuning.fidelity import Ladder, Rung, choose_ladder, is_lost, keep_ladder, passed_before, standing
@@ -118,21 +120,29 @@ def is_exempt(trials: list[FrozenTrial], number: int) -> bool:
     return is_defaults(trials[number]) and not earlier
 
 
-def set_ladder(study: optuna.Study, settings: SearchSettings, data: StudyData) -> Ladder:
+def set_ladder(
+    study: optuna.Study, settings: SearchSettings, data: StudyData, fixed: Mapping[str, Any] = MappingProxyType({})
+) -> Ladder:
     """Choose the rungs of a study if it is new, and say which it has and why.
+
+    Args:
+        study: the study.
+        settings: the search.
+        data: its data.
+        fixed: keys that its space gives all trials.
 
     Raises:
         InputError: those asked for do not go together with another option, or with the study.
     """
     ladder = choose_ladder(settings, len(data.train_split), int(data.config["train_batch_size"]))
     if ladder.rungs and not study.get_trials(deepcopy=False):
-        ladder = replace(ladder, precision=quicker_precision(settings, data))
+        ladder = replace(ladder, precision=quicker_precision(settings, data, fixed))
     kept = keep_ladder(study, settings, ladder)
     logger.info("rungs: %s", kept.words)
     return kept
 
 
-def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
+def quicker_precision(settings: SearchSettings, data: StudyData, fixed: Mapping[str, Any]) -> str | None:
     """Return bf16-mixed if the defaults train clearly quicker in it on this processor; else None, the search's own.
 
     Only where nothing is said of the precision, and not in a search over several models, whose values are compared.
@@ -140,6 +150,7 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
     Args:
         settings: the search.
         data: its data.
+        fixed: keys that its space gives all trials.
     """
     if settings.models or data.config["device"].type != "cpu" or not has_bfloat16("cpu"):
         return None
@@ -147,9 +158,13 @@ def quicker_precision(settings: SearchSettings, data: StudyData) -> str | None:
     if ranks_items(config):
         return None  # RecBole's own trainer, whose precision is its own
     given = config["precision"] is not None or config["enable_amp"] or config["compile"]
-    if given or "precision" in (config["lightning"] or {}):
+    if given or "precision" in (config["lightning"] or {}) or {"precision", "lightning", "compile"} & set(fixed):
         return None
-    training = TrialTraining(settings, data, {}, parts_of(settings, {})[0])
+    try:
+        training = TrialTraining(settings, data, dict(fixed), parts_of(settings, fixed)[0])
+    except InputError as error:  # LLM4MSR, for instance, whose knowledge is searched
+        logger.info("bfloat16 is not tried, as the defaults lack a key that trials have: %s", error)
+        return None
     model: Any = training.model
     rows = data.train.batch(slice(0, int(config["train_batch_size"])))
 

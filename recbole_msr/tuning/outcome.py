@@ -64,13 +64,19 @@ def ranking(study: optuna.Study, tolerance: float, most: int, running: bool = Fa
     """
     trials = {trial.number: trial for trial in candidates(study, running)}
     values = {number: values_of(trial) or [] for number, trial in trials.items()}
-    ranked: list[FrozenTrial] = []
+    ranked: dict[str, FrozenTrial] = {}  # by their settings
+    if len(study.directions) == 1:  # asked for after every epoch: the key of few trials is looked at
+        for number in sorted(values, key=lambda number: (*_losses(study.directions, values[number]), number)):
+            if len(ranked) == most:
+                break
+            ranked.setdefault(_settings_key(trials[number]), trials[number])
+        return list(ranked.values())
+    keys = {number: _settings_key(trials[number]) for number in values}
     while values and len(ranked) < most:
-        best = trials[choose(study.directions, values, tolerance)]
-        ranked.append(best)
-        same = _settings_key(best)
-        values = {number: found for number, found in values.items() if _settings_key(trials[number]) != same}
-    return ranked
+        best = choose(study.directions, values, tolerance)
+        ranked[keys[best]] = trials[best]
+        values = {number: found for number, found in values.items() if keys[number] != keys[best]}
+    return list(ranked.values())
 
 
 def choose(directions: Sequence[StudyDirection], values: Mapping[int, Sequence[float]], tolerance: float) -> int:
@@ -81,10 +87,7 @@ def choose(directions: Sequence[StudyDirection], values: Mapping[int, Sequence[f
         values: the objectives' values by trial; not empty.
         tolerance: in units of the first objective.
     """
-    losses = {
-        number: [value if direction == StudyDirection.MINIMIZE else -value for direction, value in pairs]
-        for number, pairs in ((number, list(zip(directions, of, strict=True))) for number, of in values.items())
-    }
+    losses = {number: _losses(directions, of) for number, of in values.items()}
     if len(directions) == 1:
         return min(losses, key=lambda number: (losses[number], number))
     limit = min(of[0] for of in losses.values()) + tolerance + _ROUNDING
@@ -94,6 +97,12 @@ def choose(directions: Sequence[StudyDirection], values: Mapping[int, Sequence[f
         if of[0] <= limit and not any(_dominates(other, of) for other in losses.values())
     ]
     return min(front, key=lambda number: (*losses[number][1:], losses[number][0], number))
+
+
+def _losses(directions: Sequence[StudyDirection], values: Sequence[float]) -> list[float]:
+    """Return a trial's values, of which smaller ones are better."""
+    pairs = zip(directions, values, strict=True)
+    return [value if direction == StudyDirection.MINIMIZE else -value for direction, value in pairs]
 
 
 def _settings_key(trial: FrozenTrial) -> str:

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import SEARCH
 from recbole_msr.jobs.dask_cluster import dask_client, run_on_cluster
+from recbole_msr.jobs.failure import ends_search, reason_of
 from recbole_msr.jobs.interrupts import Interrupts
 from recbole_msr.jobs.options import takes
 from recbole_msr.jobs.output_lock import lock_output
@@ -38,7 +38,8 @@ from recbole_msr.tracking.study_tracking import track_study
 from recbole_msr.tuning.best_model import BestModel
 from recbole_msr.tuning.budget import Budget
 from recbole_msr.tuning.confirmation import Confirmation, confirm
-from recbole_msr.tuning.ensemble import describe_ensemble, find_ensemble
+from recbole_msr.tuning.ensemble import choose_ensemble, describe_ensemble
+from recbole_msr.tuning.final_folders import set_finals_aside
 from recbole_msr.tuning.first_trials import enqueue_first_trials
 from recbole_msr.tuning.gain import ensemble_gains
 from recbole_msr.tuning.low_rungs import set_ladder
@@ -175,7 +176,9 @@ def _open_study(settings: SearchSettings, space: Space, recbole_config: Any) -> 
         _build_stores(settings, space)
         data = StudyData(settings)  # prepared once: workers read it from the cache
     study = open_search(settings, space, data.config)
-    set_ladder(study, settings, data)
+    if not study.get_trials(deepcopy=False):
+        set_finals_aside(settings.folder)
+    set_ladder(study, settings, data, space.fixed)
     if settings.models:
         keep_costs(study, settings, space, data)
     else:
@@ -220,9 +223,11 @@ def _run_trials(
     data: StudyData,
     deadline: float | None,
     progress: bool,
-    elsewhere: Callable[[Callable[[], None]], None] | None = None,
+    elsewhere: Callable[[Callable[[], None], Callable[[], int]], None] | None = None,
 ) -> InputError | None:
-    """Run the trials; `elsewhere` runs them on other machines, and calls its argument again and again meanwhile.
+    """Run the trials; `elsewhere` runs them on other machines, and calls its first argument again and again meanwhile.
+
+    Its second one says how many trials have ended.
 
     Returns:
         The error that ended them early, for the caller to raise once the results so far are written.
@@ -235,11 +240,11 @@ def _run_trials(
         over = most is not None and report.ended >= most
         try:
             if elsewhere is not None and not over:
-                elsewhere(report.update)
+                elsewhere(report.update, lambda: report.ended)
             elif settings.workers == 1 or over:  # no worker is started only to see that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)
             else:
-                run_workers(settings, "recbole_msr.tuning.worker", report.update, deadline)
+                run_workers(settings, "recbole_msr.tuning.worker", report.update, deadline, lambda: report.ended)
         except InputError as error:
             return error
         finally:
@@ -258,8 +263,30 @@ def _find_ensemble(
     confirmation: Confirmation | None,
     budget: Budget,
 ) -> dict[str, Any]:
-    """Choose the ensemble, and return its part of the summary; it is tested if the winner is, and time is left."""
-    ensemble = find_ensemble(settings, study, budget.left)
+    """Choose the ensemble, and return its part of the summary; it is tested if the winner is, and time is left.
+
+    An ensemble that cannot be made or tested is told, and does not end the search.
+    """
+    if not settings.ensemble:
+        return {}
+    try:
+        return _ensemble_summary(settings, study, data, best, confirmation, budget)
+    except Exception as error:
+        if ends_search(error):
+            raise
+        logger.warning("there is no ensemble: %s", error if isinstance(error, InputError) else reason_of(error))
+        return {}
+
+
+def _ensemble_summary(
+    settings: SearchSettings,
+    study: optuna.Study,
+    data: StudyData,
+    best: FrozenTrial,
+    confirmation: Confirmation | None,
+    budget: Budget,
+) -> dict[str, Any]:
+    ensemble = choose_ensemble(settings, study, budget.left)
     if ensemble is None:
         return {}
     tests_it = bool(settings.final_seeds)
@@ -278,18 +305,23 @@ def _find_ensemble(
 
 def _on_cluster(
     settings: SearchSettings, cluster: Any, workers: int, deadline: float | None
-) -> Callable[[Callable[[], None]], None]:
+) -> Callable[[Callable[[], None], Callable[[], int]], None]:
     """Return what runs the trials on a Dask cluster, on at most `workers` Dask workers if that is more than 1."""
-    return partial(
-        run_on_cluster,
-        settings,
-        cluster,
-        "recbole_msr.tuning.worker",
-        SETTINGS_FILE,
-        most=workers if workers > 1 else None,
-        storage=settings.storage,
-        deadline=deadline,
-    )
+
+    def run(update: Callable[[], None], count_ended: Callable[[], int]) -> None:
+        run_on_cluster(
+            settings,
+            cluster,
+            "recbole_msr.tuning.worker",
+            SETTINGS_FILE,
+            update,
+            most=workers if workers > 1 else None,
+            storage=settings.storage,
+            deadline=deadline,
+            count_ended=count_ended,
+        )
+
+    return run
 
 
 def _write_results(settings: SearchSettings, study: optuna.Study, summary: Mapping[str, Any]) -> None:

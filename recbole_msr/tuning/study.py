@@ -149,13 +149,14 @@ def epochs_of(study: optuna.Study) -> float:
     """
     whole: dict[int, int] = {}  # by the first of the trials that went on one from the other
     first: dict[int, int] = {}
-    low = 0.0
+    low: dict[int, float] = {}
     for trial in study.get_trials(deepcopy=False):
-        low += sum(rung["share"] * rung["epochs"] for rung in trial.user_attrs.get("rungs", ()))
         resumed = trial.user_attrs.get(RESUMED)
         root = first[trial.number] = trial.number if resumed is None else first[resumed]
+        of_rungs = sum(rung["share"] * rung["epochs"] for rung in trial.user_attrs.get("rungs", ()))
+        low[root] = max(low.get(root, 0.0), of_rungs)
         whole[root] = max(whole.get(root, 0), int(trial.user_attrs.get("epochs", 0)))
-    return low + sum(whole.values())
+    return sum(low.values()) + sum(whole.values())
 
 
 def counted_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -240,7 +240,8 @@ class Trials:
     def _is_surplus(self, trial: Trial) -> bool:
         """Return whether another machine has taken this trial, or the last one, at the same moment."""
         trials = self._study.get_trials(deepcopy=False)
-        late = self._wanted is not None and sum(map(counts, trials[: trial.number])) >= self._wanted
+        taken = [one for one in trials[: trial.number] if counts(one) and one.state != TrialState.WAITING]
+        late = self._wanted is not None and len(taken) >= self._wanted
         return late or _is_duplicate(trials[trial.number], trials)
 
     def _count(self) -> tuple[int, int]:

@@ -18,9 +18,11 @@ import recbole_msr
 from recbole_msr.errors import InputError
 from recbole_msr.report.tuning.terminal import print_search
 from recbole_msr.training.trainer import LightningTrainer
+from recbole_msr.tuning import best_model
 from recbole_msr.tuning import budget as budget_module
 from recbole_msr.tuning import final as final_module
 from recbole_msr.tuning.budget import Plan
+from recbole_msr.tuning.final_workers import Group
 from recbole_msr.tuning.options import SearchOptions
 from recbole_msr.tuning.outcome import contenders, reference_trial
 
@@ -178,6 +180,43 @@ def test_time_that_is_left_after_candidates_goes_to_further_candidates(search, m
     assert [len(one["confirmed"]["values"]) for one in summary["confirmation"]["candidates"]] == [2, 2, 2]
     assert summary["confirmation"]["left_out"] is None
     assert len(asked) == 3, "and once more, to see that this was all"
+
+
+def test_the_models_of_all_candidates_are_kept(search, monkeypatch):
+    """Any of them may win, and best/ is then its model: also defaults that many trials beat."""
+    monkeypatch.setattr(best_model, "KEPT_TRIALS", 1)
+    candidates = go(search, trials=4, config={"epochs": 1}).summary["confirmation"]["candidates"]
+    kept = {int(path.name) for path in Path("out/trials").iterdir() if path.name.isdigit()}
+    assert kept == {one["trial"] for one in candidates}
+
+
+def test_a_seed_whose_time_is_up_is_not_trained_for_a_further_task(monkeypatch):
+    trained = []
+
+    def run_seeds(folders, *_):
+        trained.append(list(folders))
+        return {2021: TimeoutError("the time was up")} if len(trained) == 1 else {}
+
+    monkeypatch.setattr(final_module, "run_seeds", run_seeds)
+    monkeypatch.setattr(final_module, "best_settings", lambda *_: {"epochs": 1})
+    monkeypatch.setattr(final_module, "final_folders", lambda _, __, seed: {"click": f"c{seed}", "like": f"l{seed}"})
+    study = SimpleNamespace(get_trials=lambda deepcopy: [None])
+    for seeds, expected in (((2021, 2022), [[2021, 2022], [2022]]), ((2021,), [[2021]])):
+        trained.clear()
+        failed = final_module.run_final(None, study, Group(0, seeds, True), None)
+        assert trained == expected
+        assert list(failed) == [(0, 2021)]
+
+
+def test_trainings_of_a_study_that_was_removed_are_not_taken_for_those_of_another(search, caplog):
+    go(search, trials=1, config={"epochs": 1})
+    for path in Path("out").glob("study.journal*"):
+        path.unlink()
+    again = go(search, trials=1, config={"epochs": 2})
+    once = go(search, trials=1, config={"epochs": 2}, output="once")
+    assert again.summary["final"] == once.summary["final"]
+    assert len(list(Path("out/final-removed-1").glob("*/result.json"))) == 2
+    assert "out/final is of a study that was removed: it is final-removed-1 now" in caplog.text
 
 
 @pytest.mark.slow

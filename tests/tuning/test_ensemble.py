@@ -1,8 +1,10 @@
 """`--ensemble`: greedy selection by validation, a folder that predicts, gain and cost beside the single model."""
 
 import itertools
+import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -211,6 +213,17 @@ def test_a_search_has_an_ensemble_unless_it_is_turned_off_or_cannot_be_chosen(co
     assert picks(config={**config, "valid_metric": "MAE", "metrics": ["MAE"]}) == 0
     with pytest.raises(InputError, match="--ensemble must be auto, off, or how many models"):
         picks(ensemble="many")
+
+
+def test_an_error_while_an_ensemble_is_made_is_told_and_loses_nothing(search, monkeypatch, caplog):
+    def fails(*_):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("recbole_msr.tuning.run.describe_ensemble", fails)
+    search(trials=1, ensemble=2, config={"epochs": 1})
+    assert "there is no ensemble: " in caplog.text
+    assert "CUDA error: out of memory" in caplog.text
+    assert json.loads(Path("out/summary.json").read_text())["best"]["number"] == 0
 
 
 def test_the_best_of_each_other_model_is_kept_beside_the_best():

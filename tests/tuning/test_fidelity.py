@@ -20,6 +20,7 @@ from recbole_msr.tuning.fidelity import (
     standing,
 )
 from recbole_msr.tuning.settings import SearchSettings
+from recbole_msr.tuning.study import epochs_of
 
 from .conftest import SPACE
 
@@ -217,6 +218,7 @@ def test_a_trial_killed_at_a_low_rung_begins_again_there_and_one_killed_later_do
     assert len(trained) == 4, "it had passed both before"
     last = result.study.trials[-1]
     assert [rung["share"] for rung in last.user_attrs["rungs"]] == [0.5, 0.75]
+    assert epochs_of(result.study) == sum(trained) - 0.75 + 3, "each once: the second rung was interrupted first"
     assert set(last.intermediate_values) == {1, 2, 3, 4, 5}
     off = search(trials=1, fidelity="off", output="off").summary["best"]
     assert result.summary["best"]["values"] == off["values"]

@@ -132,6 +132,8 @@ def test_a_lost_trial_is_tried_again_before_first_configurations_that_wait(tmp_p
     for number, params in enumerate(({"a": 0.25, "b": 1}, {"a": 0.5, "b": 2}, {"a": 0.75, "b": 3})):
         study.enqueue_trial(params, user_attrs={"origin": "given", "first": f"trial {number}"})
     kill(tmp_path, suggest=("a", "b"))
+    # All of them count towards `--trials` once they begin; the retry must not be one too many because others wait.
+    assert [trial.params["a"] for trial in ended(work(tmp_path, wanted=2))] == [0.5, 0.25]
     found = ended(work(tmp_path, wanted=3))
     found.sort(key=lambda trial: trial.datetime_start)
     assert [trial.params["a"] for trial in found] == [0.25, 0.5, 0.75]
