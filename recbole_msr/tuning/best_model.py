@@ -148,7 +148,8 @@ class BestModel:
             ranked = best_first(valued, index, study.directions[index])
             kept = {trial.number for trial in best_of_each_model(ranked, KEPT_TRIALS)}
             kept |= {best.number} if best is not None else set()
-            kept |= {trial.number for trial in contenders(study, self._settings)}
+            if self._settings.final_seeds:
+                kept |= {trial.number for trial in contenders(study, self._settings)}
             for trial, folder in ended:
                 folder.end(trial.number in kept)
 
