@@ -39,7 +39,9 @@ def configure_run(model: str | None, dataset: str | None, settings: Mapping[str,
         settings["knowledge"] = built_knowledge(str(name), str(data_name), settings)
     config = training_config(name, data_name, settings)
     if config["only_new"]:
-        config["rows_after"] = _last_time(config["init_from"], config["rows_after"])
+        after = _last_time(config["init_from"], config["rows_after"])
+        # The run keeps it, for what reads its data again when the earlier run may be gone.
+        config["rows_after"] = config.external_config_dict["rows_after"] = after
     return config
 
 

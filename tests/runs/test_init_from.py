@@ -169,6 +169,13 @@ def test_only_new_rows_are_split_and_trained_on(days, run, tmp_path):
     assert (counts["read"], counts["used"]) == (len(rows), len(new))
     assert {"key": "rows_after", "rows": len(rows) - len(new)}.items() <= counts["dropped"][-1].items()
     vectors, _ = weights_of(after)
+    opened = recbole_msr.load(after)
+    assert opened.config["rows_after"] == until
+    seen = set(rows.loc[rows["user_id"] == "u7", "item_id"])  # its rows are all earlier ones
+    lists = opened.recommend(["u7"], k=1000, scenario=opened.dataset.scenario_names[0], exclude_seen=True)
+    assert seen
+    assert seen.isdisjoint(lists["item_id"])
+    assert len(lists)
     assert "u7" not in set(new["user_id"])
     np.testing.assert_allclose(vectors["user_id"]["u7"][0], weights_of(before)[0]["user_id"]["u7"][0], atol=1e-28)
     for given, message in (
