@@ -5,7 +5,8 @@ one all models take part, in each further one the better half of those of the ro
 alone, judged by their best values; one that is as good within the tolerance stays, too (sequential halving: Karnin,
 Koren and Somekh, Almost Optimal Exploration in Multi-Armed Bandits, ICML 2013, here over models as arms whose best
 value counts). In a round the next trial goes to the model that has had the least time so far, so all get the same
-time, cheap ones more trials.
+time, cheap ones more trials; but a model of the round that has had its defaults alone comes first: its first
+configuration may be worth more than many trials of a cheaper model.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from recbole_msr.tuning.study_view import params_of
 from recbole_msr.tuning.trial_state import SO_FAR, counts
 
 FIRST_LOOK = 0.5
-"""Largest share of the time that is left which a model's first trial may take, its defaults."""
+"""Largest share of the time that is left which a model's first trial may take, its defaults, and its second one."""
 
 
 @dataclass
@@ -120,6 +121,9 @@ class ModelChoice:
             return cheapest  # its best epoch up to the end may still be the best
         ranked = [model for model in survivors(known) if model in fitting]
         stay = [model for model in survivors(known, done, self._tolerance) if model in fitting] or ranked[:1]
+        seen_once = [model for model in stay if known[model].begun < 2 and seconds[model] <= most]
+        if seen_once:
+            return min(seen_once, key=lambda model: seconds[model])
         return min(stay, key=lambda model: (_spent(known[model], seconds[model]), seconds[model]))
 
     def seconds(self, known: Mapping[str, Record]) -> dict[str, float]:

@@ -65,6 +65,18 @@ def test_models_that_are_as_good_stay_too_but_at_most_as_many():
     assert survivors(unseen, 0.4, 0.001) == ["a", "b"], "no value is as good as no value"
 
 
+def test_a_dear_model_that_is_as_good_gets_its_first_configuration_before_a_cheap_ones_many():
+    known = {"FM": Record([0.7277], [16.0], ended=1), "HiNet": Record([0.7276], [97.0], ended=1)}
+    choose = ModelChoice({"FM": 16.0, "HiNet": 97.0}, 0.001)
+    chosen = []
+    for _ in range(3):
+        chosen.append(choose(known, 200, 0.9))
+        known[chosen[-1]].running += 1
+    assert chosen == ["FM", "HiNet", "FM"]
+    known = {"FM": Record([0.7277], [16.0], ended=1, running=1), "HiNet": Record([0.7276], [97.0], ended=1)}
+    assert choose(known, 150, 0.9) == "FM", "it would take most of the time that is left"
+
+
 def test_failed_trials_count_with_the_time_that_a_trial_takes():
     known = {"works": Record([0.7], [5.0], ended=1), "fails": Record([0.7], [5.0], ended=9)}
     assert ModelChoice({"works": 5.0, "fails": 5.0})(known) == "works"
