@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from recbole_msr.runs.given_histories import HistoryCounts
 
 USERS_AT_ONCE = 256
-"""Users whose lists are made together."""
+"""Users whose lists are made together, at most."""
+PAIRS_HELD = 1 << 21
+"""Pairs whose predictions are held at once, unless one user has more: 32 bytes each with two tasks."""
 PAIRS_AT_ONCE = 65_536
 """Pairs of a user and an item that a model scores at once."""
 RANK, ITEM_SCORE = "rank", "score"
@@ -154,6 +157,11 @@ class Recommender:
         self._seen = _seen(run) if exclude_seen else None
 
     @property
+    def users_at_once(self) -> int:
+        """The number of users whose lists are made together: memory is bounded, however many items there are."""
+        return max(1, min(USERS_AT_ONCE, PAIRS_HELD // len(self._ids)))
+
+    @property
     def history_counts(self) -> HistoryCounts | None:
         """What became of the rows of histories; None without."""
         histories = self._scorer.histories
@@ -230,16 +238,24 @@ def recommend(run: Any, users: pd.DataFrame | Sequence[Any], **options: Any) -> 
     return recommend_with(recommender, users)
 
 
-def recommend_with(recommender: Recommender, users: pd.DataFrame) -> pd.DataFrame:
-    """Return the lists of the users of a table, a part at a time."""
+def recommend_with(
+    recommender: Recommender, users: pd.DataFrame, turn: AbstractContextManager[Any] | None = None
+) -> pd.DataFrame:
+    """Return the lists of the users of a table, a part at a time.
+
+    Args:
+        recommender: what makes them.
+        users: a row a list.
+        turn: entered for each part; None where nobody else computes.
+    """
     if users.columns.duplicated().any():
         raise InputError("the users' rows have two columns of one name")
     columns = {str(name): arrow_column(users[name]) for name in users.columns}
     whole = pa.RecordBatch.from_pydict(columns)
-    parts = [
-        recommender.lists(Batch(whole.slice(start, USERS_AT_ONCE), row_place(start)), "the users")
-        for start in range(0, max(1, whole.num_rows), USERS_AT_ONCE)
-    ]
+    parts, size = [], recommender.users_at_once
+    for start in range(0, max(1, whole.num_rows), size):
+        with turn or nullcontext():
+            parts.append(recommender.lists(Batch(whole.slice(start, size), row_place(start)), "the users"))
     lists: pd.DataFrame = pa.concat_tables(parts).to_pandas()
     return lists
 

@@ -12,7 +12,7 @@ from recbole_msr.errors import InputError
 from recbole_msr.files.outputs import check_paths, check_result
 from recbole_msr.files.row_files import Batch, open_rows, row_place, write_rows
 from recbole_msr.runs.open_folder import load
-from recbole_msr.runs.recommend import ITEM_SCORE, RANK, USERS_AT_ONCE, Recommender, first_run
+from recbole_msr.runs.recommend import ITEM_SCORE, RANK, Recommender, first_run
 
 
 def recommend_file(
@@ -47,7 +47,7 @@ def recommend_file(
 
     def tables() -> Iterator[pa.Table]:
         nonlocal lists
-        for batch in _users_of(users, recommender.user_field):
+        for batch in _users_of(users, recommender.user_field, recommender.users_at_once):
             lists += batch.columns.num_rows
             yield recommender.lists(batch, users if Path(users).suffix else "the users")
 
@@ -73,16 +73,16 @@ def _batches(first: pa.Table, others: Iterator[pa.Table]) -> Iterator[pa.RecordB
         yield from table.to_batches()
 
 
-def _users_of(users: str, field: str) -> Iterator[Batch]:
+def _users_of(users: str, field: str, size: int) -> Iterator[Batch]:
     if Path(users).suffix in (".csv", ".parquet"):
-        with open_rows(users, USERS_AT_ONCE) as rows:
+        with open_rows(users, size) as rows:
             yield from rows.batches
         return
     tokens = [token.strip() for token in users.split(",") if token.strip()]
     if not tokens:
         raise InputError("--users names a .csv or .parquet file, or users with commas between them; got nothing")
-    for start in range(0, len(tokens), USERS_AT_ONCE):
-        part = pa.array(tokens[start : start + USERS_AT_ONCE], pa.string())
+    for start in range(0, len(tokens), size):
+        part = pa.array(tokens[start : start + size], pa.string())
         yield Batch(pa.RecordBatch.from_pydict({field: part}), row_place(start))
 
 

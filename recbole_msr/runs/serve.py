@@ -6,10 +6,11 @@ The server reads nothing but JSON of the fields that it names; bodies and batche
 
 from __future__ import annotations
 
+import asyncio
 import gc
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from recbole_msr.runs.export.graph_scorer import GraphScorer
 from recbole_msr.runs.open_folder import load
 from recbole_msr.runs.recommend import Recommender, first_run, recommend_with
 from recbole_msr.runs.row_counts import RowCounts
+from recbole_msr.runs.turns import Turns
 from recbole_msr.threads import share, torch_threads
 from recbole_msr.version import __version__
 
@@ -68,7 +70,7 @@ class Server:
             raise InputError(f"--max-rows must be at least 1, got {most_rows}")
         self._run, self._most_rows = load(run_dir), most_rows
         self._first = first_run(self._run)
-        self._lock = threading.Lock()  # a model takes all threads of the process for a request
+        self._turns = Turns()  # a model takes all threads of the process for a request
         self._recommenders: OrderedDict[tuple[Any, ...], Recommender] = OrderedDict()
         self._threads = min(torch.get_num_threads(), share())  # read once: a limit of cores is in files
         self._scorer: Any = self._run.scorer  # a run that cannot score is refused now
@@ -79,8 +81,8 @@ class Server:
 
     def _application(self) -> Any:
         try:
+            import orjson
             from fastapi import FastAPI, Request, Response
-            from fastapi.concurrency import run_in_threadpool
 
             from recbole_msr.runs.request_rows import STRICT, RowColumns, RowReader, Value, row_types
             from recbole_msr.runs.score_queue import Answer, ScoreQueue, batch_of, scores_json
@@ -90,6 +92,8 @@ class Server:
             ) from error
         app = FastAPI(title="recbole-msr", version=__version__, docs_url=None, redoc_url=None)
         queue = ScoreQueue(self._score)
+        # Of each kind one request computes, and the others wait without a thread.
+        of_histories, of_lists = ThreadPoolExecutor(1, "histories"), ThreadPoolExecutor(1, "lists")
         row, context = row_types(self._first.dataset)
         rows, contexts = list[row], list[context]  # type: ignore[valid-type]
         most = _HISTORY * self._most_rows
@@ -119,7 +123,7 @@ class Server:
             return Response(*_refusal(422, str(error)), media_type="application/json")
 
         @app.get("/health")
-        def health() -> dict[str, Any]:
+        async def health() -> dict[str, Any]:
             return {"status": "ok", "run": str(self._run.folder), "tasks": list(self._run.tasks)}
 
         async def scores(rows: RowColumns) -> bytes:
@@ -135,12 +139,17 @@ class Server:
             if request.histories is None:
                 found = await scores(rows)
             else:  # their users have these profiles in this request alone
-                found = await run_in_threadpool(with_histories, rows, request.histories)
+                found = await asyncio.get_running_loop().run_in_executor(
+                    of_histories, with_histories, rows, request.histories
+                )
             return Response(found, media_type="application/json")
 
-        def recommend(request: Any) -> Any:
-            given = request.model_dump(exclude={"users"})
-            return self.recommend(request.users, **given)
+        def lists(request: Any) -> bytes:
+            return orjson.dumps(self.recommend(request.users, **request.model_dump(exclude={"users"})))
+
+        async def recommend(request: Any) -> Any:
+            found = await asyncio.get_running_loop().run_in_executor(of_lists, lists, request)
+            return Response(found, media_type="application/json")
 
         score.__annotations__["request"] = score_request
         recommend.__annotations__["request"] = recommend_request
@@ -150,7 +159,7 @@ class Server:
 
     def _score(self, batch: Batch, counts: RowCounts) -> np.ndarray:
         """Return the scores (N, C) of a batch of N rows."""
-        with self._lock, torch_threads(self._threads), torch.no_grad():
+        with self._turns, torch_threads(self._threads), torch.no_grad():
             scores: np.ndarray = self._scorer.score_batch(batch, "the request", _BATCH, counts)
         return scores
 
@@ -158,7 +167,7 @@ class Server:
         self, batch: Batch, histories: list[dict[str, Any]], counts: RowCounts
     ) -> tuple[np.ndarray, dict[str, int]]:
         """Return the scores (N, C) of rows whose users have histories, by PyTorch; and what became of the histories."""
-        with self._lock, torch_threads(self._threads), torch.no_grad():
+        with self._turns, torch_threads(self._threads), torch.no_grad():
             scorer = self._run.scorer.with_histories(self._history_frame(histories))
             scores = scorer.score_batch(batch, "the request", _BATCH, counts)
         told = scorer.histories
@@ -186,7 +195,7 @@ class Server:
     ) -> Any:
         """Return a list of items for each of the users' rows; options are those of `Recommender`."""
         key = (*sorted((name, str(value)) for name, value in options.items()),)
-        with self._lock:
+        with self._turns:
             recommender = self._recommenders.get(key) if candidates is None else None
             if recommender is None:
                 recommender = Recommender(self._run, candidates=candidates, **options)
@@ -198,7 +207,7 @@ class Server:
             frame["_row"] = range(len(frame))
             if histories is not None:
                 recommender = recommender.with_histories(self._history_frame(histories))
-            found = recommend_with(recommender, frame)
+        found = recommend_with(recommender, frame, self._turns)  # requests for scores have theirs between the parts
         names = [recommender.item_field, "score", *self._names]
         lists: list[list[dict[str, Any]]] = [[] for _ in users]
         for row, values in zip(found["_row"], found[names].to_dict("records"), strict=True):

@@ -1,6 +1,8 @@
 """`recommend`: the best items for users are those of scoring every pair and sorting, whatever model made the scores."""
 
 import shutil
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,10 @@ import recbole_msr
 from recbole_msr.cli import main
 from recbole_msr.errors import InputError
 from recbole_msr.runs.ensemble import Member, write_ensemble
-from recbole_msr.runs.recommend import Score, _best
+from recbole_msr.runs.recommend import Recommender, Score, _best, recommend_with
+from recbole_msr.runs.recommend_file import recommend_file
+from recbole_msr.runs.scoring import Scorer
+from recbole_msr.runs.turns import Turns
 from recbole_msr.schema import Scenario
 
 TASKS = {"click": {"field": "rating", "at_least": 4}, "like": {"field": "rating", "at_least": 5}}
@@ -171,6 +176,48 @@ def test_no_users_have_no_lists_and_lists_go_over_older_ones_alone(trained, tmp_
     assert {path: path.read_bytes() for path in before} == before
     assert main([*words, "--out=lists.csv"]) == 0  # over older lists
     assert pd.read_csv("lists.csv")["item_id"].tolist() == ["i1"]
+
+
+@pytest.mark.slow
+def test_lists_are_made_of_bounded_parts_each_in_a_turn(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = recbole_msr.load(trained())
+    users = pd.DataFrame({"user_id": [f"u{n}" for n in range(5)]})
+    expected = run.recommend(users, k=3, scenario="night")
+    turns, held, cross = Turns(), [], Scorer.cross
+
+    def counted(scorer, contexts, *others):
+        held.append((len(contexts["user_id"]), turns._is_taken))
+        return cross(scorer, contexts, *others)
+
+    monkeypatch.setattr(Scorer, "cross", counted)
+    monkeypatch.setattr("recbole_msr.runs.recommend.PAIRS_HELD", 2 * 30 + 1)  # of 30 items
+    found = recommend_with(Recommender(run, k=3, scenario="night"), users, turns)
+    pd.testing.assert_frame_equal(found, expected)
+    assert held == [(2, True), (2, True), (1, True)]
+    users.to_parquet("users.parquet")
+    recommend_file(run.folder, "users.parquet", "lists.parquet", k=3, scenario="night")
+    pd.testing.assert_frame_equal(pd.read_parquet("lists.parquet"), expected, check_dtype=False)
+    assert held[3:] == [(2, False), (2, False), (1, False)]
+
+
+def test_turns_go_to_who_has_waited_longest():
+    turns, order = Turns(), []
+
+    def take(name):
+        with turns:
+            order.append(name)
+
+    others = [threading.Thread(target=take, args=(name,)) for name in ("first", "second")]
+    with turns:
+        for number, other in enumerate(others, start=1):
+            other.start()
+            while turns.waiting < number:
+                time.sleep(0.001)
+    take("again")  # asked for last
+    for other in others:
+        other.join()
+    assert order == ["first", "second", "again"]
 
 
 @pytest.mark.slow

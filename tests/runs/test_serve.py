@@ -21,6 +21,7 @@ from recbole_msr.cli import main
 pytest.importorskip("fastapi")
 pytest.importorskip("orjson")
 testclient = pytest.importorskip("fastapi.testclient")
+httpx = pytest.importorskip("httpx")
 from recbole_msr.runs.request_rows import RowColumns, RowReader, row_types  # noqa: E402
 from recbole_msr.runs.score_queue import ScoreQueue  # noqa: E402
 from recbole_msr.runs.serve import MOST_BYTES, Server  # noqa: E402
@@ -124,6 +125,29 @@ def test_requests_that_wait_are_scored_together_and_each_as_if_alone(folder):
         assert dict(answer.counts.missing) == expected.missing
     # Rows with ids as text alone in one pass; the wrong ones with the last, and that again.
     assert sorted(sizes) == [1, 1, 2, 2, 3, 30]
+
+
+def test_requests_for_lists_that_wait_keep_no_other_from_an_answer(folder):
+    """45 of them are more than the threads that FastAPI has for all requests together."""
+    server = Server(folder)
+    asked = {"users": [{"user_id": "u1"}], "k": 2}
+
+    async def answers():
+        transport = httpx.ASGITransport(app=server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            with server._turns:  # the model computes something
+                lists = [asyncio.create_task(client.post("/recommend", json=asked)) for _ in range(45)]
+                while not server._turns.waiting:
+                    await asyncio.sleep(0.01)
+                health = await asyncio.wait_for(client.get("/health"), 30)
+                assert server._turns.waiting == 1  # a request for scores waits for one of them at most
+            return health, await asyncio.gather(*lists)
+
+    health, lists = asyncio.run(answers())
+    assert health.json()["status"] == "ok"
+    first = lists[0].json()
+    assert [len(one) for one in first["lists"]] == [2]
+    assert all(one.json() == first for one in lists)
 
 
 def test_a_plain_body_is_read_as_pydantic_reads_it(folder):
