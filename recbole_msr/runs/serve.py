@@ -35,6 +35,8 @@ MOST_BYTES = 16 << 20
 """Bytes of a request's body."""
 MOST_ITEMS = 1_000
 """Length of a list, and of a list of candidates ten times that."""
+MOST_LISTED = 1_000_000
+"""Items of all lists of a request."""
 _HISTORY = 10
 """Rows of histories of a request, as a multiple of `most_rows`."""
 _BATCH = 8192
@@ -194,6 +196,11 @@ class Server:
         **options: Any,
     ) -> Any:
         """Return a list of items for each of the users' rows; options are those of `Recommender`."""
+        k = options.get("k", 10)
+        if len(users) * k > MOST_LISTED:
+            raise InputError(
+                f"k: {len(users)} lists of {k} are more than {MOST_LISTED} items: ask for fewer users a request"
+            )
         key = (*sorted((name, str(value)) for name, value in options.items()),)
         with self._turns:
             recommender = self._recommenders.get(key) if candidates is None else None

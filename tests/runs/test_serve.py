@@ -212,6 +212,14 @@ def test_what_is_not_right_is_named(client, path, body, code, told):
     assert told in json.dumps(answer.json(), ensure_ascii=False)
 
 
+def test_the_items_of_all_lists_are_bounded(client, monkeypatch):
+    asked = {"users": [{"user_id": "u1"}] * 3, "k": 5}
+    monkeypatch.setattr("recbole_msr.runs.serve.MOST_LISTED", 15)
+    assert client.post("/recommend", json=asked).status_code == 200
+    answer = client.post("/recommend", json={**asked, "k": 6})
+    assert (answer.status_code, answer.json()["detail"][:41]) == (422, "k: 3 lists of 6 are more than 15 items: a")
+
+
 def test_a_body_is_bounded(client):
     answer = client.post("/score", content=b" " * (MOST_BYTES + 1), headers={"content-type": "application/json"})
     assert answer.status_code == 413
