@@ -21,7 +21,7 @@ from .test_workers import check_whole, sampled, states, study_of, wait_for, wait
 
 pytest.importorskip("distributed", reason="distributed is not installed: pip install 'recbole-msr[dask]'")
 
-TRIALS = 3
+TRIALS = 4
 
 
 @pytest.fixture
