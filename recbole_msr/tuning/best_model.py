@@ -21,7 +21,7 @@ from recbole_msr.runs.ensemble import FILE as ENSEMBLE_FILE
 from recbole_msr.runs.ensemble import Member, write_ensemble
 from recbole_msr.runs.folder import VALIDATED
 from recbole_msr.runs.outcome import write_validated
-from recbole_msr.tuning.outcome import best_trial, contenders, write_best
+from recbole_msr.tuning.outcome import best_trial, contenders, ranking, write_best
 from recbole_msr.tuning.settings import SearchSettings
 from recbole_msr.tuning.trial_folder import BEST, TrialFolder, link, link_folder, predecessors, trial_folders
 from recbole_msr.tuning.trial_parts import parts_of, tasks_of
@@ -144,12 +144,11 @@ class BestModel:
                     folder.remove()
             index = self._settings.objectives.index(self._settings.quality)
             valued = (trial for trial, _ in ended if trial.state != TrialState.FAIL)
-            best = best_trial(study, self._settings.tolerance)
+            confirms = bool(self._settings.final_seeds)  # the best is the first of the contenders
+            chosen = contenders(study, self._settings) if confirms else ranking(study, self._settings.tolerance, 1)
             ranked = best_first(valued, index, study.directions[index])
             kept = {trial.number for trial in best_of_each_model(ranked, KEPT_TRIALS)}
-            kept |= {best.number} if best is not None else set()
-            if self._settings.final_seeds:
-                kept |= {trial.number for trial in contenders(study, self._settings)}
+            kept |= {trial.number for trial in chosen}
             for trial, folder in ended:
                 folder.end(trial.number in kept)
 

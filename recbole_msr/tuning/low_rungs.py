@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -120,9 +119,7 @@ def is_exempt(trials: list[FrozenTrial], number: int) -> bool:
     return is_defaults(trials[number]) and not earlier
 
 
-def set_ladder(
-    study: optuna.Study, settings: SearchSettings, data: StudyData, fixed: Mapping[str, Any] = MappingProxyType({})
-) -> Ladder:
+def set_ladder(study: optuna.Study, settings: SearchSettings, data: StudyData, fixed: Mapping[str, Any]) -> Ladder:
     """Choose the rungs of a study if it is new, and say which it has and why.
 
     Args:

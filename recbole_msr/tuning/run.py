@@ -7,8 +7,9 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def search(options: SearchOptions) -> SearchResult:
             best = confirmation.winner
             BestModel(settings).keep(study, best, confirmation.sentence(settings))
         if best is not None and failure is None and not interrupts.interrupted:
-            with interrupts.held():
+            with interrupts.held(), _ensemble_errors_told():
                 averaged = _find_ensemble(settings, study, data, best, confirmation, budget)
         seconds = time.monotonic() - started
         command = options.command or python_call("search", _without_password(options))
@@ -223,11 +224,9 @@ def _run_trials(
     data: StudyData,
     deadline: float | None,
     progress: bool,
-    elsewhere: Callable[[Callable[[], None], Callable[[], int]], None] | None = None,
+    elsewhere: Callable[..., None] | None = None,
 ) -> InputError | None:
-    """Run the trials; `elsewhere` runs them on other machines, and calls its first argument again and again meanwhile.
-
-    Its second one says how many trials have ended.
+    """Run the trials; `elsewhere` runs them on other machines, with the `update` and `count_ended` of `run_workers`.
 
     Returns:
         The error that ended them early, for the caller to raise once the results so far are written.
@@ -240,7 +239,7 @@ def _run_trials(
         over = most is not None and report.ended >= most
         try:
             if elsewhere is not None and not over:
-                elsewhere(report.update, lambda: report.ended)
+                elsewhere(report.update, count_ended=lambda: report.ended)
             elif settings.workers == 1 or over:  # no worker is started only to see that nothing is left
                 run_trials(settings, deadline, data=data, study=study, after=report.update)
             else:
@@ -255,6 +254,17 @@ def _run_trials(
     return None
 
 
+@contextlib.contextmanager
+def _ensemble_errors_told() -> Iterator[None]:
+    """Tell why there is no ensemble; only an error that ends every search is raised."""
+    try:
+        yield
+    except Exception as error:
+        if ends_search(error):
+            raise
+        logger.warning("there is no ensemble: %s", error if isinstance(error, InputError) else reason_of(error))
+
+
 def _find_ensemble(
     settings: SearchSettings,
     study: optuna.Study,
@@ -263,29 +273,9 @@ def _find_ensemble(
     confirmation: Confirmation | None,
     budget: Budget,
 ) -> dict[str, Any]:
-    """Choose the ensemble, and return its part of the summary; it is tested if the winner is, and time is left.
-
-    An ensemble that cannot be made or tested is told, and does not end the search.
-    """
+    """Choose the ensemble, and return its part of the summary; it is tested if the winner is, and time is left."""
     if not settings.ensemble:
         return {}
-    try:
-        return _ensemble_summary(settings, study, data, best, confirmation, budget)
-    except Exception as error:
-        if ends_search(error):
-            raise
-        logger.warning("there is no ensemble: %s", error if isinstance(error, InputError) else reason_of(error))
-        return {}
-
-
-def _ensemble_summary(
-    settings: SearchSettings,
-    study: optuna.Study,
-    data: StudyData,
-    best: FrozenTrial,
-    confirmation: Confirmation | None,
-    budget: Budget,
-) -> dict[str, Any]:
     ensemble = choose_ensemble(settings, study, budget.left)
     if ensemble is None:
         return {}
@@ -303,25 +293,18 @@ def _ensemble_summary(
     return {"ensemble": describe_ensemble(ensemble, best.number, gains if tests_it else None)}
 
 
-def _on_cluster(
-    settings: SearchSettings, cluster: Any, workers: int, deadline: float | None
-) -> Callable[[Callable[[], None], Callable[[], int]], None]:
+def _on_cluster(settings: SearchSettings, cluster: Any, workers: int, deadline: float | None) -> Callable[..., None]:
     """Return what runs the trials on a Dask cluster, on at most `workers` Dask workers if that is more than 1."""
-
-    def run(update: Callable[[], None], count_ended: Callable[[], int]) -> None:
-        run_on_cluster(
-            settings,
-            cluster,
-            "recbole_msr.tuning.worker",
-            SETTINGS_FILE,
-            update,
-            most=workers if workers > 1 else None,
-            storage=settings.storage,
-            deadline=deadline,
-            count_ended=count_ended,
-        )
-
-    return run
+    return partial(
+        run_on_cluster,
+        settings,
+        cluster,
+        "recbole_msr.tuning.worker",
+        SETTINGS_FILE,
+        most=workers if workers > 1 else None,
+        storage=settings.storage,
+        deadline=deadline,
+    )
 
 
 def _write_results(settings: SearchSettings, study: optuna.Study, summary: Mapping[str, Any]) -> None:
